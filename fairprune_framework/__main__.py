@@ -1,0 +1,7 @@
+"""`python -m fairprune_framework` is `fairprune`."""
+
+import sys
+
+from fairprune_framework.cli import main
+
+sys.exit(main())

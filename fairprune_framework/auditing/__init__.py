@@ -1,0 +1,1 @@
+"""Streaming contrasts through a model into statistics."""

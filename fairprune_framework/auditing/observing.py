@@ -1,0 +1,170 @@
+"""From the values of a tap to the `Observation` that statistics see; gathers are made only when asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.interfaces import Observation, Pass
+from fairprune_framework.types import Site, Tap
+
+
+class Lazy(Mapping[Tap, Tensor]):
+    """A read-only mapping whose values are made when first asked for."""
+
+    def __init__(self, taps: frozenset[Tap], make: Callable[[Tap], Tensor]) -> None:
+        self._taps, self._make, self._made = taps, make, dict[Tap, Tensor]()
+
+    def __getitem__(self, tap: Tap) -> Tensor:
+        if tap not in self._taps:
+            raise KeyError(f"tap {tap!r} was not declared; declared: {', '.join(sorted(self._taps))}")
+        if tap not in self._made:
+            self._made[tap] = self._make(tap)
+        return self._made[tap]
+
+    def __iter__(self) -> Iterator[Tap]:
+        return iter(self._taps)
+
+    def __len__(self) -> int:
+        return len(self._taps)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Index tensors of one micro-batch, made once and used by every site."""
+
+    batch: MicroBatch
+
+    @cached_property
+    def tokens_CVT(self) -> Tensor:
+        """Flat index into U*T of every token."""
+        width = self.batch.input_ids.shape[1]
+        return self.batch.text.unsqueeze(-1) * width + torch.arange(width, device=self.batch.text.device)
+
+    @cached_property
+    def mask_CVT(self) -> Tensor:
+        """True where a present variant has a token."""
+        width = self.batch.input_ids.shape[1]
+        steps = torch.arange(width, device=self.batch.text.device)
+        return (steps < self.batch.length.unsqueeze(-1)) & self.batch.present.unsqueeze(-1)
+
+    @cached_property
+    def suffix_CVS(self) -> tuple[Tensor, Tensor]:
+        """Flat index of the matched tokens after the attribute, and whether they exist: both (C, V, S - 1)."""
+        batch = self.batch
+        suffix_CV = (batch.length - batch.end) * batch.present
+        most = int(suffix_CV.max())
+        steps = torch.arange(most, device=batch.text.device)
+        exists = steps < suffix_CV.unsqueeze(-1)
+        place = (batch.end.unsqueeze(-1) + steps).where(exists, 0)
+        return batch.text.unsqueeze(-1) * batch.input_ids.shape[1] + place, exists
+
+    @cached_property
+    def span_CVP(self) -> tuple[Tensor, Tensor]:
+        """Flat index of the attribute's own tokens, and whether they exist: both (C, V, P)."""
+        batch = self.batch
+        size_CV = (batch.end - batch.start) * batch.present
+        steps = torch.arange(max(int(size_CV.max()), 1), device=batch.text.device)
+        exists = steps < size_CV.unsqueeze(-1)
+        place = (batch.start.unsqueeze(-1) + steps).where(exists, 0)
+        return batch.text.unsqueeze(-1) * batch.input_ids.shape[1] + place, exists
+
+    @cached_property
+    def equal_length_C(self) -> Tensor:
+        """True where all present variants have the same number of tokens."""
+        batch = self.batch
+        longest = batch.length.amax(1, keepdim=True)
+        return ((batch.length == longest) | ~batch.present).all(1)
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """Which tokens of the micro-batch a site saw: all, or for an expert those routed to it."""
+
+    geometry: Geometry
+    routed: Tensor | None
+    """(U*T,) row of the tap's values, or -1; None: row = flat index."""
+
+    def rows(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Rows of the values for flat token indices, and where they exist."""
+        if self.routed is None:
+            return index, None
+        rows = self.routed[index]
+        return rows.clamp_min(0), rows >= 0
+
+    def gather(self, values_MK: Tensor, index: Tensor, exists: Tensor) -> tuple[Tensor, Tensor]:
+        """values (..., K) at flat token indices, zero where there is none; and where there is one."""
+        if values_MK.shape[0] == 0:
+            return values_MK.new_zeros((*index.shape, values_MK.shape[1])), torch.zeros_like(exists)
+        rows, seen = self.rows(index)
+        exists = exists if seen is None else exists & seen
+        values = values_MK.index_select(0, rows.reshape(-1)).reshape(*index.shape, values_MK.shape[1])
+        return values, exists
+
+    def aligned(self, values_MK: Tensor) -> tuple[Tensor, Tensor]:
+        """(C, V, S, K) float64 and its mask: the pooled attribute slot first, then the matched suffix."""
+        span, in_span = self.geometry.span_CVP
+        pooled, in_span = self.gather(values_MK, span, in_span)
+        count = in_span.sum(2, keepdim=True)
+        pooled = (pooled.double() * in_span.unsqueeze(-1)).sum(2, keepdim=True) / count.clamp_min(1).unsqueeze(-1)
+        suffix, exists = self.geometry.suffix_CVS
+        matched, exists = self.gather(values_MK, suffix, exists)
+        return torch.cat([pooled, matched.double()], 2), self.shared(torch.cat([count > 0, exists], 2))
+
+    def shared(self, seen_CVS: Tensor) -> Tensor:
+        """True only where every present variant has the slot."""
+        present_CV1 = self.geometry.batch.present.unsqueeze(-1)
+        return (seen_CVS | ~present_CV1).all(1, keepdim=True) & present_CV1
+
+    def aligned_mask(self) -> Tensor:
+        """The mask of `aligned` without its values."""
+        (span, in_span), (suffix, exists) = self.geometry.span_CVP, self.geometry.suffix_CVS
+        if self.routed is not None:
+            in_span, exists = in_span & (self.routed[span] >= 0), exists & (self.routed[suffix] >= 0)
+        return self.shared(torch.cat([in_span.any(2, keepdim=True), exists], 2))
+
+
+def observe(
+    site: Site,
+    values: Mapping[Tap, Tensor],
+    rows: Tensor | None,
+    geometry: Geometry,
+    step: Pass,
+    weights: Mapping[str, Tensor],
+) -> Observation:
+    """Build what statistics see of one site.
+
+    Args:
+        values: tap -> (M, K) as the adapter showed them.
+        rows: (M,) flat token index of each row; None: all U*T tokens in order.
+    """
+    batch = geometry.batch
+    taps: frozenset[Tap] = frozenset(values)
+    routed = None
+    if rows is not None:
+        routed = torch.full((batch.input_ids.numel(),), -1, dtype=torch.long, device=rows.device)
+        routed[rows] = torch.arange(len(rows), device=rows.device)
+    reach = _Reach(geometry, routed)
+    mask = geometry.mask_CVT if routed is None else geometry.mask_CVT & (routed[geometry.tokens_CVT] >= 0)
+
+    def acts(tap: Tap) -> Tensor:
+        gathered, seen = reach.gather(values[tap], geometry.tokens_CVT, geometry.mask_CVT)
+        return gathered * seen.unsqueeze(-1)
+
+    return Observation(
+        acts=Lazy(taps, acts),
+        grads={},
+        mask=mask,
+        aligned=Lazy(taps, lambda tap: reach.aligned(values[tap])[0]),
+        aligned_mask=reach.aligned_mask(),
+        attribute=batch.attribute,
+        values=batch.values,
+        equal_length=geometry.equal_length_C,
+        weights=weights,
+        step=step,
+    )

@@ -1,0 +1,113 @@
+"""Running micro-batches through a model with a Lightning Trainer; the only user of Trainer."""
+
+from __future__ import annotations
+
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.utils.data import DataLoader
+
+from fairprune_framework.auditing.batches import MicroBatch
+
+
+class TrunkModule(LightningModule):
+    """Runs the trunk of a transformers causal language model, without its head."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._trunk = [model.get_decoder()]  # type: ignore[operator]  # in a list: not a second submodule
+
+    def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Forward; what is wanted of it is taken by callbacks."""
+        mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
+        self._trunk[0](input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
+
+
+class ContrastDataModule(LightningDataModule):
+    """Micro-batches as they were composed: no sampler, no collation."""
+
+    def __init__(self, batches: Sequence[MicroBatch]) -> None:
+        super().__init__()
+        self.batches = batches
+
+    def predict_dataloader(self) -> DataLoader[MicroBatch]:
+        """One micro-batch an item."""
+        return DataLoader(self.batches, batch_size=None, shuffle=False, num_workers=0)  # type: ignore[arg-type]
+
+    def transfer_batch_to_device(self, batch: MicroBatch, device: torch.device, dataloader_idx: int) -> MicroBatch:
+        """All tensors of a micro-batch."""
+        return batch.to(device)
+
+
+class RateBar(Callback):
+    """A progress bar with contrasts per second and the time left, on stderr; silent where that is no terminal."""
+
+    def __init__(self, total: int, label: str = "audit") -> None:
+        self.total, self.label, self.done, self.seconds = total, label, 0, 0.0
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        from rich.console import Console
+
+        self._began = time.perf_counter()
+        console = Console(stderr=True)
+        if console.is_terminal and trainer.is_global_zero:
+            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} contrasts"))
+            rate = TextColumn("{task.fields[rate]}/s")
+            self._progress = Progress(*columns, rate, TimeRemainingColumn(), console=console, transient=True)
+            self._progress.start()
+            self._task = self._progress.add_task(self.label, total=self.total, rate="-")
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Count contrasts."""
+        self.done += len(batch.ids)
+        self.seconds = time.perf_counter() - self._began
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=self.done, rate=f"{self.done / max(self.seconds, 1e-9):.1f}")
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Close the bar."""
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close the bar."""
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def stream(model: nn.Module, batches: Sequence[MicroBatch], callbacks: Sequence[Callback], accelerator: str = "auto") -> None:
+    """Run every micro-batch once through the trunk; callbacks take what they want. The model's mode is left as it was."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="lightning")
+        trainer = Trainer(
+            accelerator=accelerator,
+            devices=1,
+            callbacks=list(callbacks),
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+        )
+        training = model.training
+        try:
+            trainer.predict(TrunkModule(model), datamodule=ContrastDataModule(batches), return_predictions=False)
+        finally:
+            model.train(training)

@@ -1,0 +1,113 @@
+"""The one state of an audit: compensated sums of what statistics return, and the result that is saved.
+
+`StatisticSums` is a torchmetrics `Metric`, so that devices, copies and merging work as everywhere; its arithmetic lives in
+`compensated.py`. It is moved by `.to(device=...)` only, and never by a change of dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from fairprune_framework.auditing.compensated import add_sums, add_value, rounded
+from fairprune_framework.errors import RunFolderError
+
+CONTRASTS, CALIBRATION = "contrasts", "calibration"
+OBSERVED = "observed"
+"""Output name of the core's own count: contrasts in which a site was seen."""
+
+
+def key_of(stream: str, site: str, output: str) -> str:
+    """Name of one state, and of its tensor in the file."""
+    return f"{stream}/{site}/{output}"
+
+
+class StatisticSums(Metric):
+    """Sums per category: state (2, G, R, K) float64, the words hi and lo of G categories."""
+
+    full_state_update = False
+
+    def __init__(self, categories: Sequence[str]) -> None:
+        super().__init__(sync_on_compute=False, dist_sync_on_step=False)
+        self.categories = tuple(categories)
+
+    def update(self, key: str, group: int, summands_CRK: Tensor) -> None:
+        """Add the rows of one micro-batch to the sums of one category (calibration text: group 0)."""
+        value_RK = summands_CRK.sum(0, dtype=torch.float64)
+        if key not in self._defaults:
+            groups = len(self.categories) if key.startswith(CONTRASTS) else 1
+            zeros = torch.zeros((2, groups, *value_RK.shape), dtype=torch.float64, device=value_RK.device)
+            self.add_state(key, zeros, dist_reduce_fx=add_sums)
+        state = getattr(self, key)
+        state[:, group] = add_value(state[:, group], value_RK)
+
+    def compute(self) -> dict[str, Tensor]:
+        """key -> (G, R, K) float64, rounded once, on the CPU."""
+        return {key: rounded(getattr(self, key)).cpu() for key in sorted(self._defaults)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistics:
+    """The result of an audit. Stored as `statistics.safetensors` and `statistics.json`."""
+
+    sums: Mapping[str, Tensor]
+    """`<stream>/<site>/<statistic>.<output>` -> (G, R, K) float64."""
+    categories: tuple[str, ...]
+    counts: Mapping[str, tuple[int, ...]]
+    """stream -> contrasts (or documents) of each category (of the one group)."""
+    statistics: tuple[str, ...]
+    """`<stream>/<repr of the statistic>` of all that ran."""
+    composition: str
+    """Hash of the micro-batches."""
+
+    def of(self, stream: str, site: str, group: int) -> dict[str, Tensor]:
+        """`<statistic>.<output>` -> (R, K) of one site in one category."""
+        prefix = f"{stream}/{site}/"
+        return {key[len(prefix) :]: value[group] for key, value in self.sums.items() if key.startswith(prefix)}
+
+    def observed(self, stream: str, site: str, group: int) -> int:
+        """Contrasts (or documents) of the category in which the site was seen."""
+        found = self.sums.get(key_of(stream, site, OBSERVED))
+        return int(found[group].item()) if found is not None else 0
+
+    def save(self, folder: Path) -> None:
+        """Write both files, each atomically, the tensors first."""
+        from fairprune_framework.provenance import write_json, write_tensors
+
+        write_tensors(folder / "statistics.safetensors", dict(self.sums))
+        write_json(folder / "statistics.json", self.described())
+
+    def described(self) -> dict[str, Any]:
+        """All but the tensors."""
+        return {
+            "format": "fairprune-statistics/1",
+            "categories": list(self.categories),
+            "counts": {stream: list(counts) for stream, counts in self.counts.items()},
+            "statistics": list(self.statistics),
+            "composition": self.composition,
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> Statistics:
+        """Read both files; raises `RunFolderError` where they are absent or of another format."""
+        from safetensors.torch import load_file
+
+        from fairprune_framework.provenance import read_json
+
+        data = read_json(folder / "statistics.json", "fairprune-statistics/1")
+        path = folder / "statistics.safetensors"
+        if not path.is_file():
+            raise RunFolderError(f"{path} is missing: run `fairprune audit` again")
+        return cls(
+            sums=load_file(path),
+            categories=tuple(data["categories"]),
+            counts={stream: tuple(counts) for stream, counts in data["counts"].items()},
+            statistics=tuple(data["statistics"]),
+            composition=data["composition"],
+        )

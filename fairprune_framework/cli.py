@@ -1,0 +1,381 @@
+"""The command line: words into a recipe, stages called, errors turned into one line and an exit code.
+
+Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted. Nothing heavy is imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import json
+import os
+import sys
+import typing
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+from fairprune_framework import __version__, recipe
+from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
+
+STAGE_HELP = {
+    "run": "do everything: read, audit, score, plan, prune, evaluate",
+    "audit": "stream the contrasts through the model into statistics",
+    "score": "turn the statistics of a run into bias and importance per neuron",
+    "plan": "choose neurons by the scores of a run",
+    "prune": "carry out the plan of a run, if the guard holds",
+    "evaluate": "judge a run before and after, or one model alone",
+}
+_GROUPS = {
+    "what to audit": ("prompts", "columns", "bad_prompts", "split", "chat_template"),
+    "strategies": ("bias", "importance", "policy", "architecture"),
+    "how much": ("budget", "operator", "round_to", "max_layer_share", "protected_layers", "max_perplexity_increase", "force"),
+    "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
+    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "seed"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code. Console script `fairprune`."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(words)
+    except UserError as error:
+        print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
+        return 2
+    except FairpruneError as error:
+        print(f"fairprune: failed: {_one_line(error)}", file=sys.stderr)
+        if os.environ.get("FAIRPRUNE_DEBUG"):
+            raise
+        cause = f" (cause: {type(error.__cause__).__name__})" if error.__cause__ else ""
+        print(f"FAIRPRUNE_DEBUG=1 shows the traceback{cause}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("fairprune: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _dispatch(words: list[str]) -> int:
+    from jsonargparse import ArgumentError
+
+    options, words = _plugin_options(words)
+    parser, commands = _parser()
+    try:
+        parsed = parser.parse_args(words, defaults=False)
+    except ArgumentError as error:
+        raise UserError(_argument_error(str(error), words, commands)) from error
+    command = parsed.get("command")
+    if command is None:
+        parser.print_help()
+        return 0
+    values: dict[str, Any] = parsed[command].as_dict() if parsed.get(command) is not None else {}
+    if options and command not in STAGE_HELP:
+        raise UserError(f"`fairprune {command}` has no option --{next(iter(options))}")
+    if command in STAGE_HELP:
+        return _stage(command, values, options)
+    action = values.get("action")
+    if action is None:
+        parser.parse_args([command, "--help"])
+    chosen: Callable[[dict[str, Any]], int] = _ACTIONS[command, typing.cast(str, action)]
+    return chosen(values.get(typing.cast(str, action)) or {})
+
+
+def _argument_error(text: str, words: Sequence[str], commands: Sequence[str]) -> str:
+    text = " ".join(text.split())
+    unknown = [word for word in words if word.startswith("--")]
+    if "nrecognized arguments" in text:
+        known = [f"--{name.replace('_', '-')}" for name in recipe.FIELDS] + [
+            "--output",
+            "--overwrite",
+            "--json",
+            "--recipe",
+            "--quiet",
+        ]
+        bad = next((word for word in unknown if word.partition("=")[0] in text and word.partition("=")[0] not in known), "")
+        return text + did_you_mean(bad.partition("=")[0], known)
+    first = next((word for word in words if not word.startswith("-")), "")
+    if first and first not in commands:
+        return f"no command {first!r}.{did_you_mean(first, commands)} `fairprune --help` lists them."
+    return text
+
+
+def _plugin_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """Take `--bias.relative true` (or `--bias.relative=true`) out of the words; values are read as YAML."""
+    import yaml
+
+    options: dict[str, Any] = {}
+    rest: list[str] = []
+    queue = iter(words)
+    for word in queue:
+        name, equals, value = word.partition("=")
+        kind, dot, option = name.removeprefix("--").partition(".")
+        if word.startswith("--") and dot and kind in recipe.PLUGIN_KINDS:
+            if not equals:
+                value = next(queue, "")
+                if not value:
+                    raise UserError(f"{name} needs a value")
+            options[f"{kind}.{option}"] = yaml.safe_load(value)
+        else:
+            rest.append(word)
+    return options, rest
+
+
+def _field_help() -> dict[str, str]:
+    """The docstring below each field of `Recipe`."""
+    tree = ast.parse(inspect.getsource(recipe))
+    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Recipe").body
+    found = {}
+    for field, text in pairwise(body):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[typing.cast(ast.Name, field.target).id] = " ".join(str(text.value.value).split()).replace("%", "%%")
+    return found
+
+
+def _parser() -> tuple[Any, list[str]]:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        prog="fairprune",
+        exit_on_error=False,
+        version=__version__,
+        description="Find the MLP neurons of a language model that react to a demographic word, take them out, and measure whether "
+        "it helped. Begin with: fairprune run smollm2-135m --prompts builtin:en --output run",
+    )
+    commands = parser.add_subcommands(required=False, dest="command")
+    for name, text in STAGE_HELP.items():
+        commands.add_subcommand(name, _stage_parser(name, text), help=text)
+    for name, text, actions in (
+        ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
+        ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),
+    ):
+        group = ArgumentParser(exit_on_error=False, description=text)
+        commands.add_subcommand(name, group, help=text)
+        inner = group.add_subcommands(required=False, dest="action")
+        for action, make in actions:
+            made = make()
+            inner.add_subcommand(action, made, help=made.description)
+    return parser, [*STAGE_HELP, "prompts", "plugins"]
+
+
+def _stage_parser(command: str, text: str) -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, description=text)
+    parser.add_argument(
+        "model", nargs="?", help="hub id, folder, .gguf file or smollm2-135m; in an existing run folder, its own"
+    )
+    parser.add_argument("--output", help="the run folder")
+    parser.add_argument("--recipe", help="name of a shipped recipe, or a YAML file")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what the run folder holds of this stage and later ones"
+    )
+    parser.add_argument("--json", action="store_true", help="print run.json instead of the summary")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    if command == "prune":
+        parser.add_argument("--plan", help="a plan file to carry out on MODEL, instead of the run folder's own")
+    hints, helps = typing.get_type_hints(recipe.Recipe), _field_help()
+    for title, names in _GROUPS.items():
+        group = parser.add_argument_group(title)
+        for name in names:
+            option, text = f"--{name.replace('_', '-')}", helps.get(name, "")
+            hint = hints[name]
+            if hint is bool:
+                group.add_argument(option, action="store_true", help=text)
+            elif name == "generate":
+                group.add_argument(option, action="append", metavar="TEXT", help=f"{text} May be given again.")
+            elif name == "columns":
+                group.add_argument(option, action="append", metavar="FIELD=COLUMN", help=f"{text} May be given again.")
+            elif name in recipe.PLUGIN_KINDS:
+                group.add_argument(option, metavar="NAME", help=f"{text} Its options: {option}.OPTION VALUE")
+            elif name == "protected_layers":
+                group.add_argument(option, metavar="0,1,...", help=text)
+            else:
+                plain = (
+                    [kind for kind in typing.get_args(hint) if kind is not type(None)]
+                    if type(None) in typing.get_args(hint)
+                    else [hint]
+                )
+                group.add_argument(option, type=plain[0], help=text)
+    return parser
+
+
+def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any]) -> int:
+    words = {name.replace("-", "_"): value for name, value in values.items() if value is not None}
+    output = words.pop("output", None)
+    as_json, quiet = words.pop("json", False), words.pop("quiet", False)
+    overwrite, recipe_name, plan = words.pop("overwrite", False), words.pop("recipe", None), words.pop("plan", None)
+    if output is None:
+        raise UserError(f"`fairprune {command}` needs a run folder: --output DIR")
+    for name in [key for key, value in words.items() if value is False]:
+        del words[name]
+    if "protected_layers" in words:
+        try:
+            words["protected_layers"] = [int(layer) for layer in words["protected_layers"].split(",")]
+        except ValueError:
+            raise UserError(
+                f"--protected-layers must be numbers such as 0,1. Got {words['protected_layers']!r} instead."
+            ) from None
+    if "columns" in words:
+        pairs = [pair.partition("=") for pair in words["columns"]]
+        if bad := next((pair for pair in pairs if not pair[1]), None):
+            raise UserError(f"--columns must be FIELD=COLUMN. Got {bad[0]!r} instead.")
+        words["columns"] = {field: column for field, _, column in pairs}
+    words |= plugin_options
+
+    from fairprune_framework import pipeline
+
+    def notify(text: str) -> None:
+        if not quiet:
+            print(f"[{command}] {text}", file=sys.stderr, flush=True)
+
+    common = {**words, "overwrite": overwrite, "notify": notify}
+    if recipe_name is not None:
+        common["recipe"] = recipe_name
+    if command == "run":
+        done = pipeline.run(common.pop("recipe", None), output, **common)
+    elif command == "prune":
+        done = pipeline.prune(output=output, plan=plan, **common)
+    else:
+        done = getattr(pipeline, command)(output=output, **common)
+    if as_json:
+        print(json.dumps(done.record, indent=1, ensure_ascii=False))
+    else:
+        from fairprune_framework.reporting.summary import summary
+
+        print(summary(done))
+    return 0
+
+
+# -- prompts -------------------------------------------------------------------------------------------------------------
+
+
+def _check_parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(
+        exit_on_error=False, description="report counts, token lengths and alignment under a model's tokenizer"
+    )
+    parser.add_argument("set", help="a file, a hub data set, or builtin:en")
+    parser.add_argument("--model", required=True, help="whose tokenizer: hub id, folder or smollm2-135m")
+    parser.add_argument("--split", help="as in `fairprune run`")
+    parser.add_argument("--columns", action="append", metavar="FIELD=COLUMN", help="our field = the set's column")
+    parser.add_argument("--bad-prompts", choices=["error", "skip"], help="skip: list what cannot be used, and go on")
+    parser.add_argument("--chat-template", action="store_true", help="wrap texts in the chat template")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    return parser
+
+
+def _prompts_check(values: dict[str, Any]) -> int:
+    from fairprune_framework.contrasts.report import check_prompts, render
+
+    columns = dict(pair.split("=", 1) for pair in values.get("columns") or ()) or None
+    report = check_prompts(
+        values["set"],
+        values["model"],
+        split=values.get("split") or "keep",
+        columns=columns,
+        bad=values.get("bad_prompts") or "error",
+        chat_template=bool(values.get("chat_template")),
+    )
+    print(json.dumps(report, indent=1, ensure_ascii=False) if values.get("json") else render(report))
+    return 0
+
+
+def _build_parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, description="cross a file of templates with a file of attribute values")
+    parser.add_argument("templates", help="YAML, JSON, JSONL or CSV: category, template_id, context, text, [control], [split]")
+    parser.add_argument("values", help="the same kinds: category, attribute, and any other form that the texts name")
+    parser.add_argument("--output", required=True, help="the .jsonl file to write")
+    return parser
+
+
+def _prompts_build(values: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from fairprune_framework.contrasts.build import build_files, write_jsonl
+    from fairprune_framework.contrasts.splits import apply_split
+
+    contrasts = apply_split(build_files(Path(values["templates"]), Path(values["values"])), "keep", 0)
+    output = Path(values["output"])
+    if not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent}")
+    write_jsonl(contrasts, output)
+    print(f"{len(contrasts)} contrasts, {sum(len(contrast.variants) for contrast in contrasts)} texts -> {output}")
+    return 0
+
+
+# -- plugins -------------------------------------------------------------------------------------------------------------
+
+
+def _list_parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, description="show kind, name, distribution, version and state")
+    parser.add_argument("--load", action="store_true", help="import each one: ok, or broken and why")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+    return parser
+
+
+def _plugins_list(values: dict[str, Any]) -> int:
+    from fairprune_framework import discovery
+
+    rows = []
+    for kind in (*discovery.GROUPS, "recipe"):
+        for entry in discovery.entries(kind):
+            row = {**dataclasses.asdict(entry), "state": "not loaded", "error": None}
+            if values.get("load") and kind != "recipe":
+                try:
+                    discovery.load(entry)
+                    row["state"] = "ok"
+                except FairpruneError as error:
+                    row |= {"state": "broken", "error": _one_line(error)}
+            rows.append(row)
+    if values.get("json"):
+        print(json.dumps(rows, indent=1))
+        return 0
+    names = ("kind", "name", "distribution", "version", "state")
+    widths = [max([len(name), *(len(str(row[name])) for row in rows)]) for name in names]
+    for line in [dict(zip(names, names, strict=True)), *rows]:
+        print("  ".join(str(line[name]).ljust(width) for name, width in zip(names, widths, strict=True)).rstrip())
+    for row in rows:
+        if row["error"]:
+            print(f"\n{row['error']}")
+    return 0
+
+
+def _contract_parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, description="run the contract suite on an installed plugin")
+    parser.add_argument("kind", choices=["bias", "importance", "policy", "architecture"], help="which interface")
+    parser.add_argument("name", help="as in `fairprune plugins list`")
+    return parser
+
+
+def _plugins_check(values: dict[str, Any]) -> int:
+    from fairprune_framework import discovery
+    from fairprune_framework.testing.contracts import check_plugin
+
+    report = check_plugin(values["kind"], discovery.build(values["kind"], values["name"]))
+    print(report)
+    return 1 if report.failures else 0
+
+
+_ACTIONS: dict[tuple[str, str], Callable[[dict[str, Any]], int]] = {
+    ("prompts", "check"): _prompts_check,
+    ("prompts", "build"): _prompts_build,
+    ("plugins", "list"): _plugins_list,
+    ("plugins", "check"): _plugins_check,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

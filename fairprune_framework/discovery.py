@@ -1,0 +1,166 @@
+"""Finding plugins and recipes by entry points, built-ins included; nothing is imported until it is used.
+
+A plugin is asked for as `name`, or as `distribution:name` where two distributions offer the same name. A broken plugin
+never breaks another: it shows as broken in `fairprune plugins list --load`, and raises only when it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean
+
+if typing.TYPE_CHECKING:
+    from fairprune_framework.interfaces import Plugin
+
+Kind = Literal["bias", "importance", "policy", "architecture"]
+
+GROUPS: Mapping[Kind, str] = {
+    "bias": "fairprune.bias_scorers",
+    "importance": "fairprune.importance_scorers",
+    "policy": "fairprune.selection_policies",
+    "architecture": "fairprune.architecture_adapters",
+}
+RECIPES = "fairprune.recipes"
+INTERFACES: Mapping[Kind, str] = {
+    "bias": "BiasScorer",
+    "importance": "ImportanceScorer",
+    "policy": "SelectionPolicy",
+    "architecture": "ArchitectureAdapter",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One entry point as it is declared; not loaded."""
+
+    kind: str
+    name: str
+    distribution: str
+    version: str
+    value: str
+    """`module:attribute`, or for a recipe the package that holds `<name>.yaml`."""
+
+    @property
+    def label(self) -> str:
+        """How errors name it."""
+        return f"{self.kind} {self.name!r} of {self.distribution} {self.version}"
+
+
+def entries(kind: str) -> list[Entry]:
+    """All entry points of one kind (`bias`, `importance`, `policy`, `architecture`, `recipe`), sorted by name."""
+    group = RECIPES if kind == "recipe" else GROUPS[kind]  # type: ignore[index]
+    found: dict[tuple[str, str], Entry] = {}
+    for point in metadata.entry_points(group=group):
+        distribution, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+        entry = Entry(kind=kind, name=point.name, distribution=distribution, version=version, value=point.value)
+        found.setdefault((point.name, distribution.lower().replace("_", "-")), entry)  # first on the path wins, as in imports
+    return sorted(found.values(), key=lambda entry: (entry.name, entry.distribution))
+
+
+def find(kind: str, name: str) -> Entry:
+    """Return the one entry that `name` or `distribution:name` means.
+
+    Raises:
+        UnknownName: nobody offers it. AmbiguousName: two distributions do.
+    """
+    distribution, _, short = name.rpartition(":")
+    known = entries(kind)
+    wanted = distribution.lower().replace("_", "-")
+    matches = [e for e in known if e.name == short and (not wanted or e.distribution.lower().replace("_", "-") == wanted)]
+    if not matches:
+        names = sorted({entry.name for entry in known})
+        raise UnknownName(
+            f"no {kind} named {name!r}.{did_you_mean(short, names)} Installed: {', '.join(names) or 'none'}. "
+            "`fairprune plugins list` shows them all."
+        )
+    if len(matches) > 1:
+        offers = " and ".join(f"{entry.distribution}:{entry.name}" for entry in matches)
+        raise AmbiguousName(f"{kind} {name!r} is offered by {len(matches)} distributions: {offers}. Name one of these instead.")
+    return matches[0]
+
+
+def load(entry: Entry) -> type[Plugin]:
+    """Import the plugin class of an entry.
+
+    Raises:
+        BrokenPlugin: the import failed (cause chained), the object is no class of the kind's interface, or its
+            `api_version` is of another major version.
+    """
+    from fairprune_framework import interfaces
+
+    point = metadata.EntryPoint(name=entry.name, group=GROUPS[entry.kind], value=entry.value)  # type: ignore[index]
+    try:
+        loaded = point.load()
+    except Exception as error:
+        raise BrokenPlugin(f"{entry.label} cannot be loaded from {entry.value}: {type(error).__name__}: {error}") from error
+    wanted = INTERFACES[entry.kind]  # type: ignore[index]
+    if not (isinstance(loaded, type) and issubclass(loaded, getattr(interfaces, wanted))):
+        raise BrokenPlugin(f"{entry.label}: {entry.value} is no subclass of {wanted}")
+    if loaded.api_version != interfaces.API_VERSION:
+        raise BrokenPlugin(
+            f"{entry.label} is written for interface version {loaded.api_version}; this is version "
+            f"{interfaces.API_VERSION}. Install a release of {entry.distribution} that fits, or an older fairprune_framework."
+        )
+    if not dataclasses.is_dataclass(loaded):
+        raise BrokenPlugin(f"{entry.label}: {entry.value} must be a frozen, keyword-only dataclass")
+    return loaded
+
+
+def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Plugin:
+    """Load a plugin and make it with its options, each checked against the type of its field.
+
+    Raises:
+        UnknownName, AmbiguousName, BrokenPlugin: as `find` and `load`.
+        UserError: an unknown option, or a value of the wrong type or out of the plugin's own bounds.
+    """
+    entry = find(kind, name)
+    return make(entry, load(entry), options or {})
+
+
+def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plugin:
+    """Instantiate a loaded plugin class from options as they stand in a recipe."""
+    fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}  # type: ignore[arg-type]
+    hints = typing.get_type_hints(plugin)
+    values = {}
+    for option, value in options.items():
+        option = option.replace("-", "_")
+        if option not in fields:
+            raise UnknownName(
+                f"{entry.label} has no option {option!r}.{did_you_mean(option, fields)} "
+                f"Its options: {', '.join(fields) or 'none'}."
+            )
+        values[option] = _checked(entry, option, hints[option], value)
+    missing = [
+        name
+        for name, field in fields.items()
+        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise UserError(f"{entry.label} needs the option {missing[0]!r}.")
+    try:
+        return plugin(**values)
+    except ValueError as error:
+        raise UserError(f"{entry.label}: {error}") from error
+
+
+def _checked(entry: Entry, option: str, hint: Any, value: Any) -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--value", type=hint)
+    try:
+        return parser.parse_object({"value": value}).value
+    except Exception as error:
+        name = getattr(hint, "__name__", None) if not typing.get_args(hint) else str(hint).replace("typing.", "")
+        raise UserError(f"The {option!r} option of {entry.label} must be {name or hint}. Got {value!r} instead.") from error
+
+
+def options_of(plugin: Plugin) -> dict[str, Any]:
+    """All options of a plugin with their values, as a recipe would write them."""
+    return {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}  # type: ignore[arg-type]

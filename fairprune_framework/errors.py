@@ -1,0 +1,60 @@
+"""Every error that this package raises on purpose, and the exit code that each one means.
+
+An error says what, where, what came, what was expected and what to do next. `UserError` and its children mean that the
+input is wrong: the command line prints their text on one line and exits with 2. Everything else exits with 1.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FairpruneError(Exception):
+    """Base of all errors of this package."""
+
+
+class UserError(FairpruneError, ValueError):
+    """The user's input is wrong; the text says how to mend it. Exit code 2."""
+
+
+class UnknownName(UserError):
+    """A plugin, recipe, task or option that nobody offers."""
+
+
+class AmbiguousName(UserError):
+    """Two distributions offer the same name, or two adapters accept the same model."""
+
+
+class UnsupportedArchitecture(UserError):
+    """No adapter, or not this one, can name the prunable neurons of the model."""
+
+
+class PromptError(UserError):
+    """A prompt set, or one contrast of it, cannot be used."""
+
+
+class RunFolderError(UserError):
+    """The run folder holds something other than what this command expects."""
+
+
+class BrokenPlugin(FairpruneError):
+    """A plugin could not be imported, or its interface version is not ours. The cause is chained."""
+
+
+class ContractViolation(FairpruneError):
+    """A plugin returned something that its interface does not allow. The text names the plugin and its distribution."""
+
+
+class VerificationFailed(FairpruneError):
+    """A pruned model did not behave as its masked original; nothing was kept."""
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?` for the nearest choice, or an empty text.
+
+    >>> did_you_mean("varience", ["variance", "uniform"])
+    " Did you mean 'variance'?"
+    """
+    close = difflib.get_close_matches(name, list(choices), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,160 @@
+"""What an edit of the attribute does to a model, contrast by contrast: next-token divergence and activation difference.
+
+`next-token-divergence`: generalised Jensen-Shannon divergence H(mean p) - mean H(p) of the next-token distributions at the last
+token of the V variants, in nats. `activation-difference`: for each tap the mean over tokens and features of |a1 - a2|, then the mean
+over the taps of a layer and over the layers; for V > 2 the mean over all pairs; over all tokens where the variants have equally many, as
+published, otherwise over the aligned slots. Source: the Fairness Pruning article; optipfair 0.4.2 `calculate_bias_metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.architecture import Architecture
+from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.observing import Geometry, observe
+from fairprune_framework.errors import FairpruneError
+from fairprune_framework.interfaces import Observation, Pass
+from fairprune_framework.types import Site, Tap
+
+TAPS: frozenset[Tap] = frozenset({"attention", "mlp", "gate", "up", "down", "norm"})
+"""The six of the article; a model offers those that its adapter knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastMeasure:
+    """One contrast in one model."""
+
+    id: str
+    divergence: float
+    """Nats."""
+    activation_difference: float
+    by_layer: tuple[float, ...]
+    """Activation difference of each layer."""
+    equal_length: bool
+
+
+def generalised_js(logits_CVW: Tensor, present_CV: Tensor) -> Tensor:
+    """H(mean p) - mean H(p) over the present variants, nats: (C, V, vocab), (C, V) -> (C,) float64.
+
+    >>> generalised_js(torch.tensor([[[0.0, -50.0], [-50.0, 0.0]]]), torch.ones(1, 2).bool()).round(decimals=4).item()
+    0.6931
+    """
+    log_p = torch.log_softmax(logits_CVW.double(), -1)
+    weight = (present_CV / present_CV.sum(1, keepdim=True)).double().unsqueeze(-1)
+    p = log_p.exp()
+    mean = (p * weight).sum(1)
+    entropy_of_mean = torch.special.entr(mean).sum(-1)
+    mean_entropy = (torch.special.entr(p).sum(-1, keepdim=True) * weight).sum((1, 2))
+    return (entropy_of_mean - mean_entropy).clamp_min(0)
+
+
+def pair_difference(observation: Observation, tap: Tap) -> Tensor:
+    """Mean over pairs, tokens (or slots) and features of |a1 - a2|: (C,) float64."""
+    equal_C = observation.equal_length
+    result = torch.zeros(len(equal_C), dtype=torch.float64, device=equal_C.device)
+    for wanted, values, mask in (
+        (True, observation.acts, observation.mask),
+        (False, observation.aligned, observation.aligned_mask),
+    ):
+        chosen = equal_C if wanted else ~equal_C
+        if chosen.any():
+            result = torch.where(chosen, _mean_over_pairs(values[tap], mask), result)
+    return result
+
+
+def _mean_over_pairs(acts_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
+    total = torch.zeros(acts_CVSK.shape[0], dtype=torch.float64, device=acts_CVSK.device)
+    pairs = torch.zeros_like(total)
+    for first, second in combinations(range(acts_CVSK.shape[1]), 2):
+        both_CS = mask_CVS[:, first] & mask_CVS[:, second]
+        per_token_CS = (acts_CVSK[:, first] - acts_CVSK[:, second]).abs().mean(-1, dtype=torch.float64)
+        tokens_C = both_CS.sum(1)
+        total += (per_token_CS * both_CS).sum(1) / tokens_C.clamp_min(1)
+        pairs += tokens_C > 0
+    return total / pairs.clamp_min(1)
+
+
+@contextmanager
+def last_token_only(model: nn.Module, last: Callable[[], Tensor]) -> Iterator[None]:
+    """The head sees the last token of each text alone; whatever the model does to logits afterwards stays as it is.
+
+    Args:
+        last: gives the (B,) index of each text's last token in the current batch.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if head is None:
+        raise FairpruneError(f"{type(model).__name__} has no output embeddings: next-token distributions cannot be read")
+
+    def gather(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden = args[0]
+        return (hidden[torch.arange(hidden.shape[0], device=hidden.device), last()].unsqueeze(1), *args[1:])
+
+    handle = head.register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def measure(
+    model: nn.Module,
+    architecture: Architecture,
+    batches: Sequence[MicroBatch],
+    progress: Callable[[int], None] = lambda contrasts: None,
+) -> list[ContrastMeasure]:
+    """Measure every contrast once, with the model as it is (also masked). In the order of the batches."""
+    sites = list(architecture.sites.values())
+    layers = sorted({site.layer for site in sites})
+    device = next(model.parameters()).device
+    state: dict[str, Any] = {}
+
+    def take(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
+        if rows is not None:  # experts: variants are routed differently, so that their tokens cannot be compared one to one
+            return
+        observation = observe(site, {tap: values}, None, state["geometry"], Pass(), {})
+        total, count = state["layers"][site.layer]
+        state["layers"][site.layer] = (total + pair_difference(observation, tap), count + 1)
+
+    found: list[ContrastMeasure] = []
+    training = model.training
+    model.eval()
+    try:
+        with architecture.adapter.tap(model, sites, TAPS, take), last_token_only(model, lambda: state["last"]):
+            for cpu_batch in batches:
+                batch = cpu_batch.to(device)
+                state["geometry"] = Geometry(batch)
+                state["layers"] = {layer: (torch.zeros((), dtype=torch.float64, device=device), 0) for layer in layers}
+                state["last"] = batch.attention_mask.sum(1) - 1
+                logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, -1]
+                divergence = generalised_js(logits[batch.text], batch.present)
+                found += _collect(batch, divergence, [state["layers"][layer] for layer in layers])
+                progress(len(batch.ids))
+    finally:
+        model.train(training)
+    return found
+
+
+def _collect(batch: MicroBatch, divergence: Tensor, layers: Sequence[tuple[Tensor, int]]) -> list[ContrastMeasure]:
+    taps = sum(count for _, count in layers)
+    by_layer = torch.stack([(total / max(count, 1)).expand(len(batch.ids)) for total, count in layers], 1)
+    overall = torch.stack([total.expand(len(batch.ids)) for total, _ in layers], 1).sum(1) / max(taps, 1)
+    equal = Geometry(batch).equal_length_C
+    return [
+        ContrastMeasure(
+            id=batch.ids[i],
+            divergence=float(divergence[i]),
+            activation_difference=float(overall[i]),
+            by_layer=tuple(by_layer[i].tolist()),
+            equal_length=bool(equal[i]),
+        )
+        for i in range(len(batch.ids))
+    ]

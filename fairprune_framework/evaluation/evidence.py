@@ -1,0 +1,263 @@
+"""Before and after, as rows: every metric by split, control, category and layer, with paired intervals over templates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure
+from fairprune_framework.evaluation.language import LanguageCost
+from fairprune_framework.evaluation.paired import PairedChange, paired_change
+
+FORMAT = "fairprune-evaluation/1"
+METRICS = {"next-token-divergence": "nats", "activation-difference": "activation"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of `evaluation.json`. Null category or layer: all of them. `change` and its interval are relative to
+    |before - ideal|, null where that is 0; in `after` and what follows, null where one model alone was evaluated."""
+
+    metric: str
+    split: str | None
+    control: bool
+    category: str | None
+    layer: int | None
+    before: float
+    after: float | None
+    difference: float | None
+    change: float | None
+    ideal: float
+    unit: str
+    ci_low: float | None
+    ci_high: float | None
+    p_value: float | None
+    n: int
+    clusters: int | None = None
+    standard_error: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The content of `evaluation.json` and `evaluation_items.parquet`."""
+
+    rows: tuple[Row, ...]
+    items: tuple[dict[str, Any], ...]
+    """One a contrast, before and after."""
+    generations: tuple[dict[str, Any], ...]
+    n_unequal: int
+    """Contrasts whose variants have unequal token counts: compared over the aligned slots."""
+    applied_by: str | None
+    """`removal`, `masking`, or None: one model alone."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def find(self, metric: str, *, split: str | None = None, control: bool = False, category: str | None = None) -> Row | None:
+        """The row over all layers that these words name."""
+        for row in self.rows:
+            if (row.metric, row.split, row.control, row.category, row.layer) == (metric, split, control, category, None):
+                return row
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Write both files, each atomically."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        from fairprune_framework.provenance import atomic, write_json
+
+        with atomic(folder / "evaluation_items.parquet") as temporary:
+            pq.write_table(pa.Table.from_pylist(list(self.items)), temporary)
+        write_json(folder / "evaluation.json", self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `evaluation.json`."""
+        return {
+            "format": FORMAT,
+            "applied_by": self.applied_by,
+            "n_unequal": self.n_unequal,
+            "results": [asdict(row) for row in self.rows],
+            "generations": list(self.generations),
+            **self.extra,
+        }
+
+    @classmethod
+    def load(cls, folder: Path) -> Evaluation:
+        """Read both files."""
+        import pyarrow.parquet as pq
+
+        from fairprune_framework.provenance import read_json
+
+        data = read_json(folder / "evaluation.json", FORMAT)
+        known = {"format", "applied_by", "n_unequal", "results", "generations"}
+        return cls(
+            rows=tuple(Row(**row) for row in data["results"]),
+            items=tuple(pq.read_table(folder / "evaluation_items.parquet").to_pylist()),
+            generations=tuple(data["generations"]),
+            n_unequal=data["n_unequal"],
+            applied_by=data["applied_by"],
+            extra={key: value for key, value in data.items() if key not in known},
+        )
+
+
+def items_of(
+    contrasts: Iterable[AlignedContrast], before: Sequence[ContrastMeasure], after: Sequence[ContrastMeasure] | None
+) -> list[dict[str, Any]]:
+    """One mapping a contrast, in the order of the set."""
+    first = {measure.id: measure for measure in before}
+    second = {measure.id: measure for measure in after or ()}
+    items = []
+    for contrast in contrasts:
+        a, b = first[contrast.id], second.get(contrast.id)
+        items.append(
+            {
+                "id": contrast.id,
+                "category": contrast.category,
+                "template_id": contrast.template_id,
+                "split": contrast.split,
+                "control": contrast.control,
+                "equal_length": a.equal_length,
+                "next-token-divergence_before": a.divergence,
+                "next-token-divergence_after": b.divergence if b else None,
+                "activation-difference_before": a.activation_difference,
+                "activation-difference_after": b.activation_difference if b else None,
+                "by_layer_before": list(a.by_layer),
+                "by_layer_after": list(b.by_layer) if b else None,
+            }
+        )
+    return items
+
+
+def contrast_rows(items: Sequence[Mapping[str, Any]], layers: Sequence[int], seed: int) -> list[Row]:
+    """All rows of the contrast metrics. Intervals are given over all layers; single layers are point estimates."""
+    rows: list[Row] = []
+    for split, control in sorted({(item["split"], item["control"]) for item in items}, key=lambda k: (k[1], str(k[0]))):
+        group = [item for item in items if (item["split"], item["control"]) == (split, control)]
+        for category in [None, *sorted({item["category"] for item in group})]:
+            chosen = [item for item in group if category in (None, item["category"])]
+            for metric, unit in METRICS.items():
+                rows.append(_row(metric, unit, split, control, category, None, chosen, metric, None, seed))
+            for place, layer in enumerate(layers):
+                metric = "activation-difference"
+                rows.append(_row(metric, METRICS[metric], split, control, category, layer, chosen, "by_layer", place, seed))
+    return rows
+
+
+def paired(items: Sequence[Mapping[str, Any]], metric: str, seed: int) -> PairedChange | None:
+    """The paired change of a contrast metric over items; None without items or without an `after`."""
+    if not items or items[0][f"{metric}_after"] is None:
+        return None
+    return paired_change(
+        [item[f"{metric}_before"] for item in items],
+        [item[f"{metric}_after"] for item in items],
+        [item["category"] for item in items],
+        [item["template_id"] for item in items],
+        seed=seed,
+    )
+
+
+def _row(
+    metric: str,
+    unit: str,
+    split: str | None,
+    control: bool,
+    category: str | None,
+    layer: int | None,
+    items: Sequence[Mapping[str, Any]],
+    key: str,
+    place: int | None,
+    seed: int,
+) -> Row:
+    def column(name: str) -> list[float]:
+        return [item[name] if place is None else item[name][place] for item in items]
+
+    alone = items[0][f"{key}_after"] is None
+    before = column(f"{key}_before")
+    change = paired_change(
+        before,
+        before if alone else column(f"{key}_after"),
+        [item["category"] for item in items],
+        [item["template_id"] for item in items],
+        seed=seed,
+        resamples=2000 if place is None and not alone else 1,
+    )
+    judged = not alone and place is None
+    return Row(
+        metric=metric,
+        split=split,
+        control=control,
+        category=category,
+        layer=layer,
+        before=change.before,
+        after=None if alone else change.after,
+        difference=None if alone else change.difference,
+        change=None if alone else change.change,
+        ideal=0.0,
+        unit=unit,
+        ci_low=change.ci_low if judged else None,
+        ci_high=change.ci_high if judged else None,
+        p_value=change.p_value if judged else None,
+        n=change.n,
+        clusters=change.clusters,
+        standard_error=change.standard_error if judged else None,
+    )
+
+
+def language_rows(cost: LanguageCost, alone: bool, seed: int) -> list[Row]:
+    """Perplexity, with an interval over documents, and KL to the original, on the judging half of the calibration text."""
+    names = [str(i) for i in range(len(cost.nll_before))]
+    change = None if alone else perplexity_interval(cost, seed)
+    common: dict[str, Any] = {"split": None, "control": False, "category": None, "layer": None, "n": len(names)}
+    rows = [
+        Row(
+            metric="perplexity",
+            before=cost.perplexity_before,
+            after=None if alone else cost.perplexity_after,
+            difference=None if alone else cost.perplexity_after - cost.perplexity_before,
+            change=None if alone else cost.increase,
+            ideal=0.0,
+            unit="perplexity per token",
+            ci_low=change[0] if change else None,
+            ci_high=change[1] if change else None,
+            p_value=None,
+            **common,
+        )
+    ]
+    if not alone:
+        rows.append(
+            Row(
+                metric="kl-to-original",
+                before=0.0,
+                after=cost.kl,
+                difference=cost.kl,
+                change=None,
+                ideal=0.0,
+                unit="nats per token",
+                ci_low=None,
+                ci_high=None,
+                p_value=None,
+                **common,
+            )
+        )
+    return rows
+
+
+def perplexity_interval(cost: LanguageCost, seed: int, resamples: int = 2000) -> tuple[float, float] | None:
+    """95 % bootstrap-t interval of the relative increase, over documents of about equal length; None below 8 documents."""
+    import numpy as np
+
+    differences = np.asarray(cost.nll_after) - np.asarray(cost.nll_before)
+    n = len(differences)
+    if n < 8:
+        return None
+    error = differences.std(ddof=1) / np.sqrt(n)
+    if error == 0:
+        return (float(np.expm1(differences[0])),) * 2
+    draws = differences[np.random.default_rng(seed).integers(0, n, (resamples, n))]
+    errors = draws.std(axis=1, ddof=1) / np.sqrt(n)
+    t = (draws.mean(axis=1) - differences.mean()) / np.where(errors > 0, errors, error)
+    half = float(np.quantile(np.abs(t), 0.95)) * error
+    centre = float(np.log1p(cost.increase))
+    return (float(np.expm1(centre - half)), float(np.expm1(centre + half)))

@@ -1,0 +1,59 @@
+"""The guard: a plan that costs more than allowed on judging text is not applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from fairprune_framework.architecture import Architecture
+from fairprune_framework.auditing.calibration import Calibration
+from fairprune_framework.evaluation.language import LanguageCost, language_cost
+from fairprune_framework.surgery.masking import masked
+from fairprune_framework.surgery.removal import in_float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard:
+    """What the guard saw. Stored in `run.json` under `guard`."""
+
+    increase: float
+    """Relative increase of perplexity, masked against original, float32."""
+    limit: float
+    held: bool
+    perplexity_before: float
+    perplexity_after: float
+    kl: float
+    tokens: int
+    text_hash: str
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+def guard(
+    model: nn.Module,
+    architecture: Architecture,
+    units: Mapping[str, Sequence[int]],
+    calibration: Calibration,
+    limit: float,
+    factor: float = 0.0,
+) -> Guard:
+    """Mask the units and compare perplexity on the judging half, in float32."""
+    with in_float32(model):
+        cost: LanguageCost = language_cost(
+            model, calibration.judging, change=lambda: masked(model, architecture, units, factor)
+        )
+    return Guard(
+        increase=cost.increase,
+        limit=limit,
+        held=bool(cost.increase <= limit),
+        perplexity_before=cost.perplexity_before,
+        perplexity_after=cost.perplexity_after,
+        kl=cost.kl,
+        tokens=cost.tokens,
+        text_hash=calibration.hash,
+    )

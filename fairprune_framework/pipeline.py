@@ -1,0 +1,359 @@
+"""START HERE: the stages of a run, in order. No maths; each stage reads the run folder as the stage before left it.
+
+    read -> audit -> score -> plan -> prune -> evaluate
+
+A stage that is done with the same inputs is not repeated. Every stage is also a function of its own, with the command line's words
+as keywords: `audit(model="smollm2-135m", prompts="builtin:en", output="run")`, then `score(output="run")`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.provenance import digest, read_json, write_json
+from fairprune_framework.recipe import Recipe
+from fairprune_framework.session import STAGES, Run, open_run
+
+# -- the stages ------------------------------------------------------------------------------------------------------------
+
+
+def _read(run: Run) -> list[str]:
+    """Prompt set -> `contrasts.jsonl`, and what could not be used -> `skipped.jsonl`."""
+    from fairprune_framework.contrasts.build import write_jsonl
+    from fairprune_framework.contrasts.splits import split_hash
+    from fairprune_framework.provenance import write_text
+
+    contrasts, skipped, source_hash = run.prompts
+    aligned, skipped_by_tokenizer = run.aligned
+    left_out = [{"where": where, "reason": reason} for where, reason in [*skipped, *skipped_by_tokenizer]]
+    usable = {contrast.id for contrast in aligned}
+    run.begin("read")
+    write_jsonl([contrast for contrast in contrasts if contrast.id in usable], run.folder / "contrasts.jsonl")
+    if left_out:
+        import json
+
+        lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out)
+        write_text(run.folder / "skipped.jsonl", lines)
+        run.notify(f"{len(left_out)} contrasts were skipped: see {run.folder / 'skipped.jsonl'}")
+    run.note(
+        hashes={"prompts": source_hash, "split": split_hash(contrasts), "model": run.fingerprint},
+        contrasts={"used": len(aligned), "skipped": len(left_out)},
+        architecture=run.architecture.name,
+    )
+    return ["contrasts.jsonl"] + (["skipped.jsonl"] if left_out else [])
+
+
+def _audit(run: Run) -> list[str]:
+    """Contrasts of the split `select` + model -> `statistics.*`."""
+    from fairprune_framework.auditing.audit import audit as stream_contrasts
+    from fairprune_framework.auditing.audit import selecting
+
+    contrasts = selecting(run.aligned[0])
+    if not contrasts:
+        raise UserError("no contrast may feed scores: all are controls, or of the split 'heldout'")
+    demand = _demand(run)
+    run.begin("audit")
+    statistics, bar = stream_contrasts(
+        run.model,
+        run.architecture,
+        contrasts,
+        run.values,
+        demand,
+        calibration=run.calibration if demand.calibration else None,
+        micro_batch_tokens=run.recipe.micro_batch_tokens,
+        accelerator=run.recipe.accelerator,
+    )
+    run.model.to(run.device)  # Lightning leaves it on the CPU
+    statistics.save(run.folder)
+    run.note(hashes={"composition": statistics.composition}, audit={"contrasts": bar.done, "seconds": round(bar.seconds, 3)})
+    return ["statistics.safetensors", "statistics.json"]
+
+
+def _score(run: Run) -> list[str]:
+    """Statistics + weights -> `scores.safetensors`."""
+    from fairprune_framework import scoring
+
+    run.begin("score")
+    labels = (run.label("bias"), run.label("importance"))
+    scores = scoring.score(run.statistics, run.model, run.architecture, run.bias, run.importance, labels, run.recipe.seed)
+    scoring.save_scores(scores, run.folder / "scores.safetensors")
+    return ["scores.safetensors"]
+
+
+def _plan(run: Run) -> list[str]:
+    """Scores + budget -> `plan.json`."""
+    from fairprune_framework.auditing.sums import CALIBRATION
+    from fairprune_framework.planning import make_plan, policy_context
+    from fairprune_framework.scoring import context, generator_for, refuse_unserved
+    from fairprune_framework.surgery.slices import weights_of
+
+    recipe, label = run.recipe, run.label("policy")
+    operator = recipe.operator or "remove"
+    needs = refuse_unserved(run.policy, label)
+    statistics, sites = run.statistics, run.architecture.sites
+
+    def at(name: str) -> Any:
+        weights = weights_of(run.model, sites[name]) if needs.weights else {}
+        return context(statistics, CALIBRATION, 0, sites[name], weights, generator_for(recipe.seed, label, name))
+
+    plan = make_plan(
+        run.scores,
+        run.policy,
+        recipe.limits(),
+        policy_context(operator, recipe.max_perplexity_increase, at, generator_for(recipe.seed, label)),
+        label,
+        model=recipe.model or "in-memory",
+        fingerprint=run.fingerprint,
+        operator=operator,
+    )
+    run.begin("plan")
+    write_json(run.folder / "plan.json", plan.to_json())
+    if plan.reason:
+        run.notify(f"plan: {plan.reason}")
+    return ["plan.json"]
+
+
+def _prune(run: Run) -> list[str]:
+    """Guard, then model + plan -> `model/`, verified; or an abstention that says why."""
+    from fairprune_framework.auditing.calibration import padded
+    from fairprune_framework.evaluation.guard import guard
+    from fairprune_framework.models import load_model, parameter_count
+    from fairprune_framework.surgery.masking import check_plan
+    from fairprune_framework.surgery.removal import carry_out
+
+    plan = run.plan
+    check_plan(plan, run.model, run.architecture)
+    run.begin("prune")
+    run.note(parameters_before=parameter_count(run.model), parameters_after=parameter_count(run.model))
+    if plan.count == 0:
+        run.note(abstained=True, abstained_because=plan.reason or "the plan is empty")
+        return []
+    judged = guard(
+        run.model, run.architecture, plan.sites, run.calibration, run.recipe.max_perplexity_increase, plan.factor or 0.0
+    )
+    run.note(guard=judged.to_json())
+    if not judged.held and not run.recipe.force:
+        because = (
+            f"perplexity on judging text would change by {judged.increase:+.1%}, "
+            f"more than --max-perplexity-increase {judged.limit:.1%} allows"
+        )
+        run.note(abstained=True, abstained_because=because)
+        run.notify(f"abstained: {because}")
+        return []
+    ids, mask = padded([document[:64] for document in run.calibration.judging[:4]])
+    removal = carry_out(
+        run.model,
+        run.tokenizer,
+        plan,
+        run.architecture,
+        run.folder / "model",
+        probe_ids=ids[:, : int(mask.sum(1).min())],
+        round_to=run.recipe.round_to,
+        reload=lambda folder: load_model(str(folder), dtype="float32")[0].to(run.device),
+    )
+    run.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
+    if removal.note:
+        run.notify(f"prune: {removal.note}")
+    return ["model"]
+
+
+def _evaluate(run: Run) -> list[str]:
+    """Before and after -> `evaluation.json`, `evaluation_items.parquet`, and the verdict."""
+    from fairprune_framework.evaluation.before_after import evaluate_run
+
+    evaluation, verdict = evaluate_run(run)
+    run.begin("evaluate")
+    evaluation.save(run.folder)
+    run.note(n_unequal=evaluation.n_unequal)
+    if verdict is not None:
+        run.note(verdict=verdict.word, verdict_because=verdict.because)
+    return ["evaluation.json", "evaluation_items.parquet"]
+
+
+_WORK: dict[str, Callable[[Run], list[str]]] = {
+    "read": _read,
+    "audit": _audit,
+    "score": _score,
+    "plan": _plan,
+    "prune": _prune,
+    "evaluate": _evaluate,
+}
+
+# -- running them ----------------------------------------------------------------------------------------------------------
+
+
+def _demand(run: Run) -> Any:
+    from fairprune_framework.auditing.audit import Demand
+
+    layers = len({site.layer for site in run.architecture.sites.values()})
+    return Demand.of([run.bias, run.importance, run.policy], layers)
+
+
+def _finished(run: Run, stage: str) -> bool:
+    """The stage is done; an audit only if it holds every statistic that the plugins want."""
+    if not run.done(stage):
+        return False
+    if stage == "audit" and "score" in run.record["stages"] and run.record["stages"]["score"]["key"] == run.key("score"):
+        return True  # its scores are there: no need to load a model to ask
+    if stage == "audit":
+        layers = len({site.layer for site in run.architecture.sites.values()})
+        if missing := _demand(run).names(layers) - set(run.statistics.statistics):
+            if not run.overwrite:
+                wanted = sorted(missing)[0]
+                raise UserError(
+                    f"the audit in {run.folder} holds no {wanted}: give --overwrite to audit again, or another --output"
+                )
+            return False
+    return True
+
+
+def _do(run: Run, stage: str) -> None:
+    if _finished(run, stage):
+        run.notify(f"{stage}: done before")
+        return
+    began = time.perf_counter()
+    files = _WORK[stage](run)
+    run.finish(stage, time.perf_counter() - began, files)
+
+
+def _prepare(run: Run, stages: tuple[str, ...]) -> None:
+    """Everything that can be wrong with the input is found here, before a folder is made or a file written."""
+    if {run.done(stage) for stage in stages} == {True}:
+        return
+    if "score" in stages:
+        run.recipe.limits()
+        _ = (run.bias, run.importance, run.policy)
+    if "read" in stages:
+        _ = run.prompts
+    _ = run.model, run.architecture, run.fingerprint
+    if run.recipe.calibration is not None:
+        from fairprune_framework.auditing.calibration import from_file
+
+        from_file(Path(run.recipe.calibration), run.encoder, run.recipe.calibration_tokens)
+    if "read" in stages:
+        _ = run.aligned
+    if "audit" in stages:
+        from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+
+        _refuse_unrunnable(run, ActivationStatisticsCallback)
+
+
+def _refuse_unrunnable(run: Run, callback: Any) -> None:
+    from fairprune_framework.scoring import refuse_unserved
+
+    for kind, plugin in (("bias", run.bias), ("importance", run.importance), ("policy", run.policy)):
+        refuse_unserved(plugin, run.label(kind))
+    callback(
+        model=run.model,
+        adapter=run.architecture.adapter,
+        sites=list(run.architecture.sites.values()),
+        statistics=_demand(run).statistics,
+        categories=(),
+    )
+
+
+def run_stages(run: Run, *stages: str) -> Run:
+    """Validate all, then do these stages in order."""
+    _prepare(run, stages)
+    for stage in stages:
+        _do(run, stage)
+    return run
+
+
+# -- as functions ----------------------------------------------------------------------------------------------------------
+
+
+def run(recipe: Recipe | str | None = None, output: str | Path | None = None, **words: Any) -> Run:
+    """Do every stage. `fp.run(fp.Recipe(model="smollm2-135m", prompts="builtin:en"), output="run")`.
+
+    Args:
+        recipe: a `Recipe`, or the name or file of one.
+        output: the run folder; None: a temporary one that lives as long as the result.
+        words: fields of the recipe; `model` and `prompts` may also be in memory (with `tokenizer`); `overwrite`, `notify`.
+
+    Raises:
+        UserError: the input is wrong; nothing was written.
+    """
+    fresh = recipe is not None or words.get("model") is not None
+    return run_stages(_open(output, words, recipe=recipe, fresh=fresh), *STAGES)
+
+
+def audit(model: Any = None, prompts: Any = None, output: str | Path | None = None, **words: Any) -> Run:
+    """Stream the contrasts of the split `select` through the model into statistics."""
+    return run_stages(_open(output, words, model=model, prompts=prompts), "read", "audit")
+
+
+def score(run: Run | None = None, output: str | Path | None = None, **words: Any) -> Run:
+    """Turn the statistics of an audit into scores."""
+    return run_stages(_continued(run, output, words, "audit"), "score")
+
+
+def plan(run: Run | None = None, output: str | Path | None = None, **words: Any) -> Run:
+    """Choose neurons by the scores."""
+    return run_stages(_continued(run, output, words, "score"), "plan")
+
+
+def prune(run: Run | None = None, output: str | Path | None = None, *, plan: str | Path | None = None, **words: Any) -> Run:
+    """Carry out the plan of a run, or a plan file on a model, if the guard holds."""
+    if plan is None:
+        return run_stages(_continued(run, output, words, "plan"), "prune")
+    opened = run or _open(output, words)
+    return run_stages(_adopt_plan(opened, Path(plan)), "prune")
+
+
+def evaluate(run: Run | None = None, output: str | Path | None = None, **words: Any) -> Run:
+    """Judge a run before and after; in a folder without a plan, one model alone."""
+    opened = _continued(run, output, words, None)
+    if "prune" in opened.record["stages"]:
+        opened.needs("prune")
+        return run_stages(opened, "evaluate")
+    if "plan" in opened.record["stages"]:
+        opened.needs("prune")
+    return run_stages(opened, "read", "evaluate")
+
+
+def _open(output: str | Path | None, words: dict[str, Any], **more: Any) -> Run:
+    words = dict(words)
+    for name in ("model", "tokenizer", "prompts", "overwrite", "notify", "recipe"):
+        if name in words:
+            more.setdefault(name, words.pop(name))
+    return open_run(output, words, **more)
+
+
+def _continued(run: Run | None, output: str | Path | None, words: dict[str, Any], before: str | None) -> Run:
+    if run is not None:
+        words = dict(words)
+        overwrite = words.pop("overwrite", run.overwrite)
+        opened = run.changed(words, overwrite)
+    else:
+        opened = _open(output, words)
+    if before is not None:
+        opened.needs(before)
+    return opened
+
+
+def _adopt_plan(run: Run, path: Path) -> Run:
+    from fairprune_framework.surgery.masking import check_plan
+    from fairprune_framework.types import Plan
+
+    if not path.is_file():
+        raise UserError(f"there is no plan file {path}")
+    try:
+        data = read_json(path)
+    except RunFolderError as error:
+        raise UserError(str(error)) from error
+    plan = Plan.from_json(data, str(path))
+    check_plan(plan, run.model, run.architecture)
+    if "score" in run.record["stages"]:
+        raise RunFolderError(f"{run.folder} has a plan of its own: give another --output for {path}")
+    run.record["plan_file"] = digest(data)
+    if not run.done("plan"):
+        run.begin("plan")
+        write_json(run.folder / "plan.json", plan.to_json())
+        run.note(hashes={"model": run.fingerprint})
+        run.finish("plan", 0.0, ["plan.json"])
+    return run

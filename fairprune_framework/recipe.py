@@ -1,0 +1,284 @@
+"""The recipe: every option of a run in one frozen dataclass, read from layers and written back fully resolved.
+
+Layers, later wins: the recipe that ships as `default` (or the one named), a recipe file of the user's, options on the command
+line. No name of a plugin occurs here: the shipped recipes are YAML files found by the entry-point group `fairprune.recipes`,
+read without importing anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from fairprune_framework import discovery
+from fairprune_framework.errors import UnknownName, UserError, did_you_mean
+from fairprune_framework.types import Budget, Operator
+
+DEFAULT = "default"
+PLUGIN_KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy", "architecture")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluginSpec:
+    """A plugin by name with its options: `variance`, or `{plugin: variance, relative: true}`."""
+
+    plugin: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, value: Any, where: str) -> PluginSpec:
+        """Read either form.
+
+        Raises:
+            UserError: neither a name nor a mapping with the key `plugin`.
+        """
+        if isinstance(value, PluginSpec):
+            return value
+        if isinstance(value, str) and value:
+            return cls(plugin=value)
+        if isinstance(value, Mapping) and isinstance(value.get("plugin"), str):
+            return cls(plugin=value["plugin"], options={str(k): v for k, v in value.items() if k != "plugin"})
+        raise UserError(
+            f"The {where!r} of a recipe must be a plugin's name or {{plugin: name, option: value}}. Got {value!r} instead."
+        )
+
+    def to_yaml(self) -> Any:
+        """The shorter of the two forms."""
+        return {"plugin": self.plugin, **self.options} if self.options else self.plugin
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every option of a run. Fields left at None where a plugin or a budget is meant are taken from the recipe `default`."""
+
+    model: str | None = None
+    """Hub id, local folder, a `.gguf` file, or `smollm2-135m`, the embedded model."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    trust_remote_code: bool = False
+    """Allow code that comes with the model to run."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """The model's dtype in memory and in `model/`; auto: as stored."""
+    prompts: str | None = None
+    """A file, a hub data set, or `builtin:en`."""
+    columns: Mapping[str, str] | None = None
+    """Our field -> the prompt set's column."""
+    bad_prompts: Literal["error", "skip"] = "error"
+    """What to do with a contrast that cannot be used; `skip` lists it in the run folder."""
+    split: str = "keep"
+    """keep | template:0.5 | row:odd-even | templates:T1,T2."""
+    chat_template: bool = False
+    """Wrap each text in the tokenizer's chat template, as one user turn with the assistant's prompt after it."""
+    bias: PluginSpec | None = None
+    """Bias scorer."""
+    importance: PluginSpec | None = None
+    """Importance scorer."""
+    policy: PluginSpec | None = None
+    """Selection policy."""
+    architecture: PluginSpec | None = None
+    """Architecture adapter; by default the one that accepts the model."""
+    budget: str | None = None
+    """0.002 (a fraction of all neurons), 256n (a count) or 16/layer."""
+    round_to: int = 1
+    """Stored widths become multiples of this; what is planned beyond it is stored as zeros."""
+    max_layer_share: float = 1.0
+    """No layer loses more than this share of its neurons."""
+    protected_layers: tuple[int, ...] = ()
+    """Layers that are left alone."""
+    operator: Operator | None = None
+    """remove (smaller tensors) or zero (same shapes)."""
+    max_perplexity_increase: float = 0.05
+    """The guard: a plan that costs more than this is not applied."""
+    force: bool = False
+    """Apply the plan although the guard fails."""
+    calibration: str | None = None
+    """Calibration text: a .txt or .jsonl file (field `text`); by default text that the model itself samples."""
+    calibration_documents: int = 32
+    """Documents to sample."""
+    calibration_tokens: int = 256
+    """Tokens of a document."""
+    generate: tuple[str, ...] = ()
+    """More prompts to continue before and after, beside the two of the article."""
+    micro_batch_tokens: int = 512
+    """Padded tokens per forward."""
+    accelerator: str = "auto"
+    """Where to compute, as Lightning names it: auto, cpu, gpu, mps."""
+    seed: int = 0
+    """Seed of sampling, random plugins, splits and resampling."""
+
+    def __post_init__(self) -> None:
+        for kind in PLUGIN_KINDS:
+            if getattr(self, kind) is not None:
+                object.__setattr__(self, kind, PluginSpec.parse(getattr(self, kind), kind))
+        for name in ("protected_layers", "generate"):
+            value = getattr(self, name)
+            if isinstance(value, str) or not isinstance(value, (list, tuple)):
+                raise UserError(f"The {name!r} of a recipe must be a list. Got {value!r} instead.")
+            object.__setattr__(self, name, tuple(value))
+        for name in ("micro_batch_tokens", "calibration_tokens"):
+            if getattr(self, name) < 2:
+                raise UserError(f"The {name!r} of a recipe must be at least 2. Got {getattr(self, name)!r} instead.")
+        if self.calibration_documents < 4:
+            raise UserError(
+                f"The 'calibration_documents' of a recipe must be at least 4. Got {self.calibration_documents} instead."
+            )
+        if not self.max_perplexity_increase >= 0:
+            raise UserError(f"The 'max_perplexity_increase' must not be negative. Got {self.max_perplexity_increase} instead.")
+        for name in ("dtype", "bad_prompts", "operator"):
+            choices = _choices(name)
+            if getattr(self, name) is not None and getattr(self, name) not in choices:
+                raise UserError(
+                    f"The {name!r} of a recipe must be one of {', '.join(choices)}. Got {getattr(self, name)!r} instead."
+                )
+        if self.budget is not None:
+            object.__setattr__(self, "budget", str(self.budget))
+            self.limits()
+
+    def limits(self) -> Budget:
+        """The budget with its side conditions; raises `UserError` where it is out of range or not given."""
+        if self.budget is None:
+            raise UserError("the recipe names no budget")
+        return Budget.parse(
+            self.budget,
+            round_to=self.round_to,
+            max_layer_share=self.max_layer_share,
+            protected_layers=frozenset(self.protected_layers),
+        )
+
+    def to_yaml(self) -> dict[str, Any]:
+        """The content of `recipe.yaml`: every field, in order."""
+        values = {}
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, PluginSpec):
+                value = value.to_yaml()
+            elif isinstance(value, tuple):
+                value = list(value)
+            elif isinstance(value, Mapping):
+                value = dict(value)
+            values[item.name] = value
+        return values
+
+    def replace(self, **changes: Any) -> Recipe:
+        """A copy with some fields changed, checked anew."""
+        return from_mapping({**self.to_yaml(), **changes}, "the recipe")
+
+    def resolved(self) -> Recipe:
+        """A copy in which the fields that were left open are taken from the recipe `default`."""
+        if None not in (self.bias, self.importance, self.policy, self.budget, self.operator):
+            return self
+        default = shipped(DEFAULT)
+        return self.replace(**{key: value for key, value in default.items() if getattr(self, key) is None})
+
+
+FIELDS = tuple(item.name for item in dataclasses.fields(Recipe))
+
+
+def _choices(name: str) -> tuple[str, ...]:
+    hint = typing.get_type_hints(Recipe)[name]
+    if type(None) in typing.get_args(hint):
+        hint = typing.get_args(hint)[0]
+    return typing.get_args(hint)
+
+
+def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
+    """Make a recipe from a mapping, types checked.
+
+    Raises:
+        UserError: an unknown key (did you mean), or a value of the wrong type or out of range.
+    """
+    from jsonargparse import ArgumentParser
+
+    hints = typing.get_type_hints(Recipe)
+    checked = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in hints:
+            raise UnknownName(f"{where} has no option {key!r}.{did_you_mean(name, FIELDS)}")
+        if name not in PLUGIN_KINDS and name != "budget" and value is not None:
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_argument("--value", type=hints[name])
+            try:
+                value = parser.parse_object({"value": value}).value
+            except Exception as error:
+                raise UserError(f"The {name!r} of {where} must be {_type_name(hints[name])}. Got {value!r} instead.") from error
+        checked[name] = value
+    return Recipe(**checked)
+
+
+def _type_name(hint: Any) -> str:
+    text = str(hint) if typing.get_args(hint) else getattr(hint, "__name__", str(hint))
+    return text.replace("typing.", "").replace("collections.abc.", "")
+
+
+def shipped(name: str) -> dict[str, Any]:
+    """The content of a recipe that a distribution ships, read without importing its package."""
+    entry = discovery.find("recipe", name)
+    spec = find_spec(entry.value.partition(":")[0])
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / f"{entry.name}.yaml"
+        if path.is_file():
+            return read_yaml(path)
+    raise UserError(f"{entry.label}: no file {entry.name}.yaml in the package {entry.value}")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a recipe file.
+
+    Raises:
+        UserError: no such file, no YAML (with its line), or no mapping.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"no recipe file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the recipe file {path}: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line} is no YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold a mapping of options. Got {type(data).__name__} instead.")
+    return data
+
+
+def layered(name_or_file: str | None, options: Mapping[str, Any]) -> Recipe:
+    """The recipe of a command: the shipped default, the recipe named, the options given.
+
+    `options` may hold dotted plugin options, `{"bias.relative": True}`, which are laid over the plugin that the layers name.
+
+    Raises:
+        UserError: as `shipped`, `read_yaml` and `from_mapping`.
+    """
+    values = dict(shipped(DEFAULT))
+    if name_or_file is not None and name_or_file != DEFAULT:
+        if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
+            values |= read_yaml(Path(name_or_file))
+        else:
+            values |= shipped(name_or_file)
+    return overlaid(values, options, f"the recipe {name_or_file or DEFAULT!r}")
+
+
+def overlaid(values: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Recipe:
+    """Lay options over the values of a recipe; naming another plugin drops the options of the one before."""
+    merged = dict(values)
+    merged |= {key: value for key, value in options.items() if "." not in key}
+    for key, value in options.items():
+        kind, dot, option = key.partition(".")
+        if not dot:
+            continue
+        if kind not in PLUGIN_KINDS:
+            raise UnknownName(f"no option --{key}.{did_you_mean(kind, PLUGIN_KINDS)}")
+        if merged.get(kind) is None:
+            raise UserError(f"--{key} needs --{kind}: no {kind} is named")
+        spec = PluginSpec.parse(merged[kind], kind)
+        merged[kind] = {"plugin": spec.plugin, **spec.options, option.replace("-", "_"): value}
+    return from_mapping(merged, where)

@@ -1,0 +1,87 @@
+"""The end of a run in the terminal: verdict first, then the numbers that it rests on, at most 80 columns wide."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairprune_framework.evaluation.evidence import Evaluation, Row
+    from fairprune_framework.session import Run
+
+WIDTH = 80
+
+
+def summary(run: Run) -> str:
+    """The text to print; shows what the folder holds, and names what is still missing."""
+    record, lines = run.record, []
+    stages = record["stages"]
+    if "verdict" in record and "evaluate" in stages:
+        lines += _wrapped(f"VERDICT  {record['verdict']}: {record['verdict_because']}")
+    elif record.get("abstained"):
+        lines += _wrapped(f"ABSTAINED  {record['abstained_because']}")
+    facts = [("model", str(run.recipe.model or "in memory")), ("prompts", _prompts(run))]
+    if "plan" in stages:
+        plan = run.plan
+        share = plan.achieved.get("fraction", 0)
+        facts.append(("plan", f"{plan.count} neurons ({share:.2%}), asked for {plan.requested.get('budget')}, {plan.operator}"))
+    if "guard" in record:
+        guard = record["guard"]
+        word = "held" if guard["held"] else "failed"
+        facts.append(("guard", f"{word}: perplexity {guard['increase']:+.2%}, at most {guard['limit']:+.1%}"))
+    if "removal" in record:
+        removal = record["removal"]
+        note = f"; {removal['note']}" if removal["note"] else ""
+        before, after = removal["parameters_before"], removal["parameters_after"]
+        facts.append(("model/", f"{before:,} -> {after:,} parameters, reload verified{note}"))
+    for name, text in facts:
+        lines += _wrapped(f"{name:<8} {text}", indent=9)
+    if "evaluate" in stages:
+        lines += ["", *_table(run.evaluation)]
+    missing = [stage for stage in ("audit", "score", "plan", "prune", "evaluate") if stage not in stages]
+    if missing and not ("evaluate" in stages and "plan" not in stages):
+        lines += ["", f"next: fairprune {missing[0]} --output {run.folder}"]
+    seconds = record.get("seconds", {})
+    if seconds:
+        lines += ["", *_wrapped("seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()), indent=9)]
+    lines.append(f"folder   {run.folder}")
+    return "\n".join(lines)
+
+
+def _prompts(run: Run) -> str:
+    counts = run.record.get("contrasts", {})
+    text = str(run.recipe.prompts or "in memory")
+    if counts:
+        text += f", {counts['used']} contrasts"
+        if counts["skipped"]:
+            text += f" ({counts['skipped']} skipped: skipped.jsonl)"
+    if run.record.get("n_unequal"):
+        text += f", {run.record['n_unequal']} of unequal token counts"
+    return text
+
+
+def _table(evaluation: Evaluation) -> list[str]:
+    rows: list[tuple[str, Row]] = []
+    for row in evaluation.rows:
+        if row.layer is None and row.category is None:
+            where = "judging text" if row.metric in ("perplexity", "kl-to-original") else (row.split or "all prompts")
+            rows.append((f"{row.metric}, {'control ' if row.control else ''}{where}", row))
+    lines = [f"{'':42}{'before':>9} {'after':>9}  change [95 %]"]
+    for name, row in rows:
+        lines.append(
+            f"{name:<42}{row.before:>9.4g} {'' if row.after is None else f'{row.after:.4g}':>9}  {_change(row)}".rstrip()
+        )
+    return lines
+
+
+def _change(row: Row) -> str:
+    if row.change is None:
+        return ""
+    if row.ci_low is None or row.ci_high is None:
+        return f"{row.change:+.1%}"
+    return f"{row.change:+.1%} [{100 * row.ci_low:+.0f}, {100 * row.ci_high:+.0f}]"
+
+
+def _wrapped(text: str, indent: int = 9, **rest: Any) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, **rest)

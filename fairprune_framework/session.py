@@ -1,0 +1,419 @@
+"""One run: its folder, its recipe, its record, and the model and prompts while they are needed.
+
+The folder remembers which stages are done, each with a key over everything that its result depends on. The same key again
+is done already; another key is refused without `overwrite`, which removes that stage's files and those of all later stages.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from fairprune_framework import discovery, provenance
+from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.recipe import PLUGIN_KINDS, PluginSpec, Recipe, layered, overlaid, read_yaml
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from fairprune_framework.architecture import Architecture
+    from fairprune_framework.auditing.calibration import Calibration
+    from fairprune_framework.auditing.sums import Statistics
+    from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
+    from fairprune_framework.evaluation.evidence import Evaluation
+    from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, SelectionPolicy
+    from fairprune_framework.types import Plan, Scores
+
+FORMAT = "fairprune-run/1"
+RECORD, RECIPE = "run.json", "recipe.yaml"
+
+STAGES = ("read", "audit", "score", "plan", "prune", "evaluate")
+FILES: Mapping[str, tuple[str, ...]] = {
+    "read": ("contrasts.jsonl", "skipped.jsonl"),
+    "audit": ("statistics.safetensors", "statistics.json", "calibration.jsonl"),
+    "score": ("scores.safetensors",),
+    "plan": ("plan.json",),
+    "prune": ("model",),
+    "evaluate": ("evaluation.json", "evaluation_items.parquet"),
+}
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "read": (
+        "prompts",
+        "columns",
+        "bad_prompts",
+        "split",
+        "seed",
+        "model",
+        "revision",
+        "dtype",
+        "chat_template",
+        "architecture",
+    ),
+    "audit": ("micro_batch_tokens", "calibration", "calibration_documents", "calibration_tokens"),
+    "score": ("bias", "importance"),
+    "plan": ("policy", "budget", "round_to", "max_layer_share", "protected_layers", "operator", "max_perplexity_increase"),
+    "prune": ("force",),
+    "evaluate": ("generate",),
+}
+"""Stage -> the fields of the recipe that its result depends on, beside those of the stages before."""
+
+
+class Run:
+    """A run folder that is open for work, or was finished before. Made by `open_run` and by the functions of `pipeline.py`."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path | None,
+        *,
+        overwrite: bool = False,
+        model: nn.Module | None = None,
+        tokenizer: Any = None,
+        contrasts: Sequence[Contrast | Mapping[str, Any]] | None = None,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="fairprune-")
+        self.folder = folder if folder is not None else Path(cast(Any, self._temporary).name)
+        self.recipe, self.overwrite, self.notify = recipe, overwrite, notify
+        self._given_model, self._given_tokenizer, self._given_contrasts = model, tokenizer, contrasts
+        path = self.folder / RECORD
+        self.record: dict[str, Any] = provenance.read_json(path, FORMAT) if path.is_file() else {"format": FORMAT, "stages": {}}
+
+    def changed(self, options: Mapping[str, Any], overwrite: bool) -> Run:
+        """The same folder, model and prompts under a recipe with some fields changed."""
+        if not options and overwrite == self.overwrite:
+            return self
+        run = Run(
+            overlaid(self.recipe.to_yaml(), options, "the recipe") if options else self.recipe,
+            self.folder,
+            overwrite=overwrite,
+            model=self._given_model,
+            tokenizer=self._given_tokenizer,
+            contrasts=self._given_contrasts,
+            notify=self.notify,
+        )
+        run._temporary = self._temporary
+        return run
+
+    # -- what the recipe names ------------------------------------------------------------------------------------------
+
+    def label(self, kind: str) -> str:
+        """`distribution:name` of a plugin of the recipe."""
+        entry = discovery.find(kind, cast(PluginSpec, getattr(self.recipe, kind)).plugin)
+        return f"{entry.distribution}:{entry.name}"
+
+    def _plugin(self, kind: discovery.Kind) -> Any:
+        spec = cast(PluginSpec, getattr(self.recipe, kind))
+        return discovery.build(kind, spec.plugin, spec.options)
+
+    @cached_property
+    def bias(self) -> BiasScorer:
+        """The recipe's bias scorer."""
+        return cast("BiasScorer", self._plugin("bias"))
+
+    @cached_property
+    def importance(self) -> ImportanceScorer:
+        """The recipe's importance scorer."""
+        return cast("ImportanceScorer", self._plugin("importance"))
+
+    @cached_property
+    def policy(self) -> SelectionPolicy:
+        """The recipe's selection policy."""
+        return cast("SelectionPolicy", self._plugin("policy"))
+
+    @cached_property
+    def _model_and_tokenizer(self) -> tuple[nn.Module, Any]:
+        from fairprune_framework.models import load_model
+
+        if self._given_model is not None:
+            if self._given_tokenizer is None:
+                raise UserError("a model in memory needs its tokenizer: tokenizer=...")
+            return self._given_model, self._given_tokenizer
+        recipe = self.recipe
+        if recipe.model is None:
+            raise UserError("no model is named: give a hub id, a folder or 'smollm2-135m'")
+        model, tokenizer = load_model(
+            recipe.model, dtype=recipe.dtype, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
+        )
+        return model.to(self.device), tokenizer
+
+    @property
+    def device(self) -> Any:
+        """Where the model computes outside a Trainer."""
+        import torch
+
+        wanted = self.recipe.accelerator
+        if wanted in ("gpu", "cuda") or (wanted == "auto" and torch.cuda.is_available()):
+            return torch.device("cuda")
+        if wanted == "mps" or (wanted == "auto" and torch.backends.mps.is_available()):
+            return torch.device("mps")
+        return torch.device("cpu")
+
+    @property
+    def model(self) -> nn.Module:
+        """The original model, loaded when first asked for."""
+        return self._model_and_tokenizer[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+        return self._model_and_tokenizer[1]
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The adapter that knows the model, with its sites, confirmed causally."""
+        from fairprune_framework.architecture import confirm, recognise
+
+        found = recognise(self.model, self.recipe.architecture)
+        unchecked = confirm(self.model, found)
+        if unchecked:
+            self.notify(f"{len(unchecked)} sites could not be confirmed: no token reached them")
+        return found
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Fingerprint of the model; raises `RunFolderError` where the folder was made with another one."""
+        from fairprune_framework.models import fingerprint
+
+        found = fingerprint(self.model)
+        known = self.record.get("hashes", {}).get("model")
+        if known is not None and known != found and self.record["stages"]:
+            raise RunFolderError(f"{self.folder} was made with another model ({known[:12]}); this one is {found[:12]}")
+        return found
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The tokenizer as the recipe wants it used."""
+        from fairprune_framework.contrasts.alignment import Encoder
+        from fairprune_framework.models import context_length
+
+        return Encoder(self.tokenizer, chat_template=self.recipe.chat_template, limit=context_length(self.model))
+
+    @cached_property
+    def prompts(self) -> tuple[list[Contrast], list[tuple[str, str]], str]:
+        """Contrasts with their splits, what was skipped while reading, and the hash of the source."""
+        from fairprune_framework.contrasts.report import contrasts_of
+
+        source = self._given_contrasts if self._given_contrasts is not None else self.recipe.prompts
+        if source is None:
+            raise UserError("no prompt set is named: give a file, a data set or 'builtin:en' with --prompts")
+        recipe = self.recipe
+        return contrasts_of(source, columns=recipe.columns, bad=recipe.bad_prompts, split=recipe.split, seed=recipe.seed)
+
+    @cached_property
+    def aligned(self) -> tuple[list[AlignedContrast], list[tuple[str, str]]]:
+        """Contrasts under the model's tokenizer, and what was skipped there."""
+        from fairprune_framework.contrasts.alignment import align_all
+
+        return align_all(self.prompts[0], self.encoder, self.recipe.bad_prompts)
+
+    @cached_property
+    def values(self) -> dict[str, int]:
+        """category -> number of attribute values."""
+        from fairprune_framework.contrasts.alignment import vocabularies
+
+        return {category: len(found) for category, found in vocabularies(self.prompts[0]).items()}
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        """Calibration text: from the folder, from the recipe's file, or sampled and kept."""
+        from fairprune_framework.auditing import calibration
+
+        path = self.folder / "calibration.jsonl"
+        if path.is_file():
+            return calibration.Calibration.load(path)
+        recipe = self.recipe
+        if recipe.calibration is not None:
+            found = calibration.from_file(Path(recipe.calibration), self.encoder, recipe.calibration_tokens)
+        else:
+            self.notify(f"sampling {recipe.calibration_documents} calibration documents of {recipe.calibration_tokens} tokens")
+            tokens = min(recipe.calibration_tokens, self.encoder.limit or recipe.calibration_tokens)
+            found = calibration.sample(self.model, self.tokenizer, recipe.calibration_documents, tokens, recipe.seed)
+        found.save(path, self.tokenizer)
+        self.note(hashes={"calibration": found.hash})
+        return found
+
+    # -- what stages left -----------------------------------------------------------------------------------------------
+
+    @property
+    def statistics(self) -> Statistics:
+        """The result of `audit`."""
+        from fairprune_framework.auditing.sums import Statistics
+
+        return Statistics.load(self.folder)
+
+    @property
+    def scores(self) -> Scores:
+        """The result of `score`."""
+        from fairprune_framework.scoring import load_scores
+
+        return load_scores(self.folder / "scores.safetensors", self.architecture.sites, self.bias.signed)
+
+    @property
+    def plan(self) -> Plan:
+        """The result of `plan`."""
+        from fairprune_framework.types import Plan
+
+        path = self.folder / "plan.json"
+        return Plan.from_json(provenance.read_json(path), str(path))
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """The result of `evaluate`."""
+        from fairprune_framework.evaluation.evidence import Evaluation
+
+        return Evaluation.load(self.folder)
+
+    @property
+    def verdict(self) -> str | None:
+        """The word of the run, once it was judged."""
+        return self.record.get("verdict")
+
+    # -- the folder -----------------------------------------------------------------------------------------------------
+
+    def key(self, stage: str) -> str:
+        """Hash of all that the result of a stage depends on."""
+        recipe = self.recipe.to_yaml()
+        names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in FIELDS[earlier]]
+        content = {name: recipe[name] for name in names}
+        if self._given_contrasts is not None or (self.recipe.prompts is not None and Path(self.recipe.prompts).is_file()):
+            content["prompts"] = self.prompts[2]
+        if self.recipe.model is None and self._given_model is not None:
+            content["model"] = self.fingerprint
+        if self.recipe.calibration is not None:
+            content["calibration"] = provenance.file_digest(Path(self.recipe.calibration))
+        if "plan_file" in self.record:
+            content["plan"] = self.record["plan_file"]
+        return provenance.digest(content)
+
+    def done(self, stage: str) -> bool:
+        """The stage is finished with exactly these inputs.
+
+        Raises:
+            RunFolderError: it is finished with others, and `overwrite` was not given.
+        """
+        known = self.record["stages"].get(stage)
+        if known is None:
+            return False
+        if known["key"] == self.key(stage) and all((self.folder / name).exists() for name in known["files"]):
+            return True
+        if not self.overwrite:
+            old = read_yaml(self.folder / RECIPE)
+            new = self.recipe.to_yaml()
+            changed = [name for name in new if new[name] != old.get(name)]
+            what = f"other options ({', '.join(changed)})" if changed else "other inputs"
+            raise RunFolderError(
+                f"{self.folder} already holds the stage {stage!r} with {what}: give --overwrite to replace it, or another --output"
+            )
+        return False
+
+    def needs(self, stage: str) -> None:
+        """Raise `RunFolderError` unless an earlier stage is finished with these inputs."""
+        if stage not in self.record["stages"]:
+            raise RunFolderError(f"{self.folder} holds no result of the stage {stage!r}: run `fairprune {stage}` first")
+        if not self.done(stage):
+            raise RunFolderError(f"the stage {stage!r} of {self.folder} is outdated: run `fairprune {stage} --overwrite` first")
+
+    def begin(self, stage: str) -> None:
+        """Make room for a stage: its files and those of later stages go, and the recipe is written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        later = STAGES[STAGES.index(stage) :]
+        for name in (name for each in later for name in FILES[each]):
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for each in later:
+            self.record["stages"].pop(each, None)
+        if stage in ("read", "audit", "score", "plan", "prune"):
+            for name in ("verdict", "verdict_because", "abstained", "guard", "removal", "parameters_after"):
+                self.record.pop(name, None)
+        self.save()
+
+    def finish(self, stage: str, seconds: float, files: Sequence[str]) -> None:
+        """Write down that a stage is done."""
+        self.record["stages"][stage] = {"key": self.key(stage), "files": list(files)}
+        self.record.setdefault("seconds", {})[stage] = round(seconds, 3)
+        self.save()
+        self.notify(f"{stage}: {seconds:.1f} s")
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the record; mappings are merged."""
+        for name, value in facts.items():
+            if isinstance(value, Mapping) and isinstance(self.record.get(name), dict):
+                self.record[name] |= value
+            else:
+                self.record[name] = value
+
+    def save(self) -> None:
+        """Write `run.json` and `recipe.yaml`, each atomically."""
+        import yaml
+
+        plugins = {}
+        for kind in PLUGIN_KINDS:
+            if getattr(self.recipe, kind) is not None:
+                entry = discovery.find(kind, getattr(self.recipe, kind).plugin)
+                plugins[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
+        self.note(versions=provenance.versions(), plugins=plugins, seeds={"run": self.recipe.seed})
+        provenance.write_text(self.folder / RECIPE, yaml.safe_dump(self.recipe.to_yaml(), sort_keys=False, allow_unicode=True))
+        provenance.write_json(self.folder / RECORD, self.record)
+
+
+def open_run(
+    output: str | Path | None,
+    options: Mapping[str, Any],
+    *,
+    recipe: Recipe | str | None = None,
+    overwrite: bool = False,
+    fresh: bool = False,
+    model: Any = None,
+    tokenizer: Any = None,
+    prompts: Any = None,
+    notify: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Open a run folder, new or existing; nothing is written yet.
+
+    Args:
+        output: the folder; None: a temporary one that lives as long as the `Run`.
+        options: fields of the recipe, as on the command line. In an existing folder they are laid over its `recipe.yaml`.
+        recipe: a `Recipe`, or the name or file of one, for a new folder.
+        fresh: do not start from the `recipe.yaml` of an existing folder.
+        model: a name, or a model in memory with its `tokenizer`.
+        prompts: a name or file, or contrasts in memory.
+
+    Raises:
+        RunFolderError: the folder holds something that is no run, or a run with another recipe that was named.
+        UserError: as the recipe's own checks.
+    """
+    folder = None if output is None else Path(output)
+    words = dict(options)
+    in_memory_model = model if model is not None and not isinstance(model, (str, Path)) else None
+    in_memory_prompts = prompts if prompts is not None and not isinstance(prompts, (str, Path)) else None
+    if isinstance(model, (str, Path)):
+        words["model"] = str(model)
+    if isinstance(prompts, (str, Path)):
+        words["prompts"] = str(prompts)
+    existing = folder is not None and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
+    if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
+        raise RunFolderError(f"{folder} exists and is no run folder (it holds no {RECORD}): choose another --output")
+    if isinstance(recipe, Recipe):
+        resolved = overlaid(recipe.resolved().to_yaml(), words, "the recipe") if words else recipe.resolved()
+    elif existing and folder is not None and recipe is None and not fresh:
+        resolved = overlaid(read_yaml(folder / RECIPE), words, f"{folder / RECIPE}").resolved()
+    else:
+        resolved = layered(recipe, words).resolved()
+    return Run(
+        resolved,
+        folder,
+        overwrite=overwrite,
+        model=in_memory_model,
+        tokenizer=tokenizer,
+        contrasts=in_memory_prompts,
+        notify=notify,
+    )

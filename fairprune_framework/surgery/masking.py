@@ -1,0 +1,69 @@
+"""Applying a plan without changing a weight: its units are masked at the neuron tap, as long as the context lasts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.errors import UserError
+from fairprune_framework.types import Plan, Site, Tap
+
+
+@contextmanager
+def masked(
+    model: nn.Module, architecture: Architecture, units: Mapping[str, Sequence[int]], factor: float = 0.0
+) -> Iterator[None]:
+    """Multiply the activations of units (site -> indices) by `factor` during every forward inside the context."""
+    columns: dict[str, Tensor] = {}
+    for name, chosen in units.items():
+        if len(chosen):
+            site = architecture.sites[name]
+            index = torch.as_tensor(chosen, dtype=torch.long).unsqueeze(-1) * site.unit_width + torch.arange(site.unit_width)
+            columns[name] = index.reshape(-1)
+
+    def mask(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> Tensor | None:
+        if tap != "neuron" or site.name not in columns:
+            return None
+        chosen = columns[site.name] = columns[site.name].to(values.device)
+        if factor == 0.0:
+            return values.index_fill(1, chosen, 0)
+        scale = torch.ones(values.shape[1], dtype=values.dtype, device=values.device)
+        return values * scale.index_fill(0, chosen, factor)
+
+    sites = [architecture.sites[name] for name in columns]
+    with architecture.adapter.tap(model, sites, frozenset({"neuron"}), mask):
+        yield
+
+
+@contextmanager
+def applied(plan: Plan, model: nn.Module, architecture: Architecture | None = None) -> Iterator[nn.Module]:
+    """`with fp.applied(plan, model):` - the model answers as if the plan were carried out; nothing of it is changed.
+
+    Raises:
+        UserError: the plan was made for another model.
+    """
+    architecture = architecture or recognise(model)
+    check_plan(plan, model, architecture)
+    with masked(model, architecture, plan.sites, plan.factor or 0.0):
+        yield model
+
+
+def check_plan(plan: Plan, model: nn.Module, architecture: Architecture) -> None:
+    """Raise `UserError` unless the plan was made for this model and names units that it has."""
+    from fairprune_framework.models import fingerprint
+
+    found = fingerprint(model)
+    if plan.fingerprint != found:
+        raise UserError(
+            f"the plan is for another model: made for {plan.model} ({plan.fingerprint[:12]}), this one is {found[:12]}"
+        )
+    for name, units in plan.sites.items():
+        site = architecture.sites.get(name)
+        if site is None:
+            raise UserError(f"the plan names the site {name!r}, which the model does not have")
+        if units and units[-1] >= site.units:
+            raise UserError(f"the plan names unit {units[-1]} of {name}, which has {site.units}")

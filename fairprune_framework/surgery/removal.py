@@ -1,0 +1,225 @@
+"""Carrying a plan out: cut or zero in place, save, reload, compare with the masked original, put everything back.
+
+A width group is stored as wide as its least-cut site allows, rounded up to the budget's multiple; planned units beyond that
+are stored as zeros. The model in memory is as before when `carry_out` returns, and also when it raises.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.architecture import Architecture
+from fairprune_framework.errors import UserError, VerificationFailed
+from fairprune_framework.models import parameter_count
+from fairprune_framework.surgery.masking import check_plan, masked
+from fairprune_framework.surgery.slices import cut, set_parameter, zero_
+from fairprune_framework.types import Plan, Site, Slice
+
+MAX_DIFFERENCE = 1e-3
+MAX_KL = 1e-6
+"""Between removed and masked, in float32 (measured: 8e-5 on logits, since matrix shapes change)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """What was done, as `run.json` tells it."""
+
+    operator: str
+    units: int
+    cut: int
+    """Units that are gone from the tensors."""
+    padded: int
+    """Planned units that are stored as zeros."""
+    widths: Mapping[str, tuple[int, int]]
+    """Width group -> (before, after)."""
+    parameters_before: int
+    parameters_after: int
+    parameters_effective: int
+    """Without those of units stored as zeros."""
+    max_difference: float
+    """Largest difference of logits between the removed and the masked model, float32."""
+    kl: float
+    note: str | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON form."""
+        return asdict(self)
+
+
+@contextmanager
+def in_float32(model: nn.Module) -> Iterator[None]:
+    """Compute in float32 for a while; bfloat16 and float16 weights come back bit by bit."""
+    with ExitStack() as stack:
+        for parameter in model.parameters():
+            if parameter.dtype in (torch.bfloat16, torch.float16):
+                dtype = parameter.dtype
+                parameter.data = parameter.data.float()
+                stack.callback(_to_dtype, parameter, dtype)
+        yield
+
+
+def _to_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> None:
+    parameter.data = parameter.data.to(dtype)
+
+
+def stored_widths(plan: Plan, sites: Mapping[str, Site], round_to: int) -> dict[tuple[str, int], int]:
+    """(width group, width) -> stored width: the least-cut site decides, rounded up; `zero` keeps every width."""
+    widths: dict[tuple[str, int], int] = {}
+    for name, site in sites.items():
+        gone = len(plan.sites.get(name, ())) if plan.operator == "remove" else 0
+        kept = site.units - gone
+        group = (site.width_group, site.units)
+        widths[group] = max(widths.get(group, 0), kept)
+    return {group: min(-(-width // round_to) * round_to, group[1]) for group, width in widths.items()}
+
+
+@contextmanager
+def removed(model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int]) -> Iterator[None]:
+    """The model with the plan carried out in its weights and config; everything is put back afterwards, bit by bit."""
+    config: Any = model.config
+    config = config.get_text_config()
+    with ExitStack() as stack:
+        pieces: dict[str, list[tuple[Slice, Tensor]]] = {}
+        zeros: dict[str, list[tuple[Site, Tensor]]] = {}
+        for name, site in sites.items():
+            planned = torch.tensor(plan.sites.get(name, ()), dtype=torch.long)
+            gone = site.units - widths[(site.width_group, site.units)]
+            for piece in site.slices:
+                if gone:
+                    pieces.setdefault(piece.parameter, []).append((piece, planned[:gone]))
+                if len(planned) > gone:
+                    zeros.setdefault(piece.parameter, []).append((site, planned[gone:]))
+        for parameter in sorted({*pieces, *zeros}):
+            value = (
+                model.get_parameter(parameter).detach().clone()
+                if parameter in zeros
+                else model.get_parameter(parameter).detach()
+            )
+            for site, units in zeros.get(parameter, []):
+                only = [piece for piece in site.slices if piece.parameter == parameter]
+                zero_({parameter: value}, _narrowed(site, only), units)
+            if parameter in pieces:
+                value = cut(value, pieces[parameter])
+            stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, value))
+        for site in sites.values():
+            for field, times in site.config_fields.items():
+                width = widths[(site.width_group, site.units)] * times
+                if width != getattr(config, field):
+                    stack.callback(setattr, config, field, getattr(config, field))
+                    setattr(config, field, width)
+        yield
+
+
+def _narrowed(site: Site, pieces: list[Slice]) -> Site:
+    from dataclasses import replace
+
+    return replace(site, slices=tuple(pieces))
+
+
+@torch.no_grad()
+def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
+    """Logits (B, T, vocab) float32 of unpadded token ids, on the CPU."""
+    device = next(model.parameters()).device
+    return model(input_ids=ids.to(device), use_cache=False).logits.float().cpu()  # type: ignore[no-any-return]
+
+
+def carry_out(
+    model: nn.Module,
+    tokenizer: Any,
+    plan: Plan,
+    architecture: Architecture,
+    target: Path,
+    *,
+    probe_ids: Tensor,
+    round_to: int = 1,
+    reload: Callable[[Path], nn.Module],
+) -> Removal:
+    """Save the model without the plan's units to `target` and prove that it is what it should be.
+
+    Args:
+        target: folder that must not exist; it appears only when everything held.
+        probe_ids: (B, T) token ids on which logits are compared.
+        reload: loads a folder in float32, by plain `from_pretrained`.
+
+    Raises:
+        UserError: a plan for another model, or a model that cannot be cut.
+        VerificationFailed: the removed model differs from the masked one, or the reloaded from the removed.
+    """
+    check_plan(plan, model, architecture)
+    for name in plan.sites:
+        if plan.sites[name] and (why := architecture.sites[name].surgery):
+            raise UserError(f"{name} cannot be cut: {why}")
+    widths = stored_widths(plan, architecture.sites, round_to)
+    before = parameter_count(model)
+    with in_float32(model), masked(model, architecture, plan.sites):
+        expected = logits_of(model, probe_ids)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        with removed(model, plan, architecture.sites, widths):
+            after = parameter_count(model)
+            model.save_pretrained(temporary)  # type: ignore[operator]
+            tokenizer.save_pretrained(temporary)
+            with in_float32(model):
+                cut_logits = logits_of(model, probe_ids)
+        difference, kl = _compare(cut_logits, expected)
+        if not (difference <= MAX_DIFFERENCE and kl <= MAX_KL):
+            raise VerificationFailed(
+                f"the removed model differs from the masked one: logits by {difference:.2e} (at most {MAX_DIFFERENCE:g}), "
+                f"KL {kl:.2e} (at most {MAX_KL:g}). Nothing was kept."
+            )
+        again = reload(temporary)
+        if not torch.equal(logits_of(again, probe_ids), cut_logits):
+            raise VerificationFailed("the reloaded model does not answer as the removed one. Nothing was kept.")
+        del again
+        gc.collect()
+        temporary.chmod(0o755)
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return _report(plan, architecture.sites, widths, before, after, difference, kl)
+
+
+def _compare(found: Tensor, expected: Tensor) -> tuple[float, float]:
+    log_p, log_q = (torch.log_softmax(logits.double(), -1) for logits in (expected, found))
+    kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+    return (found - expected).abs().max().item(), kl.item()
+
+
+def _report(
+    plan: Plan,
+    sites: Mapping[str, Site],
+    widths: Mapping[tuple[str, int], int],
+    before: int,
+    after: int,
+    difference: float,
+    kl: float,
+) -> Removal:
+    gone = sum(site.units - widths[(site.width_group, site.units)] for site in sites.values())
+    padded = plan.count - gone
+    note = "zeroed, not smaller" if gone == 0 and plan.count else None
+    per_unit = (before - after) / gone if gone else None
+    effective = after - round(padded * per_unit) if per_unit else after
+    return Removal(
+        operator=plan.operator,
+        units=plan.count,
+        cut=gone,
+        padded=padded,
+        widths={f"{group}": (width, stored) for (group, width), stored in widths.items()},
+        parameters_before=before,
+        parameters_after=after,
+        parameters_effective=effective,
+        max_difference=difference,
+        kl=kl,
+        note=note,
+    )

@@ -1,0 +1,243 @@
+"""The nouns that stages hand to each other: sites and slices, scores, budgets, choices, plans.
+
+Nothing here imports torch at run time, so that the command line can read budgets and plans at once.
+Shape letters, here and everywhere: C contrasts, V variants, T tokens, S aligned slots, N units of a site, K columns of a
+tap, H hidden, R rows of a statistic, L layers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from fairprune_framework.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Tap = Literal["layer_input", "attention", "mlp_input", "gate", "up", "neuron", "down", "mlp", "layer", "norm"]
+"""Where an activation is read. `gate`, `up` (before the nonlinearity) and `neuron` (input of the output projection) have
+`site.units * site.unit_width` columns; the others have H. `down` is the output of the output projection."""
+
+Role = Literal["gate", "up", "out", "gate_bias", "up_bias", "out_bias", "inner_norm"]
+Operator = Literal["remove", "zero"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slice:
+    """Where the units of a site live in one parameter: unit i is `[start + i*step : start + i*step + width]` on `axis`.
+
+    The core alone views, zeroes, cuts, scales and restores through slices. Example: `up` of a fused projection of shape
+    (2N, H) is `Slice(parameter=..., role="up", axis=0, start=N)`; expert 3 of a (E, 2I, H) parameter adds `lead=(3,)` and
+    has `axis=1`, since axes are counted in the whole parameter.
+    """
+
+    parameter: str
+    role: Role
+    axis: int
+    start: int = 0
+    step: int = 1
+    width: int = 1
+    lead: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """One prunable neuron bank: an MLP block of a layer, or one expert of it."""
+
+    name: str
+    """Module path, `model.layers.0.mlp`, or with the expert, `model.layers.0.mlp.experts.3`."""
+    kind: Literal["mlp", "expert", "heads"] = "mlp"
+    layer: int
+    units: int
+    unit_width: int = 1
+    slices: tuple[Slice, ...]
+    config_fields: Mapping[str, int]
+    """Config fields that hold the width, with the factor: `{"intermediate_size": 1}`."""
+    width_group: str
+    """Sites that the file format stores equally wide. A group is stored as wide as its least-cut site; units that were
+    planned beyond that are stored as zeros."""
+    taps: frozenset[Tap]
+    local: slice | None = None
+    """Tensor parallel: the units that this rank sees."""
+    surgery: str | None = None
+    """Why this site cannot be cut ("4-bit weights: load in bf16"); None: it can."""
+
+
+_BUDGET = re.compile(r"^(?P<count>\d+)(?:n|(?P<layer>/layer))$")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How much may be removed: `0.002`, a fraction of all units; `256n`, a count in all; `16/layer`, a count per layer.
+
+    `round_to` makes stored widths multiples of a hardware number: what is planned beyond that is stored as zeros.
+    """
+
+    amount: float
+    unit: Literal["fraction", "total", "per-layer"] = "fraction"
+    round_to: int = 1
+    max_layer_share: float = 1.0
+    protected_layers: frozenset[int] = frozenset()
+
+    def __post_init__(self) -> None:
+        if self.unit == "fraction" and not 0 < self.amount < 1:
+            raise UserError(
+                f"The 'amount' of Budget, a fraction, must be in (0, 1). Got {self.amount:g} instead. "
+                "Counts are written '256n' (in all) or '16/layer'."
+            )
+        if self.unit != "fraction" and (self.amount < 1 or self.amount != int(self.amount)):
+            raise UserError(
+                f"The 'amount' of Budget, a count, must be a whole number of at least 1. Got {self.amount:g} instead."
+            )
+        if self.round_to < 1:
+            raise UserError(f"The 'round_to' of Budget must be at least 1. Got {self.round_to} instead.")
+        if not 0 < self.max_layer_share <= 1:
+            raise UserError(f"The 'max_layer_share' of Budget must be in (0, 1]. Got {self.max_layer_share:g} instead.")
+
+    @classmethod
+    def parse(cls, text: str | float, **rest: Any) -> Budget:
+        """Read the command line's form.
+
+        >>> Budget.parse("16/layer").unit
+        'per-layer'
+
+        Raises:
+            UserError: the text is none of the three forms, or out of range.
+        """
+        if (match := _BUDGET.match(str(text).strip())) is not None:
+            return cls(amount=int(match["count"]), unit="per-layer" if match["layer"] else "total", **rest)
+        try:
+            amount = float(text)
+        except ValueError:
+            raise UserError(
+                f"The budget must be a fraction in (0, 1), a count such as '256n', or '16/layer'. Got {text!r} instead."
+            ) from None
+        return cls(amount=amount, **rest)
+
+    def __str__(self) -> str:
+        """The form that `parse` reads."""
+        if self.unit == "fraction":
+            return f"{self.amount:g}"
+        return f"{self.amount:.0f}n" if self.unit == "total" else f"{self.amount:.0f}/layer"
+
+    def units(self, sites: Mapping[str, Site]) -> int:
+        """The most units that may go from all sites together; fractions are rounded down."""
+        if self.unit == "total":
+            return int(self.amount)
+        if self.unit == "per-layer":
+            return int(self.amount) * len({site.layer for site in sites.values()})
+        return int(self.amount * sum(site.units for site in sites.values()) + 1e-9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What the two scorers said. Every tensor is (N,) float64, on the CPU; higher = more biased, more important."""
+
+    sites: Mapping[str, Site]
+    bias: Mapping[str, Tensor]
+    """Macro average over the categories."""
+    importance: Mapping[str, Tensor]
+    by_category: Mapping[str, Mapping[str, Tensor]]
+    """category -> site -> bias."""
+    observed: Mapping[str, Tensor]
+    """site -> (N,) bool: seen at least once in the contrasts. Units never observed are never planned."""
+    signed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a policy wants to take out; the core trims it to the budget."""
+
+    units: Mapping[str, Tensor]
+    """site -> indices (n,) int64, most removable first."""
+    order: Mapping[str, Tensor] = field(default_factory=dict)
+    """site -> (n,) float, parallel to `units`: how removable, comparable over sites. Where the choice exceeds a budget for
+    all sites together, the core drops the lowest first; without it, it drops the same share from the tail of each site."""
+    factor: float | None = None
+    categories: Mapping[str, Tensor] = field(default_factory=dict)
+    """site -> bit mask over categories, parallel to `units` (partial restore)."""
+    reason: str | None = None
+    """Why nothing was chosen, or less than asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a probe saw on `select` with the units of a choice masked."""
+
+    divergence: float
+    cost: float
+    retention: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The units chosen, per site, with an operator. Stored as `plan.json`."""
+
+    model: str
+    fingerprint: str
+    operator: Operator
+    sites: Mapping[str, tuple[int, ...]]
+    requested: Mapping[str, Any]
+    achieved: Mapping[str, Any]
+    factor: float | None = None
+    categories: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    abstained: bool = False
+    reason: str | None = None
+
+    FORMAT = "fairprune-plan/1"
+
+    @property
+    def count(self) -> int:
+        """Units planned in all."""
+        return sum(len(units) for units in self.sites.values())
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `plan.json`."""
+        return {
+            "format": self.FORMAT,
+            "model": {"name": self.model, "fingerprint": self.fingerprint},
+            "operator": self.operator,
+            "factor": self.factor,
+            "sites": {site: list(units) for site, units in self.sites.items()},
+            "categories": {site: list(bits) for site, bits in self.categories.items()},
+            "requested": dict(self.requested),
+            "achieved": dict(self.achieved),
+            "abstained": self.abstained,
+            "reason": self.reason,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str = "plan.json") -> Plan:
+        """Read `plan.json`.
+
+        Raises:
+            UserError: not a plan, another format, or units that are no sorted distinct indices.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != cls.FORMAT:
+            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+            raise UserError(f"{where} is no plan: its format must be {cls.FORMAT!r}. Got {found!r} instead.")
+        try:
+            sites = {str(site): tuple(int(unit) for unit in units) for site, units in data["sites"].items()}
+            plan = cls(
+                model=str(data["model"]["name"]),
+                fingerprint=str(data["model"]["fingerprint"]),
+                operator=data["operator"],
+                factor=data.get("factor"),
+                sites=sites,
+                categories={site: tuple(bits) for site, bits in (data.get("categories") or {}).items()},
+                requested=data.get("requested") or {},
+                achieved=data.get("achieved") or {},
+                abstained=bool(data.get("abstained", False)),
+                reason=data.get("reason"),
+            )
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            raise UserError(f"{where} is no complete plan: {type(error).__name__}: {error}.") from error
+        if plan.operator not in ("remove", "zero"):
+            raise UserError(f"The 'operator' of {where} must be 'remove' or 'zero'. Got {plan.operator!r} instead.")
+        for site, units in sites.items():
+            if list(units) != sorted(set(units)) or any(unit < 0 for unit in units):
+                raise UserError(f"The units of site {site!r} in {where} must be sorted, distinct and not negative.")
+        return plan

@@ -1,0 +1,100 @@
+"""Gated MLPs whose gate and up projections are the halves of one Linear: Phi-3, GLM, GLM-4.
+
+`gate_up_proj` is (2N, H): rows 0..N-1 are the gate, N..2N-1 the up projection. Source: `Phi3MLP` of transformers 5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from torch import nn
+
+from fairprune_framework.api import (
+    ArchitectureAdapter,
+    Handler,
+    Site,
+    Slice,
+    Tap,
+    TapPoint,
+    UnsupportedArchitecture,
+    layer_index,
+    layer_points,
+    tapped,
+)
+
+FUSED, OUT = "gate_up_proj", "down_proj"
+TAPS: frozenset[Tap] = frozenset(
+    {"layer_input", "layer", "attention", "norm", "mlp_input", "mlp", "gate", "up", "neuron", "down"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedGlu(ArchitectureAdapter):
+    """One site per MLP with a fused gate-and-up Linear."""
+
+    def sites(self, model: nn.Module) -> Sequence[Site]:
+        """See `ArchitectureAdapter.sites`."""
+        found: list[Site] = []
+        config = getattr(model, "config", None)
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        width = getattr(text, "intermediate_size", None)
+        for name, module in model.named_modules():
+            fused, out, layer = getattr(module, FUSED, None), getattr(module, OUT, None), layer_index(name)
+            if not (isinstance(fused, nn.Linear) and isinstance(out, nn.Linear)) or layer is None:
+                continue
+            units = out.in_features
+            if fused.out_features != 2 * units:
+                continue
+            slices = [
+                Slice(parameter=f"{name}.{FUSED}.weight", role="gate", axis=0),
+                Slice(parameter=f"{name}.{FUSED}.weight", role="up", axis=0, start=units),
+                Slice(parameter=f"{name}.{OUT}.weight", role="out", axis=1),
+            ]
+            if fused.bias is not None:
+                slices.append(Slice(parameter=f"{name}.{FUSED}.bias", role="gate_bias", axis=0))
+                slices.append(Slice(parameter=f"{name}.{FUSED}.bias", role="up_bias", axis=0, start=units))
+            surgery = None
+            if tuple(out.weight.shape) != (out.out_features, units):
+                surgery = f"{name}.{OUT} holds packed weights ({type(out).__name__}): load the model in bfloat16"
+            elif width != units:
+                surgery = f"the config says intermediate_size={width}, but {name} has {units} neurons"
+            found.append(
+                Site(
+                    name=name,
+                    layer=layer,
+                    units=units,
+                    slices=tuple(slices),
+                    config_fields={"intermediate_size": 1},
+                    width_group="intermediate_size",
+                    taps=TAPS,
+                    surgery=surgery,
+                )
+            )
+        if not found:
+            raise UnsupportedArchitecture(f"looked for Linears {FUSED} (2N, H) and {OUT} (H, N) in one module, found none")
+        return found
+
+    def tap(
+        self, model: nn.Module, sites: Sequence[Site], taps: frozenset[Tap], handler: Handler
+    ) -> AbstractContextManager[None]:
+        """See `ArchitectureAdapter.tap`."""
+        points: list[TapPoint] = []
+        seen: set[int] = set()
+        for site in sites:
+            out = model.get_submodule(f"{site.name}.{OUT}")
+            assert isinstance(out, nn.Linear)
+            width, fused = out.in_features, f"{site.name}.{FUSED}"
+            points += [
+                TapPoint(site=site, tap="mlp_input", module=site.name, at="input"),
+                TapPoint(site=site, tap="mlp", module=site.name, at="output"),
+                TapPoint(site=site, tap="gate", module=fused, at="output", start=0, stop=width),
+                TapPoint(site=site, tap="up", module=fused, at="output", start=width, stop=2 * width),
+                TapPoint(site=site, tap="neuron", module=f"{site.name}.{OUT}", at="input"),
+                TapPoint(site=site, tap="down", module=f"{site.name}.{OUT}", at="output"),
+            ]
+            if site.layer not in seen:
+                seen.add(site.layer)
+                points += layer_points(model, site)
+        return tapped(model, points, taps, handler)

@@ -1,0 +1,1 @@
+"""Recipes that ship with fairprune_framework: `<name>.yaml` files, read without importing this package."""

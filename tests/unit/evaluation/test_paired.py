@@ -1,0 +1,227 @@
+"""The paired bootstrap against hand-computed means, brute-force jackknives, scipy, invariances and simulated coverage."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fairprune_framework.evaluation.paired import (
+    MIN_CLUSTERS,
+    PairedChange,
+    minimum_detectable_change,
+    paired_change,
+)
+
+
+def sample(n: int = 12, *, seed: int = 0, contrasts: int = 3, categories: int = 3, factor: float = 0.7):
+    """Lognormal values, as (before, after, categories, clusters)."""
+    rng = np.random.default_rng(seed)
+    before = np.exp(rng.standard_normal((n, 1)) + 0.4 * rng.standard_normal((n, contrasts)))
+    after = factor * before * np.exp(0.4 * rng.standard_normal((n, 1)))
+    labels = [f"C{i % categories}" for i in range(n) for _ in range(contrasts)]
+    templates = [f"T{i}" for i in range(n) for _ in range(contrasts)]
+    return before.ravel(), after.ravel(), labels, templates
+
+
+def bounds(result: PairedChange) -> tuple[float, float, float]:
+    assert result.ci_low is not None
+    assert result.ci_high is not None
+    assert result.p_value is not None
+    return result.ci_low, result.ci_high, result.p_value
+
+
+def test_macro_means_by_hand():
+    # age: T1 = mean(1, 3) = 2, T2 = 6, mean 4; race: T1 = 10 (another cluster than age's T1). Macro: 7, not 5, not 6.
+    # after: age T1 = 1, T2 = 3, mean 2; race 5; macro 3.5.
+    found = paired_change([1.0, 3.0, 6.0, 10.0], [0.5, 1.5, 3.0, 5.0], ["age", "age", "age", "race"], ["T1", "T1", "T2", "T1"])
+    assert (found.before, found.after, found.difference, found.change) == (7.0, 3.5, -3.5, -0.5)
+    assert (found.n, found.clusters) == (4, 3)
+
+
+def test_standard_error_is_the_brute_force_jackknife():
+    before, after, labels, templates = sample(11, contrasts=1, categories=3)
+    count = {c: labels.count(c) for c in labels}
+    weight = np.array([1 / (len(count) * count[c]) for c in labels])
+    wb, wa = weight * before, weight * after
+    left_out = (wa.sum() - wa) / (wb.sum() - wb)
+    expected = math.sqrt(10 / 11 * ((left_out - wa.sum() / wb.sum()) ** 2).sum())
+    assert paired_change(before, after, labels, templates).standard_error == pytest.approx(expected, rel=1e-12)
+
+
+def test_constant_before_gives_the_classical_error_of_a_mean():
+    after = np.random.default_rng(3).uniform(0.2, 0.8, 20)
+    found = paired_change(np.full(20, 2.0), after, ["c"] * 20, range(20))
+    assert found.change == pytest.approx(after.mean() / 2 - 1)
+    assert found.standard_error == pytest.approx(stats.sem(after) / 2, rel=1e-12)
+
+
+def test_agrees_with_scipy_where_both_are_asymptotic():
+    before, after, labels, templates = sample(400, contrasts=1, categories=1, seed=5)
+    found = paired_change(before, after, labels, templates, seed=1)
+    low, high, _ = bounds(found)
+
+    def ratio(b, a, axis):
+        return a.mean(axis) / b.mean(axis) - 1
+
+    theirs = stats.bootstrap(
+        (before, after), ratio, paired=True, vectorized=True, n_resamples=4000, rng=np.random.default_rng(2)
+    )
+    assert found.standard_error == pytest.approx(theirs.standard_error, rel=0.1)
+    assert low == pytest.approx(theirs.confidence_interval.low, abs=0.4 * theirs.standard_error)
+    assert high == pytest.approx(theirs.confidence_interval.high, abs=0.4 * theirs.standard_error)
+
+
+def test_order_of_rows_does_not_matter_to_the_last_bit():
+    columns = sample(15)
+    order = np.random.default_rng(4).permutation(len(columns[0]))
+    shuffled = [[column[i] for i in order] for column in columns]
+    assert paired_change(*shuffled, seed=7) == paired_change(*columns, seed=7)
+
+
+def test_seed_decides():
+    columns = sample()
+    assert paired_change(*columns, seed=1) == paired_change(*columns, seed=1)
+    assert paired_change(*columns, seed=1) != paired_change(*columns, seed=2)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 3.0, 1e6])
+def test_the_unit_does_not_matter(factor):
+    before, after, *labels = sample()
+    found, scaled = paired_change(before, after, *labels), paired_change(factor * before, factor * after, *labels)
+    assert scaled.change == pytest.approx(found.change)
+    assert bounds(scaled) == pytest.approx(bounds(found))
+    assert scaled.difference == pytest.approx(factor * found.difference)
+
+
+def test_ideal_is_a_shift_and_its_side_does_not_matter():
+    before, after, *labels = sample()
+    plain = paired_change(before, after, *labels)
+    above = paired_change(before + 0.5, after + 0.5, *labels, ideal=0.5)
+    below = paired_change(0.5 - before, 0.5 - after, *labels, ideal=0.5)
+    crossed = paired_change(0.5 + before, 0.5 - after, *labels, ideal=0.5)
+    for other in (above, below, crossed):
+        assert other.change == pytest.approx(plain.change)
+        assert bounds(other) == pytest.approx(bounds(plain), rel=1e-6)
+    assert below.difference == pytest.approx(-plain.difference)
+
+
+def test_before_and_after_exchanged_mirror_the_p_value():
+    # log(A / B) changes sign alone when the two are exchanged; only the error's leverage knows which is which.
+    before, after, *labels = sample(30, factor=0.9)
+    there, back = paired_change(before, after, *labels), paired_change(after, before, *labels)
+    assert there.p_value == pytest.approx(back.p_value, abs=0.05)
+
+
+def test_identical_inputs_change_nothing_at_all():
+    before, _, *labels = sample()
+    found = paired_change(before, before.copy(), *labels)
+    assert (found.difference, found.change, found.standard_error) == (0.0, 0.0, 0.0)
+    assert bounds(found) == (0.0, 0.0, 1.0)
+
+
+def test_the_same_factor_everywhere_leaves_no_width():
+    before, _, *labels = sample()
+    found = paired_change(before, 0.3 * before, *labels, resamples=999)
+    assert bounds(found) == pytest.approx((-0.7, -0.7, 0.001))
+
+
+def test_resamples_without_variation_are_survived():
+    # One changed cluster of ten: a third of the resamples never draw it, and their own standard error is 0.
+    before, after = np.linspace(1, 2, 10), np.linspace(1, 2, 10)
+    after[4] *= 0.5
+    low, high, p = bounds(paired_change(before, after, ["c"] * 10, range(10)))
+    assert low < -0.05 < 0 < high
+    assert p > 0.05
+
+
+@pytest.mark.parametrize("n", [1, 2, MIN_CLUSTERS - 1, MIN_CLUSTERS])
+def test_few_clusters_give_no_interval(n):
+    found = paired_change(*sample(n, categories=1))
+    assert found.change is not None
+    assert [value is None for value in (found.ci_low, found.ci_high, found.p_value)] == [n < MIN_CLUSTERS] * 3
+    assert (found.standard_error is None) == (n == 1)
+
+
+def test_no_relative_change_from_the_ideal():
+    found = paired_change(np.zeros(8), np.ones(8), ["c"] * 8, range(8))
+    assert (found.difference, found.change, found.ci_low, found.p_value, found.standard_error) == (1.0, None, None, None, None)
+    assert minimum_detectable_change(found) is None
+
+
+def test_before_that_cannot_be_told_from_the_ideal_gives_no_interval():
+    before = np.zeros(10)
+    before[0] = 1.0  # a third of the resamples have no base at all
+    found = paired_change(before, np.ones(10), ["c"] * 10, range(10))
+    assert found.change == pytest.approx(9.0)
+    assert (found.ci_low, found.ci_high, found.p_value) == (None, None, None)
+
+
+def test_after_at_the_ideal_falls_back_to_the_plain_ratio():
+    before, after, *labels = sample(12, contrasts=1)
+    after[3:] = 0.0  # most resamples still hold a positive value, some hold none: no logarithm
+    low, high, p = bounds(paired_change(before, after, *labels))
+    assert -1 <= low < high < 0
+    assert p < 0.05
+
+
+@pytest.mark.parametrize("factor", [0.6, 0.8, 0.85, 0.9, 1.0, 1.3])
+def test_interval_and_p_value_agree(factor):
+    for seed in range(20):
+        low, high, p = bounds(paired_change(*sample(10, seed=seed, factor=factor), resamples=499, seed=seed))
+        assert (p <= 0.05) == (not low <= 0 <= high)
+
+
+@pytest.mark.parametrize("n", [10, 20, 40])
+def test_coverage(n):
+    """400 simulations: the binomial error of 95 % is 1.1 points; the bound of 4 points is 3.7 of them."""
+    rng = np.random.default_rng(n)
+    simulations, truth = 400, 0.8 * math.exp(0.3**2 / 2) - 1
+    before = np.exp(0.8 * rng.standard_normal((simulations, n)))
+    after = 0.8 * before * np.exp(0.3 * rng.standard_normal((simulations, n)))
+    labels = [f"C{i % 4}" for i in range(n)]
+    hits = 0
+    for i in range(simulations):
+        low, high, _ = bounds(paired_change(before[i], after[i], labels, range(n), resamples=399, seed=i))
+        hits += low <= truth <= high
+    assert hits / simulations == pytest.approx(0.95, abs=0.04)
+
+
+def test_minimum_detectable_change_is_2_8_standard_errors():
+    found = paired_change(*sample())
+    assert found.standard_error is not None
+    assert minimum_detectable_change(found) == pytest.approx(2.8 * found.standard_error)
+
+
+def test_the_result_is_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        paired_change(*sample()).n = 3
+
+
+def test_blocks_of_resamples_change_nothing(monkeypatch):
+    columns = sample()
+    whole = paired_change(*columns)
+    monkeypatch.setattr("fairprune_framework.evaluation.paired._BLOCK", 12 * 7)
+    assert bounds(paired_change(*columns)) == pytest.approx(bounds(whole), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"after": [1.0, 2.0]}, r"one entry per contrast.*'before': 3, 'after': 2"),
+        ({"clusters": ["T"]}, r"'clusters': 1"),
+        ({"before": [], "after": [], "categories": [], "clusters": []}, r"at least one"),
+        ({"before": [[1.0, 2.0, 3.0]]}, r"'before'.*Got shape \(1, 3\)"),
+        ({"before": [1.0, math.nan, 3.0]}, r"'before'.*finite. Got nan at index 1 \(1 of 3 values\)"),
+        ({"after": [1.0, 2.0, math.inf]}, r"'after'.*finite. Got inf at index 2"),
+        ({"resamples": 10}, r"resamples=10"),
+        ({"level": 1.0}, r"level=1.0"),
+    ],
+)
+def test_misuse(change, message):
+    arguments = {"before": [1.0, 2.0, 3.0], "after": [1.0, 2.0, 3.0], "categories": ["c"] * 3, "clusters": ["a", "b", "c"]}
+    with pytest.raises(ValueError, match=message):
+        paired_change(**(arguments | change))
