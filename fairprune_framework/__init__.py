@@ -21,7 +21,7 @@ _EXPORTS = {
     "Contrast": "contrasts.schema",
     "Variant": "contrasts.schema",
     "Recipe": "recipe",
-    "Run": "run",
+    "Run": "session",
     "applied": "surgery.masking",
     "audit": "pipeline",
     "evaluate": "pipeline",
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from fairprune_framework.models import load_model
     from fairprune_framework.pipeline import audit, evaluate, plan, prune, run, score
     from fairprune_framework.recipe import Recipe
+    from fairprune_framework.session import Run
     from fairprune_framework.surgery.masking import applied
     from fairprune_framework.types import Budget, Plan, Scores
 

@@ -18,7 +18,7 @@ from fairprune_framework.interfaces import (
     SiteContext,
     Statistic,
 )
-from fairprune_framework.taps import TapPoint, layer_index, layer_path, layer_points, tapped
+from fairprune_framework.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
 from fairprune_framework.types import Budget, Choice, Measurement, Scores, Site, Slice, Tap
 
 __all__ = [
@@ -51,5 +51,6 @@ __all__ = [
     "layer_index",
     "layer_path",
     "layer_points",
+    "layer_taps",
     "tapped",
 ]

@@ -39,7 +39,12 @@ def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
         adapter = discovery.build("architecture", spec.plugin, spec.options)
         entry = discovery.find("architecture", spec.plugin)
         assert isinstance(adapter, ArchitectureAdapter)
-        sites = adapter.sites(model)
+        try:
+            sites = adapter.sites(model)
+        except UnsupportedArchitecture as error:
+            raise UnsupportedArchitecture(
+                f"{entry.label} does not know {type(model).__name__!r}: {error}. See {DOCS}"
+            ) from error
         if gap := coverage_gap(model, sites):
             raise UnsupportedArchitecture(f"{entry.label} names the sites of {type(model).__name__}, but {gap}. See {DOCS}")
         return Architecture(

@@ -10,13 +10,14 @@ import dataclasses
 import inspect
 import json
 import os
+import re
 import sys
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from fairprune_framework import __version__, recipe
+from fairprune_framework import __version__, discovery, recipe
 from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
 
 STAGE_HELP = {
@@ -44,17 +45,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
         return 2
-    except FairpruneError as error:
-        print(f"fairprune: failed: {_one_line(error)}", file=sys.stderr)
-        if os.environ.get("FAIRPRUNE_DEBUG"):
-            raise
-        cause = f" (cause: {type(error.__cause__).__name__})" if error.__cause__ else ""
-        print(f"FAIRPRUNE_DEBUG=1 shows the traceback{cause}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("fairprune: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        return 1
+    except (FairpruneError, OSError) as error:
+        if os.environ.get("FAIRPRUNE_DEBUG"):
+            raise
+        cause = f"cause: {type(error.__cause__).__name__}; " if error.__cause__ else ""
+        print(f"fairprune: error: {_one_line(error)} ({cause}FAIRPRUNE_DEBUG=1 shows the traceback)", file=sys.stderr)
         return 1
 
 
@@ -65,12 +65,12 @@ def _one_line(error: BaseException) -> str:
 def _dispatch(words: list[str]) -> int:
     from jsonargparse import ArgumentError
 
-    options, words = _plugin_options(words)
-    parser, commands = _parser()
+    options, words = _plugin_options(_with_negative_values(words))
+    parser, known = _parser()
     try:
         parsed = parser.parse_args(words, defaults=False)
     except ArgumentError as error:
-        raise UserError(_argument_error(str(error), words, commands)) from error
+        raise UserError(_argument_error(str(error), words, known)) from error
     command = parsed.get("command")
     if command is None:
         parser.print_help()
@@ -87,22 +87,36 @@ def _dispatch(words: list[str]) -> int:
     return chosen(values.get(typing.cast(str, action)) or {})
 
 
-def _argument_error(text: str, words: Sequence[str], commands: Sequence[str]) -> str:
+def _with_negative_values(words: Sequence[str]) -> list[str]:
+    """Tie a value such as -5n to its option, so that it is not taken for an option itself."""
+    tied: list[str] = []
+    for word in words:
+        if tied and re.match(r"-\.?\d", word) and re.fullmatch(r"--[a-z][^=]*", tied[-1]):
+            tied[-1] += f"={word}"
+        else:
+            tied.append(word)
+    return tied
+
+
+def _argument_error(text: str, words: Sequence[str], known: Mapping[str, Sequence[str]]) -> str:
+    """What the parser says, in the words of this command line."""
     text = " ".join(text.split())
-    unknown = [word for word in words if word.startswith("--")]
-    if "nrecognized arguments" in text:
-        known = [f"--{name.replace('_', '-')}" for name in recipe.FIELDS] + [
-            "--output",
-            "--overwrite",
-            "--json",
-            "--recipe",
-            "--quiet",
-        ]
-        bad = next((word for word in unknown if word.partition("=")[0] in text and word.partition("=")[0] not in known), "")
-        return text + did_you_mean(bad.partition("=")[0], known)
     first = next((word for word in words if not word.startswith("-")), "")
-    if first and first not in commands:
-        return f"no command {first!r}.{did_you_mean(first, commands)} `fairprune --help` lists them."
+    if first and first not in known:
+        return f"no command {first!r}.{did_you_mean(first, known)} `fairprune --help` lists them."
+    options = known.get(first, ())
+    if "nrecognized arguments" in text:
+        given = [word.partition("=")[0] for word in words if word.startswith("-")]
+        bad = next((name for name in given if name in text and name not in options), "")
+        return f"{text}.{did_you_mean(bad, options)}"
+    if (match := re.search(r'Parser key "([\w.]+)": .*Got value: (.*)', text)) is not None:
+        name, value = match[1].rpartition(".")[2], match[2]
+        hint = typing.get_type_hints(recipe.Recipe).get(name, str)
+        more = did_you_mean(value, recipe.choices_of(name)) if name in recipe.FIELDS else ""
+        return f"--{name.replace('_', '-')} must be {discovery.in_words(hint)}. Got {value!r} instead.{more}"
+    if (match := re.search(r"arguments are required: (.*)", text)) is not None:
+        names = [name.rpartition(".")[2] for name in match[1].split(", ")]
+        return f"missing: {', '.join(f'--{name}' if f'--{name}' in options else name.upper() for name in names)}"
     return text
 
 
@@ -121,7 +135,10 @@ def _plugin_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
                 value = next(queue, "")
                 if not value:
                     raise UserError(f"{name} needs a value")
-            options[f"{kind}.{option}"] = yaml.safe_load(value)
+            try:
+                options[f"{kind}.{option}"] = yaml.safe_load(value)
+            except yaml.YAMLError as error:
+                raise UserError(f"the value of {name} is no YAML: {value!r}") from error
         else:
             rest.append(word)
     return options, rest
@@ -138,7 +155,8 @@ def _field_help() -> dict[str, str]:
     return found
 
 
-def _parser() -> tuple[Any, list[str]]:
+def _parser() -> tuple[Any, dict[str, list[str]]]:
+    """The parser, and the options of each command."""
     from jsonargparse import ArgumentParser
 
     parser = ArgumentParser(
@@ -149,8 +167,11 @@ def _parser() -> tuple[Any, list[str]]:
         "it helped. Begin with: fairprune run smollm2-135m --prompts builtin:en --output run",
     )
     commands = parser.add_subcommands(required=False, dest="command")
+    known: dict[str, list[str]] = {}
     for name, text in STAGE_HELP.items():
-        commands.add_subcommand(name, _stage_parser(name, text), help=text)
+        stage = _stage_parser(name, text)
+        commands.add_subcommand(name, stage, help=text)
+        known[name] = _options_of(stage)
     for name, text, actions in (
         ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
         ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),
@@ -161,7 +182,12 @@ def _parser() -> tuple[Any, list[str]]:
         for action, make in actions:
             made = make()
             inner.add_subcommand(action, made, help=made.description)
-    return parser, [*STAGE_HELP, "prompts", "plugins"]
+            known[name] = [*known.get(name, ()), *_options_of(made)]
+    return parser, known
+
+
+def _options_of(parser: Any) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
 
 
 def _stage_parser(command: str, text: str) -> Any:
@@ -223,10 +249,7 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
                 f"--protected-layers must be numbers such as 0,1. Got {words['protected_layers']!r} instead."
             ) from None
     if "columns" in words:
-        pairs = [pair.partition("=") for pair in words["columns"]]
-        if bad := next((pair for pair in pairs if not pair[1]), None):
-            raise UserError(f"--columns must be FIELD=COLUMN. Got {bad[0]!r} instead.")
-        words["columns"] = {field: column for field, _, column in pairs}
+        words["columns"] = _columns(words["columns"])
     words |= plugin_options
 
     from fairprune_framework import pipeline
@@ -253,6 +276,13 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
     return 0
 
 
+def _columns(given: Sequence[str]) -> dict[str, str]:
+    pairs = [pair.partition("=") for pair in given]
+    if bad := next((pair for pair in pairs if not (pair[0] and pair[1])), None):
+        raise UserError(f"--columns must be FIELD=COLUMN. Got {''.join(bad)!r} instead.")
+    return {field: column for field, _, column in pairs}
+
+
 # -- prompts -------------------------------------------------------------------------------------------------------------
 
 
@@ -275,7 +305,7 @@ def _check_parser() -> Any:
 def _prompts_check(values: dict[str, Any]) -> int:
     from fairprune_framework.contrasts.report import check_prompts, render
 
-    columns = dict(pair.split("=", 1) for pair in values.get("columns") or ()) or None
+    columns = _columns(values.get("columns") or ()) or None
     report = check_prompts(
         values["set"],
         values["model"],
@@ -326,7 +356,6 @@ def _list_parser() -> Any:
 
 
 def _plugins_list(values: dict[str, Any]) -> int:
-    from fairprune_framework import discovery
 
     rows = []
     for kind in (*discovery.GROUPS, "recipe"):
@@ -362,7 +391,6 @@ def _contract_parser() -> Any:
 
 
 def _plugins_check(values: dict[str, Any]) -> int:
-    from fairprune_framework import discovery
     from fairprune_framework.testing.contracts import check_plugin
 
     report = check_plugin(values["kind"], discovery.build(values["kind"], values["name"]))

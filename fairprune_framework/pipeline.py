@@ -15,7 +15,7 @@ from typing import Any
 
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.provenance import digest, read_json, write_json
-from fairprune_framework.recipe import Recipe
+from fairprune_framework.recipe import PLUGIN_KINDS, Recipe
 from fairprune_framework.session import STAGES, Run, open_run
 
 # -- the stages ------------------------------------------------------------------------------------------------------------
@@ -53,10 +53,7 @@ def _audit(run: Run) -> list[str]:
     from fairprune_framework.auditing.audit import selecting
 
     contrasts = selecting(run.aligned[0])
-    if not contrasts:
-        raise UserError("no contrast may feed scores: all are controls, or of the split 'heldout'")
     demand = _demand(run)
-    run.begin("audit")
     statistics, bar = stream_contrasts(
         run.model,
         run.architecture,
@@ -68,6 +65,7 @@ def _audit(run: Run) -> list[str]:
         accelerator=run.recipe.accelerator,
     )
     run.model.to(run.device)  # Lightning leaves it on the CPU
+    run.begin("audit")
     statistics.save(run.folder)
     run.note(hashes={"composition": statistics.composition}, audit={"contrasts": bar.done, "seconds": round(bar.seconds, 3)})
     return ["statistics.safetensors", "statistics.json"]
@@ -77,9 +75,9 @@ def _score(run: Run) -> list[str]:
     """Statistics + weights -> `scores.safetensors`."""
     from fairprune_framework import scoring
 
-    run.begin("score")
     labels = (run.label("bias"), run.label("importance"))
     scores = scoring.score(run.statistics, run.model, run.architecture, run.bias, run.importance, labels, run.recipe.seed)
+    run.begin("score")
     scoring.save_scores(scores, run.folder / "scores.safetensors")
     return ["scores.safetensors"]
 
@@ -153,7 +151,7 @@ def _prune(run: Run) -> list[str]:
         run.folder / "model",
         probe_ids=ids[:, : int(mask.sum(1).min())],
         round_to=run.recipe.round_to,
-        reload=lambda folder: load_model(str(folder), dtype="float32")[0].to(run.device),
+        reload=lambda folder: load_model(str(folder))[0].to(run.device),
     )
     run.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
     if removal.note:
@@ -193,21 +191,24 @@ def _demand(run: Run) -> Any:
     return Demand.of([run.bias, run.importance, run.policy], layers)
 
 
+def _missing_statistics(run: Run) -> str | None:
+    """A statistic that the plugins want and the audit does not hold."""
+    layers = len({site.layer for site in run.architecture.sites.values()})
+    return min(_demand(run).names(layers) - set(run.statistics.statistics), default=None)
+
+
 def _finished(run: Run, stage: str) -> bool:
     """The stage is done; an audit only if it holds every statistic that the plugins want."""
     if not run.done(stage):
         return False
     if stage == "audit" and "score" in run.record["stages"] and run.record["stages"]["score"]["key"] == run.key("score"):
         return True  # its scores are there: no need to load a model to ask
-    if stage == "audit":
-        layers = len({site.layer for site in run.architecture.sites.values()})
-        if missing := _demand(run).names(layers) - set(run.statistics.statistics):
-            if not run.overwrite:
-                wanted = sorted(missing)[0]
-                raise UserError(
-                    f"the audit in {run.folder} holds no {wanted}: give --overwrite to audit again, or another --output"
-                )
-            return False
+    if stage == "audit" and (missing := _missing_statistics(run)):
+        if not run.overwrite:
+            raise UserError(
+                f"the audit in {run.folder} holds no {missing}: give --overwrite to audit again, or another --output"
+            )
+        return False
     return True
 
 
@@ -224,12 +225,18 @@ def _prepare(run: Run, stages: tuple[str, ...]) -> None:
     """Everything that can be wrong with the input is found here, before a folder is made or a file written."""
     if {run.done(stage) for stage in stages} == {True}:
         return
+    for kind in PLUGIN_KINDS:
+        if getattr(run.recipe, kind) is not None:
+            run.label(kind)
     if "score" in stages:
         run.recipe.limits()
         _ = (run.bias, run.importance, run.policy)
     if "read" in stages:
         _ = run.prompts
     _ = run.model, run.architecture, run.fingerprint
+    layers = {site.layer for site in run.architecture.sites.values()}
+    if unknown := sorted(set(run.recipe.protected_layers) - layers):
+        raise UserError(f"--protected-layers names layer {unknown[0]}; the model's are {min(layers)} to {max(layers)}")
     if run.recipe.calibration is not None:
         from fairprune_framework.auditing.calibration import from_file
 
@@ -237,9 +244,16 @@ def _prepare(run: Run, stages: tuple[str, ...]) -> None:
     if "read" in stages:
         _ = run.aligned
     if "audit" in stages:
+        from fairprune_framework.auditing.audit import selecting
         from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 
         _refuse_unrunnable(run, ActivationStatisticsCallback)
+        if not selecting(run.aligned[0]):
+            raise UserError("no contrast may feed scores: all are controls, or of the split 'heldout'")
+    elif ("score" in stages or "plan" in stages) and (missing := _missing_statistics(run)):
+        raise UserError(
+            f"the audit in {run.folder} holds no {missing}: run `fairprune audit --overwrite` with these options first"
+        )
 
 
 def _refuse_unrunnable(run: Run, callback: Any) -> None:
@@ -308,9 +322,6 @@ def prune(run: Run | None = None, output: str | Path | None = None, *, plan: str
 def evaluate(run: Run | None = None, output: str | Path | None = None, **words: Any) -> Run:
     """Judge a run before and after; in a folder without a plan, one model alone."""
     opened = _continued(run, output, words, None)
-    if "prune" in opened.record["stages"]:
-        opened.needs("prune")
-        return run_stages(opened, "evaluate")
     if "plan" in opened.record["stages"]:
         opened.needs("prune")
     return run_stages(opened, "read", "evaluate")
@@ -352,6 +363,7 @@ def _adopt_plan(run: Run, path: Path) -> Run:
         raise RunFolderError(f"{run.folder} has a plan of its own: give another --output for {path}")
     run.record["plan_file"] = digest(data)
     if not run.done("plan"):
+        _prepare(run, ("prune",))
         run.begin("plan")
         write_json(run.folder / "plan.json", plan.to_json())
         run.note(hashes={"model": run.fingerprint})

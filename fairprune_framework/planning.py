@@ -35,6 +35,8 @@ def make_plan(
     except Exception as error:
         raise FairpruneError(f"{label} raised {type(error).__name__}: {error}") from error
     check_choice(choice, scores, label)
+    if choice.factor is not None:
+        raise ContractViolation(f"{label} chose the factor {choice.factor}, but the operator {operator!r} does not scale")
     kept, left_out = trim(choice, scores, budget)
     count = sum(len(units) for units in kept.values())
     total = sum(site.units for site in scores.sites.values())
@@ -44,13 +46,17 @@ def make_plan(
         per_layer[layer] = per_layer.get(layer, 0) + len(units)
     reason = choice.reason
     if count == 0 and reason is None:
+        chosen = sum(map(len, choice.units.values()))
         reason = f"{label} chose no neuron"
+        if chosen:
+            reason = (
+                f"of {chosen} neurons that {label} chose, none may go: {', '.join(f'{k} {v}' for k, v in left_out.items())}"
+            )
     achieved: dict[str, Any] = {"units": count, "fraction": count / total, "per_layer": per_layer, **left_out}
     return Plan(
         model=model,
         fingerprint=fingerprint,
         operator=operator,
-        factor=choice.factor,
         sites={name: tuple(sorted(units.tolist())) for name, units in kept.items()},
         requested={"budget": str(budget), "units": budget.units(scores.sites)},
         achieved=achieved,
@@ -70,7 +76,7 @@ def check_choice(choice: Choice, scores: Scores, label: str) -> None:
             )
         if len(units) and (int(units.min()) < 0 or int(units.max()) >= scores.sites[name].units):
             raise ContractViolation(f"{label} chose units of {name} outside 0..{scores.sites[name].units - 1}")
-        if len(units.unique()) < len(units):
+        if len(set(units.tolist())) < len(units):
             raise ContractViolation(f"{label} chose a unit of {name} twice")
         if name in choice.order and choice.order[name].shape != units.shape:
             raise ContractViolation(f"{label}: the order of {name} has another length than its units")

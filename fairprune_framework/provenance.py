@@ -83,9 +83,10 @@ def read_json(path: Path, format: str | None = None) -> dict[str, Any]:
         raise RunFolderError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
         raise RunFolderError(f"cannot read {path}: {error}") from error
-    if not isinstance(data, dict) or (format is not None and data.get("format") != format):
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise RunFolderError(f"{path} must be of format {format!r}. Got {found!r} instead.")
+    if not isinstance(data, dict):
+        raise RunFolderError(f"{path} must hold a JSON object. Got {type(data).__name__} instead.")
+    if format is not None and data.get("format") != format:
+        raise RunFolderError(f"{path} must be of format {format!r}. Got {data.get('format')!r} instead.")
     return data
 
 

@@ -106,8 +106,8 @@ class Recipe:
     """More prompts to continue before and after, beside the two of the article."""
     micro_batch_tokens: int = 512
     """Padded tokens per forward."""
-    accelerator: str = "auto"
-    """Where to compute, as Lightning names it: auto, cpu, gpu, mps."""
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    """Where to compute, as Lightning names it: auto, cpu, gpu (or cuda), mps."""
     seed: int = 0
     """Seed of sampling, random plugins, splits and resampling."""
 
@@ -127,13 +127,18 @@ class Recipe:
             raise UserError(
                 f"The 'calibration_documents' of a recipe must be at least 4. Got {self.calibration_documents} instead."
             )
+        if not 0 <= self.seed < 2**63:
+            raise UserError(f"The 'seed' of a recipe must be in [0, 2^63). Got {self.seed} instead.")
+        if any(layer < 0 for layer in self.protected_layers):
+            raise UserError(f"The 'protected_layers' of a recipe are counted from 0. Got {min(self.protected_layers)} instead.")
         if not self.max_perplexity_increase >= 0:
             raise UserError(f"The 'max_perplexity_increase' must not be negative. Got {self.max_perplexity_increase} instead.")
-        for name in ("dtype", "bad_prompts", "operator"):
-            choices = _choices(name)
+        for name in ("dtype", "bad_prompts", "operator", "accelerator"):
+            choices = choices_of(name)
             if getattr(self, name) is not None and getattr(self, name) not in choices:
                 raise UserError(
                     f"The {name!r} of a recipe must be one of {', '.join(choices)}. Got {getattr(self, name)!r} instead."
+                    + did_you_mean(str(getattr(self, name)), choices)
                 )
         if self.budget is not None:
             object.__setattr__(self, "budget", str(self.budget))
@@ -179,11 +184,12 @@ class Recipe:
 FIELDS = tuple(item.name for item in dataclasses.fields(Recipe))
 
 
-def _choices(name: str) -> tuple[str, ...]:
+def choices_of(name: str) -> tuple[str, ...]:
+    """What a field that is one of several words may hold; empty for all other fields."""
     hint = typing.get_type_hints(Recipe)[name]
     if type(None) in typing.get_args(hint):
         hint = typing.get_args(hint)[0]
-    return typing.get_args(hint)
+    return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
 def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
@@ -200,31 +206,41 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
         name = str(key).replace("-", "_")
         if name not in hints:
             raise UnknownName(f"{where} has no option {key!r}.{did_you_mean(name, FIELDS)}")
+        if value is None and type(None) not in typing.get_args(hints[name]):
+            raise UserError(f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got nothing instead.")
         if name not in PLUGIN_KINDS and name != "budget" and value is not None:
             parser = ArgumentParser(exit_on_error=False)
             parser.add_argument("--value", type=hints[name])
             try:
                 value = parser.parse_object({"value": value}).value
             except Exception as error:
-                raise UserError(f"The {name!r} of {where} must be {_type_name(hints[name])}. Got {value!r} instead.") from error
+                raise UserError(
+                    f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got {value!r} instead."
+                    + did_you_mean(str(value), choices_of(name))
+                ) from error
         checked[name] = value
     return Recipe(**checked)
-
-
-def _type_name(hint: Any) -> str:
-    text = str(hint) if typing.get_args(hint) else getattr(hint, "__name__", str(hint))
-    return text.replace("typing.", "").replace("collections.abc.", "")
 
 
 def shipped(name: str) -> dict[str, Any]:
     """The content of a recipe that a distribution ships, read without importing its package."""
     entry = discovery.find("recipe", name)
-    spec = find_spec(entry.value.partition(":")[0])
+    try:
+        spec = find_spec(entry.value.partition(":")[0])
+    except (ImportError, ValueError):
+        spec = None
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / f"{entry.name}.yaml"
         if path.is_file():
             return read_yaml(path)
     raise UserError(f"{entry.label}: no file {entry.name}.yaml in the package {entry.value}")
+
+
+def named(name_or_file: str) -> dict[str, Any]:
+    """The content of a recipe: a file where the name has a slash or ends in .yaml or .yml, otherwise one that is shipped."""
+    if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
+        return read_yaml(Path(name_or_file))
+    return shipped(name_or_file)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -235,8 +251,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that occurs twice, where YAML would drop the first in silence."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if repeated := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.MarkedYAMLError(problem=f"the key {repeated[0]!r} occurs twice", problem_mark=node.start_mark)
+            return dict(super().construct_mapping(node, deep))
+
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
     except FileNotFoundError:
         raise UserError(f"no recipe file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -260,10 +285,7 @@ def layered(name_or_file: str | None, options: Mapping[str, Any]) -> Recipe:
     """
     values = dict(shipped(DEFAULT))
     if name_or_file is not None and name_or_file != DEFAULT:
-        if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
-            values |= read_yaml(Path(name_or_file))
-        else:
-            values |= shipped(name_or_file)
+        values |= named(name_or_file)
     return overlaid(values, options, f"the recipe {name_or_file or DEFAULT!r}")
 
 

@@ -6,6 +6,7 @@ is done already; another key is refused without `overwrite`, which removes that 
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fairprune_framework import discovery, provenance
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.recipe import PLUGIN_KINDS, PluginSpec, Recipe, layered, overlaid, read_yaml
+from fairprune_framework.recipe import PLUGIN_KINDS, PluginSpec, Recipe, layered, named, overlaid, read_yaml
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,7 +36,7 @@ RECORD, RECIPE = "run.json", "recipe.yaml"
 STAGES = ("read", "audit", "score", "plan", "prune", "evaluate")
 FILES: Mapping[str, tuple[str, ...]] = {
     "read": ("contrasts.jsonl", "skipped.jsonl"),
-    "audit": ("statistics.safetensors", "statistics.json", "calibration.jsonl"),
+    "audit": ("statistics.safetensors", "statistics.json"),
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
     "prune": ("model",),
@@ -61,6 +62,20 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     "evaluate": ("generate",),
 }
 """Stage -> the fields of the recipe that its result depends on, beside those of the stages before."""
+ADOPTED = (
+    "model",
+    "revision",
+    "dtype",
+    "architecture",
+    "seed",
+    "calibration",
+    "calibration_documents",
+    "calibration_tokens",
+    "round_to",
+    "max_perplexity_increase",
+    "force",
+)
+"""Those of them that `plan` and `prune` depend on where the plan came as a file: neither prompts nor scorers had a part in it."""
 
 
 class Run:
@@ -83,6 +98,8 @@ class Run:
         self._given_model, self._given_tokenizer, self._given_contrasts = model, tokenizer, contrasts
         path = self.folder / RECORD
         self.record: dict[str, Any] = provenance.read_json(path, FORMAT) if path.is_file() else {"format": FORMAT, "stages": {}}
+        if not isinstance(self.record.get("stages"), dict):
+            raise RunFolderError(f"{path} is damaged: it has no 'stages'")
 
     def changed(self, options: Mapping[str, Any], overwrite: bool) -> Run:
         """The same folder, model and prompts under a recipe with some fields changed."""
@@ -148,6 +165,10 @@ class Run:
         import torch
 
         wanted = self.recipe.accelerator
+        if (wanted in ("gpu", "cuda") and not torch.cuda.is_available()) or (
+            wanted == "mps" and not torch.backends.mps.is_available()
+        ):
+            raise UserError(f"--accelerator {wanted}: PyTorch finds none on this machine")
         if wanted in ("gpu", "cuda") or (wanted == "auto" and torch.cuda.is_available()):
             return torch.device("cuda")
         if wanted == "mps" or (wanted == "auto" and torch.backends.mps.is_available()):
@@ -182,8 +203,11 @@ class Run:
 
         found = fingerprint(self.model)
         known = self.record.get("hashes", {}).get("model")
-        if known is not None and known != found and self.record["stages"]:
-            raise RunFolderError(f"{self.folder} was made with another model ({known[:12]}); this one is {found[:12]}")
+        replaced = self.overwrite and not self.done("read")
+        if known is not None and known != found and self.record["stages"] and not replaced:
+            raise RunFolderError(
+                f"{self.folder} was made with another model ({known[:12]}); this one is {found[:12]}: choose another --output"
+            )
         return found
 
     @cached_property
@@ -224,18 +248,22 @@ class Run:
         """Calibration text: from the folder, from the recipe's file, or sampled and kept."""
         from fairprune_framework.auditing import calibration
 
-        path = self.folder / "calibration.jsonl"
-        if path.is_file():
+        path, recipe = self.folder / "calibration.jsonl", self.recipe
+        file = None if recipe.calibration is None else provenance.file_digest(Path(recipe.calibration))
+        wanted = [file, recipe.calibration_documents, recipe.calibration_tokens, recipe.seed, self.fingerprint]
+        key = provenance.digest(wanted)
+        if path.is_file() and self.record.get("calibration", {}).get("key") == key:
             return calibration.Calibration.load(path)
-        recipe = self.recipe
         if recipe.calibration is not None:
             found = calibration.from_file(Path(recipe.calibration), self.encoder, recipe.calibration_tokens)
         else:
             self.notify(f"sampling {recipe.calibration_documents} calibration documents of {recipe.calibration_tokens} tokens")
             tokens = min(recipe.calibration_tokens, self.encoder.limit or recipe.calibration_tokens)
             found = calibration.sample(self.model, self.tokenizer, recipe.calibration_documents, tokens, recipe.seed)
+        self.folder.mkdir(parents=True, exist_ok=True)
         found.save(path, self.tokenizer)
-        self.note(hashes={"calibration": found.hash})
+        self.note(hashes={"calibration": found.hash}, calibration={"key": key, "source": found.source})
+        self.save()
         return found
 
     # -- what stages left -----------------------------------------------------------------------------------------------
@@ -280,13 +308,17 @@ class Run:
         """Hash of all that the result of a stage depends on."""
         recipe = self.recipe.to_yaml()
         names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in FIELDS[earlier]]
+        if "plan_file" in self.record and stage != "evaluate":
+            names = [name for name in names if name in ADOPTED]
         content = {name: recipe[name] for name in names}
-        if self._given_contrasts is not None or (self.recipe.prompts is not None and Path(self.recipe.prompts).is_file()):
+        from_file = self.recipe.prompts is not None and Path(self.recipe.prompts).is_file()
+        if "prompts" in content and (self._given_contrasts is not None or from_file):
             content["prompts"] = self.prompts[2]
         if self.recipe.model is None and self._given_model is not None:
             content["model"] = self.fingerprint
         if self.recipe.calibration is not None:
-            content["calibration"] = provenance.file_digest(Path(self.recipe.calibration))
+            path = Path(self.recipe.calibration)
+            content["calibration"] = provenance.file_digest(path) if path.is_file() else None
         if "plan_file" in self.record:
             content["plan"] = self.record["plan_file"]
         return provenance.digest(content)
@@ -300,8 +332,11 @@ class Run:
         known = self.record["stages"].get(stage)
         if known is None:
             return False
-        if known["key"] == self.key(stage) and all((self.folder / name).exists() for name in known["files"]):
+        missing = [name for name in known["files"] if not (self.folder / name).exists()]
+        if known["key"] == self.key(stage) and not missing:
             return True
+        if not self.overwrite and known["key"] == self.key(stage):
+            raise RunFolderError(f"{self.folder / missing[0]} is missing: give --overwrite to do the stage {stage!r} again")
         if not self.overwrite:
             old = read_yaml(self.folder / RECIPE)
             new = self.recipe.to_yaml()
@@ -331,6 +366,9 @@ class Run:
                 path.unlink(missing_ok=True)
         for each in later:
             self.record["stages"].pop(each, None)
+            self.record.get("seconds", {}).pop(each, None)
+        if stage in ("read", "audit", "score"):
+            self.record.pop("plan_file", None)
         if stage in ("read", "audit", "score", "plan", "prune"):
             for name in ("verdict", "verdict_because", "abstained", "guard", "removal", "parameters_after"):
                 self.record.pop(name, None)
@@ -365,6 +403,14 @@ class Run:
         provenance.write_json(self.folder / RECORD, self.record)
 
 
+def _refuse_unwritable(folder: Path) -> None:
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise RunFolderError(f"cannot make the folder {folder}: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise RunFolderError(f"cannot make the folder {folder}: {above} may not be written to")
+
+
 def open_run(
     output: str | Path | None,
     options: Mapping[str, Any],
@@ -382,7 +428,7 @@ def open_run(
     Args:
         output: the folder; None: a temporary one that lives as long as the `Run`.
         options: fields of the recipe, as on the command line. In an existing folder they are laid over its `recipe.yaml`.
-        recipe: a `Recipe`, or the name or file of one, for a new folder.
+        recipe: a `Recipe`, or the name or file of one; in an existing folder a named one is laid over its `recipe.yaml`.
         fresh: do not start from the `recipe.yaml` of an existing folder.
         model: a name, or a model in memory with its `tokenizer`.
         prompts: a name or file, or contrasts in memory.
@@ -402,10 +448,13 @@ def open_run(
     existing = folder is not None and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
     if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
         raise RunFolderError(f"{folder} exists and is no run folder (it holds no {RECORD}): choose another --output")
+    if folder is not None and not existing:
+        _refuse_unwritable(folder)
     if isinstance(recipe, Recipe):
         resolved = overlaid(recipe.resolved().to_yaml(), words, "the recipe") if words else recipe.resolved()
-    elif existing and folder is not None and recipe is None and not fresh:
-        resolved = overlaid(read_yaml(folder / RECIPE), words, f"{folder / RECIPE}").resolved()
+    elif existing and folder is not None and not fresh:
+        known = read_yaml(folder / RECIPE) | ({} if recipe is None else named(recipe))
+        resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
     else:
         resolved = layered(recipe, words).resolved()
     return Run(

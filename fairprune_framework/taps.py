@@ -69,6 +69,16 @@ def layer_points(model: nn.Module, first: Site) -> list[TapPoint]:
     return points
 
 
+def layer_taps(model: nn.Module, name: str) -> frozenset[Tap]:
+    """Which of the taps of `layer_points` the decoder layer of a module has; OLMo-2, say, has no norm before its attention."""
+    children = {child for child, _ in model.get_submodule(layer_path(name)).named_children()}
+    found: set[Tap] = {"layer_input", "layer"}
+    for tap, names in (("attention", _ATTENTION), ("norm", _NORM)):
+        if children & set(names):
+            found.add(tap)  # type: ignore[arg-type]
+    return frozenset(found)
+
+
 @contextmanager
 def tapped(model: nn.Module, points: Iterable[TapPoint], taps: frozenset[Tap], handler: Handler) -> Iterator[None]:
     """Attach the points whose tap is asked for; every hook is removed on every path out."""

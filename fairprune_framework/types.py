@@ -120,7 +120,7 @@ class Budget:
     def __str__(self) -> str:
         """The form that `parse` reads."""
         if self.unit == "fraction":
-            return f"{self.amount:g}"
+            return repr(float(self.amount))
         return f"{self.amount:.0f}n" if self.unit == "total" else f"{self.amount:.0f}/layer"
 
     def units(self, sites: Mapping[str, Site]) -> int:
@@ -220,7 +220,7 @@ class Plan:
             found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
             raise UserError(f"{where} is no plan: its format must be {cls.FORMAT!r}. Got {found!r} instead.")
         try:
-            sites = {str(site): tuple(int(unit) for unit in units) for site, units in data["sites"].items()}
+            sites = {str(site): tuple(units) for site, units in data["sites"].items()}
             plan = cls(
                 model=str(data["model"]["name"]),
                 fingerprint=str(data["model"]["fingerprint"]),
@@ -228,8 +228,8 @@ class Plan:
                 factor=data.get("factor"),
                 sites=sites,
                 categories={site: tuple(bits) for site, bits in (data.get("categories") or {}).items()},
-                requested=data.get("requested") or {},
-                achieved=data.get("achieved") or {},
+                requested=dict(data.get("requested") or {}),
+                achieved=dict(data.get("achieved") or {}),
                 abstained=bool(data.get("abstained", False)),
                 reason=data.get("reason"),
             )
@@ -237,7 +237,11 @@ class Plan:
             raise UserError(f"{where} is no complete plan: {type(error).__name__}: {error}.") from error
         if plan.operator not in ("remove", "zero"):
             raise UserError(f"The 'operator' of {where} must be 'remove' or 'zero'. Got {plan.operator!r} instead.")
+        if plan.factor is not None:
+            raise UserError(f"The 'factor' of {where} must be null: the operator {plan.operator!r} does not scale.")
         for site, units in sites.items():
+            if odd := [unit for unit in units if type(unit) is not int]:
+                raise UserError(f"The units of site {site!r} in {where} must be whole numbers. Got {odd[0]!r} instead.")
             if list(units) != sorted(set(units)) or any(unit < 0 for unit in units):
                 raise UserError(f"The units of site {site!r} in {where} must be sorted, distinct and not negative.")
         return plan

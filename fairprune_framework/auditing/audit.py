@@ -12,7 +12,7 @@ from fairprune_framework.auditing.batches import MicroBatch, compose, compositio
 from fairprune_framework.auditing.calibration import Calibration
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.runner import RateBar, stream
-from fairprune_framework.auditing.sums import CALIBRATION, Statistics
+from fairprune_framework.auditing.sums import CALIBRATION, Statistics, described
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.interfaces import Plugin, Statistic
 from fairprune_framework.surgery.slices import weights_of
@@ -36,7 +36,7 @@ class Demand:
 
     def names(self, layers: int) -> set[str]:
         """As `Statistics.statistics` lists them."""
-        return {f"{step.stream}/{statistic!r}" for statistic in self.statistics for step in statistic.passes(layers)}
+        return {f"{step.stream}/{described(statistic)}" for statistic in self.statistics for step in statistic.passes(layers)}
 
 
 def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
@@ -76,6 +76,5 @@ def audit(
         weights_of=weights_of if demand.weights else None,
     )
     bar = RateBar(sum(len(batch.ids) for batch in batches))
-    if demand.statistics:
-        stream(model, batches, [callback, bar], accelerator)
+    stream(model, batches, [callback, bar], accelerator)  # also without statistics: which experts were reached is an answer
     return callback.result(composition_hash(batches)), bar

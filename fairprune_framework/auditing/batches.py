@@ -19,9 +19,9 @@ WINDOW = 4096
 """Contrasts that are looked at together for sharing texts and for sorting by length."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, eq=False)  # not frozen: under `precision="bf16-true"` Lightning refuses frozen dataclasses
 class MicroBatch:
-    """Whole contrasts of one category. U distinct texts, padded on the right to T."""
+    """Whole contrasts of one category. U distinct texts, padded on the right to T. Treated as immutable."""
 
     input_ids: Tensor
     """(U, T) int64."""
@@ -51,8 +51,9 @@ class MicroBatch:
 
     def to(self, device: Any, **kwargs: Any) -> MicroBatch:
         """A copy on a device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{k: v.to(device, **kwargs) for k, v in tensors.items() if isinstance(v, Tensor)})
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {k: v.to(device, **kwargs) for k, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def compose(

@@ -88,13 +88,20 @@ def from_file(path: Path, encoder: Encoder, tokens: int) -> Calibration:
     texts = [text]
     if path.suffix == ".jsonl":
         texts = []
-        for number, line in enumerate(text.splitlines(), 1):
+        for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may hold U+2028 as it is
+            if not line.strip():
+                continue
             try:
-                texts.append(json.loads(line)["text"])
+                found = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: expected an object with the field 'text'") from error
+            if not isinstance(found, str):
+                raise UserError(f"{path}, line {number}: the field 'text' must be a text. Got {found!r} instead.")
+            texts.append(found)
     documents = []
-    for ids, _ in encoder.encode([text for text in texts if text.strip()]):
+    tokens = min(tokens, encoder.limit or tokens)
+    for text in texts:
+        ids = encoder.encode([text])[0][0] if text.strip() else []
         documents += [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens) if len(ids[i : i + tokens]) > 1]
     if len(documents) < 4:
         raise UserError(

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.observing import Geometry, observe
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, OBSERVED, Statistics, StatisticSums, key_of
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, OBSERVED, Statistics, StatisticSums, described, key_of
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
 from fairprune_framework.interfaces import ArchitectureAdapter, Pass, Statistic
 from fairprune_framework.types import Site, Tap
@@ -61,9 +61,10 @@ class ActivationStatisticsCallback(Callback):
         layers = len({site.layer for site in sites})
         for statistic in self.statistics:
             for step in statistic.passes(layers):
-                if step.objective is not None or step.scale != 1.0:
+                if step != Pass(stream=step.stream):
                     raise UserError(
-                        f"statistic {statistic.name!r} asks for a gradient or scaled pass: this version runs forwards only"
+                        f"statistic {statistic.name!r} asks for a pass with an objective, logits, a scale or a layer: "
+                        "this version runs plain forwards of the trunk only"
                     )
                 self._listening[step.stream].append((statistic, step))
         self._taps = {stream: frozenset(t for s, _ in pairs for t in s.taps) for stream, pairs in self._listening.items()}
@@ -89,6 +90,9 @@ class ActivationStatisticsCallback(Callback):
             raise FairpruneError(
                 f"ActivationStatisticsCallback needs batches of type MicroBatch. Got {type(batch).__name__} instead."
             )
+        if batch.stream == CONTRASTS and batch.category not in self.categories:
+            known = ", ".join(self.categories) or "none"
+            raise FairpruneError(f"a batch is of the category {batch.category!r}, which was not announced: {known}")
         self._geometry, self._seen = Geometry(batch), {}
 
     def on_predict_batch_end(
@@ -124,7 +128,7 @@ class ActivationStatisticsCallback(Callback):
             raise FairpruneError("a forward ran outside a predict step while statistics were attached")
         pairs = self._listening[geometry.batch.stream]
         wanted = self._taps[geometry.batch.stream] & site.taps
-        if not pairs or (tap not in wanted and tap != "neuron"):
+        if tap not in wanted and tap != "neuron":
             return
         seen = self._seen.setdefault(site.name, {})
         seen[tap] = values.detach()
@@ -149,27 +153,41 @@ class ActivationStatisticsCallback(Callback):
         for statistic, step in pairs:
             shown = {tap: values[tap] for tap in statistic.taps if tap in values}
             observation = observe(site, shown, rows, geometry, step, weights)
-            for name, summands in statistic.summands(observation).items():
-                self._check(statistic, name, summands, site, batch)
-                self.sums.update(key_of(batch.stream, site.name, f"{statistic.name}.{name}"), group, summands)
-        seen_C = observation.aligned_mask.any(2).any(1)
-        self.sums.update(key_of(batch.stream, site.name, OBSERVED), group, seen_C.double().reshape(-1, 1, 1))
+            try:
+                outputs = statistic.summands(observation)
+            except Exception as error:
+                raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
+            for name, summands_CRK in outputs.items():
+                total_RK = self._total(statistic, name, summands_CRK, site, batch)
+                key = key_of(batch.stream, site.name, f"{statistic.name}.{name}")
+                if (known := self.sums.shape_of(key)) not in (None, tuple(total_RK.shape)):
+                    raise ContractViolation(
+                        f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(total_RK.shape)}"
+                    )
+                self.sums.update(key, group, total_RK)
+        reached = observe(site, {}, rows, geometry, Pass(), {}).aligned_mask
+        seen = reached.any(2).any(1).sum(dtype=torch.float64).reshape(1, 1)
+        self.sums.update(key_of(batch.stream, site.name, OBSERVED), group, seen)
 
-    def _check(self, statistic: Statistic, name: str, summands: Tensor, site: Site, batch: MicroBatch) -> None:
-        if summands.ndim != 3 or summands.shape[0] != len(batch.ids) or summands.dtype != torch.float64:
+    def _total(self, statistic: Statistic, name: str, summands_CRK: Tensor, site: Site, batch: MicroBatch) -> Tensor:
+        if summands_CRK.ndim != 3 or summands_CRK.shape[0] != len(batch.ids) or summands_CRK.dtype != torch.float64:
             raise ContractViolation(
                 f"statistic {statistic.name!r}, output {name!r}: expected ({len(batch.ids)}, R, K) float64, "
-                f"got {tuple(summands.shape)} {summands.dtype}"
+                f"got {tuple(summands_CRK.shape)} {summands_CRK.dtype}"
             )
-        if not torch.isfinite(summands).all():
-            bad = next(i for i, row in zip(batch.ids, summands, strict=True) if not torch.isfinite(row).all())
+        total_RK = summands_CRK.sum(0)
+        if not torch.isfinite(total_RK.sum()):
+            bad = next(
+                (i for i, row in zip(batch.ids, summands_CRK, strict=True) if not torch.isfinite(row).all()), batch.ids[0]
+            )
             raise FairpruneError(f"NaN or Inf in statistic {statistic.name!r} of site {site.name} at contrast {bad!r}")
+        return total_RK
 
     def result(self, composition: str) -> Statistics:
         """What was summed, rounded to float64."""
-        ran = [f"{step.stream}/{statistic!r}" for pairs in self._listening.values() for statistic, step in pairs]
+        ran = [f"{step.stream}/{described(statistic)}" for pairs in self._listening.values() for statistic, step in pairs]
         return Statistics(
-            sums=self.sums.compute(),
+            sums=self.sums.totals(),
             categories=tuple(self.categories),
             counts={stream: tuple(counts) for stream, counts in self._counts.items()},
             statistics=tuple(sorted(set(ran))),

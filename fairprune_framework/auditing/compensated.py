@@ -13,7 +13,7 @@ from torch import Tensor
 def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return s = fl(a + b) and its exact error, s + error == a + b. Any order of magnitudes.
 
-    >>> two_sum(torch.tensor(1.0).double(), torch.tensor(1e-20).double())[1].item()
+    >>> two_sum(torch.tensor(1.0).double(), torch.tensor(1e-20, dtype=torch.float64))[1].item()
     1e-20
     """
     total = a + b

@@ -106,15 +106,18 @@ class _Reach:
         values = values_MK.index_select(0, rows.reshape(-1)).reshape(*index.shape, values_MK.shape[1])
         return values, exists
 
-    def aligned(self, values_MK: Tensor) -> tuple[Tensor, Tensor]:
-        """(C, V, S, K) float64 and its mask: the pooled attribute slot first, then the matched suffix."""
+    def aligned(self, values_MK: Tensor) -> Tensor:
+        """(C, V, S, K) float64: the pooled attribute slot first, then the matched suffix."""
         span, in_span = self.geometry.span_CVP
         pooled, in_span = self.gather(values_MK, span, in_span)
-        count = in_span.sum(2, keepdim=True)
-        pooled = (pooled.double() * in_span.unsqueeze(-1)).sum(2, keepdim=True) / count.clamp_min(1).unsqueeze(-1)
+        if span.shape[2] > 1:
+            count = in_span.sum(2, keepdim=True).unsqueeze(-1)
+            pooled = (pooled.double() * in_span.unsqueeze(-1)).sum(2, keepdim=True) / count.clamp_min(1)
         suffix, exists = self.geometry.suffix_CVS
-        matched, exists = self.gather(values_MK, suffix, exists)
-        return torch.cat([pooled, matched.double()], 2), self.shared(torch.cat([count > 0, exists], 2))
+        slots = values_MK.new_empty((*suffix.shape[:2], suffix.shape[2] + 1, values_MK.shape[1]), dtype=torch.float64)
+        slots[:, :, :1] = pooled
+        slots[:, :, 1:] = self.gather(values_MK, suffix, exists)[0]
+        return slots
 
     def shared(self, seen_CVS: Tensor) -> Tensor:
         """True only where every present variant has the slot."""
@@ -122,7 +125,7 @@ class _Reach:
         return (seen_CVS | ~present_CV1).all(1, keepdim=True) & present_CV1
 
     def aligned_mask(self) -> Tensor:
-        """The mask of `aligned` without its values."""
+        """(C, V, S): where `aligned` holds something; elsewhere its values are arbitrary."""
         (span, in_span), (suffix, exists) = self.geometry.span_CVP, self.geometry.suffix_CVS
         if self.routed is not None:
             in_span, exists = in_span & (self.routed[span] >= 0), exists & (self.routed[suffix] >= 0)
@@ -160,7 +163,7 @@ def observe(
         acts=Lazy(taps, acts),
         grads={},
         mask=mask,
-        aligned=Lazy(taps, lambda tap: reach.aligned(values[tap])[0]),
+        aligned=Lazy(taps, lambda tap: reach.aligned(values[tap])),
         aligned_mask=reach.aligned_mask(),
         attribute=batch.attribute,
         values=batch.values,

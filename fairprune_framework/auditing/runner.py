@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import time
 import warnings
 from collections.abc import Sequence
@@ -106,8 +107,13 @@ def stream(model: nn.Module, batches: Sequence[MicroBatch], callbacks: Sequence[
             enable_model_summary=False,
             use_distributed_sampler=False,
         )
-        training = model.training
+        training, on_interrupt = model.training, signal.getsignal(signal.SIGINT)
         try:
             trainer.predict(TrunkModule(model), datamodule=ContrastDataModule(batches), return_predictions=False)
+        except SystemExit as error:  # what Lightning makes of an interrupt, with SIGINT left ignored
+            if not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            signal.signal(signal.SIGINT, on_interrupt)
+            raise KeyboardInterrupt from error
         finally:
             model.train(training)

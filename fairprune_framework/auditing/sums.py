@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,24 @@ from fairprune_framework.errors import RunFolderError
 CONTRASTS, CALIBRATION = "contrasts", "calibration"
 OBSERVED = "observed"
 """Output name of the core's own count: contrasts in which a site was seen."""
+
+
+def described(value: Any) -> str:
+    """A statistic in words that are the same in every process: unlike `repr`, sets are sorted.
+
+    >>> described(frozenset({"up", "gate"}))
+    "{'gate', 'up'}"
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        inside = ", ".join(f"{item.name}={described(getattr(value, item.name))}" for item in fields(value))
+        return f"{type(value).__qualname__}({inside})"
+    if isinstance(value, (set, frozenset)):
+        return f"{{{', '.join(sorted(map(described, value)))}}}"
+    if isinstance(value, (tuple, list)):
+        return f"({', '.join(map(described, value))})"
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(sorted(f'{described(key)}: {described(item)}' for key, item in value.items()))}}}"
+    return repr(value)
 
 
 def key_of(stream: str, site: str, output: str) -> str:
@@ -37,9 +55,8 @@ class StatisticSums(Metric):
         super().__init__(sync_on_compute=False, dist_sync_on_step=False)
         self.categories = tuple(categories)
 
-    def update(self, key: str, group: int, summands_CRK: Tensor) -> None:
-        """Add the rows of one micro-batch to the sums of one category (calibration text: group 0)."""
-        value_RK = summands_CRK.sum(0, dtype=torch.float64)
+    def update(self, key: str, group: int, value_RK: Tensor) -> None:
+        """Add what one micro-batch summed up to, float64, to the sums of one category (calibration text: group 0)."""
         if key not in self._defaults:
             groups = len(self.categories) if key.startswith(CONTRASTS) else 1
             zeros = torch.zeros((2, groups, *value_RK.shape), dtype=torch.float64, device=value_RK.device)
@@ -47,9 +64,17 @@ class StatisticSums(Metric):
         state = getattr(self, key)
         state[:, group] = add_value(state[:, group], value_RK)
 
-    def compute(self) -> dict[str, Tensor]:
+    def shape_of(self, key: str) -> tuple[int, ...] | None:
+        """(R, K) of one sum; None before its first update."""
+        return tuple(self._defaults[key].shape[2:]) if key in self._defaults else None
+
+    def totals(self) -> dict[str, Tensor]:
         """key -> (G, R, K) float64, rounded once, on the CPU."""
         return {key: rounded(getattr(self, key)).cpu() for key in sorted(self._defaults)}
+
+    def compute(self) -> dict[str, Tensor]:
+        """As `totals`, but torchmetrics squeezes what has one element: `(1, 1, 1)` comes back without axes."""
+        return self.totals()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +87,7 @@ class Statistics:
     counts: Mapping[str, tuple[int, ...]]
     """stream -> contrasts (or documents) of each category (of the one group)."""
     statistics: tuple[str, ...]
-    """`<stream>/<repr of the statistic>` of all that ran."""
+    """`<stream>/<the statistic, described>` of all that ran."""
     composition: str
     """Hash of the micro-batches."""
 

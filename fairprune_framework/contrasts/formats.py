@@ -213,6 +213,7 @@ def dataset_rows(name: str, split: str | None) -> Iterator[Row]:
     failed = (
         "cannot load the dataset" if Path(name).exists() else "there is no such file or folder, nor can a dataset be loaded:"
     )
+    datasets.disable_progress_bars()
     try:
         loaded = datasets.load_dataset(name)
     except Exception as error:  # whatever hub, file system or parser raise: the user needs one line of it

@@ -54,7 +54,7 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
     generations = _generations(run, other, change, applied_by is not None)
     layers = sorted({site.layer for site in run.architecture.sites.values()})
     rows = evidence.contrast_rows(items, layers, run.recipe.seed)
-    rows += evidence.language_rows(cost, applied_by is None, run.recipe.seed)
+    rows += evidence.language_rows(cost, applied_by is None)
     evaluation = evidence.Evaluation(
         rows=tuple(rows),
         items=tuple(items),

@@ -53,7 +53,8 @@ def generalised_js(logits_CVW: Tensor, present_CV: Tensor) -> Tensor:
     mean = (p * weight).sum(1)
     entropy_of_mean = torch.special.entr(mean).sum(-1)
     mean_entropy = (torch.special.entr(p).sum(-1, keepdim=True) * weight).sum((1, 2))
-    return (entropy_of_mean - mean_entropy).clamp_min(0)
+    divergence: Tensor = entropy_of_mean - mean_entropy
+    return divergence.clamp_min(0)
 
 
 def pair_difference(observation: Observation, tap: Tap) -> Tensor:

@@ -181,7 +181,7 @@ def _row(
         [item["category"] for item in items],
         [item["template_id"] for item in items],
         seed=seed,
-        resamples=2000 if place is None and not alone else 1,
+        resamples=2000 if place is None and not alone else 0,
     )
     judged = not alone and place is None
     return Row(
@@ -205,11 +205,9 @@ def _row(
     )
 
 
-def language_rows(cost: LanguageCost, alone: bool, seed: int) -> list[Row]:
-    """Perplexity, with an interval over documents, and KL to the original, on the judging half of the calibration text."""
-    names = [str(i) for i in range(len(cost.nll_before))]
-    change = None if alone else perplexity_interval(cost, seed)
-    common: dict[str, Any] = {"split": None, "control": False, "category": None, "layer": None, "n": len(names)}
+def language_rows(cost: LanguageCost, alone: bool) -> list[Row]:
+    """Perplexity and KL to the original, on the judging half of the calibration text; n counts documents."""
+    common: dict[str, Any] = {"split": None, "control": False, "category": None, "layer": None, "n": len(cost.nll_before)}
     rows = [
         Row(
             metric="perplexity",
@@ -219,8 +217,8 @@ def language_rows(cost: LanguageCost, alone: bool, seed: int) -> list[Row]:
             change=None if alone else cost.increase,
             ideal=0.0,
             unit="perplexity per token",
-            ci_low=change[0] if change else None,
-            ci_high=change[1] if change else None,
+            ci_low=None,
+            ci_high=None,
             p_value=None,
             **common,
         )
@@ -242,22 +240,3 @@ def language_rows(cost: LanguageCost, alone: bool, seed: int) -> list[Row]:
             )
         )
     return rows
-
-
-def perplexity_interval(cost: LanguageCost, seed: int, resamples: int = 2000) -> tuple[float, float] | None:
-    """95 % bootstrap-t interval of the relative increase, over documents of about equal length; None below 8 documents."""
-    import numpy as np
-
-    differences = np.asarray(cost.nll_after) - np.asarray(cost.nll_before)
-    n = len(differences)
-    if n < 8:
-        return None
-    error = differences.std(ddof=1) / np.sqrt(n)
-    if error == 0:
-        return (float(np.expm1(differences[0])),) * 2
-    draws = differences[np.random.default_rng(seed).integers(0, n, (resamples, n))]
-    errors = draws.std(axis=1, ddof=1) / np.sqrt(n)
-    t = (draws.mean(axis=1) - differences.mean()) / np.where(errors > 0, errors, error)
-    half = float(np.quantile(np.abs(t), 0.95)) * error
-    centre = float(np.log1p(cost.increase))
-    return (float(np.expm1(centre - half)), float(np.expm1(centre + half)))

@@ -82,7 +82,8 @@ def paired_change(
         categories: `(C,)` labels; compared as text.
         clusters: `(C,)` labels such as template ids. The same label in two categories makes two clusters.
         ideal: The value of a fair model.
-        resamples: Bootstrap resamples. Identical inputs, in any order of rows, and seed give identical results.
+        resamples: Bootstrap resamples; 0 gives means without an interval. Identical inputs, in any order of rows, and seed
+            give identical results.
         seed: Of numpy's PCG64.
         level: Of the interval.
 
@@ -104,7 +105,7 @@ def paired_change(
     lengths = {"before": len(b), "after": len(a), "categories": len(categories), "clusters": len(clusters)}
     if len(set(lengths.values())) != 1 or not len(b):
         raise ValueError(f"The inputs of paired_change must have one entry per contrast, at least one. Got lengths {lengths}.")
-    if not 0 < level < 1 or (1 - level) * (resamples + 1) < 1:
+    if resamples and (not 0 < level < 1 or (1 - level) * (resamples + 1) < 1):
         raise ValueError(f"paired_change needs 0 < level < 1 and 1 / (1 - level) resamples. Got {level=}, {resamples=}.")
 
     b_N, a_N, weight_N = _cluster_means(b, a, [str(c) for c in categories], [str(c) for c in clusters])
@@ -121,7 +122,7 @@ def paired_change(
         change = ratio - 1
         if len(b_N) > 1:
             error = _standard_errors(np.ones((1, len(b_N))), a_N, b_N, ratio)[1].item()
-        if error is not None and len(b_N) >= MIN_CLUSTERS:
+        if resamples and error is not None and len(b_N) >= MIN_CLUSTERS:
             low, high, p = _bootstrap_t(a_N, b_N, ratio, error, resamples, seed, level)
     return PairedChange(
         before=b_mean,

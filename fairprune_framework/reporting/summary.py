@@ -19,7 +19,9 @@ def summary(run: Run) -> str:
         lines += _wrapped(f"VERDICT  {record['verdict']}: {record['verdict_because']}")
     elif record.get("abstained"):
         lines += _wrapped(f"ABSTAINED  {record['abstained_because']}")
-    facts = [("model", str(run.recipe.model or "in memory")), ("prompts", _prompts(run))]
+    facts = [("model", str(run.recipe.model or "in memory"))]
+    if run.recipe.prompts or "contrasts" in record:
+        facts.append(("prompts", _prompts(run)))
     if "plan" in stages:
         plan = run.plan
         share = plan.achieved.get("fraction", 0)
@@ -37,7 +39,8 @@ def summary(run: Run) -> str:
         lines += _wrapped(f"{name:<8} {text}", indent=9)
     if "evaluate" in stages:
         lines += ["", *_table(run.evaluation)]
-    missing = [stage for stage in ("audit", "score", "plan", "prune", "evaluate") if stage not in stages]
+    order = ("audit", "score", "plan", "prune", "evaluate")
+    missing = order[max((place + 1 for place, stage in enumerate(order) if stage in stages), default=0) :]
     if missing and not ("evaluate" in stages and "plan" not in stages):
         lines += ["", f"next: fairprune {missing[0]} --output {run.folder}"]
     seconds = record.get("seconds", {})

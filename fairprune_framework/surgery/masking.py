@@ -67,3 +67,5 @@ def check_plan(plan: Plan, model: nn.Module, architecture: Architecture) -> None
             raise UserError(f"the plan names the site {name!r}, which the model does not have")
         if units and units[-1] >= site.units:
             raise UserError(f"the plan names unit {units[-1]} of {name}, which has {site.units}")
+        if len(units) >= site.units:
+            raise UserError(f"the plan leaves no unit of {name}: at least one must remain")

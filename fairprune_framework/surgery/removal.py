@@ -7,6 +7,7 @@ are stored as zeros. The model in memory is as before when `carry_out` returns, 
 from __future__ import annotations
 
 import gc
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -20,14 +21,16 @@ from torch import Tensor, nn
 
 from fairprune_framework.architecture import Architecture
 from fairprune_framework.errors import UserError, VerificationFailed
-from fairprune_framework.models import parameter_count
+from fairprune_framework.models import parameter_count, quietly
 from fairprune_framework.surgery.masking import check_plan, masked
-from fairprune_framework.surgery.slices import cut, set_parameter, zero_
+from fairprune_framework.surgery.slices import cut, set_parameter, unit_parameters, zero_
 from fairprune_framework.types import Plan, Site, Slice
 
 MAX_DIFFERENCE = 1e-3
 MAX_KL = 1e-6
 """Between removed and masked, in float32 (measured: 8e-5 on logits, since matrix shapes change)."""
+EXPERT_MULTIPLE = 8
+"""Experts run as one grouped matrix product, whose rows must be multiples of 16 bytes: 8 units serve every dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,9 @@ def stored_widths(plan: Plan, sites: Mapping[str, Site], round_to: int) -> dict[
         kept = site.units - gone
         group = (site.width_group, site.units)
         widths[group] = max(widths.get(group, 0), kept)
-    return {group: min(-(-width // round_to) * round_to, group[1]) for group, width in widths.items()}
+    experts = {(site.width_group, site.units) for site in sites.values() if site.kind == "expert"}
+    multiples = {group: math.lcm(round_to, EXPERT_MULTIPLE) if group in experts else round_to for group in widths}
+    return {group: min(-(-width // multiples[group]) * multiples[group], group[1]) for group, width in widths.items()}
 
 
 @contextmanager
@@ -149,7 +154,7 @@ def carry_out(
     Args:
         target: folder that must not exist; it appears only when everything held.
         probe_ids: (B, T) token ids on which logits are compared.
-        reload: loads a folder in float32, by plain `from_pretrained`.
+        reload: loads a folder in the dtype that it was saved in, by plain `from_pretrained`.
 
     Raises:
         UserError: a plan for another model, or a model that cannot be cut.
@@ -168,8 +173,9 @@ def carry_out(
     try:
         with removed(model, plan, architecture.sites, widths):
             after = parameter_count(model)
-            model.save_pretrained(temporary)  # type: ignore[operator]
-            tokenizer.save_pretrained(temporary)
+            with quietly():
+                model.save_pretrained(temporary)  # type: ignore[operator]
+                tokenizer.save_pretrained(temporary)
             with in_float32(model):
                 cut_logits = logits_of(model, probe_ids)
         difference, kl = _compare(cut_logits, expected)
@@ -179,7 +185,9 @@ def carry_out(
                 f"KL {kl:.2e} (at most {MAX_KL:g}). Nothing was kept."
             )
         again = reload(temporary)
-        if not torch.equal(logits_of(again, probe_ids), cut_logits):
+        with in_float32(again):
+            reloaded_logits = logits_of(again, probe_ids)
+        if not torch.equal(reloaded_logits, cut_logits):
             raise VerificationFailed("the reloaded model does not answer as the removed one. Nothing was kept.")
         del again
         gc.collect()
@@ -187,7 +195,8 @@ def carry_out(
         temporary.rename(target)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return _report(plan, architecture.sites, widths, before, after, difference, kl)
+    per_unit = {name: unit_parameters(model, site) for name, site in architecture.sites.items()}
+    return _report(plan, architecture.sites, per_unit, widths, before, after, difference, kl)
 
 
 def _compare(found: Tensor, expected: Tensor) -> tuple[float, float]:
@@ -199,22 +208,23 @@ def _compare(found: Tensor, expected: Tensor) -> tuple[float, float]:
 def _report(
     plan: Plan,
     sites: Mapping[str, Site],
+    per_unit: Mapping[str, int],
     widths: Mapping[tuple[str, int], int],
     before: int,
     after: int,
     difference: float,
     kl: float,
 ) -> Removal:
-    gone = sum(site.units - widths[(site.width_group, site.units)] for site in sites.values())
-    padded = plan.count - gone
-    note = "zeroed, not smaller" if gone == 0 and plan.count else None
-    per_unit = (before - after) / gone if gone else None
-    effective = after - round(padded * per_unit) if per_unit else after
+    gone = {name: site.units - widths[(site.width_group, site.units)] for name, site in sites.items()}
+    cut_units = sum(gone.values())
+    padded = {name: len(plan.sites.get(name, ())) - count for name, count in gone.items()}
+    note = "zeroed, not smaller" if cut_units == 0 and plan.count else None
+    effective = after - sum(per_unit[name] * count for name, count in padded.items())
     return Removal(
         operator=plan.operator,
         units=plan.count,
-        cut=gone,
-        padded=padded,
+        cut=cut_units,
+        padded=plan.count - cut_units,
         widths={f"{group}": (width, stored) for (group, width), stored in widths.items()},
         parameters_before=before,
         parameters_after=after,

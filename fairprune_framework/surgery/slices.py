@@ -34,11 +34,20 @@ def view(parameter: Tensor, piece: Slice, units: int) -> Tensor:
 
 def weights_of(model: nn.Module, site: Site) -> dict[str, Tensor]:
     """role -> (N * width, H) or (N * width,) float32 on the CPU, unfused. `out` too comes unit first."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for piece in site.slices:
         parameter = model.get_parameter(piece.parameter).detach()
         found[piece.role] = view(parameter, piece, site.units).to(device="cpu", dtype=torch.float32)
     return found
+
+
+def unit_parameters(model: nn.Module, site: Site) -> int:
+    """Parameters of one unit of a site."""
+    total = 0
+    for piece in site.slices:
+        tensor, axis = part(model.get_parameter(piece.parameter), piece)
+        total += tensor.numel() // tensor.shape[axis] * piece.width
+    return total
 
 
 def zero_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, roles: frozenset[str] | None = None) -> None:

@@ -21,13 +21,12 @@ from fairprune_framework.api import (
     UnsupportedArchitecture,
     layer_index,
     layer_points,
+    layer_taps,
     tapped,
 )
 
 FUSED, OUT = "gate_up_proj", "down_proj"
-TAPS: frozenset[Tap] = frozenset(
-    {"layer_input", "layer", "attention", "norm", "mlp_input", "mlp", "gate", "up", "neuron", "down"}
-)
+TAPS: frozenset[Tap] = frozenset({"mlp_input", "mlp", "gate", "up", "neuron", "down"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class FusedGlu(ArchitectureAdapter):
                     slices=tuple(slices),
                     config_fields={"intermediate_size": 1},
                     width_group="intermediate_size",
-                    taps=TAPS,
+                    taps=TAPS | layer_taps(model, name),
                     surgery=surgery,
                 )
             )

@@ -23,15 +23,14 @@ from fairprune_framework.api import (
     layer_index,
     layer_path,
     layer_points,
+    layer_taps,
     tapped,
 )
 
 GATES = ("gate_proj", "w1", "gate", "wi_0")
 UPS = ("up_proj", "w3", "up", "wi_1")
 OUTS = ("down_proj", "w2", "down", "wo", "out_proj")
-TAPS: frozenset[Tap] = frozenset(
-    {"layer_input", "layer", "attention", "norm", "mlp_input", "mlp", "gate", "up", "neuron", "down"}
-)
+TAPS: frozenset[Tap] = frozenset({"mlp_input", "mlp", "gate", "up", "neuron", "down"})
 
 
 def trio(module: nn.Module) -> tuple[str, str, str] | None:
@@ -100,7 +99,7 @@ class Glu(ArchitectureAdapter):
             slices=tuple(slices),
             config_fields={"intermediate_size": 1},
             width_group="intermediate_size",
-            taps=TAPS,
+            taps=TAPS | layer_taps(model, name),
             surgery=surgery,
         )
 

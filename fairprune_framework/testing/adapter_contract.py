@@ -1,0 +1,376 @@
+"""What architecture adapters must keep: sites that are whole and real, taps that show and leave no trace, slices that can be cut."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.architecture import Architecture, confirm, coverage_gap
+from fairprune_framework.errors import UnsupportedArchitecture
+from fairprune_framework.interfaces import ArchitectureAdapter
+from fairprune_framework.models import fingerprint
+from fairprune_framework.surgery.masking import masked
+from fairprune_framework.surgery.removal import MAX_DIFFERENCE, carry_out, logits_of, removed, stored_widths
+from fairprune_framework.surgery.slices import part, positions, zero_
+from fairprune_framework.testing.report import Check, CheckSkipped, require
+from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
+from fairprune_framework.types import Plan, Site, Tap
+
+UNIT_TAPS: frozenset[Tap] = frozenset({"gate", "up", "neuron"})
+NOISE = 1e-4
+"""Difference of logits of the order of 1 that float32 may make."""
+
+
+class NotThisOne(Exception):
+    """Raised inside a forward by the check that looks for traces."""
+
+
+class AdapterBench:
+    """An adapter with a model of its family."""
+
+    def __init__(self, adapter: ArchitectureAdapter, factory: Callable[[], nn.Module]) -> None:
+        self.adapter, self.factory = adapter, factory
+        self.model = factory().eval()
+        generator = torch.Generator().manual_seed(0)
+        config: Any = self.model.config
+        self.vocabulary = int(config.get_text_config().vocab_size)
+        self.ids = torch.randint(3, self.vocabulary, (3, 16), generator=generator)
+        self.plain = self.logits()
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """The sites of the model."""
+        return list(self.adapter.sites(self.model))
+
+    @cached_property
+    def every(self) -> frozenset[Tap]:
+        """All taps that some site lists."""
+        return frozenset().union(*(site.taps for site in self.sites))
+
+    @property
+    def round_to(self) -> int:
+        """What stored widths are multiples of: the grouped matrix products of experts want rows of 16 bytes."""
+        return 8 if any(site.kind == "expert" for site in self.sites) else 1
+
+    @cached_property
+    def architecture(self) -> Architecture:
+        """The adapter with its sites, unchecked."""
+        return Architecture(adapter=self.adapter, name="under-test", sites={site.name: site for site in self.sites})
+
+    def logits(self) -> Tensor:
+        """Logits of the model as it stands."""
+        return logits_of(self.model, self.ids)
+
+    def some_units(self, seed: int = 0) -> dict[str, list[int]]:
+        """About a quarter of the units of each site, unevenly."""
+        generator = torch.Generator().manual_seed(seed)
+        return {
+            site.name: sorted(torch.randperm(site.units, generator=generator)[: site.units // 4 - place % 2].tolist())
+            for place, site in enumerate(self.sites)
+        }
+
+    @contextmanager
+    def zeroed(self, units: Mapping[str, list[int]], roles: frozenset[str]) -> Iterator[None]:
+        """The model with the slices of some roles of some units at zero."""
+        state = {name: value.clone() for name, value in self.model.state_dict().items()}
+        try:
+            with torch.no_grad():
+                for name, chosen in units.items():
+                    site = self.architecture.sites[name]
+                    zero_(dict(self.model.named_parameters()), site, torch.tensor(chosen, dtype=torch.long), roles)
+            yield
+        finally:
+            self.model.load_state_dict(state)
+
+    def difference(self, units: Mapping[str, list[int]], roles: frozenset[str]) -> tuple[float, float]:
+        """Largest difference of logits between masking and zeroing slices; and how much masking does at all."""
+        with masked(self.model, self.architecture, units):
+            expected = self.logits()
+        with self.zeroed(units, roles):
+            found = self.logits()
+        return (found - expected).abs().max().item(), (expected - self.plain).abs().max().item()
+
+    def plan(self) -> Plan:
+        """Remove some units of every site that can be cut."""
+        why = next((site.surgery for site in self.sites if site.surgery), None)
+        if why:
+            raise CheckSkipped(f"the model cannot be cut: {why}")
+        return Plan(
+            model="under test",
+            fingerprint=fingerprint(self.model),
+            operator="remove",
+            sites={name: tuple(units) for name, units in self.some_units().items()},
+            requested={},
+            achieved={},
+        )
+
+
+def first_accepted(adapter: ArchitectureAdapter) -> Callable[[], nn.Module]:
+    """The first tiny family that the adapter accepts; raises `ValueError` where there is none."""
+    for family in FAMILIES:
+        try:
+            if adapter.sites(tiny_model(family)):
+                return lambda family=family: tiny_model(family)  # type: ignore[misc]
+        except UnsupportedArchitecture:
+            continue
+    raise ValueError(f"{type(adapter).__name__} accepts none of the tiny families: give model=, which makes one that it is for")
+
+
+def traces(model: nn.Module) -> dict[str, Any]:
+    """All that a tap could leave on a model: hooks, attributes, classes, parameters, modes."""
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        hooks = {key: list(value) for key, value in vars(module).items() if key.endswith("_hooks") and value}
+        found[name] = (type(module), sorted(vars(module)), hooks, id(vars(module).get("forward")), module.training)
+    found["parameters"] = {name: id(parameter) for name, parameter in model.named_parameters()}
+    return found
+
+
+def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module] | None) -> dict[str, Check]:
+    """All checks of an adapter; each runs alone, on the same model, which none may change."""
+    at = AdapterBench(adapter, factory or first_accepted(adapter))
+
+    def distinct() -> None:
+        require(at.sites, "no site")
+        names = [site.name for site in at.sites]
+        require(len(set(names)) == len(names), "two sites bear the same name")
+        require(
+            [site.layer for site in at.sites] == sorted(site.layer for site in at.sites), "sites must come in forward order"
+        )
+        taken: dict[str, Tensor] = {}
+        for site in at.sites:
+            require(site.units > 0, f"{site.name} has no units")
+            roles = [piece.role for piece in site.slices]
+            require(
+                len(set(roles)) == len(roles) and "out" in roles,
+                f"{site.name}: each role once, and `out` among them. Got {roles}",
+            )
+            for piece in site.slices:
+                parameter = at.model.get_parameter(piece.parameter)
+                index = positions(piece, torch.arange(site.units))
+                require(int(index.max()) < parameter.shape[piece.axis], f"{piece} lies outside {tuple(parameter.shape)}")
+                mark = taken.setdefault(piece.parameter, torch.zeros(parameter.shape, dtype=torch.long))
+                tensor, axis = part(mark, piece)
+                tensor.index_add_(axis, index, torch.ones_like(tensor.index_select(axis, index)))
+        twice = [name for name, mark in taken.items() if int(mark.max()) > 1]
+        require(not twice, f"slices overlap in {', '.join(twice)}")
+
+    def complete() -> None:
+        gap = coverage_gap(at.model, at.sites)
+        require(gap is None, str(gap))
+        for name, count in _covered(at).items():
+            size = at.model.get_parameter(name).numel()
+            require(count == size, f"the slices cover {count} of {size} weights of {name}")
+
+    def meta() -> None:
+        require(list(adapter.sites(copy.deepcopy(at.model).to("meta"))) == at.sites, "on meta tensors the sites are others")
+
+    def foreign() -> None:
+        try:
+            found = adapter.sites(nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4)))
+        except UnsupportedArchitecture as error:
+            require(str(error).strip(), "UnsupportedArchitecture must say what was looked for and found")
+        else:
+            require(False, f"a model without a single MLP was accepted: {found}")
+
+    def untouched() -> None:
+        model = at.factory().eval()
+        state, before = {name: value.clone() for name, value in model.state_dict().items()}, traces(model)
+        config: Any = model.config
+        fields = config.to_dict()
+        sites = adapter.sites(model)
+        with adapter.tap(model, sites, at.every, lambda *_: None):
+            logits_of(model, at.ids)
+        require(traces(model) == before, "the model bears traces")
+        require(config.to_dict() == fields, "the config was changed")
+        changed = [name for name, value in model.state_dict().items() if not torch.equal(value, state[name])]
+        require(not changed, f"weights were changed: {', '.join(changed)}")
+
+    def causal() -> None:
+        unchecked = confirm(at.model, at.architecture)
+        require(not unchecked, f"no token reached {', '.join(unchecked)}")
+
+    def shown() -> None:
+        calls: dict[tuple[str, Tap], list[tuple[Tensor, Tensor | None]]] = {}
+
+        def note(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
+            calls.setdefault((site.name, tap), []).append((values, rows))
+
+        with adapter.tap(at.model, at.sites, at.every, note):
+            at.logits()
+        hidden = int(at.model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
+        for (name, tap), seen in calls.items():
+            site = at.architecture.sites[name]
+            require(tap in site.taps, f"{name} shows the tap {tap!r}, which it does not list")
+            require(len(seen) == 1, f"{name} shows the tap {tap!r} {len(seen)} times in one forward")
+            values, rows = seen[0]
+            wide = site.units * site.unit_width if tap in UNIT_TAPS else hidden
+            require(
+                values.ndim == 2 and values.shape[1] == wide,
+                f"{name}, tap {tap!r}: (M, {wide}) expected, got {tuple(values.shape)}",
+            )
+            long = at.ids.numel() if rows is None else len(rows)
+            require(len(values) == long, f"{name}, tap {tap!r}: {len(values)} rows of values, but {long} tokens")
+        for site in at.sites:
+            mates = [other.name for other in at.sites if other.layer == site.layer]
+            for tap in site.taps:
+                there = (site.name, tap) in calls if tap in UNIT_TAPS else any((name, tap) in calls for name in mates)
+                require(there, f"{site.name} lists the tap {tap!r}, but never shows it")
+
+    def only_asked() -> None:
+        seen: set[tuple[str, Tap]] = set()
+
+        def note(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
+            seen.add((site.name, tap))
+
+        with adapter.tap(at.model, at.sites[:1], frozenset({"neuron"}), note):
+            at.logits()
+        require(
+            seen == {(at.sites[0].name, "neuron")}, f"asked for the neuron tap of {at.sites[0].name} alone, got {sorted(seen)}"
+        )
+
+    def silent() -> None:
+        with adapter.tap(at.model, at.sites, at.every, lambda *_: None):
+            off = (at.logits() - at.plain).abs().max().item()
+        require(off <= NOISE, f"looking alone changes the logits by {off:.1e}")
+
+    def rows_name_tokens() -> None:
+        for site in at.sites:
+            touched: list[int] = []
+
+            def disturb(
+                where: Site, tap: Tap, values: Tensor, rows: Tensor | None, touched: list[int] = touched
+            ) -> Tensor | None:
+                if not len(values):
+                    return None
+                place = len(values) // 2
+                touched.append(place if rows is None else int(rows[place]))
+                values = values.clone()
+                values[place] = values[place] * -3 + 1
+                return values
+
+            with adapter.tap(at.model, [site], frozenset({"neuron"}), disturb):
+                change = (at.logits() - at.plain).abs().amax(-1)
+            require(touched, f"no token reached {site.name}")
+            row, token = divmod(touched[0], at.ids.shape[1])
+            require(
+                change[row, token] > NOISE,
+                f"{site.name}: changing token {token} of text {row} does not change what it predicts",
+            )
+            change[row, token:] = 0
+            require(
+                change.max() <= NOISE,
+                f"{site.name}: changing token {token} of text {row} changes other texts or earlier tokens",
+            )
+
+    def no_trace() -> None:
+        before = traces(at.model)
+        with adapter.tap(at.model, at.sites, at.every, lambda *_: None):
+            at.logits()
+        require(traces(at.model) == before, "hooks, attributes or modules are left behind")
+        require(torch.equal(at.logits(), at.plain), "the logits are others than before")
+
+    def no_trace_after_error() -> None:
+        def refuse(*_: object) -> None:
+            raise NotThisOne
+
+        before = traces(at.model)
+        try:
+            with adapter.tap(at.model, at.sites, at.every, refuse):
+                at.logits()
+        except NotThisOne:
+            pass
+        else:
+            require(False, "an error of the handler was swallowed")
+        require(traces(at.model) == before, "hooks, attributes or modules are left behind when the forward raises")
+
+    def output_projection() -> None:
+        for site in at.sites:
+            off, done = at.difference({site.name: list(range(site.units))}, frozenset({"out"}))
+            require(done > NOISE, f"masking all of {site.name} changes the logits by {done:.1e} only")
+            require(
+                off <= NOISE,
+                f"masking {site.name} and zeroing its `out` slices differ by {off:.1e}: the tap is not what `out` reads",
+            )
+
+    def unit_slices() -> None:
+        units = at.some_units(1)
+        roles = {piece.role for site in at.sites for piece in site.slices}
+        for side in (frozenset({"out"}), frozenset({"gate", "gate_bias"}), frozenset({"up", "up_bias"})):
+            if side & roles:
+                off, _ = at.difference(units, side)
+                named = ", ".join(sorted(side & roles))
+                require(
+                    off <= NOISE,
+                    f"masking some units and zeroing their slices of {named} differ by {off:.1e}: other units are meant",
+                )
+
+    def zeroed_equals_removed() -> None:
+        plan = at.plan()
+        with masked(at.model, at.architecture, plan.sites):
+            expected = at.logits()
+        with removed(at.model, plan, at.architecture.sites, stored_widths(plan, at.architecture.sites, at.round_to)):
+            off = (at.logits() - expected).abs().max().item()
+        require(off <= MAX_DIFFERENCE, f"cutting and masking differ by {off:.1e}, at most {MAX_DIFFERENCE:g}")
+        require(torch.equal(at.logits(), at.plain), "put back, the model answers otherwise than before")
+
+    def removed_equals_reloaded() -> None:
+        plan = at.plan()
+        with tempfile.TemporaryDirectory() as folder:
+            done = carry_out(
+                at.model,
+                tiny_tokenizer(),
+                plan,
+                at.architecture,
+                Path(folder) / "model",
+                probe_ids=at.ids,
+                round_to=at.round_to,
+                reload=_reload,
+            )
+        require(done.cut > 0 and done.parameters_after < done.parameters_before, "nothing became smaller")
+
+    return {
+        "sites-distinct": distinct,
+        "sites-complete": complete,
+        "meta-tensors": meta,
+        "foreign-model-refused": foreign,
+        "model-untouched": untouched,
+        "causal": causal,
+        "taps-shown": shown,
+        "taps-as-asked": only_asked,
+        "looking-changes-nothing": silent,
+        "rows-name-tokens": rows_name_tokens,
+        "no-trace": no_trace,
+        "no-trace-after-error": no_trace_after_error,
+        "tap-is-what-out-reads": output_projection,
+        "slices-name-the-same-units": unit_slices,
+        "zeroed-equals-removed": zeroed_equals_removed,
+        "removed-equals-reloaded": removed_equals_reloaded,
+    }
+
+
+def _covered(at: AdapterBench) -> dict[str, int]:
+    covered: dict[str, int] = {}
+    for site in at.sites:
+        for piece in site.slices:
+            parameter = at.model.get_parameter(piece.parameter)
+            tensor, axis = part(parameter, piece)
+            covered[piece.parameter] = (
+                covered.get(piece.parameter, 0) + tensor.numel() // tensor.shape[axis] * site.units * piece.width
+            )
+    return covered
+
+
+def _reload(folder: Path) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return model.eval()

@@ -1,0 +1,143 @@
+"""The contract suite for plugin authors: one line of pytest says whether a plugin keeps its interface.
+
+    def test_contract() -> None:
+        check_plugin("bias", MyScorer()).raise_if_failed()
+
+Statistics run through the real callback and Trainer on tiny models. A check that does not fit a plugin is left out by name and with a
+reason, and counted: `check_plugin(..., skip={"permutation-equivariance": "draws its scores"})`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import yaml
+from torch import nn
+
+from fairprune_framework import discovery, interfaces
+from fairprune_framework.interfaces import (
+    API_VERSION,
+    ArchitectureAdapter,
+    BiasScorer,
+    ImportanceScorer,
+    Needs,
+    Plugin,
+    SelectionPolicy,
+)
+from fairprune_framework.testing.adapter_contract import adapter_checks
+from fairprune_framework.testing.policy_contract import policy_checks
+from fairprune_framework.testing.report import Check, CheckFailed, CheckSkipped, Report, require, run_checks
+from fairprune_framework.testing.scorer_contract import scorer_checks
+
+__all__ = ["CheckFailed", "CheckSkipped", "Report", "check_plugin"]
+
+
+def check_plugin(
+    kind: discovery.Kind,
+    plugin: Plugin | type[Plugin],
+    *,
+    model: Callable[[], nn.Module] | None = None,
+    skip: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
+) -> Report:
+    """Check a plugin against the contract of its interface.
+
+    Args:
+        kind: `bias`, `importance`, `policy` or `architecture`.
+        plugin: the plugin, or its class, which is then made with its defaults.
+        model: for an adapter: makes a small random model of the family that it is for, in float32, which transformers can save and
+            load. Without it, the first of the tiny families that the adapter accepts.
+        skip: check -> why it does not fit this plugin.
+        only: run these checks alone; the others count as skipped.
+
+    Raises:
+        ValueError: an unknown kind or check, an exemption without a reason, or an adapter that accepts no tiny family.
+    """
+    if kind not in discovery.GROUPS:
+        raise ValueError(f"The 'kind' must be one of {', '.join(discovery.GROUPS)}. Got {kind!r} instead.")
+    if model is not None and kind != "architecture":
+        raise ValueError(f"a model is for adapters; the kind is {kind!r}")
+    made: Any = plugin() if isinstance(plugin, type) else plugin
+    checks: dict[str, Check] = dict(_common(kind, made))
+    if kind == "architecture":
+        checks |= adapter_checks(made, model)
+    elif kind == "policy":
+        checks |= policy_checks(made)
+    else:
+        checks |= scorer_checks(kind, made)
+    return run_checks(kind, type(made).__name__, checks, skip or {}, only)
+
+
+def _common(kind: discovery.Kind, plugin: Any) -> dict[str, Check]:
+    bases: dict[str, type[Plugin]] = {
+        "bias": BiasScorer,
+        "importance": ImportanceScorer,
+        "policy": SelectionPolicy,
+        "architecture": ArchitectureAdapter,
+    }
+    plugin_class = type(plugin)
+
+    def interface() -> None:
+        require(isinstance(plugin, bases[kind]), f"{plugin_class.__name__} is no {discovery.INTERFACES[kind]}")
+        require(
+            (plugin_class.__doc__ or "").strip(),
+            f"{plugin_class.__name__} has no docstring: say what it computes, and its unit",
+        )
+
+    def api_version() -> None:
+        found = plugin_class.api_version
+        require(found == API_VERSION, f"written for interface version {found}; this is version {API_VERSION}")
+
+    def frozen_dataclass() -> None:
+        require(dataclasses.is_dataclass(plugin_class), f"{plugin_class.__name__} must be a dataclass")
+        require(
+            "__dataclass_params__" in vars(plugin_class),
+            f"{plugin_class.__name__} inherits from a dataclass, but is none itself",
+        )
+        require(vars(plugin_class)["__dataclass_params__"].frozen, f"{plugin_class.__name__} must be frozen")
+        loose = [field.name for field in dataclasses.fields(plugin_class) if field.init and not field.kw_only]
+        require(not loose, f"the options must be keyword-only: {', '.join(loose)}")
+
+    def options_round_trip() -> None:
+        options = discovery.options_of(plugin)
+        entry = discovery.Entry(kind=kind, name=plugin_class.__name__, distribution="under-test", version="0", value="")
+        again = discovery.make(entry, plugin_class, yaml.safe_load(yaml.safe_dump(options)))
+        require(
+            again == plugin, f"written to a recipe and read again, the options make another plugin: {plugin} became {again}"
+        )
+
+    def equal_by_value() -> None:
+        twin = plugin_class(**discovery.options_of(plugin))
+        require(twin == plugin and hash(twin) == hash(plugin), "two plugins with equal options must be equal and hash alike")
+
+    def picklable() -> None:
+        require(pickle.loads(pickle.dumps(plugin)) == plugin, "pickled and unpickled, it is another plugin")
+
+    def declared_needs() -> None:
+        needs = plugin.needs()
+        require(isinstance(needs, Needs), f"needs() must return Needs. Got {type(needs).__name__} instead.")
+        require(
+            plugin.needs() == needs,
+            "needs() must declare the same each time: statistics are frozen dataclasses, equal by value",
+        )
+        names = [statistic.name for statistic in needs.statistics]
+        require(len(set(names)) == len(names), f"two statistics bear the same name: {', '.join(names)}")
+        for statistic in needs.statistics:
+            require(isinstance(statistic, interfaces.Statistic), f"{statistic!r} is no Statistic")
+            require(isinstance(hash(statistic), int), "")
+            require(
+                pickle.loads(pickle.dumps(statistic)) == statistic, f"pickled and unpickled, {statistic!r} is another statistic"
+            )
+
+    return {
+        "interface": interface,
+        "api-version": api_version,
+        "frozen-dataclass": frozen_dataclass,
+        "options-round-trip": options_round_trip,
+        "equal-by-value": equal_by_value,
+        "picklable": picklable,
+        "declared-needs": declared_needs,
+    }

@@ -1,0 +1,206 @@
+"""A tiny Llama in which known neurons answer to the attribute words: a scorer that works must find them, and nothing else.
+
+How it is made. The two dimensions of an *attribute plane* in the hidden space are carried by attribute words alone: the words of a
+category share an embedding but for their place on a circle in that plane. One attention head of each layer copies the plane to
+later tokens; the residual stream carries it to later layers. In each layer, `count` planted neurons have an up row that reads the
+plane and a gate row that reads what every token carries, so that they fire at and after an attribute, up or down according to the
+word. As many decoys have the same gate and read another direction: they fire as strongly and answer to no attribute. All other
+weights are random, and hardly read or write the plane (`leak`); the head does not read it, so that what the model says differs
+between variants because of the planted neurons. Lastly neither size nor norm tells a planted neuron apart: each, and each decoy,
+fires at its layer's median strength, and its up row has the median length, most of it in *silent* directions, which no token has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.contrasts.schema import Contrast, Variant
+from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
+
+CIRCLES: Mapping[str, tuple[float, tuple[str, ...]]] = {
+    "gender": (0.0, ("man", "woman")),
+    "race": (math.pi / 2, ("Black", "white")),
+    "age": (math.pi / 7, ("young", "old", "elderly")),
+}
+"""category -> where its circle begins, and its words, spread evenly over it. Averaged over the categories, every direction of the
+plane then shows the same variance, so that all planted neurons are equally biased."""
+
+QUIET = 0.3
+"""Length of the output columns of planted neurons and decoys, in medians of their layer."""
+
+_TEMPLATES = (
+    "The {} walked into the store",
+    "A very kind {} lives next door",
+    "They said that the {} was late",
+    "He asked the {} for help",
+    "The police officer seen at the office is {}",
+    "The {} teacher is often tired",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planted:
+    """A model whose biased neurons are known."""
+
+    model: nn.Module
+    tokenizer: Any
+    contrasts: list[Contrast]
+    planted: Mapping[str, tuple[int, ...]]
+    """site -> the neurons that answer to the attribute words, sorted."""
+    decoys: Mapping[str, tuple[int, ...]]
+    """site -> as many neurons of the same activation norm that do not, sorted."""
+
+    def recall(self, chosen: Mapping[str, Any]) -> float:
+        """Share of the planted neurons among chosen units (site -> indices)."""
+        found = sum(len(set(units) & {int(unit) for unit in chosen.get(site, ())}) for site, units in self.planted.items())
+        return found / sum(len(units) for units in self.planted.values())
+
+
+def planted_model(
+    *, seed: int = 0, layers: int = 3, hidden: int = 64, width: int = 96, count: int = 4, leak: float = 0.03
+) -> Planted:
+    """Make a model with `count` planted neurons and `count` decoys in each layer.
+
+    Args:
+        leak: how much the random weights see and write of the attribute plane, 0 to 1.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model: Any = tiny_model("llama", seed=seed, layers=layers, hidden=hidden, width=width, tie_word_embeddings=False)
+    tokenizer = tiny_tokenizer()
+    plane_2H, common_H, silent_SH = _directions(hidden, generator)
+    aside_HH = torch.eye(hidden) - (1 - leak) * plane_2H.T @ plane_2H
+    heard_HH = torch.eye(hidden) - silent_SH.T @ silent_SH
+    planted, decoys = {}, {}
+    with torch.no_grad():
+        _embed(model.model.embed_tokens.weight, tokenizer, plane_2H, common_H, heard_HH, generator)
+        model.lm_head.weight.copy_(model.lm_head.weight @ aside_HH)
+        for number, layer in enumerate(model.model.layers):
+            for linear in (
+                layer.self_attn.q_proj,
+                layer.self_attn.k_proj,
+                layer.self_attn.v_proj,
+                layer.mlp.gate_proj,
+                layer.mlp.up_proj,
+            ):
+                linear.weight.copy_(linear.weight @ aside_HH)
+            for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
+                linear.weight.copy_(heard_HH @ aside_HH @ linear.weight * 0.5)
+            _copy_plane(layer.self_attn, plane_2H)
+            chosen = torch.randperm(width, generator=generator)[: 2 * count]
+            _plant(layer.mlp, chosen[:count], chosen[count:], plane_2H, common_H, aside_HH, generator)
+            planted[f"model.layers.{number}.mlp"] = tuple(sorted(chosen[:count].tolist()))
+            decoys[f"model.layers.{number}.mlp"] = tuple(sorted(chosen[count:].tolist()))
+        contrasts = _contrasts()
+        _equalise(model, tokenizer, contrasts, planted, decoys, silent_SH, generator)
+    return Planted(model=model, tokenizer=tokenizer, contrasts=contrasts, planted=planted, decoys=decoys)
+
+
+def _contrasts() -> list[Contrast]:
+    return [
+        Contrast(
+            id=f"{category}-{number}",
+            category=category,
+            template_id=f"t{number}",
+            split="heldout" if number % 2 else "select",
+            variants=tuple(Variant(attribute=word, text=template.format(word)) for word in words),
+        )
+        for category, (_, words) in CIRCLES.items()
+        for number, template in enumerate(_TEMPLATES)
+    ]
+
+
+def _directions(hidden: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Orthonormal: the attribute plane (2, H), what every token carries (H,), and what none does (H / 8, H)."""
+    basis_HH, _ = torch.linalg.qr(torch.randn(hidden, hidden, generator=generator))
+    return basis_HH[:2].clone(), basis_HH[2].clone(), basis_HH[3 : 3 + hidden // 8].clone()
+
+
+def _embed(
+    weight_VH: Tensor, tokenizer: Any, plane_2H: Tensor, common_H: Tensor, heard_HH: Tensor, generator: torch.Generator
+) -> None:
+    """Random embeddings of norm 4 off the plane, plus the common direction; attribute words of a category on their circle."""
+    basis_3H = torch.cat([plane_2H, common_H.unsqueeze(0)])
+    weight_VH.copy_(torch.randn(weight_VH.shape, generator=generator) @ heard_HH)
+    weight_VH -= weight_VH @ basis_3H.T @ basis_3H
+    weight_VH *= 4 / weight_VH.norm(dim=1, keepdim=True)
+    for begin, words in CIRCLES.values():
+        rows = [tokenizer.convert_tokens_to_ids(f"\u0120{word}") for word in words]
+        shared_H = weight_VH[rows[0]].clone()
+        for place, row in enumerate(rows):
+            angle = begin + 2 * math.pi * place / len(rows)
+            own_H = 0.01 * weight_VH[row]
+            weight_VH[row] = shared_H + own_H + 4 * (math.cos(angle) * plane_2H[0] + math.sin(angle) * plane_2H[1])
+    weight_VH += 2 * common_H
+
+
+def _copy_plane(attention: Any, plane_2H: Tensor) -> None:
+    """The first two dimensions of the first key-value head carry the plane; its query heads write it back, and nothing else."""
+    attention.v_proj.weight[:2] = 2 * plane_2H
+    for head in range(attention.num_key_value_groups):
+        start = head * attention.head_dim
+        attention.o_proj.weight[:, start : start + 2] = plane_2H.T
+
+
+def _plant(
+    mlp: Any, planted: Tensor, decoys: Tensor, plane_2H: Tensor, common_H: Tensor, aside_HH: Tensor, generator: torch.Generator
+) -> None:
+    hidden = len(common_H)
+    size = mlp.up_proj.weight.norm(dim=1).median()
+    for unit in (*planted.tolist(), *decoys.tolist()):
+        jitter_H = 0.1 * torch.randn(hidden, generator=generator) @ aside_HH / math.sqrt(hidden)
+        mlp.gate_proj.weight[unit] = size * (common_H + jitter_H)
+        turn = (
+            math.pi / 4 + math.pi / 2 * torch.randint(4, (), generator=generator) + 0.15 * torch.randn((), generator=generator)
+        )
+        read_H = torch.cos(turn) * plane_2H[0] + torch.sin(turn) * plane_2H[1]  # no category's circle is out of its sight
+        if unit in decoys.tolist():
+            read_H = torch.randn(hidden, generator=generator) @ aside_HH
+            read_H -= read_H @ common_H * common_H
+            read_H /= read_H.norm()
+        mlp.up_proj.weight[unit] = size * (read_H + jitter_H.roll(1) @ aside_HH)
+
+
+def _equalise(
+    model: Any,
+    tokenizer: Any,
+    contrasts: list[Contrast],
+    planted: Mapping[str, tuple[int, ...]],
+    decoys: Mapping[str, tuple[int, ...]],
+    silent_SH: Tensor,
+    generator: torch.Generator,
+) -> None:
+    """Give planted neurons and decoys the median root mean square activation over the tokens of all texts, and the median weights."""
+    texts = dict.fromkeys(variant.text for contrast in contrasts for variant in contrast.variants)
+    for name in planted:  # in order: what a layer says changes what the next ones see
+        mlp = model.get_submodule(name)
+        units = [*planted[name], *decoys[name]]
+        norm_N = _norms(model, mlp.down_proj, [tokenizer(text).input_ids for text in texts])
+        rows_NH, columns_HN = mlp.up_proj.weight, mlp.down_proj.weight
+        length = rows_NH.norm(dim=1).median()
+        rows_NH[units] *= (norm_N.median() / norm_N[units]).float().unsqueeze(1)
+        missing_n = (length**2 - rows_NH[units].norm(dim=1) ** 2).clamp_min(0).sqrt()
+        silent_nH = torch.randn(len(units), len(silent_SH), generator=generator) @ silent_SH
+        rows_NH[units] += missing_n.unsqueeze(1) * silent_nH / silent_nH.norm(dim=1, keepdim=True)
+        columns_HN[:, units] *= QUIET * columns_HN.norm(dim=0).median() / columns_HN.norm(dim=0)[units]
+
+
+def _norms(model: nn.Module, out: nn.Module, documents: list[list[int]]) -> Tensor:
+    """Root mean square of the input of one output projection over all tokens, (N,) float64."""
+    squares: list[Tensor] = []
+
+    def keep(_: nn.Module, args: tuple[Tensor, ...]) -> None:
+        squares.append(args[0].reshape(-1, args[0].shape[-1]).double().square())
+
+    hook = out.register_forward_pre_hook(keep)
+    try:
+        for ids in documents:
+            model(input_ids=torch.tensor([ids]), use_cache=False)
+    finally:
+        hook.remove()
+    return torch.cat(squares).mean(0).sqrt()

@@ -1,0 +1,249 @@
+"""What selection policies must keep, on made-up scores of the sites of two tiny models: plain layers, and layers of experts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.auditing.audit import Demand, audit
+from fairprune_framework.auditing.sums import CONTRASTS, Statistics
+from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.interfaces import PolicyContext, SelectionPolicy, SiteContext
+from fairprune_framework.planning import check_choice, trim
+from fairprune_framework.scoring import context, generator_for
+from fairprune_framework.surgery.slices import weights_of
+from fairprune_framework.testing.report import Check, require
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+from fairprune_framework.types import Budget, Choice, Measurement, Scores
+
+LAYOUTS = ("llama", "mixtral")
+LABEL = "the policy under test"
+
+
+def made_up(architecture: Architecture, seed: int = 0, levels: int | None = None) -> Scores:
+    """Random scores for the sites of a model; with `levels`, full of ties."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(units: int) -> Tensor:
+        values = torch.rand(units, generator=generator, dtype=torch.float64)
+        return values if levels is None else (values * levels).floor()
+
+    bias = {name: draw(site.units) for name, site in architecture.sites.items()}
+    return Scores(
+        sites=architecture.sites,
+        bias=bias,
+        importance={name: draw(site.units) for name, site in architecture.sites.items()},
+        by_category={"one": bias, "two": bias},
+        observed={name: torch.ones(site.units, dtype=torch.bool) for name, site in architecture.sites.items()},
+    )
+
+
+class PolicyBench:
+    """A policy on the sites of one tiny model."""
+
+    def __init__(self, policy: SelectionPolicy, family: str) -> None:
+        self.policy, self.family = policy, family
+        self.model = tiny_model(family, layers=3)
+        self.architecture = recognise(self.model)
+        self.scores = made_up(self.architecture)
+        self._statistics: Statistics | None = None
+
+    def choose(self, scores: Scores, budget: Budget) -> tuple[Choice, dict[str, Tensor]]:
+        """What the policy chose, which must be valid, and what the core leaves of it."""
+        choice = self.policy.select(scores, budget, self._context(scores))
+        require(
+            isinstance(choice, Choice), f"{self.family}: select() must return a Choice. Got {type(choice).__name__} instead."
+        )
+        check_choice(choice, scores, LABEL)
+        kept, _ = trim(choice, scores, budget)
+        count = sum(map(len, kept.values()))
+        require(count <= budget.units(scores.sites), f"{self.family}: {count} units for a budget of {budget}")
+        return choice, kept
+
+    def some(self, scores: Scores, budget: Budget) -> dict[str, Tensor]:
+        """As `choose`, but something must be left, or the policy must say why not."""
+        choice, kept = self.choose(scores, budget)
+        wasted = "" if not sum(map(len, choice.units.values())) else ": it chose units that may not go"
+        require(kept or choice.reason, f"{self.family}: nothing of a budget of {budget} was used, and no reason given{wasted}")
+        return kept
+
+    def _context(self, scores: Scores) -> PolicyContext:
+        def probe(choice: Choice) -> Measurement:
+            count = sum(map(len, choice.units.values()))
+            return Measurement(divergence=1 / (1 + count), cost=0.001 * count, retention=1 / (1 + 0.001 * count))
+
+        def replicates() -> Iterator[Scores]:
+            for seed in range(max(self.policy.needs().replicates, 1)):
+                yield replace(made_up(self.architecture, seed + 1), observed=scores.observed)
+
+        return PolicyContext(
+            operator="remove",
+            max_cost=0.05,
+            at=self._at,
+            replicates=replicates,
+            probe=probe if self.policy.needs().probe else None,
+            generator=generator_for(0, LABEL, self.family),
+        )
+
+    def _at(self, name: str) -> SiteContext:
+        needs, site = self.policy.needs(), self.architecture.sites[name]
+        if self._statistics is None:
+            contrasts = tiny_contrasts()
+            aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+            values = {category: len(names) for category, names in vocabularies(contrasts).items()}
+            demand = Demand.of([self.policy], len({site.layer for site in self.architecture.sites.values()}))
+            self._statistics, _ = audit(self.model, self.architecture, aligned, values, demand, accelerator="cpu")
+        weights = weights_of(self.model, site) if needs.weights else {}
+        return context(self._statistics, CONTRASTS, 0, site, weights, generator_for(0, LABEL, name))
+
+
+def _as_sets(kept: dict[str, Tensor]) -> dict[str, list[int]]:
+    return {name: sorted(units.tolist()) for name, units in kept.items()}
+
+
+def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
+    """All checks of a policy; each runs alone."""
+
+    @cache
+    def bench(family: str) -> PolicyBench:
+        return PolicyBench(policy, family)
+
+    def each(check: Callable[[PolicyBench], None]) -> None:
+        for family in LAYOUTS:
+            check(bench(family))
+
+    def with_budget(*texts: str) -> Check:
+        def check() -> None:
+            for text in texts:
+                each(lambda at, text=text: at.some(at.scores, Budget.parse(text)) and None)  # type: ignore[misc]
+
+        return check
+
+    def valid_units() -> None:
+        def check(at: PolicyBench) -> None:
+            choice, _ = at.choose(at.scores, Budget.parse("0.2"))
+            for name, units in choice.units.items():
+                require(units.dtype == torch.int64, f"the units of {name} must be int64. Got {units.dtype} instead.")
+                require(units.device.type == "cpu", f"the units of {name} must be on the CPU")
+
+        each(check)
+
+    def descending() -> None:
+        def check(at: PolicyBench) -> None:
+            choice, _ = at.choose(at.scores, Budget.parse("0.2"))
+            for name, order in choice.order.items():
+                falls = not torch.isnan(order).any() and bool((order[1:] <= order[:-1]).all())
+                require(falls, f"the order of {name} must fall: most removable first. Got {order[:5].tolist()}...")
+
+        each(check)
+
+    def ties() -> None:
+        def check(at: PolicyBench) -> None:
+            scores = made_up(at.architecture, levels=2)
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(1)
+                first, _ = at.choose(scores, Budget.parse("0.2"))
+                torch.manual_seed(2)
+                second, _ = at.choose(scores, Budget.parse("0.2"))
+            same = {n: u.tolist() for n, u in first.units.items()} == {n: u.tolist() for n, u in second.units.items()}
+            require(same, f"{at.family}: equal scores with ties gave two different choices")
+
+        each(check)
+
+    def constant_scores() -> None:
+        def check(at: PolicyBench) -> None:
+            for value in (0.0, 1.0):
+                flat = {name: torch.full_like(bias, value) for name, bias in at.scores.bias.items()}
+                at.some(replace(at.scores, bias=flat, importance=flat), Budget.parse("0.2"))
+
+        each(check)
+
+    def protected() -> None:
+        def check(at: PolicyBench) -> None:
+            kept = at.some(at.scores, Budget.parse("0.2", protected_layers=frozenset({0, 2})))
+            layers = {at.architecture.sites[name].layer for name in kept}
+            require(layers <= {1}, f"{at.family}: units of protected layers: {sorted(layers - {1})}")
+
+        each(check)
+
+    def unobserved() -> None:
+        def check(at: PolicyBench) -> None:
+            bias, observed = {}, {}
+            for name, values in at.scores.bias.items():
+                observed[name] = torch.arange(len(values)) % 2 == 0
+                bias[name] = values + 2.0 * ~observed[name]  # the most biased of all were never seen
+            kept = at.some(replace(at.scores, bias=bias, observed=observed), Budget.parse("0.2"))
+            require(
+                all(observed[name][units].all() for name, units in kept.items()), f"{at.family}: units that were never seen"
+            )
+
+        each(check)
+
+    def signed() -> None:
+        def check(at: PolicyBench) -> None:
+            bias = {name: values - 0.9 for name, values in at.scores.bias.items()}
+            kept = at.some(replace(at.scores, bias=bias, signed=True), Budget.parse("0.2"))
+            require(
+                all((bias[name][units] > 0).all() for name, units in kept.items()), f"{at.family}: units that lower the bias"
+            )
+
+        each(check)
+
+    def layer_share() -> None:
+        def check(at: PolicyBench) -> None:
+            kept = at.some(at.scores, Budget.parse("0.5", max_layer_share=0.1))
+            for layer in {site.layer for site in at.architecture.sites.values()}:
+                names = [name for name, site in at.architecture.sites.items() if site.layer == layer]
+                size = sum(at.architecture.sites[name].units for name in names)
+                require(
+                    sum(len(kept.get(name, ())) for name in names) <= 0.1 * size,
+                    f"{at.family}: layer {layer} loses more than its share",
+                )
+
+        each(check)
+
+    def site_order() -> None:
+        def check(at: PolicyBench) -> None:
+            backwards = replace(at.scores, sites=dict(reversed(list(at.scores.sites.items()))))
+            _, first = at.choose(at.scores, Budget.parse("0.2"))
+            _, second = at.choose(backwards, Budget.parse("0.2"))
+            require(_as_sets(first) == _as_sets(second), f"{at.family}: another order of the sites gives another plan")
+
+        each(check)
+
+    def no_mutation() -> None:
+        def check(at: PolicyBench) -> None:
+            groups = {"bias": at.scores.bias, "importance": at.scores.importance, "observed": at.scores.observed}
+            before = {(kind, name): value.clone() for kind, group in groups.items() for name, value in group.items()}
+            kept = dict(vars(policy))
+            at.choose(at.scores, Budget.parse("0.2"))
+            for kind, group in groups.items():
+                changed = [name for name, value in group.items() if not torch.equal(value, before[kind, name])]
+                for name in changed:
+                    group[name].copy_(before[kind, name])  # other checks use the same scores
+                require(not changed, f"{at.family}: select() changes the {kind} scores of {', '.join(changed)}")
+            require(vars(policy) == kept, "the policy keeps something from one call to the next")
+
+        each(check)
+
+    return {
+        "fraction-budget": with_budget("0.2", "0.0001"),
+        "total-budget": with_budget("17n", "1n"),
+        "per-layer-budget": with_budget("8/layer", "1/layer"),
+        "boundless-budget": with_budget("0.999", "100000n", "1000/layer"),
+        "valid-units": valid_units,
+        "descending-order": descending,
+        "deterministic-with-ties": ties,
+        "constant-scores": constant_scores,
+        "protected-layers": protected,
+        "unobserved-units": unobserved,
+        "signed-scores": signed,
+        "layer-share": layer_share,
+        "site-order": site_order,
+        "no-mutation": no_mutation,
+    }

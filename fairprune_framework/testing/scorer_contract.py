@@ -1,0 +1,352 @@
+"""What bias and importance scorers must keep, measured by the real callback and Trainer on tiny models."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.auditing.batches import MicroBatch, compose
+from fairprune_framework.auditing.calibration import Calibration
+from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.runner import stream
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
+from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
+from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Observation, Pass, SiteContext, Statistic
+from fairprune_framework.scoring import context, generator_for
+from fairprune_framework.surgery.slices import part, positions, weights_of
+from fairprune_framework.testing.report import Check, CheckSkipped, require
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+from fairprune_framework.types import Site
+
+Scorer = BiasScorer | ImportanceScorer
+Found = dict[tuple[str, str], Tensor]
+"""(site, category, or "" for importance) -> what the scorer returned."""
+
+TOKENS = 192
+"""Padded tokens of a micro-batch: several contrasts of unequal length together."""
+RELATIVE, OF_LARGEST = 1e-3, 1e-5
+"""Float noise that composition and order may make: of a score, and of the largest score of the site."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Watched(Statistic):
+    """A statistic that writes down whether the one inside changes what it was shown, or answers otherwise when asked again."""
+
+    inner: Statistic
+    found: list[str] = field(default_factory=list)
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """As the one inside."""
+        return self.inner.passes(layers)
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """As the one inside."""
+        before = {name: value.clone() for name, value in _shown(obs, self.taps).items()}
+        first = {name: value.clone() for name, value in self.inner.summands(obs).items()}
+        second = self.inner.summands(obs)
+        for name, value in _shown(obs, self.taps).items():
+            if not torch.equal(value, before[name]):
+                self.found.append(f"statistic {self.name!r} changes {name} of its observation")
+        if any(not torch.equal(first[name], value) for name, value in second.items()):
+            self.found.append(f"statistic {self.name!r} gives other summands for the same observation")
+        return second
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Poisoned(Statistic):
+    """A statistic that is shown large numbers wherever the masks say that there is nothing."""
+
+    inner: Statistic
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """As the one inside."""
+        return self.inner.passes(layers)
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """As the one inside."""
+        acts = {tap: value.masked_fill(~obs.mask.unsqueeze(-1), 1e4) for tap, value in obs.acts.items()}
+        aligned = {tap: value.masked_fill(~obs.aligned_mask.unsqueeze(-1), 1e4) for tap, value in obs.aligned.items()}
+        return self.inner.summands(replace(obs, acts=acts, aligned=aligned))
+
+
+def _shown(obs: Observation, taps: frozenset[Any]) -> dict[str, Tensor]:
+    values = {f"acts[{tap!r}]": obs.acts[tap] for tap in taps if tap in obs.acts}
+    values |= {f"aligned[{tap!r}]": obs.aligned[tap] for tap in taps if tap in obs.aligned}
+    values |= {f"weights[{role!r}]": value for role, value in obs.weights.items()}
+    for name in ("mask", "aligned_mask", "attribute", "equal_length"):
+        values[name] = getattr(obs, name)
+    return values
+
+
+class Bench:
+    """A tiny model with contrasts and calibration text, on which a scorer is run in several ways."""
+
+    def __init__(
+        self, kind: Literal["bias", "importance"], scorer: Scorer, family: str, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.kind, self.scorer = kind, scorer
+        self.model = tiny_model(family, dtype=dtype)
+        self.architecture: Architecture = recognise(self.model)
+        tokenizer = tiny_tokenizer()
+        contrasts = [contrast for contrast in tiny_contrasts() if not contrast.control]
+        self.contrasts, _ = align_all(contrasts, Encoder(tokenizer))
+        self.values = {category: len(names) for category, names in vocabularies(contrasts).items()}
+        generator = torch.Generator().manual_seed(0)
+        lengths = torch.randint(4, 20, (16,), generator=generator).tolist()
+        documents = tuple(tuple(torch.randint(3, len(tokenizer), (n,), generator=generator).tolist()) for n in lengths)
+        self.documents = Calibration(documents=documents, source="contract").as_contrasts()
+
+    @cached_property
+    def found(self) -> Found:
+        """The scores as they come."""
+        return self.scores()
+
+    def batches(self, contrasts: Sequence[AlignedContrast] | None = None, tokens: int = TOKENS) -> list[MicroBatch]:
+        """All micro-batches of both streams."""
+        shown = self.contrasts if contrasts is None else contrasts
+        return [*compose(shown, self.values, tokens), *compose(self.documents, {"": 1}, tokens, stream=CALIBRATION)]
+
+    def scores(
+        self,
+        batches: Sequence[MicroBatch] | None = None,
+        *,
+        model: nn.Module | None = None,
+        statistics: Sequence[Statistic] | None = None,
+        backwards: bool = False,
+        changed: list[str] | None = None,
+    ) -> Found:
+        """Run the scorer as the core does, without the core's checks.
+
+        Args:
+            model: another model of the same shape.
+            statistics: in place of those that the scorer declared.
+            backwards: visit the sites in reverse.
+            changed: takes notes of what the scorer changed in its context.
+        """
+        model = self.model if model is None else model
+        needs, sites = self.scorer.needs(), list(self.architecture.sites.values())
+        callback = ActivationStatisticsCallback(
+            model=model,
+            adapter=self.architecture.adapter,
+            sites=sites,
+            statistics=needs.statistics if statistics is None else statistics,
+            categories=sorted(self.values),
+            weights_of=weights_of if needs.weights else None,
+        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # nothing to sum: weights alone
+            if needs.statistics:
+                stream(model, self.batches() if batches is None else batches, [callback], "cpu")
+            sums = callback.result("")
+        groups = list(enumerate(sums.categories)) if self.kind == "bias" else [(0, "")]
+        source = CONTRASTS if self.kind == "bias" else CALIBRATION
+        found: Found = {}
+        for site in reversed(sites) if backwards else sites:
+            for group, category in groups:
+                weights = weights_of(model, site) if needs.weights else {}
+                at = context(sums, source, group, site, weights, generator_for(0, "contract", site.name))
+                if self.kind == "bias" and needs.statistics and int(at.observed.max()) == 0:
+                    continue
+                found[site.name, category] = self._call(at, changed)
+        return found
+
+    def _call(self, at: SiteContext, changed: list[str] | None) -> Tensor:
+        before = {name: value.clone() for name, value in {**at.sums, **at.weights}.items()}
+        score = self.scorer.score(at)
+        for name, value in {**at.sums, **at.weights}.items():
+            if changed is not None and not torch.equal(value, before[name]):
+                changed.append(f"score() changes {name!r} of its context")
+        return score
+
+
+def check_shapes(found: Found, sites: Mapping[str, Site]) -> None:
+    """Every score is (N,) float64."""
+    require(found, "no site was scored")
+    for (name, category), score in found.items():
+        columns = sites[name].units * sites[name].unit_width
+        kind = f"{tuple(score.shape)} {score.dtype}" if isinstance(score, Tensor) else type(score).__name__
+        fits = isinstance(score, Tensor) and score.shape == (columns,) and score.dtype == torch.float64
+        require(fits, f"{name} {category}: a score must be ({columns},) float64. Got {kind} instead.")
+
+
+def check_finite(found: Found) -> None:
+    """No score is NaN or infinite."""
+    for (name, category), score in found.items():
+        require(torch.isfinite(score).all(), f"{name} {category}: {int((~torch.isfinite(score)).sum())} scores are not finite")
+
+
+def check_sign(found: Found, signed: bool) -> None:
+    """No score is below zero, unless the scorer says that it may be."""
+    for (name, category), score in found.items():
+        require(
+            signed or not (score < 0).any(), f"{name} {category}: the lowest score is {score.min().item():g}; declare `signed`"
+        )
+
+
+def check_equal(found: Found, expected: Found, what: str, *, exact: bool = False) -> None:
+    """Both runs gave the same scores, up to float noise."""
+    require(found.keys() == expected.keys(), f"{what}: other sites or categories were scored")
+    for key, score in found.items():
+        limit = RELATIVE * expected[key].abs() + OF_LARGEST * expected[key].abs().max()
+        off = (score - expected[key]).abs()
+        bad = off > (0 if exact else limit)
+        if bad.any():
+            unit = int((off - limit).argmax())
+            values = f"{expected[key][unit].item():g} became {score[unit].item():g}"
+            require(
+                False, f"{what} changes {int(bad.sum())} of {len(score)} scores of {key[0]} {key[1]}: unit {unit}, {values}"
+            )
+
+
+def widened(batch: MicroBatch, columns: int = 5) -> MicroBatch:
+    """The same texts, padded further, with ids that are words."""
+    more = torch.full((batch.input_ids.shape[0], columns), 7)
+    return replace(
+        batch,
+        input_ids=torch.cat([batch.input_ids, more], 1),
+        attention_mask=torch.cat([batch.attention_mask, torch.zeros_like(more)], 1),
+    )
+
+
+@torch.no_grad()
+def permuted(model: nn.Module, architecture: Architecture) -> tuple[nn.Module, dict[str, Tensor]]:
+    """A copy of a model whose units are in another order, and site -> the old index of each unit."""
+    other = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(1)
+    orders = {name: torch.randperm(site.units, generator=generator) for name, site in architecture.sites.items()}
+    for name, site in architecture.sites.items():
+        for piece in site.slices:
+            tensor, axis = part(other.get_parameter(piece.parameter), piece)
+            moved = tensor.index_select(axis, positions(piece, orders[name]))
+            tensor.index_copy_(axis, positions(piece, torch.arange(site.units)), moved)
+    return other, orders
+
+
+def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[str, Check]:
+    """All checks of a scorer; each runs alone."""
+    benches: dict[tuple[str, torch.dtype], Bench] = {}
+
+    def bench(family: str = "llama", dtype: torch.dtype = torch.float32) -> Bench:
+        if (family, dtype) not in benches:
+            benches[family, dtype] = Bench(kind, scorer, family, dtype)
+        return benches[family, dtype]
+
+    def streaming() -> Bench:
+        if not scorer.needs().statistics:
+            raise CheckSkipped("declares no statistics, so no text is read")
+        return bench()
+
+    def well_formed(found: Found, at: Bench) -> None:
+        check_shapes(found, at.architecture.sites)
+        check_finite(found)
+        check_sign(found, kind == "importance" or bool(getattr(scorer, "signed", False)))
+
+    def shape() -> None:
+        check_shapes(bench().found, bench().architecture.sites)
+
+    def finite() -> None:
+        check_finite(bench().found)
+
+    def sign() -> None:
+        check_sign(bench().found, bool(getattr(scorer, "signed", False)))
+
+    def tells_apart() -> None:
+        flat = [key for key, score in bench().found.items() if score.max() == score.min()]
+        require(
+            not flat,
+            f"every neuron of {flat and flat[0]} has the same score, on contrasts that differ and weights that are random",
+        )
+
+    def deterministic() -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(1)
+            first = bench().scores()
+            torch.manual_seed(2)
+            check_equal(bench().scores(), first, "another state of the global generator", exact=True)
+            check_equal(bench().scores(backwards=True), first, "another order of the sites", exact=True)
+
+    def order() -> None:
+        at = streaming()
+        check_equal(at.scores(at.batches()[::-1]), at.found, "another order of the micro-batches")
+
+    def batch_split() -> None:
+        at = streaming()
+        check_equal(at.scores(at.batches(tokens=1)), at.found, "one contrast in each micro-batch")
+
+    def padding() -> None:
+        at = streaming()
+        check_equal(at.scores([widened(batch) for batch in at.batches()]), at.found, "more padding")
+
+    def masks() -> None:
+        at = streaming()
+        poisoned = [Poisoned(name=s.name, taps=s.taps, inner=s) for s in scorer.needs().statistics]
+        check_equal(at.scores(statistics=poisoned), at.found, "what stands where the masks are False")
+
+    def permutation() -> None:
+        at = bench()
+        other, orders = permuted(at.model, at.architecture)
+        expected = {}
+        for (name, category), score in at.found.items():
+            by_unit = score.reshape(at.architecture.sites[name].units, -1)
+            expected[name, category] = by_unit[orders[name]].reshape(-1)
+        check_equal(at.scores(model=other), expected, "numbering the neurons otherwise")
+
+    def zero_difference() -> None:
+        at = streaming()
+        same = [replace(c, variants=(c.variants[0],) * len(c.variants)) for c in at.contrasts]
+        for key, score in at.scores(at.batches(same)).items():
+            limit = 1e-9 * at.found[key].abs().max().item()
+            worst = score.abs().max().item()
+            require(worst <= limit, f"variants that do not differ give {key[0]} {key[1]} a score of {worst:g}; it must be 0")
+
+    def no_mutation() -> None:
+        at = bench()
+        changed: list[str] = []
+        weights = {name: value.clone() for name, value in at.model.state_dict().items()}
+        twin = copy.deepcopy(scorer)
+        watched = [Watched(name=s.name, taps=s.taps, inner=s, found=changed) for s in scorer.needs().statistics]
+        at.scores(statistics=watched, changed=changed)
+        changed += [
+            f"{name} of the model was changed" for name, v in at.model.state_dict().items() if not torch.equal(v, weights[name])
+        ]
+        if vars(scorer) != vars(twin):
+            changed.append("the scorer keeps something from one call to the next")
+        require(not changed, "; ".join(dict.fromkeys(changed)))
+
+    def experts() -> None:
+        at = bench("mixtral")
+        well_formed(at.found, at)
+        if scorer.needs().statistics:
+            check_equal(at.scores(at.batches(tokens=1)), at.found, "one contrast in each micro-batch")
+
+    def bfloat16() -> None:
+        at = bench(dtype=torch.bfloat16)
+        well_formed(at.found, at)
+
+    checks: dict[str, Check] = {
+        "shape": shape,
+        "finite": finite,
+        "sign": sign,
+        "tells-neurons-apart": tells_apart,
+        "deterministic": deterministic,
+        "order-invariance": order,
+        "batch-split-invariance": batch_split,
+        "padding-invariance": padding,
+        "masks-obeyed": masks,
+        "permutation-equivariance": permutation,
+        "zero-difference": zero_difference,
+        "no-mutation": no_mutation,
+        "experts": experts,
+        "bfloat16": bfloat16,
+    }
+    if kind == "importance":  # may be below zero, and is about one text at a time
+        del checks["sign"], checks["zero-difference"]
+    return checks

@@ -1,0 +1,111 @@
+"""What many tests share: a tiny saved model, a prompt set, the command line in this process, and pictures of folders."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command gave back."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def errors(self) -> list[str]:
+        """Lines of stderr that are no progress."""
+        return [line for line in self.err.splitlines() if not line.startswith("[")]
+
+
+@pytest.fixture(scope="session")
+def fairprune() -> Callable[..., Answer]:
+    """The command line, called in this process: `fairprune("run", folder, ...)`."""
+    from fairprune_framework.cli import main
+
+    def call(*words: object) -> Answer:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = main([str(word) for word in words])
+        return Answer(code, out.getvalue(), err.getvalue())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny random Llama and its tokenizer. Read only."""
+    from fairprune_framework.testing.tiny import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("models") / "llama", "llama")
+
+
+@pytest.fixture(scope="session")
+def write_prompts() -> Callable[[Path, Iterable[Mapping[str, Any]]], Path]:
+    """Write rows to a JSONL file."""
+
+    def write(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
+        path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def prompts(tmp_path_factory: pytest.TempPathFactory, write_prompts: Callable[..., Path]) -> Path:
+    """The dozen tiny contrasts as a file. Read only."""
+    from fairprune_framework.testing.tiny import tiny_contrasts
+
+    return write_prompts(tmp_path_factory.mktemp("prompts") / "tiny.jsonl", [c.to_json() for c in tiny_contrasts()])
+
+
+@pytest.fixture(scope="session")
+def snapshot() -> Callable[..., dict[str, Any] | None]:
+    """Every file below a path with its hash (and with `times`, when it was written); None where there is nothing."""
+
+    def take(path: Path, *, times: bool = False) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        files = [path] if path.is_file() else sorted(path.rglob("*"))
+        return {
+            str(file.relative_to(path)): (
+                hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "folder",
+                file.stat().st_mtime_ns if times else None,
+            )
+            for file in files
+        }
+
+    return take
+
+
+QUICK = ("--budget", "0.1", "--calibration-tokens", "16", "--calibration-documents", "8", "--force")
+
+
+@pytest.fixture(scope="session")
+def quick() -> tuple[str, ...]:
+    """Options that make a whole run on a tiny model short, and make it prune."""
+    return QUICK
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory, fairprune: Callable[..., Answer], llama: Path, prompts: Path) -> Path:
+    """A run folder with all stages done. Read only: copy it to work on it."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    answer = fairprune("run", llama, "--prompts", prompts, "--output", folder, *QUICK)
+    assert answer.code == 0, answer.err
+    return folder
