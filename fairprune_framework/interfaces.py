@@ -77,9 +77,9 @@ class Observation:
     aligned_mask: Tensor
     """(C, V, S) bool. True only where every present variant has the slot (for an expert: was routed to it)."""
     attribute: Tensor
-    """(C, V) int64: which value of the category's vocabulary, below `values`; -1 for an absent variant."""
+    """(C, V) int64: which value of the contrast's category, below `values`; -1 for an absent variant."""
     values: int
-    """Size of the category's vocabulary of attribute values."""
+    """Size of the largest vocabulary of attribute values of any category: the same in all micro-batches."""
     equal_length: Tensor
     """(C,) bool: all present variants have the same number of tokens."""
     weights: Mapping[str, Tensor]

@@ -324,6 +324,8 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **words: 
     opened = _continued(run, output, words, None)
     if "plan" in opened.record["stages"]:
         opened.needs("prune")
+    if "plan_file" in opened.record:
+        return run_stages(opened, "evaluate")  # the plan came as a file: reading prompts would begin the folder anew
     return run_stages(opened, "read", "evaluate")
 
 

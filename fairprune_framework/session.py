@@ -115,6 +115,18 @@ class Run:
             notify=self.notify,
         )
         run._temporary = self._temporary
+        if all(getattr(run.recipe, name) == getattr(self.recipe, name) for name in (*FIELDS["read"], *FIELDS["audit"])):
+            loaded = (
+                "_model_and_tokenizer",
+                "architecture",
+                "fingerprint",
+                "encoder",
+                "prompts",
+                "aligned",
+                "values",
+                "calibration",
+            )
+            vars(run).update({name: value for name, value in vars(self).items() if name in loaded})
         return run
 
     # -- what the recipe names ------------------------------------------------------------------------------------------

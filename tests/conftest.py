@@ -50,9 +50,11 @@ def fairprune() -> Callable[..., Answer]:
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama and its tokenizer. Read only."""
+    from fairprune_framework.models import quietly
     from fairprune_framework.testing.tiny import save_tiny
 
-    return save_tiny(tmp_path_factory.mktemp("models") / "llama", "llama")
+    with quietly():
+        return save_tiny(tmp_path_factory.mktemp("models") / "llama", "llama")
 
 
 @pytest.fixture(scope="session")

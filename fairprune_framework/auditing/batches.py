@@ -6,7 +6,7 @@ Each distinct text of a micro-batch is computed once, and contrasts that share t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ WINDOW = 4096
 
 @dataclass(kw_only=True, eq=False)  # not frozen: under `precision="bf16-true"` Lightning refuses frozen dataclasses
 class MicroBatch:
-    """Whole contrasts of one category. U distinct texts, padded on the right to T. Treated as immutable."""
+    """Whole contrasts, of any categories. U distinct texts, padded on the right to T. Treated as immutable."""
 
     input_ids: Tensor
     """(U, T) int64."""
@@ -39,8 +39,10 @@ class MicroBatch:
     """(C, V) int64: one past the last attribute token; the matched suffix begins here."""
     attribute: Tensor
     """(C, V) int64: index into the category's vocabulary; -1 for an absent variant."""
-    category: str
+    categories: tuple[str, ...]
+    """Category of each contrast."""
     values: int
+    """Size of the largest vocabulary of the set: the same in all micro-batches."""
     ids: tuple[str, ...]
     stream: str = "contrasts"
 
@@ -57,23 +59,21 @@ class MicroBatch:
 
 
 def compose(
-    contrasts: Iterable[AlignedContrast], values: dict[str, int], budget: int, pad: int = 0, stream: str = "contrasts"
+    contrasts: Iterable[AlignedContrast], values: Mapping[str, int], budget: int, pad: int = 0, stream: str = "contrasts"
 ) -> Iterator[MicroBatch]:
-    """Fill micro-batches of one category each with at most `budget` padded tokens, or with one contrast.
+    """Fill micro-batches with at most `budget` padded tokens, or with one contrast.
 
     Args:
         values: category -> size of its attribute vocabulary.
         pad: token id of the padding; masked, so that its value does not matter.
     """
-    by_category: dict[str, list[AlignedContrast]] = {}
+    largest, window = max(values.values()), list[AlignedContrast]()
     for contrast in contrasts:
-        window = by_category.setdefault(contrast.category, [])
         window.append(contrast)
         if len(window) == WINDOW:
-            yield from _compose_window(window, values[contrast.category], budget, pad, stream)
+            yield from _compose_window(window, largest, budget, pad, stream)
             window.clear()
-    for category, window in by_category.items():
-        yield from _compose_window(window, values[category], budget, pad, stream)
+    yield from _compose_window(window, largest, budget, pad, stream)
 
 
 def _compose_window(window: Sequence[AlignedContrast], values: int, budget: int, pad: int, stream: str) -> Iterator[MicroBatch]:
@@ -138,7 +138,7 @@ def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, stream: st
         start=table(lambda c, v: c.variants[v].start, 0),
         end=table(lambda c, v: c.variants[v].end, 0),
         attribute=table(lambda c, v: c.attributes[v], -1),
-        category=batch[0].category,
+        categories=tuple(contrast.category for contrast in batch),
         values=values,
         ids=tuple(contrast.id for contrast in batch),
         stream=stream,
@@ -149,5 +149,5 @@ def composition_hash(batches: Iterable[MicroBatch]) -> str:
     """sha256 over which contrasts stand together and how far each micro-batch is padded."""
     digest = hashlib.sha256()
     for batch in batches:
-        digest.update(repr((batch.stream, batch.category, batch.ids, tuple(batch.input_ids.shape))).encode())
+        digest.update(repr((batch.stream, batch.categories, batch.ids, tuple(batch.input_ids.shape))).encode())
     return digest.hexdigest()

@@ -71,6 +71,7 @@ class ActivationStatisticsCallback(Callback):
         self._counts = {CONTRASTS: [0] * len(self.categories), CALIBRATION: [0]}
         self._seen: dict[str, dict[Tap, Tensor]] = {}
         self._geometry: Geometry | None = None
+        self._groups: dict[int, Tensor] = {}
 
     @property
     def attached(self) -> bool:
@@ -90,10 +91,15 @@ class ActivationStatisticsCallback(Callback):
             raise FairpruneError(
                 f"ActivationStatisticsCallback needs batches of type MicroBatch. Got {type(batch).__name__} instead."
             )
-        if batch.stream == CONTRASTS and batch.category not in self.categories:
+        unknown = set(batch.categories) - set(self.categories) if batch.stream == CONTRASTS else set()
+        if unknown:
             known = ", ".join(self.categories) or "none"
-            raise FairpruneError(f"a batch is of the category {batch.category!r}, which was not announced: {known}")
+            raise FairpruneError(f"a batch holds the category {min(unknown)!r}, which was not announced: {known}")
         self._geometry, self._seen = Geometry(batch), {}
+        self._groups = {0: torch.ones(len(batch.ids), dtype=torch.float64)}
+        if batch.stream == CONTRASTS:
+            group_C = torch.tensor([self.categories[category] for category in batch.categories])
+            self._groups = {group: (group_C == group).double() for group in sorted(set(group_C.tolist()))}
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -102,8 +108,8 @@ class ActivationStatisticsCallback(Callback):
         if self._seen:
             site, taps = next(iter(self._seen.items()))
             raise FairpruneError(f"site {site} showed only the taps {', '.join(taps)}: the module did not run the whole model")
-        group = self.categories[batch.category] if batch.stream == CONTRASTS else 0
-        self._counts[batch.stream][group] += len(batch.ids)
+        for group, member_C in self._groups.items():
+            self._counts[batch.stream][group] += int(member_C.sum())
         self._geometry = None
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -148,7 +154,6 @@ class ActivationStatisticsCallback(Callback):
             rows = None if rows is None else rows.cpu()
             geometry = Geometry(geometry.batch.to("cpu"))
         batch = geometry.batch
-        group = self.categories[batch.category] if batch.stream == CONTRASTS else 0
         weights = self._weights_of(self.model, site) if self._weights_of else {}
         for statistic, step in pairs:
             shown = {tap: values[tap] for tap in statistic.taps if tap in values}
@@ -158,30 +163,34 @@ class ActivationStatisticsCallback(Callback):
             except Exception as error:
                 raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
             for name, summands_CRK in outputs.items():
-                total_RK = self._total(statistic, name, summands_CRK, site, batch)
                 key = key_of(batch.stream, site.name, f"{statistic.name}.{name}")
-                if (known := self.sums.shape_of(key)) not in (None, tuple(total_RK.shape)):
+                self._check(statistic, name, summands_CRK, site, batch)
+                if (known := self.sums.shape_of(key)) not in (None, tuple(summands_CRK.shape[1:])):
                     raise ContractViolation(
-                        f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(total_RK.shape)}"
+                        f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
                     )
-                self.sums.update(key, group, total_RK)
-        reached = observe(site, {}, rows, geometry, Pass(), {}).aligned_mask
-        seen = reached.any(2).any(1).sum(dtype=torch.float64).reshape(1, 1)
-        self.sums.update(key_of(batch.stream, site.name, OBSERVED), group, seen)
+                self._add(key, summands_CRK)
+        reached_CVS = observe(site, {}, rows, geometry, Pass(), {}).aligned_mask
+        self._add(key_of(batch.stream, site.name, OBSERVED), reached_CVS.any(2).any(1).double().reshape(-1, 1, 1))
 
-    def _total(self, statistic: Statistic, name: str, summands_CRK: Tensor, site: Site, batch: MicroBatch) -> Tensor:
+    def _add(self, key: str, summands_CRK: Tensor) -> None:
+        """Sum the contrasts of each category, in their order, and add that to what was there."""
+        contrasts, *shape = summands_CRK.shape
+        for group, member_C in self._groups.items():
+            member = member_C.to(summands_CRK.device).unsqueeze(0)
+            self.sums.update(key, group, (member @ summands_CRK.reshape(contrasts, -1)).reshape(shape))
+
+    def _check(self, statistic: Statistic, name: str, summands_CRK: Tensor, site: Site, batch: MicroBatch) -> None:
         if summands_CRK.ndim != 3 or summands_CRK.shape[0] != len(batch.ids) or summands_CRK.dtype != torch.float64:
             raise ContractViolation(
                 f"statistic {statistic.name!r}, output {name!r}: expected ({len(batch.ids)}, R, K) float64, "
                 f"got {tuple(summands_CRK.shape)} {summands_CRK.dtype}"
             )
-        total_RK = summands_CRK.sum(0)
-        if not torch.isfinite(total_RK.sum()):
+        if not torch.isfinite(summands_CRK.sum()):
             bad = next(
                 (i for i, row in zip(batch.ids, summands_CRK, strict=True) if not torch.isfinite(row).all()), batch.ids[0]
             )
             raise FairpruneError(f"NaN or Inf in statistic {statistic.name!r} of site {site.name} at contrast {bad!r}")
-        return total_RK
 
     def result(self, composition: str) -> Statistics:
         """What was summed, rounded to float64."""

@@ -81,6 +81,17 @@ class Geometry:
         longest = batch.length.amax(1, keepdim=True)
         return ((batch.length == longest) | ~batch.present).all(1)
 
+    def shared(self, seen_CVS: Tensor) -> Tensor:
+        """True only where every present variant has the slot."""
+        present_CV1 = self.batch.present.unsqueeze(-1)
+        return (seen_CVS | ~present_CV1).all(1, keepdim=True) & present_CV1
+
+    @cached_property
+    def aligned_mask_CVS(self) -> Tensor:
+        """The aligned slots that every present variant has: the pooled one first."""
+        (_, in_span), (_, exists) = self.span_CVP, self.suffix_CVS
+        return self.shared(torch.cat([in_span.any(2, keepdim=True), exists], 2))
+
 
 @dataclass(frozen=True)
 class _Reach:
@@ -119,17 +130,13 @@ class _Reach:
         slots[:, :, 1:] = self.gather(values_MK, suffix, exists)[0]
         return slots
 
-    def shared(self, seen_CVS: Tensor) -> Tensor:
-        """True only where every present variant has the slot."""
-        present_CV1 = self.geometry.batch.present.unsqueeze(-1)
-        return (seen_CVS | ~present_CV1).all(1, keepdim=True) & present_CV1
-
     def aligned_mask(self) -> Tensor:
         """(C, V, S): where `aligned` holds something; elsewhere its values are arbitrary."""
+        if self.routed is None:
+            return self.geometry.aligned_mask_CVS
         (span, in_span), (suffix, exists) = self.geometry.span_CVP, self.geometry.suffix_CVS
-        if self.routed is not None:
-            in_span, exists = in_span & (self.routed[span] >= 0), exists & (self.routed[suffix] >= 0)
-        return self.shared(torch.cat([in_span.any(2, keepdim=True), exists], 2))
+        in_span, exists = in_span & (self.routed[span] >= 0), exists & (self.routed[suffix] >= 0)
+        return self.geometry.shared(torch.cat([in_span.any(2, keepdim=True), exists], 2))
 
 
 def observe(

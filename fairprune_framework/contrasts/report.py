@@ -84,7 +84,7 @@ def _category(category: str, contrasts: Sequence[Contrast], aligned: Sequence[Al
 
 
 def render(report: Mapping[str, Any]) -> str:
-    """The report for people, at most 80 columns wide."""
+    """The report for people, at most 100 columns wide."""
     lines = [
         f"{report['set']} under {report['model']}",
         f"{report['contrasts']} contrasts, {report['texts']} texts ({report['distinct_texts']} distinct), {report['tokens']} tokens, "

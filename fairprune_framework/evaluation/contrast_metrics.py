@@ -48,7 +48,7 @@ def generalised_js(logits_CVW: Tensor, present_CV: Tensor) -> Tensor:
     0.6931
     """
     log_p = torch.log_softmax(logits_CVW.double(), -1)
-    weight = (present_CV / present_CV.sum(1, keepdim=True)).double().unsqueeze(-1)
+    weight = (present_CV.double() / present_CV.sum(1, keepdim=True)).unsqueeze(-1)
     p = log_p.exp()
     mean = (p * weight).sum(1)
     entropy_of_mean = torch.special.entr(mean).sum(-1)
@@ -111,8 +111,12 @@ def measure(
     architecture: Architecture,
     batches: Sequence[MicroBatch],
     progress: Callable[[int], None] = lambda contrasts: None,
+    taps: frozenset[Tap] = TAPS,
 ) -> list[ContrastMeasure]:
-    """Measure every contrast once, with the model as it is (also masked). In the order of the batches."""
+    """Measure every contrast once, with the model as it is (also masked). In the order of the batches.
+
+    Without taps the divergence alone is measured, and the activation differences are 0.
+    """
     sites = list(architecture.sites.values())
     layers = sorted({site.layer for site in sites})
     device = next(model.parameters()).device
@@ -129,7 +133,7 @@ def measure(
     training = model.training
     model.eval()
     try:
-        with architecture.adapter.tap(model, sites, TAPS, take), last_token_only(model, lambda: state["last"]):
+        with architecture.adapter.tap(model, sites, taps, take), last_token_only(model, lambda: state["last"]):
             for cpu_batch in batches:
                 batch = cpu_batch.to(device)
                 state["geometry"] = Geometry(batch)

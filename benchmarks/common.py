@@ -1,0 +1,47 @@
+"""What the benchmarks share: the machine's description, paired timing, and writing a record."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fairprune_framework.provenance import versions
+
+DATA = Path(os.environ.get("FAIRPRUNE_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
+"""Folder with the public data sets; benchmarks that need one say so where it is absent."""
+
+
+def machine() -> str:
+    """Processor, cores, threads and versions, in one line."""
+    import torch
+
+    name = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
+        if line.startswith("model name"):
+            name = line.partition(":")[2].strip()
+            break
+    found = versions()
+    packages = ", ".join(f"{key} {found[key]}" for key in ("python", "torch", "lightning", "transformers"))
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {packages}"
+
+
+def paired(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Wall seconds of each function in turn, A B C A B C ..., after one uncounted round."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(rounds + 1):
+        for name, function in functions.items():
+            began = time.perf_counter()
+            function()
+            if turn:
+                seconds[name].append(time.perf_counter() - began)
+    return seconds
+
+
+def ratio(a: list[float], b: list[float]) -> str:
+    """Median of the ratios a / b pair by pair, with their range."""
+    ratios = sorted(x / y for x, y in zip(a, b, strict=True))
+    return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"

@@ -1,0 +1,203 @@
+"""The command line: help, lists, machine-readable output, exit codes; and that nothing heavy is imported before it is needed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+COMMANDS = ("run", "audit", "score", "plan", "prune", "evaluate", "prompts", "plugins")
+LATER = ("restore", "ablate", "report", "doctor")
+
+
+def helped(*words: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "fairprune_framework", *words, "--help"], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_help_names_what_there_is_and_no_stubs() -> None:
+    text = helped()
+    for command in COMMANDS:
+        assert f"    {command} " in text, command
+    for command in LATER:
+        assert f"    {command} " not in text, command
+
+
+def test_help_of_a_stage_explains_every_option() -> None:
+    from fairprune_framework.recipe import FIELDS
+
+    text = helped("run")
+    for field in FIELDS:
+        assert (f"--{field.replace('_', '-')}" if field != "model" else "model") in text, field
+    assert "fractions" not in text or "0.002" in text
+
+
+@pytest.mark.parametrize("words", [["--help"], ["plugins", "list"]])
+def test_nothing_heavy_is_imported(words: list[str]) -> None:
+    heavy = ("torch", "transformers", "lightning", "lm_eval", "datasets", "numpy", "fairprune_variance")
+    script = (
+        "import sys\n"
+        "from fairprune_framework.cli import main\n"
+        "try:\n"
+        f"    main({words!r})\n"
+        "except SystemExit:\n"
+        "    pass\n"
+        f"print('HEAVY', [name for name in {heavy!r} if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
+
+
+def test_plugins_list(fairprune: Any) -> None:
+    answer = fairprune("plugins", "list")
+    assert answer.code == 0
+    header, *rows = answer.out.splitlines()
+    assert header.split() == ["kind", "name", "distribution", "version", "state"]
+    cells = [row.split() for row in rows]
+    assert {("bias", "variance"), ("importance", "peak-to-peak"), ("policy", "uniform"), ("architecture", "moe-glu")} <= {
+        (row[0], row[1]) for row in cells
+    }
+    assert {row[4] for row in cells} == {"not"}  # "not loaded"
+
+
+def test_plugins_list_load_and_json(fairprune: Any) -> None:
+    answer = fairprune("plugins", "list", "--load", "--json")
+    rows = json.loads(answer.out)
+    assert {row["state"] for row in rows if row["kind"] != "recipe"} == {"ok"}
+    assert all(row["distribution"] == "fairprune_framework" for row in rows if row["name"] in ("variance", "glu", "default"))
+
+
+def test_a_broken_plugin_breaks_no_list(fairprune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    real = metadata.entry_points
+
+    def more(**words: Any) -> Any:
+        found = list(real(**words))
+        if words.get("group") == "fairprune.bias_scorers":
+            found.append(metadata.EntryPoint("shaky", "no_such_module:Shaky", "fairprune.bias_scorers"))
+        return found
+
+    monkeypatch.setattr(metadata, "entry_points", more)
+    answer = fairprune("plugins", "list", "--load")
+    assert answer.code == 0
+    assert "bias 'shaky' of unknown 0 cannot be loaded from no_such_module:Shaky: ModuleNotFoundError" in answer.out
+    assert next(line for line in answer.out.splitlines() if " variance " in line).endswith("ok")
+
+
+def test_version(fairprune: Any) -> None:
+    from fairprune_framework import __version__
+
+    done = subprocess.run(
+        [sys.executable, "-m", "fairprune_framework", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.strip().endswith(__version__)
+
+
+def test_prompts_check(fairprune: Any, llama: Path, prompts: Path) -> None:
+    answer = fairprune("prompts", "check", prompts, "--model", llama)
+    assert answer.code == 0, answer.err
+    assert "12 contrasts, 29 texts" in answer.out
+    assert max(map(len, answer.out.splitlines()[1:])) <= 100
+    report = json.loads(fairprune("prompts", "check", prompts, "--model", llama, "--json").out)
+    assert report["contrasts"] == 12
+    assert {row["category"]: row["control"] for row in report["categories"]} == {"age": False, "race": False, "stature": True}
+    assert report["equal_length"] == 7
+    assert report["context"] == 512
+
+
+def test_prompts_build_then_check(fairprune: Any, llama: Path, tmp_path: Path) -> None:
+    templates, values, output = tmp_path / "t.yaml", tmp_path / "v.csv", tmp_path / "set.jsonl"
+    templates.write_text("- {category: race, template_id: a, context: work, text: 'The {attribute} nurse walked home .'}\n")
+    values.write_text("category,attribute\nrace,Black\nrace,white\nrace,Asian\n")
+    answer = fairprune("prompts", "build", templates, values, "--output", output)
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("1 contrasts, 3 texts")
+    assert fairprune("prompts", "check", output, "--model", llama).code == 0
+
+
+def test_options_on_the_command_line_reach_the_recipe(fairprune: Any, llama: Path, prompts: Path, tmp_path: Path) -> None:
+    import yaml
+
+    words = ["--bias", "variance", "--bias.relative=true", "--policy.weight", "0.25", "--protected-layers", "0", "--seed", "3"]
+    words += ["--columns", "context=context", "--generate", "The man", "--generate", "A man", "--budget", "2/layer", "--quiet"]
+    answer = fairprune("audit", llama, "--prompts", prompts, "--output", tmp_path / "run", *words)
+    assert (answer.code, answer.err) == (0, "")
+    found = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert found["bias"] == {"plugin": "variance", "relative": True}
+    assert found["policy"]["weight"] == 0.25
+    assert found["protected_layers"] == [0]
+    assert found["columns"] == {"context": "context"}
+    assert found["generate"] == ["The man", "A man"]
+    assert found["seed"] == 3
+    assert fairprune("score", "--output", tmp_path / "run").code == 0
+    assert fairprune("plan", "--output", tmp_path / "run").code == 0
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    assert list(plan["sites"]) == ["model.layers.1.mlp"]
+
+
+def test_errors_that_are_not_the_users_show_a_way_to_the_traceback(
+    fairprune: Any, llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fairprune_framework.errors import FairpruneError
+
+    def fail(*_: Any) -> None:
+        raise FairpruneError("it\nbroke") from ZeroDivisionError("x")
+
+    monkeypatch.setattr("fairprune_framework.architecture.confirm", fail)
+    words = ("audit", llama, "--prompts", prompts, "--output", tmp_path / "run")
+    answer = fairprune(*words)
+    assert answer.code == 1
+    assert answer.err == "fairprune: error: it broke (cause: ZeroDivisionError; FAIRPRUNE_DEBUG=1 shows the traceback)\n"
+    monkeypatch.setenv("FAIRPRUNE_DEBUG", "1")
+    with pytest.raises(FairpruneError):
+        fairprune(*words)
+
+
+def test_a_full_disk_is_one_line(fairprune: Any, llama: Path, prompts: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    answer = fairprune("audit", llama, "--prompts", prompts, "--output", tmp_path / "run")
+    assert answer.code == 1
+    assert answer.errors == ["fairprune: error: [Errno 28] No space left on device (FAIRPRUNE_DEBUG=1 shows the traceback)"]
+
+
+def test_a_run_that_abstains_says_so_and_is_no_failure(fairprune: Any, llama: Path, prompts: Path, tmp_path: Path) -> None:
+    words = (
+        "--budget",
+        "0.5",
+        "--max-perplexity-increase",
+        "0.01",
+        "--calibration-tokens",
+        "16",
+        "--calibration-documents",
+        "8",
+    )
+    answer = fairprune("run", llama, "--prompts", prompts, "--output", tmp_path / "run", *words)
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("VERDICT  abstained: perplexity on judging text")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert record["abstained"] is True
+    assert record["verdict"] == "abstained"
+    assert record["parameters_after"] == record["parameters_before"]
+    assert not (tmp_path / "run" / "model").exists()
+    assert not json.loads((tmp_path / "run" / "plan.json").read_text())["abstained"]
+    rows = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert rows["applied_by"] == "masking"
+    assert all(row["after"] is not None for row in rows["results"])
+
+
+def test_the_summary_fits_the_terminal(fairprune: Any, finished: Path) -> None:
+    answer = fairprune("run", "--output", finished, "--quiet")
+    long = [line for line in answer.out.splitlines() if len(line) > 80 and str(finished) not in line and "/" not in line]
+    assert long == []
+    assert answer.out.startswith("VERDICT")

@@ -1,0 +1,133 @@
+"""Alignment of variants under a tokenizer, by properties that hold for every text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from fairprune_framework.contrasts.alignment import Encoder, align_all, attribute_spans, vocabularies
+from fairprune_framework.contrasts.schema import Contrast, Variant
+from fairprune_framework.errors import PromptError
+from fairprune_framework.testing.tiny import WORDS, tiny_contrasts, tiny_tokenizer
+
+ENCODER = Encoder(tiny_tokenizer())
+WORD = st.one_of(st.sampled_from(WORDS), st.text("abcßé語 '-.1", min_size=1, max_size=6))
+PART = st.lists(WORD, max_size=4).map(" ".join)
+VALUES = st.lists(st.text("abBlackwhiteé 語-", max_size=8), min_size=2, max_size=4, unique=True)
+FREE = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=20), min_size=2, max_size=4, unique=True)
+
+
+def contrast(texts: list[str]) -> Contrast:
+    assume(all(text.strip() for text in texts))
+    assume(len(set(texts)) == len(texts))
+    variants = tuple(Variant(attribute=str(i), text=text) for i, text in enumerate(texts))
+    return Contrast(id="c", category="x", template_id="t", variants=variants)
+
+
+def aligned(texts: list[str]) -> Any:
+    try:
+        return ENCODER.align(contrast(texts), {str(i): i for i in range(len(texts))})
+    except PromptError:
+        assume(False)
+
+
+def check(texts: list[str]) -> None:
+    found = aligned(texts)
+    suffixes = {tokens.ids[tokens.end :] for tokens in found.variants}
+    assert len(suffixes) == 1
+    assert found.suffix == len(next(iter(suffixes)))
+    assert len({tokens.ids[: min(t.start for t in found.variants)] for tokens in found.variants}) == 1
+    for tokens, text in zip(found.variants, texts, strict=True):
+        assert 0 <= tokens.start <= tokens.end <= len(tokens.ids)
+        assert list(tokens.ids) == ENCODER.ids(text)
+        # a causal model sees no difference before the span
+        assert all(
+            other.ids[: tokens.start] == tokens.ids[: tokens.start]
+            for other in found.variants
+            if len(other.ids) >= tokens.start
+        )
+    assert any(tokens.end > tokens.start for tokens in found.variants)  # what differs is inside of a span
+
+
+@given(PART, VALUES, PART)
+@settings(max_examples=200, deadline=None)
+def test_templates(before: str, values: list[str], after: str) -> None:
+    check([f"{before} {value} {after}" for value in values])
+
+
+@given(FREE)
+@settings(max_examples=200, deadline=None)
+def test_any_texts(texts: list[str]) -> None:
+    check(texts)
+
+
+@given(FREE)
+@settings(max_examples=300)
+def test_spans_cover_all_that_differs(texts: list[str]) -> None:
+    spans = attribute_spans(texts)
+    assert len({text[:start] for text, (start, _) in zip(texts, spans, strict=True)}) == 1
+    assert len({text[end:] for text, (_, end) in zip(texts, spans, strict=True)}) == 1
+    assert all(0 <= start <= end <= len(text) for text, (start, end) in zip(texts, spans, strict=True))
+    assert attribute_spans(texts[::-1]) == spans[::-1]
+
+
+@pytest.mark.parametrize(
+    ("texts", "parts"),
+    [
+        (["A Black man", "A white man"], ["Black", "white"]),
+        (["a woman came", "a man came"], ["woman", "man"]),
+        (["He is old", "He is young"], ["old", "young"]),
+        (["Old people", "Young people"], ["Old", "Young"]),
+        (["one two", "one two three"], ["", " three"]),
+        (["x aa y", "x aaa y"], ["aa", "aaa"]),
+        (["a b a", "a a"], ["b ", ""]),
+    ],
+)
+def test_spans_of_plain_cases(texts: list[str], parts: list[str]) -> None:
+    assert [text[slice(*span)] for text, span in zip(texts, attribute_spans(texts), strict=True)] == parts
+
+
+def test_tokens_of_the_attribute_and_after_it() -> None:
+    tokenizer = tiny_tokenizer()
+    texts = ["The Black nurse walked home .", "The Native American nurse walked home ."]
+    found = ENCODER.align(contrast(texts), {"0": 0, "1": 1})
+    words = [tokenizer.decode(tokens.ids[tokens.start : tokens.end]).strip() for tokens in found.variants]
+    assert words == ["Black", "Native American"]
+    assert found.suffix == 4
+    assert not found.equal_length
+
+
+def test_special_tokens_at_the_end_are_matched() -> None:
+    class WithEnd:
+        is_fast = True
+
+        def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
+            encoded = tiny_tokenizer()(texts, return_offsets_mapping=True)
+            return {
+                "input_ids": [[*ids, 2] for ids in encoded["input_ids"]],
+                "offset_mapping": [[*spans, (0, 0)] for spans in encoded["offset_mapping"]],
+            }
+
+    found = Encoder(WithEnd()).align(contrast(["They are Black", "They are Native American"]), {"0": 0, "1": 1})
+    assert found.suffix == 1
+    assert {tokens.ids[tokens.end :] for tokens in found.variants} == {(2,)}
+
+
+def test_a_tokenizer_without_offsets() -> None:
+    class Slow:
+        is_fast = False
+
+        def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
+            return {"input_ids": tiny_tokenizer()(texts)["input_ids"]}
+
+    contrasts = tiny_contrasts()
+    slow, _ = align_all(contrasts, Encoder(Slow()))
+    fast, _ = align_all(contrasts, ENCODER)
+    assert [c.suffix for c in slow] == [c.suffix for c in fast]
+
+
+def test_vocabularies() -> None:
+    assert vocabularies(tiny_contrasts())["age"] == ("elderly", "middle aged", "old", "young")

@@ -1,0 +1,106 @@
+"""Compensated sums against exact rational arithmetic."""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairprune_framework.auditing.compensated import add_sums, add_value, rounded, two_sum
+from fairprune_framework.auditing.sums import StatisticSums, described
+
+VALUES = st.floats(min_value=-1e150, max_value=1e150, allow_nan=False, allow_subnormal=False)
+TERMS = st.lists(st.floats(min_value=1e-30, max_value=1e30), min_size=1, max_size=40)
+
+
+def pair(value: float = 0.0) -> torch.Tensor:
+    return torch.tensor([value, 0.0], dtype=torch.float64)
+
+
+def number(value: float) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+@given(VALUES, VALUES)
+def test_two_sum_is_exact(a: float, b: float) -> None:
+    total, error = two_sum(number(a), number(b))
+    assert Fraction(total.item()) + Fraction(error.item()) == Fraction(a) + Fraction(b)
+    assert total.item() == a + b
+
+
+@given(TERMS)
+@settings(max_examples=200)
+def test_sums_of_positive_terms_are_the_nearest_float(terms: list[float]) -> None:
+    """Summands of audits are not negative; then nothing cancels and 106 bits are plenty."""
+    total = pair()
+    for term in terms:
+        total = add_value(total, number(term))
+    exact = sum(map(Fraction, terms))
+    assert abs(Fraction(total[0].item()) + Fraction(total[1].item()) - exact) <= exact * Fraction(2) ** -100
+    assert rounded(total).item() == float(exact)
+
+
+@given(TERMS, st.randoms(use_true_random=False))
+@settings(max_examples=200)
+def test_order_and_grouping_change_no_bit(terms: list[float], chance: random.Random) -> None:
+    def summed(values: list[float]) -> torch.Tensor:
+        total = pair()
+        for value in values:
+            total = add_value(total, number(value))
+        return total
+
+    shuffled = chance.sample(terms, len(terms))
+    cut = chance.randint(0, len(terms))
+    merged = add_sums(torch.stack([summed(shuffled[:cut]), summed(shuffled[cut:])]))
+    assert rounded(summed(terms)).item() == rounded(merged).item()
+
+
+@given(st.lists(VALUES, min_size=1, max_size=20))
+def test_cancelling_terms_keep_a_hundred_bits_of_the_largest(terms: list[float]) -> None:
+    total = pair()
+    for term in terms:
+        total = add_value(total, number(term))
+    exact, size = sum(map(Fraction, terms)), sum(abs(Fraction(term)) for term in terms)
+    assert abs(Fraction(total[0].item()) + Fraction(total[1].item()) - exact) <= size * Fraction(2) ** -98
+
+
+def test_plain_float64_would_not_do() -> None:
+    terms = [1.0, 1e-16, 1e-16, 1e-16, 1e-16]
+    total = pair()
+    for term in terms:
+        total = add_value(total, number(term))
+    assert rounded(total).item() == float(sum(map(Fraction, terms))) != sum(terms)
+
+
+def test_the_metric_keeps_its_axes_and_its_dtype() -> None:
+    sums = StatisticSums(("only",))
+    assert sums.shape_of("contrasts/a/x.y") is None
+    sums.update("contrasts/a/x.y", 0, torch.ones(1, 1, dtype=torch.float64))
+    assert sums.shape_of("contrasts/a/x.y") == (1, 1)
+    assert sums.totals()["contrasts/a/x.y"].shape == (1, 1, 1)
+    sums = StatisticSums(("one", "two"))
+    sums.update("contrasts/a/x.y", 1, torch.full((2, 3), 2.0, dtype=torch.float64))
+    sums.update("contrasts/a/x.y", 1, torch.full((2, 3), 0.5, dtype=torch.float64))
+    found = sums.totals()["contrasts/a/x.y"]
+    assert found.dtype == torch.float64
+    assert found.tolist() == [[[0.0] * 3] * 2, [[2.5] * 3] * 2]
+
+
+def test_statistics_are_described_alike_in_every_process() -> None:
+    """`repr` of a set follows its order, which for words differs from process to process."""
+    assert repr(frozenset([0, 8])) != repr(frozenset([8, 0]))  # collide, so that the first one in comes out first
+    assert described(frozenset([0, 8])) == described(frozenset([8, 0])) == "{0, 8}"
+    assert described({"b": (1, 2), "a": {3}}) == "{'a': {3}, 'b': (1, 2)}"
+
+
+def test_described_statistics_tell_options_apart() -> None:
+    from dataclasses import replace
+
+    from fairprune_framework.discovery import build
+
+    (statistic,) = build("bias", "gate-up-difference").needs().statistics
+    assert described(statistic) == "PairDifference(name='gate-up-difference', taps={'gate', 'up'})"
+    assert described(replace(statistic, taps=frozenset({"up"}))) != described(statistic)

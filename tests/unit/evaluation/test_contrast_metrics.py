@@ -1,0 +1,230 @@
+"""Contrast metrics against scipy, numpy and plain hooks on an untouched transformers forward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
+from scipy.stats import entropy
+from torch import Tensor, nn
+
+from fairprune_framework.architecture import recognise
+from fairprune_framework.auditing.batches import compose
+from fairprune_framework.auditing.observing import Geometry, observe
+from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, Tokens, align_all, vocabularies
+from fairprune_framework.contrasts.schema import Contrast, Variant
+from fairprune_framework.evaluation.contrast_metrics import TAPS, generalised_js, last_token_only, measure, pair_difference
+from fairprune_framework.interfaces import Pass
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+
+# -- generalised Jensen-Shannon divergence --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0])
+def test_two_variants_against_scipy(scale: float) -> None:
+    logits = np.random.default_rng(0).normal(0, scale, (20, 2, 50))
+    found = generalised_js(torch.from_numpy(logits), torch.ones(20, 2, dtype=torch.bool))
+    p = softmax(logits, axis=-1)
+    expected = [jensenshannon(*pair) ** 2 for pair in p]
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-7, atol=1e-14)
+
+
+@pytest.mark.parametrize("variants", [3, 5])
+def test_more_variants_against_entropies(variants: int) -> None:
+    logits = np.random.default_rng(1).normal(0, 2, (10, variants, 40))
+    found = generalised_js(torch.from_numpy(logits).float(), torch.ones(10, variants, dtype=torch.bool))
+    p = softmax(logits.astype(np.float32).astype(np.float64), axis=-1)
+    expected = entropy(p.mean(1), axis=-1) - entropy(p, axis=-1).mean(1)
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10)
+
+
+def test_absent_variants_do_not_count() -> None:
+    logits = torch.from_numpy(np.random.default_rng(2).normal(0, 2, (4, 3, 30)))
+    present = torch.tensor([[True, True, False]] * 4)
+    found = generalised_js(logits, present)
+    assert torch.equal(found, generalised_js(torch.where(present.unsqueeze(-1), logits, 1e3), present))
+    np.testing.assert_allclose(found.numpy(), generalised_js(logits[:, :2], present[:, :2]).numpy(), rtol=1e-12)
+
+
+def test_equal_variants_have_none_and_disjoint_ones_the_logarithm_of_their_number() -> None:
+    logits = torch.randn(1, 1, 9).expand(3, 4, 9)
+    assert generalised_js(logits, torch.ones(3, 4).bool()).max() < 1e-15
+    apart = torch.full((1, 4, 8), -1e4)
+    apart[0, range(4), range(4)] = 0
+    assert generalised_js(apart, torch.ones(1, 4).bool()).item() == pytest.approx(np.log(4))
+
+
+# -- mean difference over pairs -------------------------------------------------------------------------------------------
+
+
+def contrast(identity: str, *variants: tuple[int, int, int]) -> AlignedContrast:
+    """Variants as (length, start, end); token ids only tell texts apart."""
+    return AlignedContrast(
+        id=identity,
+        category="a",
+        template_id="t",
+        control=False,
+        split=None,
+        variants=tuple(
+            Tokens(ids=tuple(hash((identity, v, t)) % 997 for t in range(length)), start=start, end=end)
+            for v, (length, start, end) in enumerate(variants)
+        ),
+        attributes=tuple(range(len(variants))),
+    )
+
+
+SETS = {
+    "pair of equal length": [contrast("x", (5, 1, 2), (5, 1, 2))],
+    "pair of unequal length": [contrast("x", (5, 1, 2), (7, 1, 4))],
+    "three of equal length": [contrast("x", (6, 2, 3), (6, 2, 3), (6, 2, 3))],
+    "three of unequal length": [contrast("x", (6, 2, 3), (7, 2, 4), (8, 2, 5))],
+    "nothing after the attribute": [contrast("x", (3, 2, 3), (4, 2, 4))],
+    "an attribute of no token": [contrast("x", (4, 2, 2), (5, 2, 3))],
+    "a mixture": [
+        contrast("x", (5, 1, 2), (5, 1, 2)),
+        contrast("y", (6, 2, 3), (7, 2, 4), (8, 2, 5)),
+        contrast("z", (9, 0, 1), (9, 0, 1), (9, 0, 1), (9, 0, 1)),
+    ],
+}
+
+
+def difference_by_definition(one: AlignedContrast, acts: Mapping[tuple[int, ...], np.ndarray[Any, Any]]) -> float:
+    texts = [acts[tokens.ids] for tokens in one.variants]
+    if not one.equal_length:
+        slotted = []
+        for tokens, values in zip(one.variants, texts, strict=True):
+            slots = [values[tokens.start : tokens.end].mean(0)] if all(v.end > v.start for v in one.variants) else []
+            slotted.append(np.stack([*slots, *values[tokens.end :]]))
+        texts = slotted
+    return float(np.mean([np.abs(a - b).mean() for a, b in combinations(texts, 2)]))
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_pair_difference_against_numpy(name: str) -> None:
+    contrasts = SETS[name]
+    (batch,) = compose(contrasts, {"a": 4}, 10**6)
+    values = np.random.default_rng(3).normal(size=(*batch.input_ids.shape, 7))
+    texts = {}
+    for ids, mask, acts in zip(batch.input_ids, batch.attention_mask, values, strict=True):
+        length = int(mask.sum())
+        texts[tuple(ids[:length].tolist())] = acts[:length]
+    model = tiny_model("llama")
+    site = next(iter(recognise(model).sites.values()))
+    observation = observe(site, {"gate": torch.from_numpy(values).reshape(-1, 7)}, None, Geometry(batch), Pass(), {})
+    found = dict(zip(batch.ids, pair_difference(observation, "gate").tolist(), strict=True))
+    for one in contrasts:
+        assert found[one.id] == pytest.approx(difference_by_definition(one, texts), rel=1e-12), one.id
+
+
+# -- the article's number -------------------------------------------------------------------------------------------------
+
+PAIRS = (
+    ("The Black nurse walked into the store .", "The white nurse walked into the store ."),
+    ("A young clerk works at the office .", "A old clerk works at the office ."),
+)
+
+
+def article_s_number(model: Any, first: str, second: str) -> tuple[float, list[float]]:
+    """Mean over layers and six taps of mean |a1 - a2|, from two forwards of one text each and nothing of this project."""
+    tokenizer = tiny_tokenizer()
+
+    def captured(text: str) -> dict[str, Tensor]:
+        seen: dict[str, Tensor] = {}
+        handles = []
+
+        def keep(name: str) -> Any:
+            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+                seen[name] = (output[0] if isinstance(output, tuple) else output).detach()
+
+            return hook
+
+        for i, layer in enumerate(model.model.layers):
+            modules = {
+                "attention": layer.self_attn,
+                "mlp": layer.mlp,
+                "gate": layer.mlp.gate_proj,
+                "up": layer.mlp.up_proj,
+                "down": layer.mlp.down_proj,
+                "norm": layer.input_layernorm,
+            }
+            for name, module in modules.items():
+                handles.append(module.register_forward_hook(keep(f"{i}.{name}")))
+        try:
+            with torch.no_grad():
+                model(**tokenizer(text, return_tensors="pt", return_token_type_ids=False))
+        finally:
+            for handle in handles:
+                handle.remove()
+        return seen
+
+    one, two = captured(first), captured(second)
+    assert len(one) == 6 * len(model.model.layers)
+    differences = {name: (one[name] - two[name]).abs().mean().item() for name in one}
+    by_layer = [np.mean([v for k, v in differences.items() if k.startswith(f"{i}.")]) for i in range(len(model.model.layers))]
+    return float(np.mean(list(differences.values()))), [float(value) for value in by_layer]
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_activation_difference_is_the_article_s(family: str, pair: tuple[str, str]) -> None:
+    model = tiny_model(family, layers=3)
+    variants = tuple(Variant(attribute=str(i), text=text) for i, text in enumerate(pair))
+    contrasts = [Contrast(id="it", category="a", template_id="t", variants=variants), *tiny_contrasts()]
+    aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+    assert aligned[0].equal_length
+    values = {category: len(found) for category, found in vocabularies(contrasts).items()}
+    found = next(m for m in measure(model, recognise(model), list(compose(aligned, values, 512))) if m.id == "it")
+    overall, by_layer = article_s_number(model, *pair)
+    assert found.activation_difference == pytest.approx(overall, rel=1e-5)
+    assert found.by_layer == pytest.approx(by_layer, rel=1e-5)
+    assert len(TAPS) == 6
+
+
+def test_divergence_is_that_of_the_last_tokens_one_text_at_a_time() -> None:
+    model: Any = tiny_model("llama")
+    contrasts = tiny_contrasts()
+    aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+    values = {category: len(found) for category, found in vocabularies(contrasts).items()}
+    found = {m.id: m for m in measure(model, recognise(model), list(compose(aligned, values, 256)))}
+    assert found.keys() == {contrast.id for contrast in contrasts}
+    for one in contrasts:
+        p = []
+        for variant in one.variants:
+            with torch.no_grad():
+                logits = model(**tiny_tokenizer()(variant.text, return_tensors="pt", return_token_type_ids=False)).logits
+            p.append(softmax(logits[0, -1].double().numpy()))
+        expected = entropy(np.mean(p, axis=0)) - np.mean([entropy(q) for q in p])
+        assert found[one.id].divergence == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+def test_measuring_leaves_no_trace() -> None:
+    model: Any = tiny_model("llama").train()
+    contrasts = tiny_contrasts()
+    aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+    values = {category: len(found) for category, found in vocabularies(contrasts).items()}
+
+    def stop(_contrasts: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(model, recognise(model), list(compose(aligned, values, 64)), stop)
+    assert model.training
+    assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == 0
+
+
+def test_the_head_sees_the_last_token_alone() -> None:
+    model: Any = tiny_model("gemma2")  # caps its logits after the head
+    ids = torch.randint(5, 300, (3, 8), generator=torch.Generator().manual_seed(0))
+    last = torch.tensor([7, 3, 5])
+    with torch.no_grad():
+        expected = model(input_ids=ids).logits[torch.arange(3), last]
+        with last_token_only(model, lambda: last):
+            found = model(input_ids=ids).logits
+    assert found.shape[1] == 1
+    assert torch.allclose(found[:, 0], expected, atol=1e-5)

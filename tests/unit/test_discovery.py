@@ -1,0 +1,206 @@
+"""Discovery by entry points, on distributions that exist only in these tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import types
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from typing import Any, Literal
+
+import pytest
+
+from fairprune_framework import discovery
+from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError
+from fairprune_framework.interfaces import BiasScorer, ImportanceScorer
+
+BIAS = "fairprune.bias_scorers"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Toy(BiasScorer):
+    """A scorer with options of several types."""
+
+    share: float = 0.5
+    how: Literal["mean", "max"] = "mean"
+    layers: tuple[int, ...] = ()
+    maybe: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.share > 1:
+            raise ValueError("The 'share' must be at most 1.")
+
+    def score(self, at: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Strict(Toy):
+    needed: int
+
+
+@dataclasses.dataclass(kw_only=True)
+class Thawed(BiasScorer):
+    def score(self, at: Any) -> Any:
+        raise NotImplementedError
+
+
+class Bare(BiasScorer):
+    def score(self, at: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Unfinished(BiasScorer):
+    pass
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Future(Toy):
+    api_version = 2
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Other(ImportanceScorer):
+    def score(self, at: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hints(Toy):
+    odd: NoSuchName = 0  # type: ignore[name-defined]  # noqa: F821
+
+
+class Distribution:
+    """As much of a distribution as an entry point shows."""
+
+    def __init__(self, name: str, version: str) -> None:
+        self.name, self.version = name, version
+
+
+Install = Callable[[Sequence[tuple[str, str, str]]], None]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Replace all installed bias scorers by (distribution, name, value)."""
+    module = types.ModuleType("toys")
+    for thing in (Toy, Strict, Thawed, Bare, Unfinished, Future, Other, Hints):
+        setattr(module, thing.__name__, thing)
+    monkeypatch.setitem(sys.modules, "toys", module)
+    # `Hints` looks its names up in its own module
+    monkeypatch.setattr(Hints, "__module__", __name__)
+
+    def put(offers: Sequence[tuple[str, str, str]]) -> None:
+        def entry_points(*, group: str) -> list[Any]:
+            if group != BIAS:
+                return []
+            points = []
+            for distribution, name, value in offers:
+                point = metadata.EntryPoint(name, value, group)
+                vars(point).update(dist=Distribution(distribution, "1.2"))
+                points.append(point)
+            return points
+
+        monkeypatch.setattr(metadata, "entry_points", entry_points)
+
+    return put
+
+
+def test_with_no_entry_points_the_lists_are_empty(install: Install) -> None:
+    install([])
+    assert [discovery.entries(kind) for kind in (*discovery.GROUPS, "recipe")] == [[]] * 5
+    with pytest.raises(UnknownName, match=r"no bias named 'variance'. Installed: none."):
+        discovery.build("bias", "variance")
+
+
+def test_found_and_made(install: Install) -> None:
+    install([("their-plugins", "toy", "toys:Toy")])
+    (entry,) = discovery.entries("bias")
+    assert (entry.name, entry.distribution, entry.version) == ("toy", "their-plugins", "1.2")
+    found = discovery.build("bias", "toy", {"share": 0.25, "how": "max", "layers": [1, 2]})
+    assert found == Toy(share=0.25, how="max", layers=(1, 2))
+    assert discovery.options_of(found) == {"share": 0.25, "how": "max", "layers": (1, 2), "maybe": None}
+
+
+def test_listing_imports_nothing(install: Install) -> None:
+    install([("a", "toy", "no_such_module:Toy")])
+    assert [entry.name for entry in discovery.entries("bias")] == ["toy"]
+    assert "no_such_module" not in sys.modules
+
+
+def test_two_distributions_with_one_name(install: Install) -> None:
+    install([("one", "toy", "toys:Toy"), ("The_Other", "toy", "toys:Strict")])
+    with pytest.raises(AmbiguousName, match="The_Other:toy and one:toy"):
+        discovery.find("bias", "toy")
+    assert discovery.find("bias", "one:toy").value == "toys:Toy"
+    assert discovery.find("bias", "the-other:toy").value == "toys:Strict"
+    with pytest.raises(UnknownName):
+        discovery.find("bias", "third:toy")
+
+
+def test_the_same_distribution_twice_on_the_path_is_one(install: Install) -> None:
+    install([("a-b", "toy", "toys:Toy"), ("a_b", "toy", "toys:Strict")])
+    assert discovery.find("bias", "toy").value == "toys:Toy"
+
+
+def test_did_you_mean(install: Install) -> None:
+    install([("a", "variance", "toys:Toy")])
+    with pytest.raises(UnknownName, match="Did you mean 'variance'"):
+        discovery.find("bias", "varience")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("no_such_module:Toy", "ModuleNotFoundError"),
+        ("toys:Missing", "AttributeError"),
+        ("toys:Other", "is no subclass of BiasScorer"),
+        ("toys", "is no subclass of BiasScorer"),
+        ("toys:Future", "written for interface version 2; this is version 1"),
+        ("toys:Bare", "must be a frozen, keyword-only dataclass"),
+        ("toys:Thawed", "must be a frozen, keyword-only dataclass"),
+    ],
+)
+def test_broken_plugins_raise_when_used_and_break_no_other(install: Install, value: str, expected: str) -> None:
+    install([("bad", "shaky", value), ("good", "toy", "toys:Toy")])
+    assert isinstance(discovery.build("bias", "toy"), Toy)
+    with pytest.raises(BrokenPlugin, match="bias 'shaky' of bad 1.2") as caught:
+        discovery.build("bias", "shaky")
+    assert expected in str(caught.value)
+    if "Error" in expected:
+        assert caught.value.__cause__ is not None
+
+
+def test_plugins_that_cannot_be_made(install: Install) -> None:
+    install([("bad", "unfinished", "toys:Unfinished"), ("bad", "hints", "toys:Hints")])
+    with pytest.raises(BrokenPlugin, match="cannot be made: TypeError"):
+        discovery.build("bias", "unfinished")
+    with pytest.raises(BrokenPlugin, match="annotations cannot be read: NameError"):
+        discovery.build("bias", "hints")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"shaer": 1}, "has no option 'shaer'. Did you mean 'share'? Its options: share, how, layers, maybe."),
+        ({"share": "x"}, "The 'share' option of bias 'toy' of a 1.2 must be a number. Got 'x' instead."),
+        ({"share": 2}, "The 'share' must be at most 1."),
+        ({"how": "median"}, "must be one of mean, max. Got 'median' instead."),
+        ({"layers": ["x"]}, "must be a list, each a whole number"),
+        ({"maybe": "x"}, "must be a whole number"),
+    ],
+)
+def test_options_are_checked(install: Install, options: dict[str, Any], expected: str) -> None:
+    install([("a", "toy", "toys:Toy")])
+    with pytest.raises(UserError) as caught:
+        discovery.build("bias", "toy", options)
+    assert expected in str(caught.value)
+
+
+def test_options_that_are_needed(install: Install) -> None:
+    install([("a", "strict", "toys:Strict")])
+    with pytest.raises(UserError, match="needs the option 'needed'"):
+        discovery.build("bias", "strict")
+    assert discovery.build("bias", "strict", {"needed": 3}) == Strict(needed=3)

@@ -1,0 +1,126 @@
+"""Recipes: layers, dotted options, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from fairprune_framework.errors import UnknownName, UserError
+from fairprune_framework.recipe import PluginSpec, Recipe, from_mapping, layered, overlaid, read_yaml, shipped
+
+
+def test_shipped_recipes_name_everything_and_load_no_package() -> None:
+    import sys
+
+    before = set(sys.modules)
+    for name in ("default", "variance", "article"):
+        recipe = layered(name, {})
+        assert None not in (recipe.bias, recipe.importance, recipe.policy, recipe.budget, recipe.operator)
+    assert "fairprune_recipes" not in set(sys.modules) - before
+
+
+def test_later_layers_win(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("bias: gate-up-difference\nseed: 3\nbudget: 4/layer\n")
+    recipe = layered(str(file), {"seed": 5})
+    assert recipe.bias == PluginSpec(plugin="gate-up-difference")
+    assert (recipe.seed, recipe.budget) == (5, "4/layer")
+    assert recipe.importance == PluginSpec.parse(shipped("default")["importance"], "importance")
+
+
+def test_dotted_options_are_laid_over_the_plugin_of_the_layers_below() -> None:
+    base = {"policy": {"plugin": "uniform", "weight": 0.8, "normalisation": "rank"}, "bias": "variance"}
+    recipe = overlaid(base, {"policy.weight": 0.1, "bias.relative": True}, "it")
+    assert recipe.policy == PluginSpec(plugin="uniform", options={"weight": 0.1, "normalisation": "rank"})
+    assert recipe.bias == PluginSpec(plugin="variance", options={"relative": True})
+    assert base["bias"] == "variance"
+
+
+def test_naming_a_plugin_drops_the_options_of_the_one_before() -> None:
+    base = {"bias": {"plugin": "variance", "relative": True}}
+    assert overlaid(base, {"bias": "other"}, "it").bias == PluginSpec(plugin="other")
+    assert overlaid(base, {"bias": "other", "bias.some-thing": 1}, "it").bias == PluginSpec(
+        plugin="other", options={"some_thing": 1}
+    )
+
+
+def test_dashes_and_underscores_are_one() -> None:
+    assert from_mapping({"max-layer-share": 0.5, "micro_batch_tokens": 64}, "it").max_layer_share == 0.5
+
+
+def test_what_is_written_is_read_as_the_same() -> None:
+    recipe = layered(
+        "article", {"model": "m", "prompts": "p", "generate": ["a"], "protected_layers": [1], "columns": {"a": "b"}}
+    )
+    text = yaml.safe_dump(recipe.to_yaml(), sort_keys=False)
+    assert from_mapping(yaml.safe_load(text), "it") == recipe
+    assert recipe.resolved() is recipe
+
+
+def test_open_fields_are_taken_from_the_default() -> None:
+    recipe = Recipe(model="m", budget="3n")
+    resolved = recipe.resolved()
+    assert resolved.budget == "3n"
+    assert resolved.bias == PluginSpec.parse(shipped("default")["bias"], "bias")
+    assert recipe.replace(seed=4).seed == 4
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"budgte": 1}, "has no option 'budgte'. Did you mean 'budget'?"),
+        ({"seed": None}, "The 'seed' of it must be a whole number. Got nothing instead."),
+        ({"seed": -1}, "'seed'"),
+        ({"seed": 2**63}, "'seed'"),
+        ({"seed": "x"}, "must be a whole number. Got 'x' instead."),
+        ({"force": "maybe"}, "must be true or false"),
+        (
+            {"dtype": "float31"},
+            "must be one of auto, float32, bfloat16, float16. Got 'float31' instead. Did you mean 'float32'?",
+        ),
+        ({"operator": "scale"}, "must be one of remove, zero"),
+        ({"accelerator": "tpu"}, "must be one of auto, cpu"),
+        ({"generate": "text"}, "'generate'"),
+        ({"protected_layers": [-1]}, "counted from 0"),
+        ({"protected_layers": ["a"]}, "a list, each a whole number"),
+        ({"columns": "x"}, "must be a mapping"),
+        ({"budget": 20}, "must be in (0, 1)"),
+        ({"round_to": 0, "budget": 0.1}, "'round_to'"),
+        ({"max_perplexity_increase": float("nan")}, "'max_perplexity_increase'"),
+        ({"bias": 5}, "'bias'"),
+        ({"bias": {"relative": True}}, "'bias'"),
+        ({"bias": ""}, "'bias'"),
+    ],
+)
+def test_refused(values: dict[str, Any], expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        from_mapping(values, "it")
+    assert expected in str(caught.value)
+
+
+def test_dotted_options_that_make_no_sense() -> None:
+    with pytest.raises(UnknownName, match="no option --bais.relative. Did you mean 'bias'"):
+        overlaid({}, {"bais.relative": 1}, "it")
+    with pytest.raises(UserError, match="no architecture is named"):
+        overlaid({}, {"architecture.x": 1}, "it")
+
+
+def test_yaml_errors_name_file_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("seed: 1\nbias: {plugin: x\nbudget: 1\n")
+    with pytest.raises(UserError, match=r"r\.yaml, line 3 is no YAML"):
+        read_yaml(file)
+    file.write_text("bias:\n  plugin: a\n  plugin: b\n")
+    with pytest.raises(UserError, match=r"line 2 is no YAML: the key 'plugin' occurs twice"):
+        read_yaml(file)
+
+
+def test_recipes_know_no_plugin_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    monkeypatch.setattr(metadata, "entry_points", lambda **_: [])
+    with pytest.raises(UnknownName, match="no recipe named 'default'"):
+        layered(None, {})
