@@ -1,5 +1,6 @@
 """All that a plugin author imports. Everything else is internal and may move."""
 
+from fairprune_framework.divergence import generalised_js
 from fairprune_framework.errors import AmbiguousName, UnsupportedArchitecture, UserError
 from fairprune_framework.interfaces import (
     API_VERSION,
@@ -48,6 +49,7 @@ __all__ = [
     "TapPoint",
     "UnsupportedArchitecture",
     "UserError",
+    "generalised_js",
     "layer_index",
     "layer_path",
     "layer_points",

@@ -120,6 +120,10 @@ class Recipe:
             if isinstance(value, str) or not isinstance(value, (list, tuple)):
                 raise UserError(f"The {name!r} of a recipe must be a list. Got {value!r} instead.")
             object.__setattr__(self, name, tuple(value))
+        for name, hint in typing.get_type_hints(Recipe).items():
+            value = getattr(self, name)
+            if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, hint))):
+                raise UserError(f"The {name!r} of a recipe must be {discovery.in_words(hint)}. Got {value!r} instead.")
         for name in ("micro_batch_tokens", "calibration_tokens"):
             if getattr(self, name) < 2:
                 raise UserError(f"The {name!r} of a recipe must be at least 2. Got {getattr(self, name)!r} instead.")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -35,12 +36,13 @@ class Answer:
 
 @pytest.fixture(scope="session")
 def fairprune() -> Callable[..., Answer]:
-    """The command line, called in this process: `fairprune("run", folder, ...)`."""
+    """The command line, called in this process: `fairprune("run", folder, ...)`. Generations are cut short, to save time."""
     from fairprune_framework.cli import main
 
     def call(*words: object) -> Answer:
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        short = mock.patch("fairprune_framework.evaluation.generation.NEW_TOKENS", 3)
+        with short, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main([str(word) for word in words])
         return Answer(code, out.getvalue(), err.getvalue())
 

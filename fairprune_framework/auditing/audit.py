@@ -14,7 +14,7 @@ from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.runner import RateBar, stream
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics, described
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.interfaces import Plugin, Statistic
+from fairprune_framework.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.surgery.slices import weights_of
 
 
@@ -45,12 +45,20 @@ def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
 
 
 def batches_of(
-    contrasts: Sequence[AlignedContrast], values: Mapping[str, int], calibration: Calibration | None, budget: int
+    contrasts: Sequence[AlignedContrast],
+    values: Mapping[str, int],
+    calibration: Calibration | None,
+    budget: int,
+    passes: Sequence[Pass] = (Pass(),),
 ) -> list[MicroBatch]:
-    """The micro-batches of an audit, longest texts of each category first."""
-    batches = list(compose(contrasts, dict(values), budget))
-    if calibration is not None:
-        batches += compose(calibration.as_contrasts(), {"": 1}, budget, stream=CALIBRATION)
+    """The micro-batches of every pass of an audit, longest texts first."""
+    batches: list[MicroBatch] = []
+    for step in passes:
+        if step.stream == CALIBRATION:
+            assert calibration is not None
+            batches += compose(calibration.as_contrasts(), {"": 1}, budget, step=step)
+        else:
+            batches += compose(contrasts, values, budget, step=step)
     return batches
 
 
@@ -66,7 +74,6 @@ def audit(
     accelerator: str = "auto",
 ) -> tuple[Statistics, RateBar]:
     """Stream contrasts through the model; returns the statistics, and the bar with the time that it took."""
-    batches = batches_of(contrasts, values, calibration if demand.calibration else None, micro_batch_tokens)
     callback = ActivationStatisticsCallback(
         model=model,
         adapter=architecture.adapter,
@@ -75,6 +82,7 @@ def audit(
         categories=sorted({contrast.category for contrast in contrasts}),
         weights_of=weights_of if demand.weights else None,
     )
+    batches = batches_of(contrasts, values, calibration, micro_batch_tokens, callback.passes)
     bar = RateBar(sum(len(batch.ids) for batch in batches))
     stream(model, batches, [callback, bar], accelerator)  # also without statistics: which experts were reached is an answer
     return callback.result(composition_hash(batches)), bar

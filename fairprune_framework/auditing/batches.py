@@ -6,14 +6,16 @@ Each distinct text of a micro-batch is computed once, and contrasts that share t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.interfaces import Pass
 
 WINDOW = 4096
 """Contrasts that are looked at together for sharing texts and for sorting by length."""
@@ -44,7 +46,18 @@ class MicroBatch:
     values: int
     """Size of the largest vocabulary of the set: the same in all micro-batches."""
     ids: tuple[str, ...]
-    stream: str = "contrasts"
+    pass_of: Callable[[], Pass] = Pass
+    """Gives the pass that computes it. A call, since Lightning looks into the dataclasses of a batch and refuses frozen ones."""
+
+    @property
+    def step(self) -> Pass:
+        """The pass that computes it."""
+        return self.pass_of()
+
+    @property
+    def stream(self) -> Literal["contrasts", "calibration"]:
+        """`contrasts` or `calibration`."""
+        return self.step.stream
 
     @property
     def tokens(self) -> int:
@@ -59,37 +72,51 @@ class MicroBatch:
 
 
 def compose(
-    contrasts: Iterable[AlignedContrast], values: Mapping[str, int], budget: int, pad: int = 0, stream: str = "contrasts"
+    contrasts: Iterable[AlignedContrast], values: Mapping[str, int], budget: int, pad: int = 0, step: Pass | None = None
 ) -> Iterator[MicroBatch]:
     """Fill micro-batches with at most `budget` padded tokens, or with one contrast.
+
+    Passes with an objective get micro-batches of one category each, in which every variant has a row of its own: a shared text would
+    carry two gradients.
 
     Args:
         values: category -> size of its attribute vocabulary.
         pad: token id of the padding; masked, so that its value does not matter.
+        step: the pass that the micro-batches are for; by default a plain forward of contrasts.
     """
-    largest, window = max(values.values()), list[AlignedContrast]()
+    step = step or Pass()
+    largest, windows = max(values.values()), dict[str, list[AlignedContrast]]()
     for contrast in contrasts:
+        window = windows.setdefault(contrast.category if step.objective else "", [])
         window.append(contrast)
         if len(window) == WINDOW:
-            yield from _compose_window(window, largest, budget, pad, stream)
+            yield from _compose_window(window, largest, budget, pad, step)
             window.clear()
-    yield from _compose_window(window, largest, budget, pad, stream)
+    for window in windows.values():
+        yield from _compose_window(window, largest, budget, pad, step)
 
 
-def _compose_window(window: Sequence[AlignedContrast], values: int, budget: int, pad: int, stream: str) -> Iterator[MicroBatch]:
+def _compose_window(window: Sequence[AlignedContrast], values: int, budget: int, pad: int, step: Pass) -> Iterator[MicroBatch]:
     batch: list[AlignedContrast] = []
-    texts: set[tuple[int, ...]] = set()
+    rows: dict[object, int] = {}
     longest = 0
     for contrast in _ordered(window):
-        wanted = texts | {tokens.ids for tokens in contrast.variants}
+        wanted = rows | dict.fromkeys(_row_keys(contrast, step), 0)
         length = max(longest, contrast.length)
         if batch and len(wanted) * length > budget:
-            yield _collate(batch, values, pad, stream)
-            batch, wanted, length = [], {tokens.ids for tokens in contrast.variants}, contrast.length
+            yield _collate(batch, values, pad, step)
+            batch, wanted, length = [], dict.fromkeys(_row_keys(contrast, step), 0), contrast.length
         batch.append(contrast)
-        texts, longest = wanted, length
+        rows, longest = wanted, length
     if batch:
-        yield _collate(batch, values, pad, stream)
+        yield _collate(batch, values, pad, step)
+
+
+def _row_keys(contrast: AlignedContrast, step: Pass) -> list[object]:
+    """What makes two variants one row of the forward: equal tokens, or under an objective nothing."""
+    if step.objective is None:
+        return [tokens.ids for tokens in contrast.variants]
+    return [(contrast.id, place) for place in range(len(contrast.variants))]
 
 
 def _ordered(window: Sequence[AlignedContrast]) -> list[AlignedContrast]:
@@ -113,15 +140,21 @@ def _ordered(window: Sequence[AlignedContrast]) -> list[AlignedContrast]:
     return [window[i] for group in order for i in group]
 
 
-def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, stream: str) -> MicroBatch:
-    rows: dict[tuple[int, ...], int] = {}
+def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, step: Pass) -> MicroBatch:
+    rows: dict[object, int] = {}
+    texts: list[tuple[int, ...]] = []
+    row_of: list[list[int]] = []
     for contrast in batch:
-        for tokens in contrast.variants:
-            rows.setdefault(tokens.ids, len(rows))
-    width = max(len(ids) for ids in rows)
-    input_ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for ids, row in rows.items():
+        row_of.append([])
+        for key, tokens in zip(_row_keys(contrast, step), contrast.variants, strict=True):
+            if key not in rows:
+                rows[key] = len(rows)
+                texts.append(tokens.ids)
+            row_of[-1].append(rows[key])
+    width = max(map(len, texts))
+    input_ids = torch.full((len(texts), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(texts), width), dtype=torch.long)
+    for row, ids in enumerate(texts):
         input_ids[row, : len(ids)] = torch.tensor(ids)
         mask[row, : len(ids)] = 1
     most = max(len(contrast.variants) for contrast in batch)
@@ -132,7 +165,7 @@ def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, stream: st
     return MicroBatch(
         input_ids=input_ids,
         attention_mask=mask,
-        text=table(lambda c, v: rows[c.variants[v].ids], 0),
+        text=torch.tensor([found + [0] * (most - len(found)) for found in row_of]),
         present=table(lambda c, v: 1, 0).bool(),
         length=table(lambda c, v: len(c.variants[v].ids), 0),
         start=table(lambda c, v: c.variants[v].start, 0),
@@ -141,13 +174,17 @@ def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, stream: st
         categories=tuple(contrast.category for contrast in batch),
         values=values,
         ids=tuple(contrast.id for contrast in batch),
-        stream=stream,
+        pass_of=partial(_always, step),
     )
+
+
+def _always(step: Pass) -> Pass:
+    return step
 
 
 def composition_hash(batches: Iterable[MicroBatch]) -> str:
     """sha256 over which contrasts stand together and how far each micro-batch is padded."""
     digest = hashlib.sha256()
     for batch in batches:
-        digest.update(repr((batch.stream, batch.categories, batch.ids, tuple(batch.input_ids.shape))).encode())
+        digest.update(repr((repr(batch.step), batch.categories, batch.ids, tuple(batch.input_ids.shape))).encode())
     return digest.hexdigest()

@@ -15,19 +15,29 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.observing import Geometry, observe
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, OBSERVED, Statistics, StatisticSums, described, key_of
-from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
+from fairprune_framework.errors import ContractViolation, FairpruneError
 from fairprune_framework.interfaces import ArchitectureAdapter, Pass, Statistic
 from fairprune_framework.types import Site, Tap
 
 WeightsOf = Callable[[nn.Module, Site], Mapping[str, Tensor]]
 
 
+def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
+    """The distinct passes that statistics listen to; contrasts are passed over in any case, to know which sites they reach."""
+    passes = dict.fromkeys(step for statistic in statistics for step in statistic.passes(layers))
+    if not any(step.stream == CONTRASTS for step in passes):
+        passes = {Pass(): None, **passes}
+    return list(passes)
+
+
 class ActivationStatisticsCallback(Callback):
     """Sums statistics over all micro-batches of `Trainer.predict`.
 
-    The module must run the transformers model `model` (or its trunk) on the `input_ids` of each batch, a `MicroBatch`.
+    The module must run the transformers model `model` (or its trunk) on the `input_ids` of each batch, a `MicroBatch`. Where the
+    batch's pass has an objective, `predict_step` must return its value (C,) with its graph, as `TrunkModule` does.
 
     Args:
         model: the transformers model whose sites are listened to.
@@ -36,9 +46,6 @@ class ActivationStatisticsCallback(Callback):
         statistics: what to sum; equal ones run once.
         categories: all categories of the stream, in the order of the result.
         weights_of: gives statistics the weights of a site, where a scorer declared them.
-
-    Raises:
-        UserError: a statistic asks for a gradient or scaled pass, which this version does not run.
     """
 
     def __init__(
@@ -57,21 +64,19 @@ class ActivationStatisticsCallback(Callback):
         self.sums = StatisticSums(tuple(categories))
         self._weights_of = weights_of
         self._stack = ExitStack()
-        self._listening: dict[str, list[tuple[Statistic, Pass]]] = {CONTRASTS: [], CALIBRATION: []}
+        self._listening: dict[Pass, list[Statistic]] = {}
         layers = len({site.layer for site in sites})
         for statistic in self.statistics:
             for step in statistic.passes(layers):
-                if step != Pass(stream=step.stream):
-                    raise UserError(
-                        f"statistic {statistic.name!r} asks for a pass with an objective, logits, a scale or a layer: "
-                        "this version runs plain forwards of the trunk only"
-                    )
-                self._listening[step.stream].append((statistic, step))
-        self._taps = {stream: frozenset(t for s, _ in pairs for t in s.taps) for stream, pairs in self._listening.items()}
+                self._listening.setdefault(step, []).append(statistic)
+        self.passes = passes_of(self.statistics, layers)
+        self._taps = {step: frozenset(t for s in found for t in s.taps) for step, found in self._listening.items()}
+        self._counting = {step.stream: step for step in reversed(self.passes)}
         self._counts = {CONTRASTS: [0] * len(self.categories), CALIBRATION: [0]}
         self._seen: dict[str, dict[Tap, Tensor]] = {}
         self._geometry: Geometry | None = None
-        self._groups: dict[int, Tensor] = {}
+        self._member_GC = torch.zeros(0)
+        self._graphs: list[tuple[Site, dict[Tap, Tensor], dict[Tap, Tensor], Tensor | None]] = []
 
     @property
     def attached(self) -> bool:
@@ -80,6 +85,8 @@ class ActivationStatisticsCallback(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach."""
+        if torch.is_inference_mode_enabled() and any(step.objective for step in self.passes):
+            raise FairpruneError("passes with an objective need gradients: Trainer(inference_mode=False)")
         taps = frozenset(tap for taps in self._taps.values() for tap in taps)
         self._stack.enter_context(self.adapter.tap(self.model, self.sites, taps | {"neuron"}, self._handle))
 
@@ -96,10 +103,9 @@ class ActivationStatisticsCallback(Callback):
             known = ", ".join(self.categories) or "none"
             raise FairpruneError(f"a batch holds the category {min(unknown)!r}, which was not announced: {known}")
         self._geometry, self._seen = Geometry(batch), {}
-        self._groups = {0: torch.ones(len(batch.ids), dtype=torch.float64)}
-        if batch.stream == CONTRASTS:
-            group_C = torch.tensor([self.categories[category] for category in batch.categories])
-            self._groups = {group: (group_C == group).double() for group in sorted(set(group_C.tolist()))}
+        groups = [self.categories[category] if batch.stream == CONTRASTS else 0 for category in batch.categories]
+        self._member_GC = torch.zeros(len(self._counts[batch.stream]), len(groups), dtype=torch.float64)
+        self._member_GC[groups, range(len(groups))] = 1
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -108,9 +114,23 @@ class ActivationStatisticsCallback(Callback):
         if self._seen:
             site, taps = next(iter(self._seen.items()))
             raise FairpruneError(f"site {site} showed only the taps {', '.join(taps)}: the module did not run the whole model")
-        for group, member_C in self._groups.items():
-            self._counts[batch.stream][group] += int(member_C.sum())
+        if batch.step.objective is not None:
+            self._differentiate(outputs)
+        if self._counting.get(batch.stream) == batch.step:
+            self._counts[batch.stream] = [
+                before + int(now) for before, now in zip(self._counts[batch.stream], self._member_GC.sum(1), strict=True)
+            ]
         self._geometry = None
+
+    def _differentiate(self, objective_C: Any) -> None:
+        if not isinstance(objective_C, Tensor) or not objective_C.requires_grad:
+            raise FairpruneError("the module returned no objective with a graph for a pass that has one")
+        geometry, graphs, self._graphs = self._geometry, self._graphs, []
+        assert geometry is not None
+        leaves = [inside[tap] for _, inside, _, _ in graphs for tap in inside]
+        found = iter(gradients(objective_C, leaves))
+        for site, inside, shown, rows in graphs:
+            self._sum(site, shown, {tap: next(found) for tap in inside}, rows, geometry)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Detach."""
@@ -125,39 +145,50 @@ class ActivationStatisticsCallback(Callback):
         self._detach()
 
     def _detach(self) -> None:
-        self._geometry, self._seen = None, {}
+        self._geometry, self._seen, self._graphs = None, {}, []
         self._stack.close()
 
-    def _handle(self, site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
+    def _handle(self, site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> Tensor | None:
         geometry = self._geometry
         if geometry is None:
             raise FairpruneError("a forward ran outside a predict step while statistics were attached")
-        pairs = self._listening[geometry.batch.stream]
-        wanted = self._taps[geometry.batch.stream] & site.taps
-        if tap not in wanted and tap != "neuron":
-            return
-        seen = self._seen.setdefault(site.name, {})
-        seen[tap] = values.detach()
-        if wanted | {"neuron"} <= seen.keys():
-            self._sum(site, self._seen.pop(site.name), rows, geometry, pairs)
+        step = geometry.batch.step
+        wanted = self._taps.get(step, frozenset()) & site.taps
+        if (tap not in wanted and tap != "neuron") or step.layer not in (None, site.layer):
+            return None
+        if step.objective is None:
+            seen = self._seen.setdefault(site.name, {})
+            seen[tap] = values.detach()
+            if wanted | {"neuron"} <= seen.keys():
+                self._sum(site, self._seen.pop(site.name), {}, rows, geometry)
+            return None
+        scale = step.scale if tap == "neuron" else 1.0
+        inside = values * scale if values.requires_grad else (values.detach() * scale).requires_grad_()
+        if not self._graphs or self._graphs[-1][0] is not site:
+            self._graphs.append((site, {}, {}, rows))
+        self._graphs[-1][1][tap], self._graphs[-1][2][tap] = inside, values.detach()
+        return inside
 
     def _sum(
         self,
         site: Site,
         values: Mapping[Tap, Tensor],
+        grads: Mapping[Tap, Tensor],
         rows: Tensor | None,
         geometry: Geometry,
-        pairs: Sequence[tuple[Statistic, Pass]],
     ) -> None:
         if values["neuron"].device.type == "mps":  # no float64 there
             values = {tap: value.cpu() for tap, value in values.items()}
+            grads = {tap: value.cpu() for tap, value in grads.items()}
             rows = None if rows is None else rows.cpu()
             geometry = Geometry(geometry.batch.to("cpu"))
         batch = geometry.batch
         weights = self._weights_of(self.model, site) if self._weights_of else {}
-        for statistic, step in pairs:
+        member_GC, totals = self._member_GC.to(values["neuron"].device), dict[str, Tensor]()
+        for statistic in self._listening.get(batch.step, ()):
             shown = {tap: values[tap] for tap in statistic.taps if tap in values}
-            observation = observe(site, shown, rows, geometry, step, weights)
+            slopes = {tap: grads[tap] for tap in statistic.taps if tap in grads}
+            observation = observe(site, shown, rows, geometry, batch.step, weights, slopes)
             try:
                 outputs = statistic.summands(observation)
             except Exception as error:
@@ -169,16 +200,12 @@ class ActivationStatisticsCallback(Callback):
                     raise ContractViolation(
                         f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
                     )
-                self._add(key, summands_CRK)
-        reached_CVS = observe(site, {}, rows, geometry, Pass(), {}).aligned_mask
-        self._add(key_of(batch.stream, site.name, OBSERVED), reached_CVS.any(2).any(1).double().reshape(-1, 1, 1))
-
-    def _add(self, key: str, summands_CRK: Tensor) -> None:
-        """Sum the contrasts of each category, in their order, and add that to what was there."""
-        contrasts, *shape = summands_CRK.shape
-        for group, member_C in self._groups.items():
-            member = member_C.to(summands_CRK.device).unsqueeze(0)
-            self.sums.update(key, group, (member @ summands_CRK.reshape(contrasts, -1)).reshape(shape))
+                totals[key] = torch.tensordot(member_GC, summands_CRK, 1)
+        if self._counting.get(batch.stream) == batch.step:
+            reached_CVS = observe(site, {}, rows, geometry, Pass(), {}).aligned_mask
+            reached_C11 = reached_CVS.any(2).any(1).double().reshape(-1, 1, 1)
+            totals[key_of(batch.stream, site.name, OBSERVED)] = torch.tensordot(member_GC, reached_C11, 1)
+        self.sums.update(totals)
 
     def _check(self, statistic: Statistic, name: str, summands_CRK: Tensor, site: Site, batch: MicroBatch) -> None:
         if summands_CRK.ndim != 3 or summands_CRK.shape[0] != len(batch.ids) or summands_CRK.dtype != torch.float64:
@@ -194,7 +221,7 @@ class ActivationStatisticsCallback(Callback):
 
     def result(self, composition: str) -> Statistics:
         """What was summed, rounded to float64."""
-        ran = [f"{step.stream}/{described(statistic)}" for pairs in self._listening.values() for statistic, step in pairs]
+        ran = [f"{step.stream}/{described(statistic)}" for step, found in self._listening.items() for statistic in found]
         return Statistics(
             sums=self.sums.totals(),
             categories=tuple(self.categories),

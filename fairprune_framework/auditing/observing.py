@@ -146,12 +146,14 @@ def observe(
     geometry: Geometry,
     step: Pass,
     weights: Mapping[str, Tensor],
+    grads: Mapping[Tap, Tensor] | None = None,
 ) -> Observation:
     """Build what statistics see of one site.
 
     Args:
         values: tap -> (M, K) as the adapter showed them.
         rows: (M,) flat token index of each row; None: all U*T tokens in order.
+        grads: tap -> (M, K), d objective / d values.
     """
     batch = geometry.batch
     taps: frozenset[Tap] = frozenset(values)
@@ -162,13 +164,15 @@ def observe(
     reach = _Reach(geometry, routed)
     mask = geometry.mask_CVT if routed is None else geometry.mask_CVT & (routed[geometry.tokens_CVT] >= 0)
 
-    def acts(tap: Tap) -> Tensor:
-        gathered, seen = reach.gather(values[tap], geometry.tokens_CVT, geometry.mask_CVT)
+    slopes = grads or {}
+
+    def tokens(found: Tensor) -> Tensor:
+        gathered, seen = reach.gather(found, geometry.tokens_CVT, geometry.mask_CVT)
         return gathered * seen.unsqueeze(-1)
 
     return Observation(
-        acts=Lazy(taps, acts),
-        grads={},
+        acts=Lazy(taps, lambda tap: tokens(values[tap])),
+        grads=Lazy(frozenset(slopes), lambda tap: tokens(slopes[tap])),
         mask=mask,
         aligned=Lazy(taps, lambda tap: reach.aligned(values[tap])),
         aligned_mask=reach.aligned_mask(),

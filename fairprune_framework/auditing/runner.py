@@ -12,24 +12,28 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.objectives import objective_of
 
 
 class TrunkModule(LightningModule):
-    """Runs the trunk of a transformers causal language model, without its head."""
+    """Runs the trunk of a transformers causal language model, without its head; for passes with an objective, all of it."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
         self._trunk = [model.get_decoder()]  # type: ignore[operator]  # in a list: not a second submodule
 
-    def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Forward; what is wanted of it is taken by callbacks."""
+    def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
+        """Forward; what is wanted of it is taken by callbacks. Returns the objective of the batch's pass, (C,) with its graph."""
+        if batch.step.objective is not None:
+            return objective_of(self.model, batch)
         mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
         self._trunk[0](input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
+        return None
 
 
 class ContrastDataModule(LightningDataModule):
@@ -106,6 +110,7 @@ def stream(model: nn.Module, batches: Sequence[MicroBatch], callbacks: Sequence[
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
+            inference_mode=not any(batch.step.objective for batch in batches),
         )
         training, on_interrupt = model.training, signal.getsignal(signal.SIGINT)
         try:

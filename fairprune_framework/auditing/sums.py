@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from torchmetrics import Metric
 from fairprune_framework.auditing.compensated import add_sums, add_value, rounded
 from fairprune_framework.errors import RunFolderError
 
-CONTRASTS, CALIBRATION = "contrasts", "calibration"
+CONTRASTS: Literal["contrasts"] = "contrasts"
+CALIBRATION: Literal["calibration"] = "calibration"
 OBSERVED = "observed"
 """Output name of the core's own count: contrasts in which a site was seen."""
 
@@ -55,14 +56,13 @@ class StatisticSums(Metric):
         super().__init__(sync_on_compute=False, dist_sync_on_step=False)
         self.categories = tuple(categories)
 
-    def update(self, key: str, group: int, value_RK: Tensor) -> None:
-        """Add what one micro-batch summed up to, float64, to the sums of one category (calibration text: group 0)."""
-        if key not in self._defaults:
-            groups = len(self.categories) if key.startswith(CONTRASTS) else 1
-            zeros = torch.zeros((2, groups, *value_RK.shape), dtype=torch.float64, device=value_RK.device)
-            self.add_state(key, zeros, dist_reduce_fx=add_sums)
-        state = getattr(self, key)
-        state[:, group] = add_value(state[:, group], value_RK)
+    def update(self, values: Mapping[str, Tensor]) -> None:
+        """Add what one micro-batch summed up to: key -> (G, R, K) float64, zero for categories that it does not hold."""
+        for key, value_GRK in values.items():
+            if key not in self._defaults:
+                zeros = torch.zeros((2, *value_GRK.shape), dtype=torch.float64, device=value_GRK.device)
+                self.add_state(key, zeros, dist_reduce_fx=add_sums)
+            setattr(self, key, add_value(getattr(self, key), value_GRK))
 
     def shape_of(self, key: str) -> tuple[int, ...] | None:
         """(R, K) of one sum; None before its first update."""

@@ -8,8 +8,7 @@ published, otherwise over the aligned slots. Source: the Fairness Pruning articl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 
 from fairprune_framework.architecture import Architecture
 from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.objectives import last_token_only
 from fairprune_framework.auditing.observing import Geometry, observe
-from fairprune_framework.errors import FairpruneError
+from fairprune_framework.divergence import generalised_js
 from fairprune_framework.interfaces import Observation, Pass
 from fairprune_framework.types import Site, Tap
 
@@ -39,22 +39,6 @@ class ContrastMeasure:
     by_layer: tuple[float, ...]
     """Activation difference of each layer."""
     equal_length: bool
-
-
-def generalised_js(logits_CVW: Tensor, present_CV: Tensor) -> Tensor:
-    """H(mean p) - mean H(p) over the present variants, nats: (C, V, vocab), (C, V) -> (C,) float64.
-
-    >>> generalised_js(torch.tensor([[[0.0, -50.0], [-50.0, 0.0]]]), torch.ones(1, 2).bool()).round(decimals=4).item()
-    0.6931
-    """
-    log_p = torch.log_softmax(logits_CVW.double(), -1)
-    weight = (present_CV.double() / present_CV.sum(1, keepdim=True)).unsqueeze(-1)
-    p = log_p.exp()
-    mean = (p * weight).sum(1)
-    entropy_of_mean = torch.special.entr(mean).sum(-1)
-    mean_entropy = (torch.special.entr(p).sum(-1, keepdim=True) * weight).sum((1, 2))
-    divergence: Tensor = entropy_of_mean - mean_entropy
-    return divergence.clamp_min(0)
 
 
 def pair_difference(observation: Observation, tap: Tap) -> Tensor:
@@ -81,28 +65,6 @@ def _mean_over_pairs(acts_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
         total += (per_token_CS * both_CS).sum(1) / tokens_C.clamp_min(1)
         pairs += tokens_C > 0
     return total / pairs.clamp_min(1)
-
-
-@contextmanager
-def last_token_only(model: nn.Module, last: Callable[[], Tensor]) -> Iterator[None]:
-    """The head sees the last token of each text alone; whatever the model does to logits afterwards stays as it is.
-
-    Args:
-        last: gives the (B,) index of each text's last token in the current batch.
-    """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if head is None:
-        raise FairpruneError(f"{type(model).__name__} has no output embeddings: next-token distributions cannot be read")
-
-    def gather(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden = args[0]
-        return (hidden[torch.arange(hidden.shape[0], device=hidden.device), last()].unsqueeze(1), *args[1:])
-
-    handle = head.register_forward_pre_hook(gather)
-    try:
-        yield
-    finally:
-        handle.remove()
 
 
 @torch.inference_mode()

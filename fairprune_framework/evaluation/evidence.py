@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -78,7 +79,7 @@ class Evaluation:
             "format": FORMAT,
             "applied_by": self.applied_by,
             "n_unequal": self.n_unequal,
-            "results": [asdict(row) for row in self.rows],
+            "results": [_finite(asdict(row)) for row in self.rows],
             "generations": list(self.generations),
             **self.extra,
         }
@@ -100,6 +101,11 @@ class Evaluation:
             applied_by=data["applied_by"],
             extra={key: value for key, value in data.items() if key not in known},
         )
+
+
+def _finite(row: dict[str, Any]) -> dict[str, Any]:
+    """A perplexity may be too large for a number: JSON has no infinity, so that it becomes null."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
 
 
 def items_of(

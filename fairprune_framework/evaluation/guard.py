@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -30,8 +31,11 @@ class Guard:
     text_hash: str
 
     def to_json(self) -> dict[str, Any]:
-        """JSON form."""
-        return asdict(self)
+        """JSON form; null where a perplexity is too large for a number."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
 
 
 def guard(

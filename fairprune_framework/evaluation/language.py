@@ -64,8 +64,8 @@ def language_cost(
     tokens = sum(len(document) - 1 for document in documents)
     mean = (sums / tokens).tolist()
     return LanguageCost(
-        perplexity_before=torch.tensor(mean[0]).double().exp().item(),
-        perplexity_after=torch.tensor(mean[1]).double().exp().item(),
+        perplexity_before=torch.tensor(mean[0], dtype=torch.float64).exp().item(),
+        perplexity_after=torch.tensor(mean[1], dtype=torch.float64).exp().item(),
         kl=mean[2],
         tokens=tokens,
         nll_before=tuple(before_documents),

@@ -29,7 +29,8 @@ def summary(run: Run) -> str:
     if "guard" in record:
         guard = record["guard"]
         word = "held" if guard["held"] else "failed"
-        facts.append(("guard", f"{word}: perplexity {guard['increase']:+.2%}, at most {guard['limit']:+.1%}"))
+        increase = "beyond all numbers" if guard["increase"] is None else f"{guard['increase']:+.2%}"
+        facts.append(("guard", f"{word}: perplexity {increase}, at most {guard['limit']:+.1%}"))
     if "removal" in record:
         removal = record["removal"]
         note = f"; {removal['note']}" if removal["note"] else ""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fairprune_framework.architecture import Architecture, recognise
 from fairprune_framework.auditing.batches import MicroBatch, compose
 from fairprune_framework.auditing.calibration import Calibration
-from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.callback import ActivationStatisticsCallback, passes_of
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
@@ -112,7 +112,12 @@ class Bench:
     def batches(self, contrasts: Sequence[AlignedContrast] | None = None, tokens: int = TOKENS) -> list[MicroBatch]:
         """All micro-batches of both streams."""
         shown = self.contrasts if contrasts is None else contrasts
-        return [*compose(shown, self.values, tokens), *compose(self.documents, {"": 1}, tokens, stream=CALIBRATION)]
+        found: list[MicroBatch] = []
+        for step in passes_of(self.scorer.needs().statistics, len(self.architecture.sites)):
+            calibration = step.stream == CALIBRATION
+            values = {"": 1} if calibration else self.values
+            found += compose(self.documents if calibration else shown, values, tokens, step=step)
+        return found
 
     def scores(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -190,14 +190,14 @@ class Recorder:
 
 
 @pytest.fixture(scope="module")
-def recorded(audit: Audit) -> Iterator[tuple[list[MicroBatch], Statistics, dict[str, list[np.ndarray[Any, Any]]]]]:
+def recorded(audit: Audit) -> tuple[list[MicroBatch], Statistics, dict[str, list[np.ndarray[Any, Any]]]]:
     batches = audit.batches()
     recorder = Recorder(audit.model)
     try:
         statistics = audit.run(batches)
     finally:
         recorder.close()
-    yield batches, statistics, recorder.seen
+    return batches, statistics, recorder.seen
 
 
 def test_streaming_variance_is_numpys(audit: Audit, recorded: Any) -> None:

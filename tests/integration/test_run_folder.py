@@ -229,6 +229,25 @@ def test_evaluating_a_model_alone_fills_before_alone(fairprune: Any, llama: Path
 # -- killed, interrupted ---------------------------------------------------------------------------------------------------
 
 
+ROW = {
+    "metric",
+    "split",
+    "control",
+    "category",
+    "layer",
+    "before",
+    "after",
+    "difference",
+    "change",
+    "ideal",
+    "unit",
+    "ci_low",
+    "ci_high",
+    "p_value",
+    "n",
+}
+
+
 def half_written(folder: Path) -> list[str]:
     return [path.name for path in folder.rglob(".*")]
 
@@ -237,7 +256,6 @@ def half_written(folder: Path) -> list[str]:
     ("place", "stage"),
     [
         ("fairprune_framework.auditing.audit.audit", "audit"),
-        ("fairprune_framework.scoring.save_scores", "score"),
         ("fairprune_framework.planning.make_plan", "plan"),
         ("fairprune_framework.surgery.removal._compare", "prune"),
         ("fairprune_framework.evaluation.evidence.Evaluation.save", "evaluate"),
@@ -372,9 +390,8 @@ def test_plan_json(finished: Path) -> None:
 
 def test_evaluation_json(finished: Path) -> None:
     found = json.loads((finished / "evaluation.json").read_text())
-    fields = "metric split control category layer before after difference change ideal unit ci_low ci_high p_value n".split()
     for row in found["results"]:
-        assert set(fields) <= row.keys()
+        assert row.keys() >= ROW
         if row["change"] is not None and row["before"] != row["ideal"]:
             assert row["change"] == pytest.approx((row["after"] - row["before"]) / abs(row["before"] - row["ideal"]))
         assert row["difference"] == pytest.approx(row["after"] - row["before"])
@@ -425,3 +442,43 @@ def test_json_stands_alone_while_working(fairprune: Callable[..., Any], llama: P
     answer = fairprune("audit", llama, "--prompts", prompts, "--output", tmp_path / "run", "--json", "--quiet")
     assert json.loads(answer.out)["stages"].keys() == {"read", "audit"}
     assert answer.err == ""
+
+
+# -- the same from Python --------------------------------------------------------------------------------------------------
+
+
+def test_the_functions_give_the_files_of_the_command_line(finished: Path, llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fairprune_framework as fp
+    from fairprune_framework.testing.tiny import tiny_contrasts
+
+    monkeypatch.setattr("fairprune_framework.evaluation.generation.NEW_TOKENS", 3)
+    model, tokenizer = fp.load_model(str(llama))
+    options = {"budget": "0.1", "calibration_tokens": 16, "calibration_documents": 8, "force": True}
+    audited = fp.audit(model=model, tokenizer=tokenizer, prompts=tiny_contrasts(), **options)
+    done = fp.evaluate(fp.prune(fp.plan(fp.score(audited))))
+    assert isinstance(done, fp.Run)
+    assert done.verdict == record(finished)["verdict"]
+    same = ("contrasts.jsonl", "statistics.safetensors", "scores.safetensors", "evaluation.json", "model/model.safetensors")
+    same_files(done.folder, finished, *same)
+    assert done.plan.sites == {
+        site: tuple(units) for site, units in json.loads((finished / "plan.json").read_text())["sites"].items()
+    }
+    with pytest.raises(ValueError, match="needs its tokenizer"):
+        fp.audit(model=model, prompts=tiny_contrasts())
+
+
+def test_a_perplexity_beyond_all_numbers_abstains(
+    fairprune: Any, llama: Path, prompts: Path, quick: Any, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file, save_file
+
+    wild = Path(shutil.copytree(llama, tmp_path / "wild"))
+    tensors = load_file(wild / "model.safetensors")
+    tensors["lm_head.weight"] *= 1e5
+    save_file(tensors, wild / "model.safetensors", metadata={"format": "pt"})
+    words = [word for word in quick if word != "--force"]
+    answer = fairprune("run", wild, "--prompts", prompts, "--output", tmp_path / "run", *words)
+    assert answer.code == 0, answer.err
+    assert answer.out.startswith("VERDICT  abstained")
+    assert record(tmp_path / "run")["guard"]["increase"] is None
+    assert record(tmp_path / "run")["guard"]["held"] is False

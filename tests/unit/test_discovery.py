@@ -166,7 +166,7 @@ def test_did_you_mean(install: Install) -> None:
 def test_broken_plugins_raise_when_used_and_break_no_other(install: Install, value: str, expected: str) -> None:
     install([("bad", "shaky", value), ("good", "toy", "toys:Toy")])
     assert isinstance(discovery.build("bias", "toy"), Toy)
-    with pytest.raises(BrokenPlugin, match="bias 'shaky' of bad 1.2") as caught:
+    with pytest.raises(BrokenPlugin, match=r"bias 'shaky' of bad 1\.2") as caught:
         discovery.build("bias", "shaky")
     assert expected in str(caught.value)
     if "Error" in expected:

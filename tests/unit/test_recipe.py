@@ -102,7 +102,7 @@ def test_refused(values: dict[str, Any], expected: str) -> None:
 
 
 def test_dotted_options_that_make_no_sense() -> None:
-    with pytest.raises(UnknownName, match="no option --bais.relative. Did you mean 'bias'"):
+    with pytest.raises(UnknownName, match=r"no option --bais\.relative\. Did you mean 'bias'"):
         overlaid({}, {"bais.relative": 1}, "it")
     with pytest.raises(UserError, match="no architecture is named"):
         overlaid({}, {"architecture.x": 1}, "it")

@@ -53,13 +53,13 @@ def check(texts: list[str]) -> None:
 
 
 @given(PART, VALUES, PART)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_templates(before: str, values: list[str], after: str) -> None:
     check([f"{before} {value} {after}" for value in values])
 
 
 @given(FREE)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_any_texts(texts: list[str]) -> None:
     check(texts)
 

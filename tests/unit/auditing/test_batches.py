@@ -43,7 +43,7 @@ def made(contrasts: list[AlignedContrast], budget: int) -> list[MicroBatch]:
 
 
 @given(prompt_sets(), st.integers(2, 200))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_every_contrast_once_whole_and_within_the_budget(contrasts: list[AlignedContrast], budget: int) -> None:
     found = made(contrasts, budget)
     assert sorted(identity for batch in found for identity in batch.ids) == sorted(contrast.id for contrast in contrasts)
@@ -69,7 +69,7 @@ def test_every_contrast_once_whole_and_within_the_budget(contrasts: list[Aligned
 
 
 @given(prompt_sets(), st.integers(2, 200))
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_no_text_twice_in_a_micro_batch(contrasts: list[AlignedContrast], budget: int) -> None:
     for batch in made(contrasts, budget):
         rows = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
@@ -77,7 +77,7 @@ def test_no_text_twice_in_a_micro_batch(contrasts: list[AlignedContrast], budget
 
 
 @given(prompt_sets(), st.integers(2, 200))
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_deterministic(contrasts: list[AlignedContrast], budget: int) -> None:
     one, two = made(contrasts, budget), made(list(contrasts), budget)
     assert composition_hash(one) == composition_hash(two)

@@ -13,7 +13,9 @@ from fairprune_framework.auditing.compensated import add_sums, add_value, rounde
 from fairprune_framework.auditing.sums import StatisticSums, described
 
 VALUES = st.floats(min_value=-1e150, max_value=1e150, allow_nan=False, allow_subnormal=False)
-TERMS = st.lists(st.floats(min_value=1e-30, max_value=1e30), min_size=1, max_size=40)
+WIDE = st.lists(st.floats(min_value=1e-30, max_value=1e30), min_size=1, max_size=40)
+TERMS = st.lists(st.floats(min_value=2.0**-20, max_value=2.0**20), min_size=1, max_size=40)
+"""Within 2^40 of each other: all partial sums have at most 98 bits, and 106 are kept. (Wider apart, order may decide a tie.)"""
 
 
 def pair(value: float = 0.0) -> torch.Tensor:
@@ -31,20 +33,29 @@ def test_two_sum_is_exact(a: float, b: float) -> None:
     assert total.item() == a + b
 
 
-@given(TERMS)
-@settings(max_examples=200)
-def test_sums_of_positive_terms_are_the_nearest_float(terms: list[float]) -> None:
-    """Summands of audits are not negative; then nothing cancels and 106 bits are plenty."""
+@given(WIDE)
+@settings(max_examples=100)
+def test_sums_keep_a_hundred_bits(terms: list[float]) -> None:
     total = pair()
     for term in terms:
         total = add_value(total, number(term))
     exact = sum(map(Fraction, terms))
     assert abs(Fraction(total[0].item()) + Fraction(total[1].item()) - exact) <= exact * Fraction(2) ** -100
+
+
+@given(TERMS)
+@settings(max_examples=100)
+def test_sums_are_the_nearest_float(terms: list[float]) -> None:
+    total = pair()
+    for term in terms:
+        total = add_value(total, number(term))
+    exact = sum(map(Fraction, terms))
+    assert Fraction(total[0].item()) + Fraction(total[1].item()) == exact
     assert rounded(total).item() == float(exact)
 
 
 @given(TERMS, st.randoms(use_true_random=False))
-@settings(max_examples=200)
+@settings(max_examples=100)
 def test_order_and_grouping_change_no_bit(terms: list[float], chance: random.Random) -> None:
     def summed(values: list[float]) -> torch.Tensor:
         total = pair()
@@ -78,12 +89,12 @@ def test_plain_float64_would_not_do() -> None:
 def test_the_metric_keeps_its_axes_and_its_dtype() -> None:
     sums = StatisticSums(("only",))
     assert sums.shape_of("contrasts/a/x.y") is None
-    sums.update("contrasts/a/x.y", 0, torch.ones(1, 1, dtype=torch.float64))
+    sums.update({"contrasts/a/x.y": torch.ones(1, 1, 1, dtype=torch.float64)})
     assert sums.shape_of("contrasts/a/x.y") == (1, 1)
     assert sums.totals()["contrasts/a/x.y"].shape == (1, 1, 1)
     sums = StatisticSums(("one", "two"))
-    sums.update("contrasts/a/x.y", 1, torch.full((2, 3), 2.0, dtype=torch.float64))
-    sums.update("contrasts/a/x.y", 1, torch.full((2, 3), 0.5, dtype=torch.float64))
+    sums.update({"contrasts/a/x.y": torch.tensor([0.0, 2.0], dtype=torch.float64)[:, None, None].expand(2, 2, 3)})
+    sums.update({"contrasts/a/x.y": torch.tensor([0.0, 0.5], dtype=torch.float64)[:, None, None].expand(2, 2, 3)})
     found = sums.totals()["contrasts/a/x.y"]
     assert found.dtype == torch.float64
     assert found.tolist() == [[[0.0] * 3] * 2, [[2.5] * 3] * 2]
