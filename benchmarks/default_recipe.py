@@ -53,7 +53,8 @@ def main() -> None:
     print("# The search for the recipe `default`\n")
     print(f"{machine()}; seed {run.recipe.seed}.\n")
     print(
-        f"Embedded model smollm2-135m ({run.fingerprint[:12]}), `builtin:en`, {len(contrasts)} contrasts of `select`, base divergence {base:.6f}"
+        f"Embedded model smollm2-135m ({run.fingerprint[:12]}), `builtin:en`, {len(contrasts)} contrasts of `select`, "
+        f"base divergence {base:.6f}"
     )
     print(f"nats; sampled text {run.calibration.hash[:12]}. Masked, float32. One audit serves all rows.\n")
     print("| budget | normalisation | bias | w | neurons | perplexity | guard | divergence on select | change |")
@@ -82,7 +83,8 @@ def main() -> None:
     if passed:
         after, relative, normalisation, weight = min(passed)
         print(
-            f"\nTaken: {'relative ' * relative}variance, {normalisation}, w = {weight}, budget {budget}: {after / base - 1:+.1%} on `select`."
+            f"\nTaken: {'relative ' * relative}variance, {normalisation}, w = {weight}, budget {budget}: "
+            f"{after / base - 1:+.1%} on `select`."
         )
     else:
         print("\nNone passed at any budget down to 0.0005: the recipe abstains.")
