@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.objectives import gradients
-from fairprune_framework.auditing.observing import Geometry, observe
+from fairprune_framework.auditing.observing import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, OBSERVED, Statistics, StatisticSums, described, key_of
 from fairprune_framework.errors import ContractViolation, FairpruneError
 from fairprune_framework.interfaces import ArchitectureAdapter, Pass, Statistic
@@ -185,12 +185,10 @@ class ActivationStatisticsCallback(Callback):
         batch = geometry.batch
         weights = self._weights_of(self.model, site) if self._weights_of else {}
         member_GC, totals = self._member_GC.to(values["neuron"].device), dict[str, Tensor]()
+        observation = observe(site, values, rows, geometry, batch.step, weights, grads)
         for statistic in self._listening.get(batch.step, ()):
-            shown = {tap: values[tap] for tap in statistic.taps if tap in values}
-            slopes = {tap: grads[tap] for tap in statistic.taps if tap in grads}
-            observation = observe(site, shown, rows, geometry, batch.step, weights, slopes)
             try:
-                outputs = statistic.summands(observation)
+                outputs = statistic.summands(narrowed(observation, statistic.taps))
             except Exception as error:
                 raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
             for name, summands_CRK in outputs.items():
@@ -202,8 +200,7 @@ class ActivationStatisticsCallback(Callback):
                     )
                 totals[key] = torch.tensordot(member_GC, summands_CRK, 1)
         if self._counting.get(batch.stream) == batch.step:
-            reached_CVS = observe(site, {}, rows, geometry, Pass(), {}).aligned_mask
-            reached_C11 = reached_CVS.any(2).any(1).double().reshape(-1, 1, 1)
+            reached_C11 = observation.aligned_mask.any(2).any(1).double().reshape(-1, 1, 1)
             totals[key_of(batch.stream, site.name, OBSERVED)] = torch.tensordot(member_GC, reached_C11, 1)
         self.sums.update(totals)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,12 @@ class Lazy(Mapping[Tap, Tensor]):
         if tap not in self._made:
             self._made[tap] = self._make(tap)
         return self._made[tap]
+
+    def only(self, taps: frozenset[Tap]) -> Lazy:
+        """A view of some taps that shares what is made."""
+        view = Lazy(self._taps & taps, self._make)
+        view._made = self._made
+        return view
 
     def __iter__(self) -> Iterator[Tap]:
         return iter(self._taps)
@@ -182,3 +189,9 @@ def observe(
         weights=weights,
         step=step,
     )
+
+
+def narrowed(observation: Observation, taps: frozenset[Tap]) -> Observation:
+    """What a statistic that declared `taps` may see of a site; values are made once for all statistics."""
+    parts: dict[str, Any] = {name: getattr(observation, name).only(taps) for name in ("acts", "grads", "aligned")}
+    return replace(observation, **parts)
