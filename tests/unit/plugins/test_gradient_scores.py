@@ -1,0 +1,203 @@
+"""Scores that need gradients, against central differences of masked models and against autograd used by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework import discovery
+from fairprune_framework.api import BiasScorer, Budget, ImportanceScorer, Needs, Scores, SelectionPolicy, SiteContext
+from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.auditing.audit import Demand, audit
+from fairprune_framework.auditing.calibration import Calibration
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
+from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
+from fairprune_framework.evaluation.contrast_metrics import measure
+from fairprune_framework.planning import make_plan, policy_context
+from fairprune_framework.scoring import context, score
+from fairprune_framework.surgery.masking import masked
+from fairprune_framework.testing.planted import planted_model
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+
+DOCUMENTS = tuple(tuple(range(5 + i, 17 + 2 * i)) for i in range(6))
+
+
+class Bench:
+    """A tiny float64 model, with contrasts and calibration text."""
+
+    def __init__(self, family: str) -> None:
+        self.model: Any = tiny_model(family, dtype=torch.float64)
+        self.architecture: Architecture = recognise(self.model)
+        contrasts = [contrast for contrast in tiny_contrasts() if not contrast.control]
+        self.values = {category: len(found) for category, found in vocabularies(contrasts).items()}
+        self.aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+        self.calibration = Calibration(documents=DOCUMENTS, source="test")
+
+    def statistics(self, plugin: Any) -> Statistics:
+        layers = len(self.architecture.sites)
+        demand = Demand.of([plugin], layers)
+        found, _ = audit(
+            self.model, self.architecture, self.aligned, self.values, demand, calibration=self.calibration, accelerator="cpu"
+        )
+        return found
+
+    def scores(self, plugin: Any, stream: Any, group: int) -> dict[str, Tensor]:
+        statistics = self.statistics(plugin)
+        sites = self.architecture.sites
+        return {n: plugin.score(context(statistics, stream, group, s, {}, torch.Generator())) for n, s in sites.items()}
+
+
+def logits(model: Any, ids: tuple[int, ...]) -> Tensor:
+    with torch.no_grad():
+        return model(input_ids=torch.tensor([ids]), use_cache=False).logits[0]  # type: ignore[no-any-return]
+
+
+def divergence(model: Any, contrast: AlignedContrast) -> float:
+    p = np.stack([torch.softmax(logits(model, v.ids)[-1], -1).numpy() for v in contrast.variants])
+    entropy = -(p * np.log(p)).sum(-1)
+    return float(-(p.mean(0) * np.log(p.mean(0))).sum() - entropy.mean())
+
+
+def gap(model: Any, contrast: AlignedContrast) -> float:
+    totals = []
+    for v in contrast.variants:
+        log_p = torch.log_softmax(logits(model, v.ids)[:-1], -1)
+        totals.append(float(log_p.gather(-1, torch.tensor(v.ids[1:]).unsqueeze(-1)).sum()))
+    return float(np.std(totals))
+
+
+@pytest.mark.parametrize("family", ["llama", "phi3"])
+@pytest.mark.parametrize(("objective", "value"), [("next-token", divergence), ("sentence", gap)])
+def test_attribution_is_the_derivative_of_scaling_a_neuron(family: str, objective: str, value: Any) -> None:
+    bench = Bench(family)
+    plugin = discovery.build("bias", "attribution", {"objective": objective})
+    category = "race"
+    group = sorted(bench.values).index(category)
+    found = bench.scores(plugin, CONTRASTS, group)
+    mine = [contrast for contrast in bench.aligned if contrast.category == category]
+    step, checked = 2e-2, 0  # norms of transformers compute in float32: smaller steps drown in its noise
+    for name in list(bench.architecture.sites)[:: max(1, len(bench.architecture.sites) // 2)]:
+        for unit in (0, 7, 31):
+            ends = []
+            for factor in (1 + step, 1 - step):
+                with masked(bench.model, bench.architecture, {name: (unit,)}, factor):
+                    ends.append([value(bench.model, contrast) for contrast in mine])
+            reached = bench.statistics(plugin).observed(CONTRASTS, name, group)
+            slope = (np.array(ends[0]) - np.array(ends[1])).sum() / (2 * step) / max(reached, 1)
+            assert found[name][unit].item() == pytest.approx(slope, rel=1e-2, abs=2e-5)
+            checked += abs(slope) > 2e-4
+    assert checked >= 3  # most neurons do something, so that the line above says something
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])
+def test_taylor_against_autograd_by_hand(family: str) -> None:
+    bench = Bench(family)
+    found = bench.scores(discovery.build("importance", "taylor"), CALIBRATION, 0)
+    expected: dict[str, Tensor] = {name: torch.zeros(48, dtype=torch.float64) for name in found}
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            args[0].retain_grad()
+            kept[name] = args[0]
+
+        return hook
+
+    for name in found:
+        bench.model.get_submodule(f"{name}.down_proj").register_forward_pre_hook(keep(name))
+    for ids in DOCUMENTS[0::2]:  # the scoring half
+        out = bench.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
+        torch.nn.functional.cross_entropy(out, torch.tensor(ids[1:]), reduction="sum").backward()
+        for name in found:
+            assert kept[name].grad is not None
+            expected[name] += (kept[name] * kept[name].grad).abs().sum((0, 1)).detach()
+    for name in found:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=0)
+
+
+def test_gradients_leave_no_trace() -> None:
+    bench = Bench("llama")
+    before = {name: value.clone() for name, value in bench.model.state_dict().items()}
+    bench.statistics(discovery.build("bias", "attribution"))
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in bench.model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in bench.model.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in bench.model.modules())
+
+
+def test_output_norm_in_numpy() -> None:
+    bench = Bench("llama")
+    plugin: Any = discovery.build("importance", "output-norm")
+    statistics = bench.statistics(plugin)
+    seen: dict[str, list[Any]] = {}
+    for name in bench.architecture.sites:
+        module = bench.model.get_submodule(f"{name}.down_proj")
+        module.register_forward_pre_hook(
+            lambda _m, args, name=name: seen.setdefault(name, []).append(args[0][0].detach().numpy())
+        )
+    for ids in DOCUMENTS[0::2]:
+        logits(bench.model, ids)
+    for name, site in bench.architecture.sites.items():
+        weights = bench.model.get_submodule(f"{name}.down_proj").weight.detach()
+        at = context(statistics, CALIBRATION, 0, site, {"out": weights.T}, torch.Generator())
+        expected = np.linalg.norm(np.concatenate(seen[name]), axis=0) * np.linalg.norm(weights.numpy(), axis=0)
+        np.testing.assert_allclose(plugin.score(at).numpy(), expected, rtol=1e-6)
+
+
+class Nothing(ImportanceScorer):
+    """All neurons are alike."""
+
+    def needs(self) -> Needs:
+        return Needs()
+
+    def score(self, at: SiteContext) -> Tensor:
+        return torch.zeros(at.site.units, dtype=torch.float64)
+
+
+def test_attribution_finds_planted_neurons_first_and_zeroing_them_removes_the_divergence() -> None:
+    case = planted_model(count=4)
+    architecture = recognise(case.model)
+    aligned, _ = align_all(case.contrasts, Encoder(case.tokenizer))
+    values = {category: len(found) for category, found in vocabularies(case.contrasts).items()}
+    bias = discovery.build("bias", "attribution")
+    assert isinstance(bias, BiasScorer)
+    statistics, _ = audit(case.model, architecture, aligned, values, Demand.of([bias], 3), accelerator="cpu")
+    scores = score(statistics, case.model, architecture, bias, Nothing(), ("bias", "importance"))
+    plan = plan_of(scores, "12n", protect=0.0)
+    assert case.recall(plan) >= 0.6  # of 288 neurons; by chance 4 %
+    from fairprune_framework.auditing.batches import compose
+
+    batches = list(compose(aligned, values, 512))
+    before = sum(m.divergence for m in measure(case.model, architecture, batches))
+    with masked(case.model, architecture, plan):
+        after = sum(m.divergence for m in measure(case.model, architecture, batches))
+    assert after < 0.5 * before
+
+
+def plan_of(scores: Scores, budget: str, **options: Any) -> Mapping[str, tuple[int, ...]]:
+    policy = discovery.build("policy", "protected-global", options)
+    assert isinstance(policy, SelectionPolicy)
+    at = policy_context("zero", 0.05, lambda name: None, torch.Generator())
+    parsed = Budget.parse(budget)
+    return make_plan(scores, policy, parsed, at, "policy", model="", fingerprint="", operator="zero").sites
+
+
+@pytest.mark.parametrize("protect", [0.0, 0.1, 0.5])
+def test_protected_global_by_brute_force(protect: float) -> None:
+    generator = np.random.default_rng(0)
+    sites = recognise(tiny_model("llama", layers=3)).sites
+    bias = {name: torch.from_numpy(generator.normal(size=site.units)) for name, site in sites.items()}
+    importance = {name: torch.from_numpy(generator.random(site.units)) for name, site in sites.items()}
+    seen = {name: torch.ones(site.units, dtype=torch.bool) for name, site in sites.items()}
+    scores = Scores(sites=sites, bias=bias, importance=importance, by_category={}, observed=seen, signed=True)
+    every = [(name, unit) for name, site in sites.items() for unit in range(site.units)]
+    by_importance = sorted(every, key=lambda at: -importance[at[0]][at[1]].item())
+    shielded = set(by_importance[: int(protect * len(every))])
+    able = [at for at in every if at not in shielded and bias[at[0]][at[1]] > 0]
+    wanted = set(sorted(able, key=lambda at: -bias[at[0]][at[1]].item())[:20])
+    plan = plan_of(scores, "20n", protect=protect)
+    assert {(name, unit) for name, units in plan.items() for unit in units} == wanted
