@@ -162,7 +162,10 @@ def _plain(model: nn.Module, dtype: str) -> nn.Module:
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         vars(model).pop(name, None)
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    return model.to(wanted)
+    for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32, as `from_pretrained` leaves them
+        parameter.data = parameter.data.to(wanted)
+    model.config.dtype = wanted
+    return model
 
 
 def _embedded(name: str) -> Path:
@@ -188,8 +191,11 @@ def _embedded(name: str) -> Path:
             with quietly():
                 model.save_pretrained(temporary)  # type: ignore[operator]
                 tokenizer.save_pretrained(temporary)
-            if not target.exists():
+            try:
                 temporary.rename(target)
+            except OSError:  # another process was first
+                if not (target / "config.json").is_file():
+                    raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return target
