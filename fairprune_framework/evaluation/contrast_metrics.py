@@ -21,6 +21,7 @@ from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.objectives import last_token_only
 from fairprune_framework.auditing.observing import Geometry, observe
 from fairprune_framework.divergence import generalised_js
+from fairprune_framework.errors import FairpruneError
 from fairprune_framework.interfaces import Observation, Pass
 from fairprune_framework.types import Site, Tap
 
@@ -115,6 +116,9 @@ def _collect(batch: MicroBatch, divergence: Tensor, layers: Sequence[tuple[Tenso
     by_layer = torch.stack([(total / max(count, 1)).expand(len(batch.ids)) for total, count in layers], 1)
     overall = torch.stack([total.expand(len(batch.ids)) for total, _ in layers], 1).sum(1) / max(taps, 1)
     equal = Geometry(batch).equal_length_C
+    broken = ~(torch.isfinite(divergence) & torch.isfinite(overall)).cpu()
+    if broken.any():
+        raise FairpruneError(f"NaN or Inf in the answers or activations of contrast {batch.ids[int(broken.nonzero()[0])]!r}")
     return [
         ContrastMeasure(
             id=batch.ids[i],

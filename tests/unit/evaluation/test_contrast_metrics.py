@@ -21,6 +21,7 @@ from fairprune_framework.auditing.observing import Geometry, observe
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, Tokens, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.divergence import generalised_js
+from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.contrast_metrics import TAPS, measure, pair_difference
 from fairprune_framework.interfaces import Pass
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -241,3 +242,14 @@ def test_the_head_sees_the_last_token_alone() -> None:
             found = model(input_ids=ids).logits
     assert found.shape[1] == 1
     assert torch.allclose(found[:, 0], expected, atol=1e-5)
+
+
+def test_answers_that_are_no_numbers_are_named() -> None:
+    model = tiny_model("llama")
+    contrasts = tiny_contrasts()
+    aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+    batches = list(compose(aligned, {category: len(found) for category, found in vocabularies(contrasts).items()}, 512))
+    with torch.no_grad():
+        model.lm_head.weight[3] = float("inf")  # type: ignore[union-attr,operator,index]
+    with pytest.raises(FairpruneError, match=f"NaN or Inf .* of contrast {batches[0].ids[0]!r}"):
+        measure(model, recognise(model), batches)
