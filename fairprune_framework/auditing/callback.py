@@ -18,7 +18,7 @@ from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.observing import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, OBSERVED, Statistics, StatisticSums, described, key_of
-from fairprune_framework.errors import ContractViolation, FairpruneError
+from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
 from fairprune_framework.interfaces import ArchitectureAdapter, Pass, Statistic
 from fairprune_framework.types import Site, Tap
 
@@ -46,6 +46,9 @@ class ActivationStatisticsCallback(Callback):
         statistics: what to sum; equal ones run once.
         categories: all categories of the stream, in the order of the result.
         weights_of: gives statistics the weights of a site, where a scorer declared them.
+
+    Raises:
+        UserError: a statistic asks for logits, a scale or a layer without an objective.
     """
 
     def __init__(
@@ -68,6 +71,11 @@ class ActivationStatisticsCallback(Callback):
         layers = len({site.layer for site in sites})
         for statistic in self.statistics:
             for step in statistic.passes(layers):
+                if step.objective is None and step != Pass(stream=step.stream):
+                    raise UserError(
+                        f"statistic {statistic.name!r} asks for logits, a scale or a layer without an objective: "
+                        "such a pass runs the trunk as it is"
+                    )
                 self._listening.setdefault(step, []).append(statistic)
         self.passes = passes_of(self.statistics, layers)
         self._taps = {step: frozenset(t for s in found for t in s.taps) for step, found in self._listening.items()}

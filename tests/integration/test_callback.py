@@ -19,8 +19,8 @@ from fairprune_framework.auditing.batches import MicroBatch, compose
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
 from fairprune_framework.discovery import build
-from fairprune_framework.errors import ContractViolation, FairpruneError
-from fairprune_framework.interfaces import Observation, Statistic
+from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
+from fairprune_framework.interfaces import Observation, Pass, Statistic
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 
@@ -263,3 +263,14 @@ def test_a_category_that_was_not_announced(model: nn.Module) -> None:
     with pytest.raises(FairpruneError, match="'race'"):
         trainer(callback).predict(Own(model), loader(batches_of()))
     assert hooks(model) == 0
+
+
+@pytest.mark.parametrize("words", [{"logits": "all"}, {"scale": 0.5}, {"layer": 0}])
+def test_what_only_an_objective_could_use_is_refused_without_one(model: nn.Module, words: dict[str, Any]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Odd(Bad):
+        def passes(self, layers: int) -> list[Pass]:
+            return [Pass(**words)]
+
+    with pytest.raises(UserError, match="'bad-one' asks for logits, a scale or a layer without an objective"):
+        callback_for(model, Odd(what="flat"))
