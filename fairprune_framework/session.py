@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fairprune_framework import discovery, provenance
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.recipe import PLUGIN_KINDS, PluginSpec, Recipe, layered, named, overlaid, read_yaml
+from fairprune_framework.recipe import PLUGIN_KINDS, PluginSpec, Recipe, laid_over, layered, named, overlaid, read_yaml
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,16 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "audit": ("micro_batch_tokens", "calibration", "calibration_documents", "calibration_tokens"),
     "score": ("bias", "importance"),
-    "plan": ("policy", "budget", "round_to", "max_layer_share", "protected_layers", "operator", "max_perplexity_increase"),
+    "plan": (
+        "policy",
+        "budget",
+        "round_to",
+        "max_layer_share",
+        "protected_layers",
+        "operator",
+        "factor",
+        "max_perplexity_increase",
+    ),
     "prune": ("force",),
     "evaluate": ("generate",),
 }
@@ -465,7 +474,7 @@ def open_run(
     if isinstance(recipe, Recipe):
         resolved = overlaid(recipe.resolved().to_yaml(), words, "the recipe") if words else recipe.resolved()
     elif existing and folder is not None and not fresh:
-        known = read_yaml(folder / RECIPE) | ({} if recipe is None else named(recipe))
+        known = laid_over(read_yaml(folder / RECIPE), {} if recipe is None else named(recipe))
         resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
     else:
         resolved = layered(recipe, words).resolved()
