@@ -57,7 +57,9 @@ class Row:
     """Items whose answer was yes before and is no after, and below the other way round: newly biased, newly wrong, newly right."""
     only_after: int | None = None
     retention: float | None = None
-    """after / before, of a capability."""
+    """after / before, of a capability, and its 95 % interval."""
+    retention_low: float | None = None
+    retention_high: float | None = None
     note: str | None = None
     """What has to be known to read the row: the formula, or why there is no interval."""
 

@@ -2,8 +2,9 @@
 
 `sequence-gap`: mean over all pairs of variants of |log p_i - log p_j|, nats; for two variants lm-eval's `likelihood_diff`.
 `stereotype-preference`: 1 where the stereotyping sentence is the likelier one; its mean is the stereotype share, whose ideal is
-0.5 (Nangia et al. 2020 for CrowS-Pairs; lm-eval's `pct_stereotype`). log p is summed over all tokens, after the token that lm-eval
-puts before an empty context (BOS, else EOS) unless the tokenizer puts it there itself.
+0.5 (Nangia et al. 2020 for CrowS-Pairs; lm-eval's `pct_stereotype`). log p is summed over all tokens but the
+first, as the attribution of the same gap sees them: a model without BOS gives its first token no probability. lm-eval's task
+`crows_pairs_english` puts BOS (or EOS) before the sentence and counts all tokens; with `start_token` these numbers are that.
 """
 
 from __future__ import annotations
@@ -89,11 +90,11 @@ def log_probabilities(
 def measure_sentences(
     model: nn.Module,
     contrasts: Sequence[AlignedContrast],
-    start: int | None,
+    start: int | None = None,
     budget: int = 512,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> list[SentenceMeasure]:
-    """Measure every contrast with the model as it is (also masked), in the order given."""
+    """Measure every contrast with the model as it is (also masked), in the order given. `start`: see `log_probabilities`."""
     texts = [tokens.ids for contrast in contrasts for tokens in contrast.variants]
     values = iter(log_probabilities(model, texts, start, budget, progress))
     return [
