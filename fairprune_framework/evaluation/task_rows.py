@@ -26,7 +26,10 @@ from fairprune_framework.evaluation.resampling import Floats, Statistic, change_
 from fairprune_framework.evaluation.sentence_rows import adjusted
 from fairprune_framework.evaluation.statistics import cohens_h, flips, wilson
 
-AMBIGUOUS_NOTE = "lm-eval's formula: (1 - accuracy on ambiguous contexts) x (2 biased / answered - 1); HELM's scales by 1 - accuracy over all"
+AMBIGUOUS_NOTE = (
+    "lm-eval's formula: (1 - accuracy on ambiguous contexts) x (2 biased / answered - 1); "
+    "HELM scales by 1 - accuracy over all contexts"
+)
 DISAMBIGUATED_NOTE = "lm-eval's formula: 2 biased / answered - 1 on disambiguated contexts"
 
 
