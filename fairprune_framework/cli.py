@@ -31,7 +31,16 @@ STAGE_HELP = {
 _GROUPS = {
     "what to audit": ("prompts", "columns", "bad_prompts", "split", "chat_template"),
     "strategies": ("bias", "importance", "policy", "architecture"),
-    "how much": ("budget", "operator", "round_to", "max_layer_share", "protected_layers", "max_perplexity_increase", "force"),
+    "how much": (
+        "budget",
+        "operator",
+        "factor",
+        "round_to",
+        "max_layer_share",
+        "protected_layers",
+        "max_perplexity_increase",
+        "force",
+    ),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
     "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "seed"),
 }

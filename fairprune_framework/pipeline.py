@@ -77,7 +77,8 @@ def _score(run: Run) -> list[str]:
     from fairprune_framework import scoring
 
     labels = (run.label("bias"), run.label("importance"))
-    scores = scoring.score(run.statistics, run.model, run.architecture, run.bias, run.importance, labels, run.recipe.seed)
+    found = (run.statistics, run.model, run.architecture, run.bias, run.importance, labels, run.recipe.seed)
+    scores = scoring.score(*found, services=services(run))
     run.begin("score")
     scoring.save_scores(scores, run.folder / "scores.safetensors")
     return ["scores.safetensors"]
@@ -93,21 +94,25 @@ def _plan(run: Run) -> list[str]:
     recipe, label = run.recipe, run.label("policy")
     operator = recipe.operator or "remove"
     needs = refuse_unserved(run.policy, label)
-    statistics, sites = run.statistics, run.architecture.sites
+    statistics, sites, served = run.statistics, run.architecture.sites, services(run)
+    given = served.for_plugin(needs, None)
+    search = served.probe(None) if served.probe and recipe.factor == "auto" else None
 
     def at(name: str) -> Any:
         weights = weights_of(run.model, sites[name]) if needs.weights else {}
-        return context(statistics, CALIBRATION, 0, sites[name], weights, generator_for(recipe.seed, label, name))
+        return context(statistics, CALIBRATION, 0, sites[name], weights, generator_for(recipe.seed, label, name), given)
 
     plan = make_plan(
         run.scores,
         run.policy,
         recipe.limits(),
-        policy_context(operator, recipe.max_perplexity_increase, at, generator_for(recipe.seed, label)),
+        policy_context(operator, recipe.max_perplexity_increase, at, generator_for(recipe.seed, label), given["probe"]),
         label,
         model=recipe.model or "in-memory",
         fingerprint=run.fingerprint,
         operator=operator,
+        factor=recipe.multiplier(),
+        search=search,
     )
     run.begin("plan")
     write_json(run.folder / "plan.json", plan.to_json())
@@ -132,7 +137,7 @@ def _prune(run: Run) -> list[str]:
         run.note(abstained=True, abstained_because=plan.reason or "the plan is empty")
         return []
     judged = guard(
-        run.model, run.architecture, plan.sites, run.calibration, run.recipe.max_perplexity_increase, plan.factor or 0.0
+        run.model, run.architecture, plan.sites, run.calibration, run.recipe.max_perplexity_increase, plan.multiplier
     )
     run.note(guard=judged.to_json())
     if not judged.held and not run.recipe.force:
@@ -190,6 +195,31 @@ def _demand(run: Run) -> Any:
 
     layers = len({site.layer for site in run.architecture.sites.values()})
     return Demand.of([run.bias, run.importance, run.policy], layers)
+
+
+def services(run: Run) -> Any:
+    """Readout, probes and attribute tokens, each made when a plugin that declared it asks."""
+    from functools import cache
+
+    from fairprune_framework.auditing.audit import selecting
+    from fairprune_framework.auditing.batches import compose
+    from fairprune_framework.contrasts.alignment import attribute_tokens
+    from fairprune_framework.evaluation.probing import Prober
+    from fairprune_framework.readout import readout_of
+    from fairprune_framework.scoring import Services
+
+    @cache
+    def prober() -> Prober:
+        contrasts = selecting(run.aligned[0])
+        batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
+        scoring_half = run.calibration.scoring
+        return Prober(run.model, run.architecture, contrasts, batches, scoring_half, run.recipe.multiplier() or 0.0)
+
+    return Services(
+        readout=cache(lambda: readout_of(run.model)),
+        probe=lambda category: prober().probe(category),
+        attribute_tokens=cache(lambda: attribute_tokens(selecting(run.aligned[0]))),
+    )
 
 
 def _missing_statistics(run: Run) -> str | None:
@@ -261,7 +291,9 @@ def _refuse_unrunnable(run: Run, callback: Any) -> None:
     from fairprune_framework.scoring import refuse_unserved
 
     for kind, plugin in (("bias", run.bias), ("importance", run.importance), ("policy", run.policy)):
-        refuse_unserved(plugin, run.label(kind))
+        needs = refuse_unserved(plugin, run.label(kind))
+        if kind == "policy" and needs.probe and run.recipe.factor == "auto":
+            raise UserError(f"{run.label(kind)} probes while it chooses, and needs a number for --factor: auto comes after it")
     callback(
         model=run.model,
         adapter=run.architecture.adapter,

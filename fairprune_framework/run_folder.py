@@ -44,7 +44,16 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "audit": ("micro_batch_tokens", "calibration", "calibration_documents", "calibration_tokens"),
     "score": ("bias", "importance"),
-    "plan": ("policy", "budget", "round_to", "max_layer_share", "protected_layers", "operator", "max_perplexity_increase"),
+    "plan": (
+        "policy",
+        "budget",
+        "round_to",
+        "max_layer_share",
+        "protected_layers",
+        "operator",
+        "factor",
+        "max_perplexity_increase",
+    ),
     "prune": ("force",),
     "evaluate": ("generate",),
 }

@@ -39,7 +39,7 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
         applied_by, other = "removal", load_model(str(saved), dtype=run.recipe.dtype)[0].to(run.device)
         architecture = recognise(other, run.recipe.architecture)
     elif any(units.values()):
-        applied_by, change = "masking", lambda: masked(run.model, run.architecture, units, run.plan.factor or 0.0)
+        applied_by, change = "masking", lambda: masked(run.model, run.architecture, units, run.plan.multiplier)
 
     contrasts = run.aligned[0]
     batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
