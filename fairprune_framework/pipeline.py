@@ -160,8 +160,9 @@ def _prune(run: Run) -> list[str]:
 
 
 def _evaluate(run: Run) -> list[str]:
-    """Before and after -> `evaluation.json`, `evaluation_items.parquet`, and the verdict."""
+    """Before and after -> `evaluation.json`, `evaluation_items.parquet`, `exhibits.*`, and the verdict."""
     from fairprune_framework.evaluation.before_after import evaluate_run
+    from fairprune_framework.evaluation.exhibits import FILES as EXHIBITS
 
     evaluation, verdict = evaluate_run(run)
     run.begin("evaluate")
@@ -169,7 +170,7 @@ def _evaluate(run: Run) -> list[str]:
     run.note(n_unequal=evaluation.n_unequal)
     if verdict is not None:
         run.note(verdict=verdict.word, verdict_because=verdict.because)
-    return ["evaluation.json", "evaluation_items.parquet"]
+    return ["evaluation.json", "evaluation_items.parquet", *EXHIBITS]
 
 
 _WORK: dict[str, Callable[[Run], list[str]]] = {

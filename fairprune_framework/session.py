@@ -40,7 +40,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
     "prune": ("model",),
-    "evaluate": ("evaluation.json", "evaluation_items.parquet"),
+    "evaluate": ("evaluation.json", "evaluation_items.parquet", "exhibits.safetensors", "exhibits.json"),
 }
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "read": (
