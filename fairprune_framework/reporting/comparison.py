@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairprune_framework.reporting.charts.chart import BLUE, CONTROL, LEGEND_ABOVE, Chart, Table, axis, interval, number, percent, plain
+from fairprune_framework.reporting.charts.chart import (
+    BLUE,
+    CONTROL,
+    LEGEND_ABOVE,
+    Chart,
+    Table,
+    axis,
+    interval,
+    number,
+    percent,
+    plain,
+)
 from fairprune_framework.reporting.source import Source
 
 
@@ -79,13 +90,24 @@ def _recipes(sources: Sequence[Source], names: Sequence[str]) -> Table:
 
 
 def _results(sources: Sequence[Source], names: Sequence[str]) -> Table:
-    keys = list(dict.fromkeys(_key(row) for source in sources for row in source.rows if row["layer"] is None and row["category"] is None))
+    keys = list(
+        dict.fromkeys(
+            _key(row) for source in sources for row in source.rows if row["layer"] is None and row["category"] is None
+        )
+    )
     rows = [["verdict", *(str(source.record.get("verdict", "–")) for source in sources)]]
     rows.append(["neurons planned", *(_planned(source) for source in sources)])
     for key in keys:
-        found = [next((row for row in source.rows if _key(row) == key and row["layer"] is None and row["category"] is None), None) for source in sources]
+        found = [
+            next((row for row in source.rows if _key(row) == key and row["layer"] is None and row["category"] is None), None)
+            for source in sources
+        ]
         rows.append([_words(key), *(_cell(row) for row in found)])
-    return Table(columns=("", *names), rows=rows, note="Change from before to after with its 95 % interval; where there is none, the value.")
+    return Table(
+        columns=("", *names),
+        rows=rows,
+        note="Change from before to after with its 95 % interval; where there is none, the value.",
+    )
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -113,11 +135,17 @@ def _chart(sources: Sequence[Source], names: Sequence[str]) -> Chart | None:
     """Change of the judged divergence of each run, controls beside it."""
     data, rows = [], []
     for control, color, symbol in ((False, BLUE, "circle"), (True, CONTROL, "diamond")):
-        found = [(name, source.find("next-token-divergence", split=source.judged_split, control=control)) for name, source in zip(names, sources, strict=True)]
+        found = [
+            (name, source.find("next-token-divergence", split=source.judged_split, control=control))
+            for name, source in zip(names, sources, strict=True)
+        ]
         known = [(name, row) for name, row in found if row is not None and row["change"] is not None]
         if not known:
             continue
-        reach = [(0, 0) if row["ci_low"] is None else (row["ci_high"] - row["change"], row["change"] - row["ci_low"]) for _, row in known]
+        reach = [
+            (0, 0) if row["ci_low"] is None else (row["ci_high"] - row["change"], row["change"] - row["ci_low"])
+            for _, row in known
+        ]
         data.append(
             {
                 "type": "scatter",
@@ -125,7 +153,13 @@ def _chart(sources: Sequence[Source], names: Sequence[str]) -> Chart | None:
                 "name": "controls" if control else "judged contrasts",
                 "x": [row["change"] for _, row in known],
                 "y": [plain(name, 40) for name, _ in known],
-                "error_x": {"type": "data", "symmetric": False, "array": [a for a, _ in reach], "arrayminus": [b for _, b in reach], "color": color},
+                "error_x": {
+                    "type": "data",
+                    "symmetric": False,
+                    "array": [a for a, _ in reach],
+                    "arrayminus": [b for _, b in reach],
+                    "color": color,
+                },
                 "marker": {"color": color, "size": 10, "symbol": symbol},
                 "hovertemplate": "%{y}: %{x:+.1%}<extra>%{fullData.name}</extra>",
             }
@@ -136,8 +170,8 @@ def _chart(sources: Sequence[Source], names: Sequence[str]) -> Chart | None:
     return Chart(
         name="change-by-run",
         title="Change of next-token divergence, run by run",
-        caption="Each point is one run, the bar its 95 % interval; grey are its controls. Intervals that overlap do not tell two runs apart: "
-        "each belongs to its run alone.",
+        caption="Each point is one run, the bar its 95 % interval; grey are its controls. Intervals that overlap do not tell two "
+        "runs apart: each belongs to its run alone.",
         summary=f"{len(sources)} runs; the table below lists every number.",
         data=data,
         layout={

@@ -19,7 +19,7 @@ from typing import Any
 from fairprune_framework.reporting import words
 from fairprune_framework.reporting.charts import ablation, categories, changes, neurons, tokens
 from fairprune_framework.reporting.charts.chart import Chart, number, percent
-from fairprune_framework.reporting.comparison import Comparison, compare
+from fairprune_framework.reporting.comparison import compare
 from fairprune_framework.reporting.source import Source
 
 CHARTS = {
@@ -166,7 +166,8 @@ def _provenance(source: Source) -> list[tuple[str, list[tuple[str, str]]]]:
     """Tables of names and values, each with its title."""
     record = source.record
     plugins = {
-        kind: f"{plugin['distribution']}:{plugin['name']} {plugin['version']}" for kind, plugin in record.get("plugins", {}).items()
+        kind: f"{plugin['distribution']}:{plugin['name']} {plugin['version']}"
+        for kind, plugin in record.get("plugins", {}).items()
     }
     stages = {name: f"{value:,.1f} s" for name, value in record.get("seconds", {}).items()}
     groups: list[tuple[str, Mapping[str, Any]]] = [

@@ -123,7 +123,9 @@ def read_source(folder: str | Path) -> Source:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise RunFolderError(f"there is no run folder {folder}: make one with `fairprune run MODEL --prompts SET --output {folder}`")
+        raise RunFolderError(
+            f"there is no run folder {folder}: make one with `fairprune run MODEL --prompts SET --output {folder}`"
+        )
     if not (folder / RECORD).is_file() and not (folder / ABLATION).is_file():
         raise RunFolderError(f"{folder} is no run folder: it holds neither {RECORD} nor {ABLATION}")
     reader = _Reader(folder)
@@ -134,7 +136,9 @@ def read_source(folder: str | Path) -> Source:
         found["recipe"] = reader.maybe(RECIPE, _yaml) or {}
         found |= _stages(reader, found["record"].get("stages") or {})
         found["more"] = {
-            name: content for name in OPTIONAL if (content := reader.maybe(f"{name}.json", lambda path: read_json(path))) is not None
+            name: content
+            for name in OPTIONAL
+            if (content := reader.maybe(f"{name}.json", lambda path: read_json(path))) is not None
         }
     found["ablation"] = reader.maybe(ABLATION, lambda path: read_json(path))
     return Source(folder=folder, missing=tuple(reader.missing), damaged=tuple(reader.damaged), **found)
@@ -150,7 +154,9 @@ def _stages(reader: _Reader, stages: Mapping[str, Any]) -> dict[str, Any]:
     read = reader.wanted("evaluation.json", lambda path: read_json(path), "what changed, before and after", "evaluate")
     found["evaluation"], found["rows"] = read, tuple((read or {}).get("results", ()))
     if read is not None:
-        found["exhibits"] = reader.wanted("exhibits.json", lambda path: read_json(path), "what moves a neuron", "evaluate --overwrite")
+        found["exhibits"] = reader.wanted(
+            "exhibits.json", lambda path: read_json(path), "what moves a neuron", "evaluate --overwrite"
+        )
         tensors = reader.wanted("exhibits.safetensors", _tensors, "representations of tokens", "evaluate --overwrite")
         found["representations"] = tensors or {}
     return found

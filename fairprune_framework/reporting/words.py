@@ -87,7 +87,8 @@ def _change(row: Mapping[str, Any]) -> str:
 
 def _limits(source: Source, word: str, row: Mapping[str, Any] | None, control: Mapping[str, Any] | None) -> list[str]:
     said = [
-        "It is about these prompts and the next token after them: not about every use of the model, and not about what it writes at length.",
+        "It is about these prompts and the next token after them: not about every use of the model, and not about what it "
+        "writes at length.",
         "A smaller reaction to an attribute is not fairness as such; there are questions for which the right answer depends on it.",
     ]
     if word == "no-difference":
@@ -96,7 +97,9 @@ def _limits(source: Source, word: str, row: Mapping[str, Any] | None, control: M
         if control["change"] < row["change"] / 3:
             said.append("The controls fell too: a part of the effect is a model that reacts less to any edit.")
         elif control.get("ci_low") is not None and control["ci_low"] < row["change"]:
-            said.append("The interval of the controls reaches as far as the effect itself, so that a general loss of sensitivity is not ruled out.")
+            said.append(
+                "The interval of the controls reaches as far as the effect itself, so that a general loss of sensitivity is not ruled out."
+            )
     if not any(row["metric"] not in _KNOWN for row in source.rows):
         said.append("No public benchmark was run: perplexity alone does not say what the model can still do.")
     said.append("One model, one seed, one prompt set. What was chosen on one question need not answer another.")
@@ -108,10 +111,17 @@ _KNOWN = ("next-token-divergence", "activation-difference", "perplexity", "kl-to
 
 def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
     record, found = source.record, []
-    for label, each in (("held-out divergence" if row and row["split"] == "heldout" else "divergence", row), ("the same, controls", control)):
+    for label, each in (
+        ("held-out divergence" if row and row["split"] == "heldout" else "divergence", row),
+        ("the same, controls", control),
+    ):
         if each is not None and each["change"] is not None:
             known = each["ci_low"] is not None and each["ci_high"] is not None
-            small = f"95 %: {percent(each['ci_low'])} to {percent(each['ci_high'])}" if known else f"{each['n']} contrasts, no interval"
+            small = (
+                f"95 %: {percent(each['ci_low'])} to {percent(each['ci_high'])}"
+                if known
+                else f"{each['n']} contrasts, no interval"
+            )
             found.append((label, percent(each["change"]), small))
     guard = record.get("guard")
     if guard:
@@ -120,7 +130,9 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
     if source.plan is not None:
         count = sum(len(units) for units in source.plan["sites"].values())
         share = (source.plan.get("achieved") or {}).get("fraction")
-        found.append(("neurons planned", f"{count:,}", f"{share:.2%} of all, in {len(source.plan['sites'])} blocks" if share else "none"))
+        found.append(
+            ("neurons planned", f"{count:,}", f"{share:.2%} of all, in {len(source.plan['sites'])} blocks" if share else "none")
+        )
     before, after = record.get("parameters_before"), record.get("parameters_after")
     if before and after and record.get("removal"):
         found.append(("parameters", f"{after / 1e6:,.1f} M", f"{before / 1e6:,.1f} M before"))

@@ -53,7 +53,7 @@ def pareto(source: Source) -> Chart | None:
             interval(cell),
             percent(cell["perplexity_change"]),
             "yes" if cell.get("pareto") else "",
-            {True: "held", False: "failed"}.get(cell.get("guard_held"), "–"),  # type: ignore[arg-type]
+            {True: "held", False: "failed"}.get(cell.get("guard_held"), "–"),
         ]
         for cell in sorted(cells, key=lambda cell: float(cell["divergence_change"]))
     ]
@@ -61,9 +61,10 @@ def pareto(source: Source) -> Chart | None:
     return Chart(
         name="pareto",
         title="What each combination bought, and its price",
-        caption="Each mark is one combination of scores, policy and budget: down is less divergence, right is more perplexity. Bars are 95 % "
-        "intervals. The dotted line joins those that no other beats on both. Crosses are random neurons of the same number: what is no better "
-        "than they are is no finding. The best of many looks better than it is; only a confirmation on contrasts that took no part counts.",
+        caption="Each mark is one combination of scores, policy and budget: down is less divergence, right is more perplexity. "
+        "Bars are 95 % intervals. The dotted line joins those that no other beats on both. Crosses are random neurons of the same "
+        "number: what is no better than they are is no finding. The best of many looks better than it is; only a confirmation on "
+        "contrasts that took no part counts.",
         summary=f"{len(cells)} combinations by change of divergence and of perplexity; the table below lists every one.",
         data=data,
         layout={

@@ -34,7 +34,11 @@ def overlap(source: Source) -> Chart | None:
         text=[[f"{value:.2f}" for value in row] for row in values],
         colors={"colorscale": "Cividis", "zmin": 0, "zmax": 1},
         bar="Jaccard",
-        table=Table(columns=("category", "category", "shared", "Jaccard", "p, adjusted"), rows=rows, note="p: against chance, hypergeometric."),
+        table=Table(
+            columns=("category", "category", "shared", "Jaccard", "p, adjusted"),
+            rows=rows,
+            note="p: against chance, hypergeometric.",
+        ),
     )
 
 
@@ -56,8 +60,8 @@ def transfer(source: Source) -> Chart | None:
     return _matrix(
         name="transfer",
         title="Chosen on one category, judged on another",
-        caption="Each row takes out neurons chosen on one category alone; each column says how the held-out divergence of a category changed. "
-        "Blue is less divergence. What helps only on the diagonal does not transfer.",
+        caption="Each row takes out neurons chosen on one category alone; each column says how the held-out divergence of a "
+        "category changed. Blue is less divergence. What helps only on the diagonal does not transfer.",
         labels=(chosen, [plain(name, 30) for name in judged]),
         axes=("chosen on", "judged on"),
         values=values,

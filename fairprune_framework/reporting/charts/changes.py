@@ -129,14 +129,14 @@ def activation_by_layer(source: Source) -> Chart | None:
         for row in chosen
     ]
     layout: dict[str, Any] = {
-        "xaxis": axis("" if after else "layer", dtick=5, anchor="y"),
+        "xaxis": axis("" if after else "layer", tickformat="d", anchor="y"),
         "yaxis": axis("activation difference", rangemode="tozero", domain=[0.42, 1.0] if after else [0.0, 1.0]),
         "showlegend": True,
         "legend": LEGEND_ABOVE,
     }
     if after:
         layout |= {
-            "xaxis2": axis("layer", dtick=5, anchor="y2", matches="x"),
+            "xaxis2": axis("layer", tickformat="d", anchor="y2", matches="x"),
             "yaxis2": axis("change", tickformat="+.1%", zeroline=True, domain=[0.0, 0.3]),
         }
     return Chart(
@@ -159,10 +159,8 @@ def _xy(trace: Mapping[str, Any]) -> dict[str, Any]:
     return {"x": trace["x"], "y": trace["y"]}
 
 
-def _layer_lines(
-    rows: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]], after: bool
-) -> list[dict[str, Any]]:
-    traces = []
+def _layer_lines(rows: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]], after: bool) -> list[dict[str, Any]]:
+    traces: list[dict[str, Any]] = []
     for kind, chosen in (("categories", rows), ("controls", controls)):
         dash = "solid" if kind == "categories" else "dot"
         layers = [row["layer"] for row in chosen]
@@ -176,7 +174,10 @@ def _layer_lines(
                     "name": when if kind == "categories" else f"controls, {when}",
                     "x": layers,
                     "y": [round(float(row[when]), 6) for row in chosen],
-                    "line": {"color": shade, "dash": dash if when == "before" else "dash" if kind == "categories" else "dashdot"},
+                    "line": {
+                        "color": shade,
+                        "dash": dash if when == "before" else "dash" if kind == "categories" else "dashdot",
+                    },
                     "marker": {**marker, "color": shade},
                     "hovertemplate": "layer %{x}: %{y:.4f}<extra>%{fullData.name}</extra>",
                 }

@@ -29,7 +29,8 @@ _BINS = 70
 
 def scaled(values: NDArray[Any], unit: float) -> NDArray[np.float64]:
     """sign(x) log10(1 + |x| / unit): 0 stays 0, the unit becomes 0.3, ten units about 1; for values of either sign."""
-    return np.sign(values) * np.log10(1 + np.abs(values) / unit)
+    found: NDArray[np.float64] = np.sign(values) * np.log10(1 + np.abs(values) / unit)
+    return found
 
 
 def _unit(values: NDArray[Any]) -> float:
@@ -66,13 +67,23 @@ def layer_neuron_map(source: Source) -> Chart | None:
     for name, label in zip(names, labels, strict=True):
         bias = np.asarray(source.scores[f"bias/{name}"], dtype=np.float64)
         best = int(bias.argmax())
-        table.append([label, f"{len(bias):,}", f"{len(source.planned(name)):,}", number(float(np.median(bias))), number(float(bias[best])), str(best)])
+        table.append(
+            [
+                label,
+                f"{len(bias):,}",
+                f"{len(source.planned(name)):,}",
+                number(float(np.median(bias))),
+                number(float(bias[best])),
+                str(best),
+            ]
+        )
     return Chart(
         name="layer-neuron-map",
         title="Bias of every neuron",
         caption="One row a layer, one column a neuron, darker to lighter with the bias score on a logarithmic scale"
         + (", blue below and orange above zero" if signed else "")
-        + f".{pooled} Circles are the neurons that the plan takes out.{cut} Drag to zoom, double-click to see all again, or use the buttons.",
+        + f".{pooled} Circles are the neurons that the plan takes out.{cut} "
+        "Drag to zoom, double-click to see all again, or use the buttons.",
         summary=f"Bias of {sum(len(source.scores[f'bias/{name}']) for name in names):,} neurons; the table below sums each layer up.",
         data=[
             {
@@ -98,7 +109,7 @@ def layer_neuron_map(source: Source) -> Chart | None:
             },
         ],
         layout={
-            "xaxis": axis("neuron", showgrid=False),
+            "xaxis": axis("neuron", showgrid=False, range=[-0.5, widest - 0.5]),
             "yaxis": axis("", type="category", showgrid=False, nticks=12),
             "showlegend": False,
         },
@@ -111,7 +122,9 @@ def layer_neuron_map(source: Source) -> Chart | None:
 def _row_labels(names: list[str]) -> list[str]:
     """`layer 3`, or the site's name where a layer has several."""
     layers = [layer_of(name) for name in names]
-    return [f"layer {layer}" if layers.count(layer) == 1 else plain(name, 48) for name, layer in zip(names, layers, strict=True)]
+    return [
+        f"layer {layer}" if layers.count(layer) == 1 else plain(name, 48) for name, layer in zip(names, layers, strict=True)
+    ]
 
 
 def _marks(source: Source, names: list[str]) -> list[tuple[float, int, int]]:
@@ -127,20 +140,32 @@ def _marks(source: Source, names: list[str]) -> list[tuple[float, int, int]]:
 
 def _colorbar(raw: NDArray[Any], unit: float) -> dict[str, Any]:
     """Ticks at round values of the score itself."""
-    low, high = float(np.nanmin(raw)), float(np.nanmax(raw))
-    powers = [10.0**p for p in range(int(np.floor(np.log10(unit))), int(np.ceil(np.log10(max(abs(low), abs(high), unit)))) + 1)]
-    step = max(1, -(-len(powers) // 4))
-    ticks = [0.0, *powers[::step]]
+    return {"title": {"text": "bias"}, **_ticks(raw, unit), "thickness": 14, "outlinewidth": 0}
+
+
+def _ticks(values: NDArray[Any], unit: float) -> dict[str, Any]:
+    """Round values that lie apart on the scale of `scaled`: 1, 2, 5 times powers of ten, at most some seven."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    most = max(abs(low), abs(high), unit)
+    powers = range(int(np.floor(np.log10(unit))) - 1, int(np.ceil(np.log10(most))) + 1)
+    round_ones = [step * 10.0**power for power in powers for step in (1, 2, 5)]
+    span = float(scaled(np.array([high]), unit)[0] - scaled(np.array([low]), unit)[0]) or 1.0
+    ticks = [0.0]
+    for tick in round_ones:
+        if tick <= most and float(scaled(np.array([tick]), unit)[0] - scaled(np.array([ticks[-1]]), unit)[0]) > span / 7:
+            ticks.append(tick)
     if low < 0:
         ticks = [-tick for tick in reversed(ticks[1:])] + ticks
     ticks = [tick for tick in ticks if low <= tick <= high or tick == 0.0]
     return {
-        "title": {"text": "bias"},
         "tickvals": [float(value) for value in scaled(np.array(ticks), unit)],
-        "ticktext": [f"{tick:.0e}".replace("e-0", "e-").replace("e+0", "e") if tick else "0" for tick in ticks],
-        "thickness": 14,
-        "outlinewidth": 0,
+        "ticktext": [f"{tick:.0e}".replace("e-0", "e-").replace("e+0", "e") if _odd(tick) else f"{tick:g}" for tick in ticks],
     }
+
+
+def _odd(value: float) -> bool:
+    """Too large or too small to be written out."""
+    return value != 0 and not 1e-3 <= abs(value) < 1e5
 
 
 def bias_against_importance(source: Source) -> Chart | None:
@@ -209,10 +234,20 @@ def bias_against_importance(source: Source) -> Chart | None:
             region = {"type": "rect", "xref": "x", "yref": "paper", "x0": edge, "x1": float(x.max()), "y0": 0, "y1": 1}
             layout["shapes"] = [{**region, "fillcolor": GREY, "opacity": 0.18, "line": {"width": 0}, "layer": "below"}]
             layout["annotations"] = [
-                {"x": float(x.max()), "y": 1, "xref": "x", "yref": "paper", "text": "spared", "showarrow": False, "xanchor": "right", "yanchor": "top"}
+                {
+                    "x": float(x.max()),
+                    "y": 1,
+                    "xref": "x",
+                    "yref": "paper",
+                    "text": "spared",
+                    "showarrow": False,
+                    "xanchor": "right",
+                    "yanchor": "top",
+                }
             ]
     table = [
-        [labels[row], str(unit), number(-negative), number(float(importance[first[row] + unit]))] for negative, row, unit in shown[:50]
+        [labels[row], str(unit), number(-negative), number(float(importance[first[row] + unit]))]
+        for negative, row, unit in shown[:50]
     ]
     note = "The 50 of the highest bias; all values are in scores.safetensors and plan.json." if len(marks) > 50 else ""
     return Chart(
@@ -231,8 +266,3 @@ def bias_against_importance(source: Source) -> Chart | None:
 
 def _rounded(values: NDArray[Any]) -> list[float]:
     return [float(f"{value:.4g}") for value in values]
-
-
-def _ticks(values: NDArray[Any], unit: float) -> dict[str, Any]:
-    bar = _colorbar(values, unit)
-    return {"tickvals": bar["tickvals"], "ticktext": bar["ticktext"]}

@@ -36,7 +36,9 @@ def token_projection(source: Source) -> Chart | None:
             leaves, distances = _layers(contrast, kept, most, found, source.representations.get(f"after/{place}/{tap}"))
             branches.append(Patch(layout={"meta": {"tap": tap}}, branches=leaves))
             for layer, (before, after) in zip(contrast["layers"][tap], distances, strict=True):
-                rows.append([contrast["category"], _NAMES[tap], str(layer), f"{before:.3g}", "–" if after is None else f"{after:.3g}"])
+                rows.append(
+                    [contrast["category"], _NAMES[tap], str(layer), f"{before:.3g}", "–" if after is None else f"{after:.3g}"]
+                )
         patches.append(Patch(data=_labels(contrast, kept, most), branches=branches))
         word = "control: " if contrast["control"] else ""
         names.append(f"{word}{contrast['category']} — {_short(contrast['variants'][0]['text'])}")
@@ -87,7 +89,7 @@ def _kept(contrast: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
 
 def _skeleton(most: int) -> list[dict[str, Any]]:
     """One trace a variant before, then one a variant after."""
-    traces = []
+    traces: list[dict[str, Any]] = []
     for when in ("before", "after"):
         for place in range(most):
             color = CYCLE[place % len(CYCLE)]
@@ -98,7 +100,11 @@ def _skeleton(most: int) -> list[dict[str, Any]]:
                     "mode": "markers+text" if when == "before" else "markers",
                     "x": [],
                     "y": [],
-                    "marker": {"color": color, "symbol": SYMBOLS[place % len(SYMBOLS)] + hollow, "line": {"color": color, "width": 1.5}},
+                    "marker": {
+                        "color": color,
+                        "symbol": SYMBOLS[place % len(SYMBOLS)] + hollow,
+                        "line": {"color": color, "width": 1.5},
+                    },
                     "textposition": "top center",
                     "textfont": {"size": 12},
                     "hovertemplate": "%{customdata}<extra>%{fullData.name}</extra>",
@@ -122,7 +128,9 @@ def _labels(contrast: Mapping[str, Any], kept: Sequence[NDArray[np.bool_]], most
             variant, keep = contrast["variants"][place], kept[place]
             tokens = [plain(token.strip() or "␣", 24) for token in variant["tokens"]]
             own = [variant["start"] <= i < variant["end"] for i in range(len(tokens))]
-            labels = [f"<b>{token}</b>" if mine else (token if place == 0 else "") for token, mine in zip(tokens, own, strict=True)]
+            labels = [
+                f"<b>{token}</b>" if mine else (token if place == 0 else "") for token, mine in zip(tokens, own, strict=True)
+            ]
             name = plain(variant["attribute"], 30)
             found.append(
                 {
@@ -137,7 +145,11 @@ def _labels(contrast: Mapping[str, Any], kept: Sequence[NDArray[np.bool_]], most
 
 
 def _layers(
-    contrast: Mapping[str, Any], kept: Sequence[NDArray[np.bool_]], most: int, before_LRH: NDArray[Any], after_LRH: NDArray[Any] | None
+    contrast: Mapping[str, Any],
+    kept: Sequence[NDArray[np.bool_]],
+    most: int,
+    before_LRH: NDArray[Any],
+    after_LRH: NDArray[Any] | None,
 ) -> tuple[list[Patch], list[tuple[float, float | None]]]:
     """A patch for each layer, and the distances between variants at the last token before and after."""
     sizes = [len(variant["tokens"]) for variant in contrast["variants"]]
@@ -154,7 +166,7 @@ def _layers(
         signs = steadied(at, previous)
         previous = at = at * signs
         points = [at, None if then is None else then * signs]
-        data = []
+        data: list[dict[str, list[float]]] = []
         for when in points:
             for place in range(most):
                 if when is None or place >= len(sizes):

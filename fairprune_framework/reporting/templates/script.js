@@ -92,7 +92,7 @@
 
   function zoom(name, way) {
     const node = place(name);
-    if (way === "all") { window.Plotly.relayout(node, { "xaxis.autorange": true, "yaxis.autorange": true }); return; }
+    if (way === "all") { window.Plotly.purge(node); draw(charts.get(name)); return; }
     const [low, high] = node._fullLayout.xaxis.range.map(Number);
     const middle = (low + high) / 2, half = (high - low) / 2;
     const [centre, reach] = { in: [middle, half / 2], out: [middle, half * 2], left: [middle - half / 2, half], right: [middle + half / 2, half] }[way];
