@@ -1,6 +1,6 @@
 """START HERE: the stages of a run, in order. No maths; each stage reads the run folder as the stage before left it.
 
-    read -> audit -> score -> plan -> prune -> evaluate
+    read -> audit -> score -> plan -> prune -> evaluate -> report
 
 A stage that is done with the same inputs is not repeated. Every stage is also a function of its own, with the command line's words
 as keywords: `audit(model="smollm2-135m", prompts="builtin:en", output="run")`, then `score(output="run")`.
@@ -138,8 +138,9 @@ def _prune(run: Run) -> list[str]:
 
 
 def _evaluate(run: Run) -> list[str]:
-    """Before and after -> `evaluation.json`, `evaluation_items.parquet`, and the verdict."""
+    """Before and after -> `evaluation.json`, `evaluation_items.parquet`, `exhibits.*`, and the verdict."""
     from fairprune_framework.evaluation.before_after import evaluate_run
+    from fairprune_framework.evaluation.exhibits import FILES as EXHIBITS
 
     evaluation, verdict = evaluate_run(run)
     run.begin("evaluate")
@@ -147,7 +148,16 @@ def _evaluate(run: Run) -> list[str]:
     run.note(n_unequal=evaluation.n_unequal)
     if verdict is not None:
         run.note(verdict=verdict.word, verdict_because=verdict.because)
-    return ["evaluation.json", "evaluation_items.parquet"]
+    return ["evaluation.json", "evaluation_items.parquet", *EXHIBITS]
+
+
+def _report(run: Run) -> list[str]:
+    """All of the above -> `report.html`: something to look at. Reads files alone."""
+    from fairprune_framework.reporting.report import NAME, make_report
+
+    run.begin("report")
+    make_report([run.folder])
+    return [NAME]
 
 
 _WORK: dict[str, Callable[[Run], list[str]]] = {
@@ -157,6 +167,7 @@ _WORK: dict[str, Callable[[Run], list[str]]] = {
     "plan": _plan,
     "prune": _prune,
     "evaluate": _evaluate,
+    "report": _report,
 }
 
 # -- running them ----------------------------------------------------------------------------------------------------------
@@ -201,7 +212,7 @@ def _do(run: Run, stage: str) -> None:
 
 def _prepare(run: Run, stages: tuple[str, ...]) -> None:
     """Everything that can be wrong with the input is found here, before a folder is made or a file written."""
-    if {run.done(stage) for stage in stages} == {True}:
+    if {run.done(stage) for stage in stages if stage != "report"} <= {True}:  # a report is made of files alone
         return
     for kind in PLUGIN_KINDS:
         if getattr(run.recipe, kind) is not None:
@@ -307,6 +318,31 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **words: 
     if "plan_file" in opened.record:
         return run_stages(opened, "evaluate")  # the plan came as a file: reading prompts would begin the folder anew
     return run_stages(opened, "read", "evaluate")
+
+
+def report(
+    *runs: Run | str | Path,
+    output: str | Path | None = None,
+    figures: str | Path | None = None,
+    format: str = "svg",
+) -> Path:
+    """Make the page of a run or an ablation again, or compare several runs; shows what is there and names what is missing.
+
+    Args:
+        runs: runs, or their folders.
+        output: the HTML file; None: `report.html` in the folder of the one run.
+        figures: a folder for the charts as files, in `format`: svg, png or pdf.
+
+    Returns:
+        The HTML file.
+    """
+    from fairprune_framework.reporting.report import make_report
+
+    if not runs and output is not None:
+        runs, output = (output,), None
+    folders = [Path(run) if isinstance(run, (str, Path)) else run.folder for run in runs]
+    file, to = (None if path is None else Path(path) for path in (output, figures))
+    return make_report(folders, file, to, format)[1][0]
 
 
 def _open(output: str | Path | None, words: dict[str, Any], **more: Any) -> Run:
