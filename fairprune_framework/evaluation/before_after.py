@@ -42,7 +42,7 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
         applied_by, change = "masking", lambda: masked(run.model, run.architecture, units, run.plan.factor or 0.0)
 
     contrasts = run.aligned[0]
-    batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
+    batches = list(compose(contrasts, run.values, run.micro_batch_tokens))
     run.notify(f"evaluating {len(contrasts)} contrasts")
     before = measure(run.model, run.architecture, batches)
     after: list[ContrastMeasure] | None = None
