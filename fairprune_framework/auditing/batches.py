@@ -180,6 +180,8 @@ def windows_of(contrasts: Iterable[AlignedContrast]) -> Iterator[list[AlignedCon
 
 def portions(window: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
     """What stands together: a pure function of one window, the token budget and the pass."""
+    if budget < 1:
+        raise ValueError(f"a token budget must be at least 1. Got {budget} instead (a run's own is `Run.micro_batch_tokens`).")
     groups: dict[str, list[AlignedContrast]] = {}
     for contrast in window:
         groups.setdefault(contrast.category if step.objective else "", []).append(contrast)

@@ -224,6 +224,23 @@ def aligned(
                     skipped.append((contrast.id, str(error)))
 
 
+def attribute_tokens(contrasts: Iterable[AlignedContrast]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """category -> for each attribute value the first tokens of its span in the texts, the most frequent first."""
+    seen: dict[str, dict[int, Counter[int]]] = {}
+    for contrast in contrasts:
+        values = seen.setdefault(contrast.category, {})
+        for attribute, tokens in zip(contrast.attributes, contrast.variants, strict=True):
+            if tokens.start < tokens.end:
+                values.setdefault(attribute, Counter())[tokens.ids[tokens.start]] += 1
+    return {
+        category: tuple(
+            tuple(token for token, _ in sorted(values.get(i, Counter()).items(), key=lambda item: (-item[1], item[0])))
+            for i in range(max(values, default=-1) + 1)
+        )
+        for category, values in seen.items()
+    }
+
+
 def align_all(
     contrasts: Sequence[Contrast], encoder: Encoder, bad: Literal["error", "skip"] = "error"
 ) -> tuple[list[AlignedContrast], list[tuple[str, str]]]:

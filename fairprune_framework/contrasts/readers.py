@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fairprune_framework.contrasts import builtin, formats, records
+from fairprune_framework.contrasts import builtin, formats, records, winobias
 from fairprune_framework.contrasts.formats import Row
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import PromptError, UserError
@@ -47,9 +47,9 @@ def read(
 ) -> ReadResult:
     """Read a prompt set.
 
-    A name is taken for, in this order: `builtin:<language>`; a file that exists (`.jsonl`, `.json`, `.csv`, `.tsv`,
-    `.parquet`) or a folder that `datasets` can load; a dataset on the Hugging Face hub (`name`, `owner/name`). Layouts of rows
-    are those of `records.to_contrast`.
+    A name is taken for, in this order: `builtin:<language>`; a folder of WinoBias or one of its files (the other side of it
+    is found beside it); a file that exists (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`) or a folder that `datasets` can
+    load; a dataset on the Hugging Face hub (`name`, `owner/name`). Layouts of rows are those of `records.to_contrast`.
 
     Args:
         source: a name, a path, or contrasts (or rows) in memory.
@@ -112,6 +112,9 @@ class Scan:
             is_file, is_folder = path.is_file(), path.is_dir()
         except OSError:  # a name too long for the file system: a prompt where its file was meant
             is_file = is_folder = False
+        if (is_file or is_folder) and winobias.recognised(path):
+            self._columns = {}
+            return lambda: winobias.rows(path), None
         if is_file:
             return lambda: formats.rows(path), path
         if is_folder or (isinstance(source, str) and _may_be_hub(name)):

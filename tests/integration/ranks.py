@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import itertools
 import json
@@ -16,6 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+IMPORTED = (
+    "fairprune_framework.auditing.stage",
+    "fairprune_framework.reporting.summary",
+    "lightning.pytorch.strategies",
+    "rich.progress",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor.parallel",
+    "transformers.models.llama.modeling_llama",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+)
 LIMIT = 300.0
 """Seconds that any of these processes may take on a busy machine."""
 
@@ -40,6 +53,8 @@ def free_port() -> int:
 
 def start(world: int, words: list[str], scratch: Path, prepare: Callable[[int], None] | None = None) -> list[Rank]:
     """Start the command line on every rank, as torchrun would."""
+    for name in IMPORTED:  # here, and not again in every rank
+        importlib.import_module(name)
     port, context = free_port(), multiprocessing.get_context("fork")
     scratch.mkdir(parents=True, exist_ok=True)
     number = next(i for i in itertools.count() if not (scratch / f"{i}-0.txt").exists())
