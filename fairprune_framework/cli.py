@@ -1,6 +1,7 @@
 """The command line: words into a recipe, stages called, errors turned into one line and an exit code.
 
-Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted. Nothing heavy is imported before it is needed.
+Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted, 143 stopped by SIGTERM: an
+audit goes on later. Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from itertools import pairwise
 from typing import Any
 
 from fairprune_framework import __version__, discovery, recipe
-from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
+from fairprune_framework.auditing.layout import silent_rank
+from fairprune_framework.errors import FairpruneError, Interrupted, UserError, did_you_mean
 
 STAGE_HELP = {
     "run": "do everything: read, audit, score, plan, prune, evaluate, report",
@@ -55,7 +57,8 @@ _GROUPS = {
         "force",
     ),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
-    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "seed"),
+    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "compile", "seed"),
+    "many devices": ("devices", "nodes", "strategy", "checkpoint_every", "log"),
 }
 
 
@@ -65,8 +68,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
+        if not silent_rank():
+            print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(f"fairprune: {_one_line(error)}", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("fairprune: interrupted", file=sys.stderr)
         return 130
@@ -296,7 +303,7 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
         if not quiet:
             print(f"[{command}] {text}", file=sys.stderr, flush=True)
 
-    common = {**words, "overwrite": overwrite, "notify": notify}
+    common = {**words, "overwrite": overwrite, "notify": notify, "quiet": quiet}
     if recipe_name is not None:
         common["recipe"] = recipe_name
     with progress.shown(not quiet):

@@ -19,6 +19,8 @@ from fairprune_framework.recipe import PLUGIN_KINDS, Recipe, read_yaml
 
 FORMAT = "fairprune-run/1"
 RECORD, RECIPE = "run.json", "recipe.yaml"
+CHECKPOINT = "checkpoint"
+"""Folder with what an unfinished audit has summed; it goes when the audit is done, or a new one begins."""
 
 STAGES = ("read", "audit", "score", "plan", "prune", "evaluate", "report")
 FILES: Mapping[str, tuple[str, ...]] = {
@@ -148,6 +150,8 @@ class RunFolder:
         """Make room for a stage: its files and those of later stages go, and the recipe is written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         later = STAGES[STAGES.index(stage) :]
+        if stage == "read":
+            shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
         for name in (name for each in later for name in FILES[each]):
             path = self.folder / name
             if path.is_dir():

@@ -43,7 +43,7 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
         applied_by, change = "masking", lambda: masked(run.model, run.architecture, units, run.plan.multiplier)
 
     contrasts = run.aligned[0]
-    batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
+    batches = list(compose(contrasts, run.values, run.micro_batch_tokens))
     run.notify(f"evaluating {len(contrasts)} contrasts")
     with bar("before", len(contrasts), "contrasts") as advance:
         before = measure(run.model, run.architecture, batches, advance)
