@@ -106,6 +106,18 @@ class Recipe:
     """Tokens of a document."""
     generate: tuple[str, ...] = ()
     """More prompts to continue before and after, beside the two of the article."""
+    judge_prompts: Mapping[str, str] | None = None
+    """NAME=SET: another prompt set that judges before and after and chooses nothing."""
+    suite: tuple[str, ...] = ()
+    """Suites (capability, bias) and tasks of lm-eval to run before and after, separated by commas."""
+    task_data: str | None = None
+    """Folder with the data of the named tasks; by default lm-eval fetches them."""
+    task_limit: str | None = None
+    """Items of each task, drawn once by seed 0: 400, or boolq=400,bbq=100 (of bbq for each category and context)."""
+    against: str | None = None
+    """Another model to evaluate as `after`, in a folder without a plan."""
+    cells: str | None = None
+    """Folder for results that other runs may use again; by default `cells/` in the run folder."""
     micro_batch_tokens: int = 512
     """Padded tokens per forward."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
@@ -117,7 +129,7 @@ class Recipe:
         for kind in PLUGIN_KINDS:
             if getattr(self, kind) is not None:
                 object.__setattr__(self, kind, PluginSpec.parse(getattr(self, kind), kind))
-        for name in ("protected_layers", "generate"):
+        for name in ("protected_layers", "generate", "suite"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, (list, tuple)):
                 raise UserError(f"The {name!r} of a recipe must be a list. Got {value!r} instead.")

@@ -98,7 +98,7 @@ class Subject:
             with self.change():
                 return make()
 
-        return self.cells.get(name, {**self.key, **key}, made)
+        return made() if self.cells.folder is None else self.cells.get(name, {**self.key, **key}, made)
 
     # -- measurements ---------------------------------------------------------------------------------------------------
 
