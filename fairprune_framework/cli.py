@@ -57,6 +57,7 @@ _GROUPS = {
         "force",
     ),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
+    "judging": ("judge_prompts", "suite", "task_data", "task_limit", "against", "cells"),
     "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "compile", "seed"),
     "many devices": ("devices", "nodes", "strategy", "checkpoint_every", "log"),
 }
@@ -261,8 +262,11 @@ def _stage_parser(command: str, text: str) -> Any:
                 group.add_argument(option, action="store_true", help=text)
             elif name == "generate":
                 group.add_argument(option, action="append", metavar="TEXT", help=f"{text} May be given again.")
-            elif name == "columns":
-                group.add_argument(option, action="append", metavar="FIELD=COLUMN", help=f"{text} May be given again.")
+            elif name in ("columns", "judge_prompts"):
+                metavar = "FIELD=COLUMN" if name == "columns" else "NAME=SET"
+                group.add_argument(option, action="append", metavar=metavar, help=f"{text} May be given again.")
+            elif name == "suite":
+                group.add_argument(option, action="append", metavar="NAME,...", help=f"{text} May be given again.")
             elif name in recipe.PLUGIN_KINDS:
                 group.add_argument(option, metavar="NAME", help=f"{text} Its options: {option}.OPTION VALUE")
             elif name == "protected_layers":
@@ -294,7 +298,9 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
                 f"--protected-layers must be numbers such as 0,1. Got {words['protected_layers']!r} instead."
             ) from None
     if "columns" in words:
-        words["columns"] = _columns(words["columns"])
+        words["columns"] = _pairs(words["columns"], "--columns must be FIELD=COLUMN")
+    if "judge_prompts" in words:
+        words["judge_prompts"] = _pairs(words["judge_prompts"], "--judge-prompts must be NAME=SET")
     words |= plugin_options
 
     from fairprune_framework import pipeline, progress
@@ -357,10 +363,10 @@ def _report(values: dict[str, Any]) -> int:
     return 0
 
 
-def _columns(given: Sequence[str]) -> dict[str, str]:
+def _pairs(given: Sequence[str], wanted: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in given]
-    if bad := next((pair for pair in pairs if not (pair[0] and pair[1])), None):
-        raise UserError(f"--columns must be FIELD=COLUMN. Got {''.join(bad)!r} instead.")
+    if bad := next((pair for pair in pairs if not (pair[0] and pair[2])), None):
+        raise UserError(f"{wanted}. Got {''.join(bad)!r} instead.")
     return {field: column for field, _, column in pairs}
 
 
@@ -386,7 +392,7 @@ def _check_parser() -> Any:
 def _prompts_check(values: dict[str, Any]) -> int:
     from fairprune_framework.contrasts.report import check_prompts, render
 
-    columns = _columns(values.get("columns") or ()) or None
+    columns = _pairs(values.get("columns") or (), "--columns must be FIELD=COLUMN") or None
     report = check_prompts(
         values["set"],
         values["model"],

@@ -157,7 +157,8 @@ def _evaluate(run: Run) -> list[str]:
     run.note(n_unequal=evaluation.n_unequal)
     if verdict is not None:
         run.note(verdict=verdict.word, verdict_because=verdict.because)
-    return ["evaluation.json", "evaluation_items.parquet", *EXHIBITS]
+    samples = ["evaluation_samples.parquet"] if evaluation.samples else []
+    return ["evaluation.json", "evaluation_items.parquet", *samples, *EXHIBITS]
 
 
 def _report(run: Run) -> list[str]:
@@ -248,6 +249,10 @@ def _prepare(run: Run, stages: tuple[str, ...]) -> None:
         from_file(Path(run.recipe.calibration), run.encoder, run.recipe.calibration_tokens)
     if "read" in stages:
         _ = run.alignment
+    if "evaluate" in stages:
+        from fairprune_framework.evaluation.before_after import check
+
+        check(run, planning="plan" in stages)
     if "audit" in stages:
         from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 

@@ -120,6 +120,18 @@ class Recipe:
     """Lightning logger of an audit: csv, tensorboard or the import path of one."""
     compile: bool = False
     """Compile the trunk with torch.compile."""
+    judge_prompts: Mapping[str, str] | None = None
+    """NAME=SET: another prompt set that judges before and after and chooses nothing."""
+    suite: tuple[str, ...] = ()
+    """Suites (capability, bias) and tasks of lm-eval to run before and after, separated by commas."""
+    task_data: str | None = None
+    """Folder with the data of the named tasks; by default lm-eval fetches them."""
+    task_limit: str | None = None
+    """Items of each task, drawn once by seed 0: 400, or boolq=400,bbq=100 (of bbq for each category and context)."""
+    against: str | None = None
+    """Another model to evaluate as `after`, in a folder without a plan."""
+    cells: str | None = None
+    """Folder for results that other runs may use again; by default `cells/` in the run folder."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     """Where to compute, as Lightning names it: auto, cpu, gpu (or cuda), mps."""
     seed: int = 0
@@ -129,7 +141,7 @@ class Recipe:
         for kind in PLUGIN_KINDS:
             if getattr(self, kind) is not None:
                 object.__setattr__(self, kind, PluginSpec.parse(getattr(self, kind), kind))
-        for name in ("protected_layers", "generate"):
+        for name in ("protected_layers", "generate", "suite"):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, (list, tuple)):
                 raise UserError(f"The {name!r} of a recipe must be a list. Got {value!r} instead.")

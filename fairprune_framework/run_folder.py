@@ -29,7 +29,13 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
     "prune": ("model",),
-    "evaluate": ("evaluation.json", "evaluation_items.parquet", "exhibits.safetensors", "exhibits.json"),
+    "evaluate": (
+        "evaluation.json",
+        "evaluation_items.parquet",
+        "evaluation_samples.parquet",
+        "exhibits.safetensors",
+        "exhibits.json",
+    ),
     "report": ("report.html",),
 }
 FIELDS: Mapping[str, tuple[str, ...]] = {
@@ -58,7 +64,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "max_perplexity_increase",
     ),
     "prune": ("force",),
-    "evaluate": ("generate",),
+    "evaluate": ("generate", "judge_prompts", "suite", "task_data", "task_limit", "against"),
     "report": (),
 }
 """Stage -> the fields of the recipe that its result depends on, beside those of the stages before."""

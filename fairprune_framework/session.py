@@ -230,6 +230,30 @@ class Run(RunFolder):
         found = aligned(self.contrasts, self.encoder, self.contrasts.vocabularies, self.recipe.bad_prompts, skipped)
         return list(found), skipped
 
+    @cached_property
+    def judged(self) -> dict[str, tuple[list[Contrast], list[AlignedContrast], str]]:
+        """Name -> the contrasts of a set that judges alone, under the model's tokenizer, and the hash of its source.
+
+        Raises:
+            PromptError: it shares a template or a text with what chooses neurons.
+        """
+        from fairprune_framework.contrasts.alignment import align_all
+        from fairprune_framework.contrasts.report import contrasts_of
+        from fairprune_framework.contrasts.splits import refuse_shared
+
+        found = {}
+        for name, source in (self.recipe.judge_prompts or {}).items():
+            contrasts, _, source_hash = contrasts_of(source, bad=self.recipe.bad_prompts)
+            if "plan_file" not in self.record:
+                refuse_shared(self.prompts[0], contrasts, name)
+            found[name] = (contrasts, align_all(contrasts, self.encoder, self.recipe.bad_prompts)[0], source_hash)
+        return found
+
+    def release(self) -> None:
+        """Let go of the model, so that another one finds room; it is loaded again when asked for. One in memory stays."""
+        if self._given_model is None:
+            self.forget_model()
+
     @property
     def values(self) -> dict[str, int]:
         """category -> number of attribute values, `other` included."""
@@ -347,6 +371,8 @@ class Run(RunFolder):
             found["prompts"] = self.contrasts.sha256
         if self.recipe.model is None and self._given_model is not None:
             found["model"] = self.fingerprint
+        if "judge_prompts" in names and self.recipe.judge_prompts:
+            found["judge_prompts"] = {name: self.judged[name][2] for name in self.recipe.judge_prompts}
         return found
 
 

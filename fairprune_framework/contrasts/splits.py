@@ -165,6 +165,29 @@ def without_overlap(contrasts: Sequence[Contrast]) -> tuple[list[Contrast], list
     return kept, [(chosen, f"a text of it occurs in {judge!r}, which is heldout") for chosen, judge in bad.items()]
 
 
+def refuse_shared(selecting: Sequence[Contrast], judging: Sequence[Contrast], name: str) -> None:
+    """Refuse a set that judges alone where it shares a template or a text with a contrast that may choose neurons.
+
+    Raises:
+        PromptError: with the first of them.
+    """
+    chosen = [contrast for contrast in selecting if contrast.split != "heldout" and not contrast.control]
+    templates = {contrast.cluster: contrast for contrast in chosen}
+    texts = {variant.text: contrast for contrast in chosen for variant in contrast.variants}
+    for contrast in judging:
+        if (other := templates.get(contrast.cluster)) is not None:
+            raise PromptError(
+                f"the set {name!r} cannot judge: its contrast {contrast.id!r} has the template {contrast.template_id!r} of category "
+                f"{contrast.category!r}, as has {other.id!r}, which chooses neurons"
+            )
+        for variant in contrast.variants:
+            if (other := texts.get(variant.text)) is not None:
+                raise PromptError(
+                    f"the set {name!r} cannot judge: its contrast {contrast.id!r} has a text of {other.id!r}, which chooses "
+                    f"neurons: {variant.text!r}"
+                )
+
+
 def split_hash(contrasts: Iterable[Contrast]) -> str:
     """Sum of SHA-256 over the pairs (id, split): equal for equal splits, whatever the order of the set."""
     return f"{sum(map(split_content, contrasts)) % 2**256:064x}"
