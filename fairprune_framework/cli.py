@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from fairprune_framework import __version__, discovery, recipe
+from fairprune_framework import __version__, cli_questions, discovery, recipe
 from fairprune_framework.auditing.layout import silent_rank
 from fairprune_framework.errors import FairpruneError, Interrupted, UserError, did_you_mean
 
@@ -110,8 +110,8 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(f"`fairprune {command}` has no option --{next(iter(options))}")
     if command in STAGE_HELP:
         return _stage(command, values, options)
-    if command == "report":
-        return _report(values)
+    if command in _PLAIN:
+        return _PLAIN[command](values)
     action = values.get("action")
     if action is None:
         parser.parse_args([command, "--help"])
@@ -206,12 +206,22 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         stage = _stage_parser(name, text)
         commands.add_subcommand(name, stage, help=text)
         known[name] = _options_of(stage)
-    report = _report_parser()
-    commands.add_subcommand("report", report, help=report.description)
-    known["report"] = _options_of(report)
+    for name, make in (
+        ("report", _report_parser),
+        ("ablate", cli_questions.ablate_parser),
+        ("inspect", cli_questions.inspect_parser),
+    ):
+        plain = make()
+        commands.add_subcommand(name, plain, help=plain.description)
+        known[name] = _options_of(plain)
     for name, text, actions in (
         ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
         ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),
+        (
+            "ask",
+            "ask a finished run the article's questions",
+            tuple((name, cli_questions.question_parser(name)) for name in cli_questions.QUESTIONS),
+        ),
     ):
         group = ArgumentParser(exit_on_error=False, description=text)
         commands.add_subcommand(name, group, help=text)
@@ -485,11 +495,17 @@ def _plugins_check(values: dict[str, Any]) -> int:
     return 1 if report.failures else 0
 
 
+_PLAIN: dict[str, Callable[[dict[str, Any]], int]] = {
+    "report": _report,
+    "ablate": cli_questions.ablate,
+    "inspect": cli_questions.inspect,
+}
 _ACTIONS: dict[tuple[str, str], Callable[[dict[str, Any]], int]] = {
     ("prompts", "check"): _prompts_check,
     ("prompts", "build"): _prompts_build,
     ("plugins", "list"): _plugins_list,
     ("plugins", "check"): _plugins_check,
+    **{("ask", name): cli_questions.question(name) for name in cli_questions.QUESTIONS},
 }
 
 if __name__ == "__main__":
