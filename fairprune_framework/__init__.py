@@ -29,6 +29,7 @@ _EXPORTS = {
     "plan": "pipeline",
     "prune": "pipeline",
     "recognise": "architecture",
+    "restore": "pipeline",
     "run": "pipeline",
     "score": "pipeline",
 }
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule
     from fairprune_framework.contrasts.schema import Contrast, Variant
     from fairprune_framework.models import load_model
-    from fairprune_framework.pipeline import audit, evaluate, plan, prune, run, score
+    from fairprune_framework.pipeline import audit, evaluate, plan, prune, restore, run, score
     from fairprune_framework.recipe import Recipe
     from fairprune_framework.session import Run
     from fairprune_framework.surgery.masking import applied

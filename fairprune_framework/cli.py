@@ -18,6 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 from fairprune_framework import __version__, discovery, recipe
+from fairprune_framework.commands import COMMANDS
 from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
 
 STAGE_HELP = {
@@ -80,6 +81,8 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(f"`fairprune {command}` has no option --{next(iter(options))}")
     if command in STAGE_HELP:
         return _stage(command, values, options)
+    if command in COMMANDS:
+        return COMMANDS[command].work({name.replace("-", "_"): value for name, value in values.items()} | {"parser": parser})
     action = values.get("action")
     if action is None:
         parser.parse_args([command, "--help"])
@@ -172,6 +175,11 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         stage = _stage_parser(name, text)
         commands.add_subcommand(name, stage, help=text)
         known[name] = _options_of(stage)
+    for name, command in COMMANDS.items():
+        made = ArgumentParser(exit_on_error=False, description=command.text)
+        command.options(made)
+        commands.add_subcommand(name, made, help=command.text)
+        known[name] = _options_of(made)
     for name, text, actions in (
         ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
         ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),

@@ -152,11 +152,12 @@ def _prune(run: Run) -> list[str]:
         probe_ids=ids[:, : int(mask.sum(1).min())],
         round_to=run.recipe.round_to,
         reload=lambda folder: load_model(str(folder))[0].to(run.device),
+        restoration=run.folder / "restoration.safetensors",
     )
     run.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
     if removal.note:
         run.notify(f"prune: {removal.note}")
-    return ["model"]
+    return ["model", "restoration.safetensors"]
 
 
 def _evaluate(run: Run) -> list[str]:
@@ -327,6 +328,15 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **words: 
     if "plan_file" in opened.record:
         return run_stages(opened, "evaluate")  # the plan came as a file: reading prompts would begin the folder anew
     return run_stages(opened, "read", "evaluate")
+
+
+def restore(
+    run: Run | str | Path, output: str | Path | None = None, *, restoration: str | Path | None = None
+) -> tuple[Any, Any]:
+    """The original model and its tokenizer, from a pruned one: bit by bit what was pruned. See `surgery/undoing.py`."""
+    from fairprune_framework.surgery.undoing import restore_folder
+
+    return restore_folder(run.folder if isinstance(run, Run) else Path(run), output, restoration)
 
 
 def _open(output: str | Path | None, words: dict[str, Any], **more: Any) -> Run:

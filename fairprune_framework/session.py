@@ -39,7 +39,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "audit": ("statistics.safetensors", "statistics.json"),
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
-    "prune": ("model",),
+    "prune": ("model", "restoration.safetensors"),
     "evaluate": ("evaluation.json", "evaluation_items.parquet"),
 }
 FIELDS: Mapping[str, tuple[str, ...]] = {

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ("run", "audit", "score", "plan", "prune", "evaluate", "prompts", "plugins")
-LATER = ("restore", "ablate", "report", "doctor")
+COMMANDS = ("run", "audit", "score", "plan", "prune", "evaluate", "prompts", "plugins", "restore", "doctor", "completion")
+LATER = ("ablate", "report")
 
 
 def helped(*words: str) -> str:
