@@ -16,7 +16,8 @@ from typing import Any
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.provenance import digest, read_json, write_json
 from fairprune_framework.recipe import PLUGIN_KINDS, Recipe
-from fairprune_framework.session import STAGES, Run, open_run
+from fairprune_framework.run_folder import STAGES
+from fairprune_framework.session import Run, open_run
 
 # -- the stages ------------------------------------------------------------------------------------------------------------
 

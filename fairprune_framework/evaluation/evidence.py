@@ -39,6 +39,27 @@ class Row:
     n: int
     clusters: int | None = None
     standard_error: float | None = None
+    difference_low: float | None = None
+    """95 % interval of `difference`."""
+    difference_high: float | None = None
+    before_low: float | None = None
+    """95 % interval of `before`, and of `after` below: Wilson's for shares of items."""
+    before_high: float | None = None
+    after_low: float | None = None
+    after_high: float | None = None
+    p_adjusted: float | None = None
+    """Holm over the categories of the same metric."""
+    detectable: float | None = None
+    """`difference` that data like these would have shown with 80 % power: to be read beside every "no difference"."""
+    effect_size: float | None = None
+    """Cohen's h of shares, d_z of means over items."""
+    only_before: int | None = None
+    """Items whose answer was yes before and is no after, and below the other way round: newly biased, newly wrong, newly right."""
+    only_after: int | None = None
+    retention: float | None = None
+    """after / before, of a capability."""
+    note: str | None = None
+    """What has to be known to read the row: the formula, or why there is no interval."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ class Restoration:
 def bytes_hash(tensor: Tensor) -> str:
     """sha256 of a tensor's bytes."""
     plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(plain.numpy())).hexdigest()
+    return hashlib.sha256(plain.numpy().data).hexdigest()
 
 
 @torch.no_grad()
