@@ -22,7 +22,7 @@ from fairprune_framework.commands import COMMANDS
 from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
 
 STAGE_HELP = {
-    "run": "do everything: read, audit, score, plan, prune, evaluate",
+    "run": "do everything: read, audit, score, plan, prune, evaluate, report",
     "audit": "stream the contrasts through the model into statistics",
     "score": "turn the statistics of a run into bias and importance per neuron",
     "plan": "choose neurons by the scores of a run",
@@ -32,7 +32,16 @@ STAGE_HELP = {
 _GROUPS = {
     "what to audit": ("prompts", "columns", "bad_prompts", "split", "chat_template"),
     "strategies": ("bias", "importance", "policy", "architecture"),
-    "how much": ("budget", "operator", "round_to", "max_layer_share", "protected_layers", "max_perplexity_increase", "force"),
+    "how much": (
+        "budget",
+        "operator",
+        "factor",
+        "round_to",
+        "max_layer_share",
+        "protected_layers",
+        "max_perplexity_increase",
+        "force",
+    ),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
     "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "seed"),
 }
@@ -83,6 +92,8 @@ def _dispatch(words: list[str]) -> int:
         return _stage(command, values, options)
     if command in COMMANDS:
         return COMMANDS[command].work({name.replace("-", "_"): value for name, value in values.items()} | {"parser": parser})
+    if command == "report":
+        return _report(values)
     action = values.get("action")
     if action is None:
         parser.parse_args([command, "--help"])
@@ -180,6 +191,9 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         command.options(made)
         commands.add_subcommand(name, made, help=command.text)
         known[name] = _options_of(made)
+    report = _report_parser()
+    commands.add_subcommand("report", report, help=report.description)
+    known["report"] = _options_of(report)
     for name, text, actions in (
         ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
         ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),
@@ -281,6 +295,41 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
         from fairprune_framework.reporting.summary import summary
 
         print(summary(done))
+    return 0
+
+
+def _report_parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, description="make the page of a run again, or compare several runs")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folder or ablation folder; several are compared with the first"
+    )
+    parser.add_argument("--output", help="the HTML file; for one folder, report.html in it")
+    parser.add_argument("--figures", metavar="DIR", help="write each chart as a file into this folder, too")
+    parser.add_argument("--format", choices=["svg", "png", "pdf"], help="of the figures; svg if not given")
+    parser.add_argument("--json", action="store_true", help="machine-readable: the files written, and what is missing")
+    return parser
+
+
+def _report(values: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from fairprune_framework.reporting.report import make_report
+
+    output, figures = (Path(values[name]) if values.get(name) else None for name in ("output", "figures"))
+    sources, written = make_report([Path(run) for run in values["runs"]], output, figures, values.get("format") or "svg")
+    missing = [dataclasses.asdict(item) for source in sources for item in source.missing]
+    damaged = [{"file": str(source.folder / name), "reason": why} for source in sources for name, why in source.damaged]
+    if values.get("json"):
+        print(json.dumps({"written": [str(path) for path in written], "missing": missing, "damaged": damaged}, indent=1))
+        return 0
+    for item in missing:
+        print(f"missing: {item['file']}, so no word on {item['what']}: {item['command']}", file=sys.stderr)
+    for item in damaged:
+        print(f"cannot be read: {item['file']}: {item['reason']}", file=sys.stderr)
+    for path in written:
+        print(path)
     return 0
 
 

@@ -135,7 +135,9 @@ class SiteContext:
     readout: Callable[[Tensor], Tensor] | None
     """(R, H) -> logits (R, vocab) through the final norm and head; None unless declared."""
     attribute_tokens: tuple[tuple[int, ...], ...]
+    """First token ids of each attribute value of the category, as the texts spell it; given with `readout`."""
     probe: Probe | None
+    """For a bias scorer it measures the contrasts of `category` alone."""
     generator: torch.Generator
     """Seeded by run seed, plugin and site, on the CPU. The only source of randomness allowed."""
 

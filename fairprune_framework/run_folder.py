@@ -20,14 +20,15 @@ from fairprune_framework.recipe import PLUGIN_KINDS, Recipe, read_yaml
 FORMAT = "fairprune-run/1"
 RECORD, RECIPE = "run.json", "recipe.yaml"
 
-STAGES = ("read", "audit", "score", "plan", "prune", "evaluate")
+STAGES = ("read", "audit", "score", "plan", "prune", "evaluate", "report")
 FILES: Mapping[str, tuple[str, ...]] = {
     "read": ("contrasts.jsonl", "skipped.jsonl"),
     "audit": ("statistics.safetensors", "statistics.json"),
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
     "prune": ("model", "restoration.safetensors"),
-    "evaluate": ("evaluation.json", "evaluation_items.parquet"),
+    "evaluate": ("evaluation.json", "evaluation_items.parquet", "exhibits.safetensors", "exhibits.json"),
+    "report": ("report.html",),
 }
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "read": (
@@ -44,9 +45,19 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
     ),
     "audit": ("micro_batch_tokens", "calibration", "calibration_documents", "calibration_tokens"),
     "score": ("bias", "importance"),
-    "plan": ("policy", "budget", "round_to", "max_layer_share", "protected_layers", "operator", "max_perplexity_increase"),
+    "plan": (
+        "policy",
+        "budget",
+        "round_to",
+        "max_layer_share",
+        "protected_layers",
+        "operator",
+        "factor",
+        "max_perplexity_increase",
+    ),
     "prune": ("force",),
     "evaluate": ("generate",),
+    "report": (),
 }
 """Stage -> the fields of the recipe that its result depends on, beside those of the stages before."""
 ADOPTED = (
@@ -87,7 +98,7 @@ class RunFolder:
     def key(self, stage: str) -> str:
         """Hash of all that the result of a stage depends on."""
         names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in FIELDS[earlier]]
-        if "plan_file" in self.record and stage != "evaluate":
+        if "plan_file" in self.record and stage not in ("evaluate", "report"):
             names = [name for name in names if name in ADOPTED]
         recipe = self.recipe.to_yaml()
         content = {name: recipe[name] for name in names} | self.contents(names)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fairprune_framework import discovery, provenance
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.recipe import PluginSpec, Recipe, layered, named, overlaid, read_yaml
+from fairprune_framework.recipe import PluginSpec, Recipe, laid_over, layered, named, overlaid, read_yaml
 from fairprune_framework.run_folder import FIELDS, RECIPE, RECORD, RunFolder, refuse_unwritable
 
 if TYPE_CHECKING:
@@ -311,7 +311,7 @@ def open_run(
     if isinstance(recipe, Recipe):
         resolved = overlaid(recipe.resolved().to_yaml(), words, "the recipe") if words else recipe.resolved()
     elif existing and folder is not None and not fresh:
-        known = read_yaml(folder / RECIPE) | ({} if recipe is None else named(recipe))
+        known = laid_over(read_yaml(folder / RECIPE), {} if recipe is None else named(recipe))
         resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
     else:
         resolved = layered(recipe, words).resolved()

@@ -10,7 +10,7 @@ from torch import nn
 
 from fairprune_framework.architecture import Architecture, recognise
 from fairprune_framework.auditing.batches import compose
-from fairprune_framework.evaluation import evidence
+from fairprune_framework.evaluation import evidence, exhibits
 from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure, measure
 from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS, continue_prompts, first_difference
 from fairprune_framework.evaluation.language import language_cost
@@ -39,7 +39,7 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
         applied_by, other = "removal", load_model(str(saved), dtype=run.recipe.dtype)[0].to(run.device)
         architecture = recognise(other, run.recipe.architecture)
     elif any(units.values()):
-        applied_by, change = "masking", lambda: masked(run.model, run.architecture, units, run.plan.factor or 0.0)
+        applied_by, change = "masking", lambda: masked(run.model, run.architecture, units, run.plan.multiplier)
 
     contrasts = run.aligned[0]
     batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
@@ -52,6 +52,8 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
     items = evidence.items_of(contrasts, before, after)
     cost = language_cost(run.model, run.calibration.judging, other=other, change=change)
     generations = _generations(run, other, change, applied_by is not None)
+    changed = exhibits.After(model=other or run.model, architecture=architecture, change=change) if applied_by else None
+    shown = exhibits.collect(run, {measured.id: measured.divergence for measured in before}, changed, generations)
     layers = sorted({site.layer for site in run.architecture.sites.values()})
     rows = evidence.contrast_rows(items, layers, run.recipe.seed)
     rows += evidence.language_rows(cost, applied_by is None)
@@ -61,6 +63,7 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
         generations=tuple(generations),
         n_unequal=sum(not measured.equal_length for measured in before),
         applied_by=applied_by,
+        exhibits=shown,
     )
     return evaluation, judge(run, items) if planned else None
 

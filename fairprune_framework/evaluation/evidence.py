@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure
 from fairprune_framework.evaluation.language import LanguageCost
 from fairprune_framework.evaluation.paired import PairedChange, paired_change
+
+if TYPE_CHECKING:
+    from fairprune_framework.evaluation.exhibits import Exhibits
 
 FORMAT = "fairprune-evaluation/1"
 METRICS = {"next-token-divergence": "nats", "activation-difference": "activation"}
@@ -57,7 +60,9 @@ class Row:
     """Items whose answer was yes before and is no after, and below the other way round: newly biased, newly wrong, newly right."""
     only_after: int | None = None
     retention: float | None = None
-    """after / before, of a capability."""
+    """after / before, of a capability, and its 95 % interval."""
+    retention_low: float | None = None
+    retention_high: float | None = None
     note: str | None = None
     """What has to be known to read the row: the formula, or why there is no interval."""
 
@@ -75,6 +80,8 @@ class Evaluation:
     applied_by: str | None
     """`removal`, `masking`, or None: one model alone."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    exhibits: Exhibits | None = None
+    """What the report shows beside numbers; not read back."""
 
     def find(self, metric: str, *, split: str | None = None, control: bool = False, category: str | None = None) -> Row | None:
         """The row over all layers that these words name."""
@@ -92,6 +99,8 @@ class Evaluation:
 
         with atomic(folder / "evaluation_items.parquet") as temporary:
             pq.write_table(pa.Table.from_pylist(list(self.items)), temporary)
+        if self.exhibits is not None:
+            self.exhibits.save(folder)
         write_json(folder / "evaluation.json", self.to_json())
 
     def to_json(self) -> dict[str, Any]:

@@ -341,7 +341,12 @@ def test_ctrl_c_while_pruning_leaves_no_model(fairprune: Any, folder: Path, monk
 
 def test_files_of_a_run(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    wanted = {name.partition("/")[0] for name in EXACT} | {"run.json", "evaluation_items.parquet"}
+    wanted = {name.partition("/")[0] for name in EXACT} | {
+        "run.json",
+        "evaluation_items.parquet",
+        "exhibits.safetensors",
+        "exhibits.json",
+    }
     assert names == wanted
 
 
