@@ -21,9 +21,8 @@ class Command:
     work: Callable[[dict[str, Any]], int]
 
 
-def _say(quiet: bool, command: str, text: str) -> None:
-    if not quiet:
-        print(f"[{command}] {text}", file=sys.stderr, flush=True)
+def _say(command: str, text: str) -> None:
+    print(f"[{command}] {text}", file=sys.stderr, flush=True)
 
 
 def _restore_options(parser: Any) -> None:
@@ -43,6 +42,41 @@ def _restore(values: dict[str, Any]) -> int:
         print(json.dumps(facts, indent=1))
     else:
         print(f"{facts['output']}: {facts['parameters']:,} parameters, bit by bit the original ({facts['fingerprint'][:12]})")
+    return 0
+
+
+def _push_options(parser: Any) -> None:
+    parser.add_argument("run", help="a finished run folder")
+    parser.add_argument("--repo", required=True, help="where to: owner/name")
+    parser.add_argument("--private", action="store_true", help="make the repository private, where it is made")
+    parser.add_argument("--revision", help="branch to push to; made where there is none")
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def _push(values: dict[str, Any]) -> int:
+    from fairprune_framework.reporting.publishing import push
+
+    url = push(Path(values["run"]), values["repo"], private=bool(values.get("private")), revision=values.get("revision"))
+    print(json.dumps({"repo": values["repo"], "commit": url}) if values.get("json") else f"pushed: {url}")
+    return 0
+
+
+def _explore_options(parser: Any) -> None:
+    parser.add_argument("run", help="a run folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; by default this machine alone")
+    parser.add_argument("--port", type=int, help="by default the first free one from 7860")
+
+
+def _explore(values: dict[str, Any]) -> int:
+    from importlib.util import find_spec
+
+    if find_spec("gradio") is None:
+        raise UserError("exploring needs gradio: pip install 'fairprune_framework[explore]'")
+    from fairprune_framework.exploring.compare import Explorer
+    from fairprune_framework.exploring.page import serve
+
+    explorer = Explorer(values["run"], notify=lambda text: _say("explore", text))
+    serve(explorer, values.get("host") or "127.0.0.1", values.get("port"))
     return 0
 
 
@@ -77,6 +111,8 @@ def _completion(values: dict[str, Any]) -> int:
 
 COMMANDS: Mapping[str, Command] = {
     "restore": Command(text="make the original model from a pruned one, bit by bit", options=_restore_options, work=_restore),
+    "push": Command(text="upload the pruned model of a run with its card", options=_push_options, work=_push),
+    "explore": Command(text="a local page: type two prompts, see both models", options=_explore_options, work=_explore),
     "doctor": Command(text="say what this environment can do and what it lacks", options=_doctor_options, work=_doctor),
     "completion": Command(
         text="print a script that completes commands and options", options=_completion_options, work=_completion

@@ -181,12 +181,13 @@ def _evaluate(run: Run) -> list[str]:
 
 
 def _report(run: Run) -> list[str]:
-    """All of the above -> `report.html`: something to look at. Reads files alone."""
+    """All of the above -> `report.html`, something to look at, and the card in `model/`. Reads files alone."""
+    from fairprune_framework.reporting.card import write_card
     from fairprune_framework.reporting.report import NAME, make_report
 
     run.begin("report")
     make_report([run.folder])
-    return [NAME]
+    return [NAME, *write_card(run.folder)]
 
 
 _WORK: dict[str, Callable[[Run], list[str]]] = {

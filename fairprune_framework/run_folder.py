@@ -28,7 +28,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "plan": ("plan.json",),
     "prune": ("model", "restoration.safetensors"),
     "evaluate": ("evaluation.json", "evaluation_items.parquet", "exhibits.safetensors", "exhibits.json"),
-    "report": ("report.html",),
+    "report": ("report.html", "model/README.md", "model/plan.json"),
 }
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "read": (
