@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 ROOT = Path(__file__).parents[1]
 STAGE, SITE = ROOT / "build" / "docs", ROOT / "site"
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
+REFERENCE = re.compile(r"^(\[\w+\]): (\S+)$", re.MULTILINE)
 FENCE = re.compile(r"^```(\w+)[^\n`]*$", re.MULTILINE)
 TOP = {
     "README.md": "tour.md",
@@ -103,22 +104,31 @@ def place(source: Path, target: Path) -> None:
     """Copy a page; its links go to pages of the site, or name a file of the repository in words."""
     text = source.read_text(encoding="utf-8")
     pieces = re.split(r"(^```.*?^```$)", text, flags=re.MULTILINE | re.DOTALL)
-    moved = [piece if piece.startswith("```") else LINK.sub(lambda m: relinked(m, source, target), piece) for piece in pieces]
+    moved = [piece if piece.startswith("```") else _relinked(piece, source, target) for piece in pieces]
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(FENCE.sub(r"```\1", "".join(moved)), encoding="utf-8")
 
 
-def relinked(match: re.Match[str], source: Path, target: Path) -> str:
-    """One link of a page, as the site needs it."""
-    label, aim = match[1], match[2]
+def _relinked(text: str, source: Path, target: Path) -> str:
+    """Text of a page with its links as the site needs them; a link to no page becomes its label."""
+
+    def inline(match: re.Match[str]) -> str:
+        aim = aimed(match[2], source, target)
+        return match[1][1:-1] if aim is None else f"{match[1]}({aim})"
+
+    def reference(match: re.Match[str]) -> str:
+        return f"{match[1]}: {aimed(match[2], source, target) or match[2]}"
+
+    return REFERENCE.sub(reference, LINK.sub(inline, text))
+
+
+def aimed(aim: str, source: Path, target: Path) -> str | None:
+    """Where a link of `source` leads from `target`; None: to a file or folder of the repository that is no page."""
     if re.match(r"[a-z]+:|#", aim):
-        return match[0]
+        return aim
     path, hash_, anchor = aim.partition("#")
-    found = (source.parent / path).resolve()
-    page = staged(found)
-    if page is None:  # a file or folder of the repository that is no page
-        return label[1:-1]
-    return f"{label}({Path(os.path.relpath(page, target.parent)).as_posix()}{hash_}{anchor})"
+    page = staged((source.parent / path).resolve())
+    return None if page is None else f"{Path(os.path.relpath(page, target.parent)).as_posix()}{hash_}{anchor}"
 
 
 def staged(path: Path) -> Path | None:
