@@ -37,6 +37,7 @@ _EXPORTS = {
     "prune": "pipeline",
     "recognise": "architecture",
     "report": "pipeline",
+    "restore": "pipeline",
     "run": "pipeline",
     "score": "pipeline",
 }
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule
     from fairprune_framework.contrasts.schema import Contrast, Variant
     from fairprune_framework.models import load_model
-    from fairprune_framework.pipeline import audit, evaluate, plan, prune, report, run, score
+    from fairprune_framework.pipeline import audit, evaluate, plan, prune, report, restore, run, score
     from fairprune_framework.recipe import Recipe
     from fairprune_framework.reporting import figures
     from fairprune_framework.session import Run

@@ -20,6 +20,7 @@ from typing import Any
 
 from fairprune_framework import __version__, cli_questions, discovery, recipe
 from fairprune_framework.auditing.layout import silent_rank
+from fairprune_framework.commands import COMMANDS
 from fairprune_framework.errors import FairpruneError, Interrupted, UserError, did_you_mean
 
 STAGE_HELP = {
@@ -112,6 +113,8 @@ def _dispatch(words: list[str]) -> int:
         return _stage(command, values, options)
     if command in _PLAIN:
         return _PLAIN[command](values)
+    if command in COMMANDS:
+        return COMMANDS[command].work({name.replace("-", "_"): value for name, value in values.items()} | {"parser": parser})
     action = values.get("action")
     if action is None:
         parser.parse_args([command, "--help"])
@@ -214,6 +217,11 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         plain = make()
         commands.add_subcommand(name, plain, help=plain.description)
         known[name] = _options_of(plain)
+    for name, command in COMMANDS.items():
+        made = ArgumentParser(exit_on_error=False, description=command.text)
+        command.options(made)
+        commands.add_subcommand(name, made, help=command.text)
+        known[name] = _options_of(made)
     for name, text, actions in (
         ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
         ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),

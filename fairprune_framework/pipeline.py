@@ -139,11 +139,12 @@ def _prune(run: Run) -> list[str]:
         probe_ids=ids[:, : int(mask.sum(1).min())],
         round_to=run.recipe.round_to,
         reload=lambda folder: load_model(str(folder))[0].to(run.device),
+        restoration=run.folder / "restoration.safetensors",
     )
     run.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
     if removal.note:
         run.notify(f"prune: {removal.note}")
-    return ["model"]
+    return ["model", "restoration.safetensors"]
 
 
 def _evaluate(run: Run) -> list[str]:
@@ -162,12 +163,13 @@ def _evaluate(run: Run) -> list[str]:
 
 
 def _report(run: Run) -> list[str]:
-    """All of the above -> `report.html`: something to look at. Reads files alone."""
+    """All of the above -> `report.html`, something to look at, and the card in `model/`. Reads files alone."""
+    from fairprune_framework.reporting.card import write_card
     from fairprune_framework.reporting.report import NAME, make_report
 
     run.begin("report")
     make_report([run.folder])
-    return [NAME]
+    return [NAME, *write_card(run.folder)]
 
 
 _WORK: dict[str, Callable[[Run], list[str]]] = {
@@ -363,6 +365,15 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **words: 
     if "plan_file" in opened.record:
         return run_stages(opened, "evaluate")  # the plan came as a file: reading prompts would begin the folder anew
     return run_stages(opened, "read", "evaluate")
+
+
+def restore(
+    run: Run | str | Path, output: str | Path | None = None, *, restoration: str | Path | None = None
+) -> tuple[Any, Any]:
+    """The original model and its tokenizer, from a pruned one: bit by bit what was pruned. See `surgery/undoing.py`."""
+    from fairprune_framework.surgery.undoing import restore_folder
+
+    return restore_folder(run.folder if isinstance(run, Run) else Path(run), output, restoration)
 
 
 def report(

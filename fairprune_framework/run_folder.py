@@ -28,7 +28,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "audit": ("statistics.safetensors", "statistics.json"),
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
-    "prune": ("model",),
+    "prune": ("model", "restoration.safetensors"),
     "evaluate": (
         "evaluation.json",
         "evaluation_items.parquet",
@@ -36,7 +36,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "exhibits.safetensors",
         "exhibits.json",
     ),
-    "report": ("report.html",),
+    "report": ("report.html", "model/README.md", "model/plan.json"),
 }
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "read": (

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ("run", "audit", "score", "plan", "prune", "evaluate", "report", "prompts", "plugins")
-LATER = ("restore", "ablate", "doctor")
+COMMANDS = ("run", "audit", "score", "plan", "prune", "evaluate", "report", "prompts", "plugins", "restore", "push", "explore")
+LATER = ("ablate",)
 
 
 def helped(*words: str) -> str:
