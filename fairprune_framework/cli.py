@@ -30,6 +30,19 @@ STAGE_HELP = {
     "prune": "carry out the plan of a run, if the guard holds",
     "evaluate": "judge a run before and after, or one model alone",
 }
+PATH = """the path, from nothing to something to look at:
+  fairprune prompts check builtin:en --model smollm2-135m
+      do the prompts line up under the model's tokenizer?
+  fairprune run smollm2-135m --prompts builtin:en --output run
+      everything, in some minutes; ends in a verdict; then open run/report.html
+  fairprune run MODEL --prompts MINE.jsonl --output mine
+      your model, your prompts
+  fairprune report run mine --output both.html
+      runs side by side
+
+step by step, in one folder: audit, score, plan, prune, evaluate, report.
+What is done is not repeated; --overwrite does it again. `fairprune COMMAND
+--help` shows the options, `fairprune plugins list` the strategies."""
 _GROUPS = {
     "what to audit": ("prompts", "columns", "bad_prompts", "split", "chat_template"),
     "strategies": ("bias", "importance", "policy", "architecture"),
@@ -182,7 +195,9 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         exit_on_error=False,
         version=__version__,
         description="Find the MLP neurons of a language model that react to a demographic word, take them out, and measure whether "
-        "it helped. Begin with: fairprune run smollm2-135m --prompts builtin:en --output run",
+        "it helped.",
+        epilog=PATH,
+        formatter_class=_help_formatter(),
     )
     commands = parser.add_subcommands(required=False, dest="command")
     known: dict[str, list[str]] = {}
@@ -205,6 +220,15 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
             inner.add_subcommand(action, made, help=made.description)
             known[name] = [*known.get(name, ()), *_options_of(made)]
     return parser, known
+
+
+def _help_formatter() -> Any:
+    """The parser's formatter, with the lines of the epilog left as they are."""
+    from argparse import RawDescriptionHelpFormatter
+
+    from jsonargparse import DefaultHelpFormatter
+
+    return type("Formatter", (DefaultHelpFormatter, RawDescriptionHelpFormatter), {})
 
 
 def _options_of(parser: Any) -> list[str]:
@@ -273,7 +297,7 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
         words["columns"] = _columns(words["columns"])
     words |= plugin_options
 
-    from fairprune_framework import pipeline
+    from fairprune_framework import pipeline, progress
 
     def notify(text: str) -> None:
         if not quiet:
@@ -282,12 +306,13 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
     common = {**words, "overwrite": overwrite, "notify": notify, "quiet": quiet}
     if recipe_name is not None:
         common["recipe"] = recipe_name
-    if command == "run":
-        done = pipeline.run(common.pop("recipe", None), output, **common)
-    elif command == "prune":
-        done = pipeline.prune(output=output, plan=plan, **common)
-    else:
-        done = getattr(pipeline, command)(output=output, **common)
+    with progress.shown(not quiet):
+        if command == "run":
+            done = pipeline.run(common.pop("recipe", None), output, **common)
+        elif command == "prune":
+            done = pipeline.prune(output=output, plan=plan, **common)
+        else:
+            done = getattr(pipeline, command)(output=output, **common)
     if as_json:
         print(json.dumps(done.record, indent=1, ensure_ascii=False))
     else:

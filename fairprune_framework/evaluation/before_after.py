@@ -16,6 +16,7 @@ from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS, continue_
 from fairprune_framework.evaluation.language import language_cost
 from fairprune_framework.evaluation.verdict import Verdict, decide
 from fairprune_framework.models import load_model
+from fairprune_framework.progress import bar
 from fairprune_framework.surgery.masking import masked
 
 if TYPE_CHECKING:
@@ -44,11 +45,12 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
     contrasts = run.aligned[0]
     batches = list(compose(contrasts, run.values, run.micro_batch_tokens))
     run.notify(f"evaluating {len(contrasts)} contrasts")
-    before = measure(run.model, run.architecture, batches)
+    with bar("before", len(contrasts), "contrasts") as advance:
+        before = measure(run.model, run.architecture, batches, advance)
     after: list[ContrastMeasure] | None = None
     if applied_by is not None:
-        with change():
-            after = measure(other or run.model, architecture, batches)
+        with change(), bar("after", len(contrasts), "contrasts") as advance:
+            after = measure(other or run.model, architecture, batches, advance)
     items = evidence.items_of(contrasts, before, after)
     cost = language_cost(run.model, run.calibration.judging, other=other, change=change)
     generations = _generations(run, other, change, applied_by is not None)

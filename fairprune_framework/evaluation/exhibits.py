@@ -31,6 +31,7 @@ from fairprune_framework.auditing.observing import Geometry, observe
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.interfaces import Observation, Pass
+from fairprune_framework.progress import bar
 from fairprune_framework.types import Site, Tap
 
 if TYPE_CHECKING:
@@ -170,11 +171,13 @@ def _moving(
     device = next(run.model.parameters()).device
     trunk = run.model.get_decoder()  # type: ignore[operator]
     chosen = [sites[name] for name in columns]
-    with run.architecture.adapter.tap(run.model, chosen, frozenset({"neuron"}), take):
+    watched = run.architecture.adapter.tap(run.model, chosen, frozenset({"neuron"}), take)
+    with watched, bar("exhibits", len(contrasts), "contrasts") as advance:
         for batch in compose(contrasts, run.values, run.micro_batch_tokens):
             state["batch"] = batch = batch.to(device)
             state["geometry"] = Geometry(batch)
             trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            advance(len(batch.ids))
     return [
         unit
         | {

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fairprune_framework.auditing.calibration import padded
+from fairprune_framework.progress import counted
 
 ROWS = 4
 """Documents per forward: bounds the memory of the logits."""
@@ -46,7 +47,7 @@ def language_cost(
     sums = torch.zeros(3, dtype=torch.float64)
     before_documents: list[float] = []
     after_documents: list[float] = []
-    for start in range(0, len(documents), ROWS):
+    for start in counted(range(0, len(documents), ROWS), "perplexity", "forwards"):
         ids, mask = padded(documents[start : start + ROWS])
         logits_before = _logits(model, ids, mask)
         with change():

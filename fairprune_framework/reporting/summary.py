@@ -50,6 +50,8 @@ def summary(run: Run) -> str:
     seconds = record.get("seconds", {})
     if seconds:
         lines += ["", *_wrapped("seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()), indent=9)]
+    if "report" in stages:
+        lines.append(f"look at  {run.folder / 'report.html'}")
     lines.append(f"folder   {run.folder}")
     return "\n".join(lines)
 

@@ -41,7 +41,7 @@ def token_projection(source: Source) -> Chart | None:
                 )
         patches.append(Patch(data=_labels(contrast, kept, most), branches=branches))
         word = "control: " if contrast["control"] else ""
-        names.append(f"{word}{contrast['category']} — {_short(contrast['variants'][0]['text'])}")
+        names.append(_short(f"{word}{contrast['category']} — {contrast['variants'][0]['text']}"))
     start = (0, len(taps) - 1, len(layers) // 2)
     skeleton = _skeleton(most)
     return Chart(
@@ -77,7 +77,7 @@ def token_projection(source: Source) -> Chart | None:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= 60 else text[:59] + "…"
+    return text if len(text) <= 80 else text[:79] + "…"
 
 
 def _kept(contrast: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
