@@ -236,3 +236,84 @@ def test_ranks_of_the_command_line_itself(llama: Path, alone: Path, words: Calla
     assert done.returncode == 0, done.stderr
     same(alone, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["audit"]["contrasts"] == 120
+
+
+# -- models that no rank holds whole ---------------------------------------------------------------------------------------
+
+
+def test_fully_sharded_layers_change_no_bit(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    codes, text = processes.run(2, words(tmp_path / "run", "--strategy", "fsdp"), tmp_path / "log")
+    assert codes == [0, 0], text
+    same(alone, tmp_path / "run")
+
+
+def test_tensor_parallel_ranks_see_their_neurons(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    codes, text = processes.run(2, words(tmp_path / "run", "--strategy", "tensor_parallel"), tmp_path / "log")
+    assert codes == [0, 0], text
+    one, two = (load_file(folder / "statistics.safetensors") for folder in (alone, tmp_path / "run"))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert torch.allclose(value, two[key], rtol=1e-4, atol=1e-12), key
+
+
+# -- want of memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["before", "within", "twice"])
+def test_out_of_memory_loses_nothing(
+    where: str, alone: Path, words: Callable[..., list[str]], tmp_path: Path, fairprune: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the allocator before the forward, in its middle after some sites were summed, and again in a half."""
+    import torch
+    from safetensors.torch import load_file
+
+    from fairprune_framework.auditing.runner import TrunkModule
+
+    usual, seen = TrunkModule.compute, []
+
+    def compute(self: Any, batch: Any) -> Any:
+        seen.append(len(batch.ids))
+        large = len(batch.ids) > (1 if where == "twice" else 2)
+        if large and len(seen) > 1:
+            if where == "within":
+                usual(self, batch)
+            raise torch.OutOfMemoryError("injected")
+        return usual(self, batch)
+
+    monkeypatch.setattr(TrunkModule, "compute", compute)
+    answer = fairprune(*words(tmp_path / "run"))
+    assert answer.code == 0, answer.err
+    assert "ran out of memory" in answer.err
+    assert processes.record(tmp_path / "run")["audit"]["out_of_memory_splits"] > 0
+    one, two = (load_file(folder / "statistics.safetensors") for folder in (alone, tmp_path / "run"))
+    for key, value in one.items():
+        if key.endswith("/observed"):
+            assert value.equal(two[key]), key
+        assert torch.allclose(value, two[key], rtol=1e-4, atol=1e-12), key
+
+
+def test_the_budget_is_halved_until_it_fits() -> None:
+    import torch
+
+    from fairprune_framework.auditing.probing import find_budget
+
+    def forward(rows: int, width: int) -> None:
+        if rows * width > 5000:
+            raise torch.OutOfMemoryError
+
+    assert find_budget(forward, 100) == 2048  # 4096 fits, and half of it leaves room
+    assert find_budget(forward, 9000) == 9000  # one text alone: the audit will say so
+
+
+def test_rates_go_to_a_logger(words: Callable[..., list[str]], tmp_path: Path, fairprune: Any) -> None:
+    answer = fairprune(*words(tmp_path / "run", "--log", "csv"))
+    assert answer.code == 0, answer.err
+    (found,) = (tmp_path / "run" / "logs").rglob("metrics.csv")
+    header, *rows = found.read_text().splitlines()
+    assert {"contrasts", "contrasts_per_second", "tokens_per_second"} <= set(header.split(","))
+    assert rows
+    assert "wrong" in fairprune(*words(tmp_path / "other", "--log", "wrong")).err
+    assert not (tmp_path / "other" / "statistics.json").exists()
