@@ -81,7 +81,7 @@ def overlap(run: Run | str | Path, notify: Notify = _silent) -> dict[str, Any]:
     layers = set(opened.recipe.protected_layers)
     population = sum(int(scores.observed[n].sum()) for n, site in scores.sites.items() if site.layer not in layers)
     counts = [[len(sets[a] & sets[b]) for b in names] for a in names]
-    jaccard = [[_ratio(len(sets[a] & sets[b]), len(sets[a] | sets[b])) for b in names] for a in names]
+    jaccard = [[_ratio(len(sets[a] & sets[b]), len(sets[a] | sets[b])) or 0.0 for b in names] for a in names]
     pairs = [(i, j) for i in range(len(names)) for j in range(i)]
     values = [float(hypergeom.sf(counts[i][j] - 1, population, counts[i][i], counts[j][j])) for i, j in pairs]
     answer = {
@@ -165,7 +165,7 @@ def transfer(run: Run | str | Path, notify: Notify = _silent) -> dict[str, Any]:
     answer = {
         "format": "fairprune-transfer/1",
         "categories": names,
-        "judged_on": [name for _, name in columns],
+        "judged": [name for _, name in columns],
         "controls": [control for control, _ in columns],
         "split": judge.split,
         "units": [plans[name].count for name in names],
@@ -401,7 +401,7 @@ def render(answer: Mapping[str, Any]) -> str:
             ]
             for i, row in enumerate(answer["change"])
         ]
-        columns = [f"({n})" if c else n for n, c in zip(answer["judged_on"], answer["controls"], strict=True)]
+        columns = [f"({n})" if c else n for n, c in zip(answer["judged"], answer["controls"], strict=True)]
         return "\n".join([head, "", *_matrix(answer["categories"], columns, cells), "", "(in brackets): controls"])
     if kind == "fairprune-stability":
         if not answer["planned"]:
