@@ -85,6 +85,8 @@ class Observation:
     weights: Mapping[str, Tensor]
     """role -> weights of the site, as in `SiteContext`; empty unless the scorer declared `Needs.weights`."""
     step: Pass
+    objective: Tensor | None = None
+    """(C,) float64: the value of the pass's objective; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +195,10 @@ class PolicyContext:
 
 class SelectionPolicy(Plugin):
     """Chooses units from scores. Entry-point group `fairprune.selection_policies`."""
+
+    blind: ClassVar[bool] = False
+    """True: a control that does not look at the bias of what it takes; of signed scores, the core then plans units at or below 0
+    as well."""
 
     @abstractmethod
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fairprune_framework.deciding import plan_of, scores_of
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.provenance import digest, read_json, write_json
 from fairprune_framework.recipe import PLUGIN_KINDS, Recipe
@@ -76,9 +77,7 @@ def _score(run: Run) -> list[str]:
     """Statistics + weights -> `scores.safetensors`."""
     from fairprune_framework import scoring
 
-    labels = (run.label("bias"), run.label("importance"))
-    found = (run.statistics, run.model, run.architecture, run.bias, run.importance, labels, run.recipe.seed)
-    scores = scoring.score(*found, services=services(run))
+    scores = scores_of(run)
     run.begin("score")
     scoring.save_scores(scores, run.folder / "scores.safetensors")
     return ["scores.safetensors"]
@@ -86,34 +85,7 @@ def _score(run: Run) -> list[str]:
 
 def _plan(run: Run) -> list[str]:
     """Scores + budget -> `plan.json`."""
-    from fairprune_framework.auditing.sums import CALIBRATION
-    from fairprune_framework.planning import make_plan, policy_context
-    from fairprune_framework.scoring import context, generator_for, refuse_unserved
-    from fairprune_framework.surgery.slices import weights_of
-
-    recipe, label = run.recipe, run.label("policy")
-    operator = recipe.operator or "remove"
-    needs = refuse_unserved(run.policy, label)
-    statistics, sites, served = run.statistics, run.architecture.sites, services(run)
-    given = served.for_plugin(needs, None)
-    search = served.probe(None) if served.probe and recipe.factor == "auto" else None
-
-    def at(name: str) -> Any:
-        weights = weights_of(run.model, sites[name]) if needs.weights else {}
-        return context(statistics, CALIBRATION, 0, sites[name], weights, generator_for(recipe.seed, label, name), given)
-
-    plan = make_plan(
-        run.scores,
-        run.policy,
-        recipe.limits(),
-        policy_context(operator, recipe.max_perplexity_increase, at, generator_for(recipe.seed, label), given["probe"]),
-        label,
-        model=recipe.model or "in-memory",
-        fingerprint=run.fingerprint,
-        operator=operator,
-        factor=recipe.multiplier(),
-        search=search,
-    )
+    plan = plan_of(run, run.scores)
     run.begin("plan")
     write_json(run.folder / "plan.json", plan.to_json())
     if plan.reason:
@@ -205,32 +177,7 @@ def _demand(run: Run) -> Any:
     from fairprune_framework.auditing.audit import Demand
 
     layers = len({site.layer for site in run.architecture.sites.values()})
-    return Demand.of([run.bias, run.importance, run.policy], layers)
-
-
-def services(run: Run) -> Any:
-    """Readout, probes and attribute tokens, each made when a plugin that declared it asks."""
-    from functools import cache
-
-    from fairprune_framework.auditing.audit import selecting
-    from fairprune_framework.auditing.batches import compose
-    from fairprune_framework.contrasts.alignment import attribute_tokens
-    from fairprune_framework.evaluation.probing import Prober
-    from fairprune_framework.readout import readout_of
-    from fairprune_framework.scoring import Services
-
-    @cache
-    def prober() -> Prober:
-        contrasts = selecting(run.aligned[0])
-        batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
-        scoring_half = run.calibration.scoring
-        return Prober(run.model, run.architecture, contrasts, batches, scoring_half, run.recipe.multiplier() or 0.0)
-
-    return Services(
-        readout=cache(lambda: readout_of(run.model)),
-        probe=lambda category: prober().probe(category),
-        attribute_tokens=cache(lambda: attribute_tokens(selecting(run.aligned[0]))),
-    )
+    return Demand.of([run.bias, run.importance, run.policy, *run.also], layers)
 
 
 def _missing_statistics(run: Run) -> str | None:

@@ -40,6 +40,8 @@ def make_plan(
         ContractViolation: unknown sites, indices out of range or repeated.
         FairpruneError: the policy raised; its own error is chained.
     """
+    if policy.blind:
+        scores = replace(scores, signed=False)
     try:
         choice = policy.select(scores, budget, context)
     except Exception as error:

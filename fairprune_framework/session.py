@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     from fairprune_framework.auditing.sums import Statistics
     from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
     from fairprune_framework.evaluation.evidence import Evaluation
-    from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, SelectionPolicy
+    from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Plugin, SelectionPolicy
     from fairprune_framework.types import Plan, Scores
+
+
+LOADED = ("_model_and_tokenizer", "architecture", "fingerprint", "encoder", "prompts", "aligned", "values", "calibration")
+"""What a run has loaded, and hands on to another view of the same folder."""
 
 
 class Run(RunFolder):
@@ -44,6 +48,8 @@ class Run(RunFolder):
     ) -> None:
         super().__init__(recipe, folder, overwrite=overwrite, notify=notify)
         self._given_model, self._given_tokenizer, self._given_contrasts = model, tokenizer, contrasts
+        self.also: tuple[Plugin, ...] = ()
+        """Plugins that the audit serves beside those of the recipe."""
 
     def changed(self, options: Mapping[str, Any], overwrite: bool) -> Run:
         """The same folder, model and prompts under a recipe with some fields changed."""
@@ -58,19 +64,24 @@ class Run(RunFolder):
             contrasts=self._given_contrasts,
             notify=self.notify,
         )
-        run._temporary = self._temporary
+        run._temporary, run.also = self._temporary, self.also
         if all(getattr(run.recipe, name) == getattr(self.recipe, name) for name in (*FIELDS["read"], *FIELDS["audit"])):
-            loaded = (
-                "_model_and_tokenizer",
-                "architecture",
-                "fingerprint",
-                "encoder",
-                "prompts",
-                "aligned",
-                "values",
-                "calibration",
-            )
-            vars(run).update({name: value for name, value in vars(self).items() if name in loaded})
+            vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
+        return run
+
+    def under(self, **choices: Any) -> Run:
+        """The same folder, and all that is loaded, under a recipe with other choices, the seed among them: for the cells of a grid,
+        which share one split, one calibration text and one audit."""
+        run = Run(
+            self.recipe.replace(**choices),
+            self.folder,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            contrasts=self._given_contrasts,
+            notify=self.notify,
+        )
+        run._temporary, run.also = self._temporary, self.also
+        vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
         return run
 
     # -- what the recipe names ------------------------------------------------------------------------------------------

@@ -154,6 +154,7 @@ def observe(
     step: Pass,
     weights: Mapping[str, Tensor],
     grads: Mapping[Tap, Tensor] | None = None,
+    objective_C: Tensor | None = None,
 ) -> Observation:
     """Build what statistics see of one site.
 
@@ -161,6 +162,7 @@ def observe(
         values: tap -> (M, K) as the adapter showed them.
         rows: (M,) flat token index of each row; None: all U*T tokens in order.
         grads: tap -> (M, K), d objective / d values.
+        objective_C: value of the pass's objective.
     """
     batch = geometry.batch
     taps: frozenset[Tap] = frozenset(values)
@@ -188,6 +190,7 @@ def observe(
         equal_length=geometry.equal_length_C,
         weights=weights,
         step=step,
+        objective=objective_C,
     )
 
 

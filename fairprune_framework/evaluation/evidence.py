@@ -109,7 +109,7 @@ class Evaluation:
             "format": FORMAT,
             "applied_by": self.applied_by,
             "n_unequal": self.n_unequal,
-            "results": [_finite(asdict(row)) for row in self.rows],
+            "results": [row_json(row) for row in self.rows],
             "generations": list(self.generations),
             **self.extra,
         }
@@ -133,9 +133,10 @@ class Evaluation:
         )
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A perplexity may be too large for a number: JSON has no infinity, so that it becomes null."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+def row_json(row: Row) -> dict[str, Any]:
+    """A row as JSON values. A perplexity may be too large for a number: JSON has no infinity, so that it becomes null."""
+    values = asdict(row)
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
 
 def items_of(

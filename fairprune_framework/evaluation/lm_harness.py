@@ -21,7 +21,7 @@ from typing import Any
 from torch import nn
 
 from fairprune_framework.errors import FairpruneError, UnknownName, UserError, did_you_mean
-from fairprune_framework.evaluation.continuations import score
+from fairprune_framework.evaluation.continuations import Answer, Request, score
 from fairprune_framework.evaluation.task_data import LOCAL, SUITES, Items, TaskSettings, drawn, read_items
 from fairprune_framework.models import quietly
 
@@ -50,9 +50,16 @@ class TaskResult:
 
 
 def language_model(
-    model: nn.Module, tokenizer: Any, micro_batch_tokens: int = 512, progress: Callable[[int], None] = lambda count: None
+    model: nn.Module,
+    tokenizer: Any,
+    micro_batch_tokens: int = 512,
+    answering: Callable[[nn.Module, list[Request], int], list[Answer]] = score,
 ) -> Any:
-    """The model as lm-eval wants it."""
+    """The model as lm-eval wants it.
+
+    Args:
+        answering: what answers requests of log-probabilities; another one may count tokens instead, to tell what a task costs.
+    """
     from lm_eval.models.huggingface import HFLM
 
     class SharedContextLM(HFLM):  # type: ignore[misc]
@@ -63,15 +70,14 @@ def language_model(
             for _, context, continuation in requests:
                 whole = (*context, *continuation)[-(self.max_length + 1) :]  # too long: cut from the left, as HFLM does
                 asked.append((whole[: -len(continuation)], tuple(continuation)))
-            answers = score(self.model, asked, micro_batch_tokens, progress)
+            answers = answering(self.model, asked, micro_batch_tokens)
             for (text, _, _), answer in zip(requests, answers, strict=True):
                 if text is not None:
                     self.cache_hook.add_partial("loglikelihood", text, answer)
             return answers
 
-    return SharedContextLM(
-        pretrained=model, tokenizer=tokenizer, batch_size=1, max_length=None, device=str(next(model.parameters()).device)
-    )
+    with harness_quietly():
+        return SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device=str(next(model.parameters()).device))
 
 
 def check_tasks(tasks: list[str], local: bool) -> None:
