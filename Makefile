@@ -12,7 +12,7 @@ export TOKENIZERS_PARALLELISM ?= false
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
 	@echo "make test   lint, types, import rules and all tests"
-	@echo "make docs   the documentation site, in site/"
+	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
 
 .venv/bin/python:

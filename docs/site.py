@@ -1,6 +1,6 @@
 """Build the documentation site: stage the pages, run the notebooks, call zensical, and check what came out.
 
-`python docs/site.py [--no-notebooks]` writes to `site/`. Pages stay plain Markdown that also reads well in a file viewer; what the
+`python docs/site.py [--no-notebooks]` writes to `build/site/`. Pages stay plain Markdown that also reads well in a file viewer; what the
 site needs beyond that is done on a copy: records of measurements and top-level pages join it, links to source files name them
 only, fences keep the first word of their info, notebooks become pages with their real output. Dead links stop the build, and so
 does a page that would load anything from elsewhere.
@@ -19,7 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parents[1]
-STAGE, SITE = ROOT / "build" / "docs", ROOT / "site"
+STAGE, SITE = ROOT / "build" / "docs", ROOT / "build" / "site"
 LINK = re.compile(r"(!?\[[^\]]*\])\(([^)\s]+)\)")
 REFERENCE = re.compile(r"^(\[\w+\]): (\S+)$", re.MULTILINE)
 FENCE = re.compile(r"^```(\w+)[^\n`]*$", re.MULTILINE)
@@ -87,7 +87,7 @@ def configure() -> Path:
     import yaml
 
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
-    config |= {"docs_dir": str(STAGE), "site_dir": str(SITE), "nav": navigation()}
+    config |= {"docs_dir": "docs", "site_dir": "site", "nav": navigation()}
     python = next(plugin for plugin in config["plugins"] if "mkdocstrings" in plugin)["mkdocstrings"]["handlers"]["python"]
     python["paths"] = [str(ROOT), str(ROOT / "plugins")]
     target = ROOT / "build" / "mkdocs.yml"
