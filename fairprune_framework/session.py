@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from fairprune_framework.types import Plan, Scores
 
 
-<<<<<<< ours
 LOADED = (
     "_model_and_tokenizer",
     "architecture",
@@ -41,9 +40,6 @@ LOADED = (
     "aligned",
     "calibration",
 )
-=======
-LOADED = ("_model_and_tokenizer", "architecture", "fingerprint", "encoder", "contrasts", "alignment", "aligned", "calibration")
->>>>>>> theirs
 """What a run has loaded, and hands on to another view of the same folder."""
 
 
@@ -63,17 +59,10 @@ class Run(RunFolder):
     ) -> None:
         super().__init__(recipe, folder, overwrite=overwrite, notify=notify)
         self._given_model, self._given_tokenizer, self._given_contrasts = model, tokenizer, contrasts
-<<<<<<< ours
         self.also: tuple[Plugin, ...] = ()
         """Plugins that the audit serves beside those of the recipe."""
         self.quiet = False
         """No progress bar."""
-=======
-        self.quiet = False
-        """No progress bar."""
-        self.also: tuple[Plugin, ...] = ()
-        """Plugins that the audit serves beside those of the recipe."""
->>>>>>> theirs
 
     def changed(self, options: Mapping[str, Any], overwrite: bool) -> Run:
         """The same folder, model and prompts under a recipe with some fields changed."""
