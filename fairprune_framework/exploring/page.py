@@ -89,7 +89,7 @@ def build(explorer: Explorer) -> Any:
         go.click(compare, [first, second, tap, layer], [told, layers, plane, *tables, kept], api_name="compare")
         write.click(generate, [first, second], written, api_name="generate")
         for choice in (tap, layer):
-            choice.change(again, [kept, tap, layer], plane, api_name=False)
+            choice.change(again, [kept, tap, layer], plane, api_visibility="private")
     return page
 
 

@@ -150,7 +150,7 @@ def _removed(source: Source) -> list[tuple[str, str]]:
 
 
 def _plugins(source: Source) -> list[tuple[str, ...]]:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for kind, entry in source.record.get("plugins", {}).items():
         spec = source.recipe.get(kind)
         options = {name: value for name, value in spec.items() if name != "plugin"} if isinstance(spec, Mapping) else {}
@@ -166,7 +166,7 @@ def _overall(source: Source) -> list[Mapping[str, Any]]:
 
 
 def _rows(source: Source) -> list[tuple[str, ...]]:
-    found = []
+    found: list[tuple[str, ...]] = []
     for row in _overall(source):
         where = f"{row['split'] or 'all'}{', controls' if row['control'] else ''}"
         change = "" if row["change"] is None else f"{row['change']:+.1%}"
