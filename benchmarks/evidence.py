@@ -276,7 +276,7 @@ def main(words: Sequence[str] | None = None) -> int:
     rows: dict[str, list[Row]] = {}
     for name, plan in plans.items():
         say(f"arm {name}: {plan.count} neurons")
-        arm = Measured(subject.masked_by(plan.sites, plan.factor or 0.0), material, options.parts, start)
+        arm = Measured(subject.masked_by(plan.sites, plan.multiplier), material, options.parts, start)
         rows[name] = rows_of(material, base, arm)
         (work / "rows").mkdir(parents=True, exist_ok=True)
         write_json(work / "rows" / f"{name}.json", {"rows": [evidence.row_json(row) for row in rows[name]]})

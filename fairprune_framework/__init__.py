@@ -22,7 +22,13 @@ _EXPORTS = {
     "Variant": "contrasts.schema",
     "Recipe": "recipe",
     "Run": "session",
+    "ablate": "ablation.search",
     "applied": "surgery.masking",
+    "causal": "ablation.questions",
+    "inspect": "ablation.inspecting",
+    "overlap": "ablation.questions",
+    "stability": "ablation.questions",
+    "transfer": "ablation.questions",
     "audit": "pipeline",
     "evaluate": "pipeline",
     "figures": "reporting",
@@ -39,6 +45,9 @@ _EXPORTS = {
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
+    from fairprune_framework.ablation.inspecting import inspect
+    from fairprune_framework.ablation.questions import causal, overlap, stability, transfer
+    from fairprune_framework.ablation.search import ablate
     from fairprune_framework.architecture import recognise
     from fairprune_framework.auditing.batches import MicroBatch
     from fairprune_framework.auditing.callback import ActivationStatisticsCallback

@@ -1,6 +1,7 @@
 """The command line: words into a recipe, stages called, errors turned into one line and an exit code.
 
-Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted. Nothing heavy is imported before it is needed.
+Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted, 143 stopped by SIGTERM: an
+audit goes on later. Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from fairprune_framework import __version__, discovery, recipe
+from fairprune_framework import __version__, cli_questions, discovery, recipe
+from fairprune_framework.auditing.layout import silent_rank
 from fairprune_framework.commands import COMMANDS
-from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
+from fairprune_framework.errors import FairpruneError, Interrupted, UserError, did_you_mean
 
 STAGE_HELP = {
     "run": "do everything: read, audit, score, plan, prune, evaluate, report",
@@ -56,7 +58,9 @@ _GROUPS = {
         "force",
     ),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
-    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "seed"),
+    "judging": ("judge_prompts", "suite", "task_data", "task_limit", "against", "cells"),
+    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "compile", "seed"),
+    "many devices": ("devices", "nodes", "strategy", "checkpoint_every", "log"),
 }
 
 
@@ -66,8 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
+        if not silent_rank():
+            print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(f"fairprune: {_one_line(error)}", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("fairprune: interrupted", file=sys.stderr)
         return 130
@@ -103,10 +111,10 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(f"`fairprune {command}` has no option --{next(iter(options))}")
     if command in STAGE_HELP:
         return _stage(command, values, options)
+    if command in _PLAIN:
+        return _PLAIN[command](values)
     if command in COMMANDS:
         return COMMANDS[command].work({name.replace("-", "_"): value for name, value in values.items()} | {"parser": parser})
-    if command == "report":
-        return _report(values)
     action = values.get("action")
     if action is None:
         parser.parse_args([command, "--help"])
@@ -201,17 +209,27 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         stage = _stage_parser(name, text)
         commands.add_subcommand(name, stage, help=text)
         known[name] = _options_of(stage)
+    for name, make in (
+        ("report", _report_parser),
+        ("ablate", cli_questions.ablate_parser),
+        ("inspect", cli_questions.inspect_parser),
+    ):
+        plain = make()
+        commands.add_subcommand(name, plain, help=plain.description)
+        known[name] = _options_of(plain)
     for name, command in COMMANDS.items():
         made = ArgumentParser(exit_on_error=False, description=command.text)
         command.options(made)
         commands.add_subcommand(name, made, help=command.text)
         known[name] = _options_of(made)
-    report = _report_parser()
-    commands.add_subcommand("report", report, help=report.description)
-    known["report"] = _options_of(report)
     for name, text, actions in (
         ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
         ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),
+        (
+            "ask",
+            "ask a finished run the article's questions",
+            tuple((name, cli_questions.question_parser(name)) for name in cli_questions.QUESTIONS),
+        ),
     ):
         group = ArgumentParser(exit_on_error=False, description=text)
         commands.add_subcommand(name, group, help=text)
@@ -262,8 +280,11 @@ def _stage_parser(command: str, text: str) -> Any:
                 group.add_argument(option, action="store_true", help=text)
             elif name == "generate":
                 group.add_argument(option, action="append", metavar="TEXT", help=f"{text} May be given again.")
-            elif name == "columns":
-                group.add_argument(option, action="append", metavar="FIELD=COLUMN", help=f"{text} May be given again.")
+            elif name in ("columns", "judge_prompts"):
+                metavar = "FIELD=COLUMN" if name == "columns" else "NAME=SET"
+                group.add_argument(option, action="append", metavar=metavar, help=f"{text} May be given again.")
+            elif name == "suite":
+                group.add_argument(option, action="append", metavar="NAME,...", help=f"{text} May be given again.")
             elif name in recipe.PLUGIN_KINDS:
                 group.add_argument(option, metavar="NAME", help=f"{text} Its options: {option}.OPTION VALUE")
             elif name == "protected_layers":
@@ -295,7 +316,9 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
                 f"--protected-layers must be numbers such as 0,1. Got {words['protected_layers']!r} instead."
             ) from None
     if "columns" in words:
-        words["columns"] = _columns(words["columns"])
+        words["columns"] = _pairs(words["columns"], "--columns must be FIELD=COLUMN")
+    if "judge_prompts" in words:
+        words["judge_prompts"] = _pairs(words["judge_prompts"], "--judge-prompts must be NAME=SET")
     words |= plugin_options
 
     from fairprune_framework import pipeline, progress
@@ -304,7 +327,7 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
         if not quiet:
             print(f"[{command}] {text}", file=sys.stderr, flush=True)
 
-    common = {**words, "overwrite": overwrite, "notify": notify}
+    common = {**words, "overwrite": overwrite, "notify": notify, "quiet": quiet}
     if recipe_name is not None:
         common["recipe"] = recipe_name
     with progress.shown(not quiet):
@@ -358,10 +381,10 @@ def _report(values: dict[str, Any]) -> int:
     return 0
 
 
-def _columns(given: Sequence[str]) -> dict[str, str]:
+def _pairs(given: Sequence[str], wanted: str) -> dict[str, str]:
     pairs = [pair.partition("=") for pair in given]
-    if bad := next((pair for pair in pairs if not (pair[0] and pair[1])), None):
-        raise UserError(f"--columns must be FIELD=COLUMN. Got {''.join(bad)!r} instead.")
+    if bad := next((pair for pair in pairs if not (pair[0] and pair[2])), None):
+        raise UserError(f"{wanted}. Got {''.join(bad)!r} instead.")
     return {field: column for field, _, column in pairs}
 
 
@@ -387,7 +410,7 @@ def _check_parser() -> Any:
 def _prompts_check(values: dict[str, Any]) -> int:
     from fairprune_framework.contrasts.report import check_prompts, render
 
-    columns = _columns(values.get("columns") or ()) or None
+    columns = _pairs(values.get("columns") or (), "--columns must be FIELD=COLUMN") or None
     report = check_prompts(
         values["set"],
         values["model"],
@@ -480,11 +503,17 @@ def _plugins_check(values: dict[str, Any]) -> int:
     return 1 if report.failures else 0
 
 
+_PLAIN: dict[str, Callable[[dict[str, Any]], int]] = {
+    "report": _report,
+    "ablate": cli_questions.ablate,
+    "inspect": cli_questions.inspect,
+}
 _ACTIONS: dict[tuple[str, str], Callable[[dict[str, Any]], int]] = {
     ("prompts", "check"): _prompts_check,
     ("prompts", "build"): _prompts_build,
     ("plugins", "list"): _plugins_list,
     ("plugins", "check"): _plugins_check,
+    **{("ask", name): cli_questions.question(name) for name in cli_questions.QUESTIONS},
 }
 
 if __name__ == "__main__":

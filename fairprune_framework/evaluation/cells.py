@@ -23,9 +23,9 @@ def model_key(fingerprint: str, units: Mapping[str, Sequence[int]] | None = None
 
 
 class Cells:
-    """A folder of results."""
+    """A folder of results; without one nothing is kept."""
 
-    def __init__(self, folder: Path, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, folder: Path | None, notify: Callable[[str], None] = lambda text: None) -> None:
         self.folder, self.notify = folder, notify
 
     def get(self, name: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:
@@ -35,6 +35,8 @@ class Cells:
             name: of the measurement, for the file name and for progress.
             key: everything that the value depends on, as JSON values.
         """
+        if self.folder is None:
+            return make()
         wanted = {"name": name, **key}
         path = self.folder / f"{name.replace('/', '-')}-{digest(wanted)[:20]}.json"
         if path.is_file():

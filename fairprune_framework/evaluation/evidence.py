@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure
-from fairprune_framework.evaluation.language import LanguageCost
-from fairprune_framework.evaluation.paired import PairedChange, paired_change
+from fairprune_framework.evaluation.fixed_text import TextLoss, perplexity_change
+from fairprune_framework.evaluation.paired import MIN_CLUSTERS, PairedChange, minimum_detectable_change, paired_change
 
 if TYPE_CHECKING:
     from fairprune_framework.evaluation.exhibits import Exhibits
 
 FORMAT = "fairprune-evaluation/1"
+SAMPLES = "evaluation_samples.parquet"
 METRICS = {"next-token-divergence": "nats", "activation-difference": "activation"}
 
 
@@ -78,7 +79,9 @@ class Evaluation:
     n_unequal: int
     """Contrasts whose variants have unequal token counts: compared over the aligned slots."""
     applied_by: str | None
-    """`removal`, `masking`, or None: one model alone."""
+    """`removal`, `masking`, `another model`, or None: one model alone."""
+    samples: tuple[dict[str, Any], ...] = ()
+    """One an item and metric of the sets that judge alone and of lm-eval's tasks: `evaluation_samples.parquet`."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     exhibits: Exhibits | None = None
     """What the report shows beside numbers; not read back."""
@@ -99,6 +102,9 @@ class Evaluation:
 
         with atomic(folder / "evaluation_items.parquet") as temporary:
             pq.write_table(pa.Table.from_pylist(list(self.items)), temporary)
+        if self.samples:
+            with atomic(folder / SAMPLES) as temporary:
+                pq.write_table(pa.Table.from_pylist(list(self.samples)), temporary)
         if self.exhibits is not None:
             self.exhibits.save(folder)
         write_json(folder / "evaluation.json", self.to_json())
@@ -129,6 +135,7 @@ class Evaluation:
             generations=tuple(data["generations"]),
             n_unequal=data["n_unequal"],
             applied_by=data["applied_by"],
+            samples=tuple(pq.read_table(folder / SAMPLES).to_pylist()) if (folder / SAMPLES).is_file() else (),
             extra={key: value for key, value in data.items() if key not in known},
         )
 
@@ -221,6 +228,8 @@ def _row(
         resamples=2000 if place is None and not alone else 0,
     )
     judged = not alone and place is None
+    smallest = minimum_detectable_change(change) if judged else None
+    few = judged and change.clusters < MIN_CLUSTERS
     return Row(
         metric=metric,
         split=split,
@@ -239,41 +248,61 @@ def _row(
         n=change.n,
         clusters=change.clusters,
         standard_error=change.standard_error if judged else None,
+        detectable=None if smallest is None else smallest * change.before,
+        note=f"{change.clusters} templates are too few for an interval; {MIN_CLUSTERS} are needed" if few else None,
     )
 
 
-def language_rows(cost: LanguageCost, alone: bool) -> list[Row]:
-    """Perplexity and KL to the original, on the judging half of the calibration text; n counts documents."""
-    common: dict[str, Any] = {"split": None, "control": False, "category": None, "layer": None, "n": len(cost.nll_before)}
-    rows = [
+def language_rows(before: TextLoss, after: TextLoss | None, kl: float | None, seed: int) -> list[Row]:
+    """Perplexity, with an interval over documents, and KL to the original, on the judging half of the calibration text."""
+    common: dict[str, Any] = {"split": None, "control": False, "category": None, "layer": None, "n": len(before.nll)}
+    row = Row(
+        metric="perplexity",
+        before=before.perplexity,
+        after=None,
+        difference=None,
+        change=None,
+        ideal=0.0,
+        unit="perplexity per token",
+        ci_low=None,
+        ci_high=None,
+        p_value=None,
+        **common,
+    )
+    if after is None:
+        return [row]
+    found = perplexity_change(before, after, seed)
+    change = found.change
+    row = replace(
+        row,
+        after=after.perplexity,
+        difference=found.difference.value,
+        difference_low=found.difference.low,
+        difference_high=found.difference.high,
+        change=after.perplexity / before.perplexity - 1,
+        ci_low=change.low if change else None,
+        ci_high=change.high if change else None,
+        p_value=found.difference.p_value,
+        clusters=found.clusters,
+        standard_error=change.standard_error if change else None,
+        detectable=found.detectable,
+        note=f"{found.clusters} documents are too few for an interval; {MIN_CLUSTERS} are needed" if found.few else None,
+    )
+    if kl is None:
+        return [row]
+    return [
+        row,
         Row(
-            metric="perplexity",
-            before=cost.perplexity_before,
-            after=None if alone else cost.perplexity_after,
-            difference=None if alone else cost.perplexity_after - cost.perplexity_before,
-            change=None if alone else cost.increase,
+            metric="kl-to-original",
+            before=0.0,
+            after=kl,
+            difference=kl,
+            change=None,
             ideal=0.0,
-            unit="perplexity per token",
+            unit="nats per token",
             ci_low=None,
             ci_high=None,
             p_value=None,
             **common,
-        )
+        ),
     ]
-    if not alone:
-        rows.append(
-            Row(
-                metric="kl-to-original",
-                before=0.0,
-                after=cost.kl,
-                difference=cost.kl,
-                change=None,
-                ideal=0.0,
-                unit="nats per token",
-                ci_low=None,
-                ci_high=None,
-                p_value=None,
-                **common,
-            )
-        )
-    return rows

@@ -173,7 +173,7 @@ def _moving(
     chosen = [sites[name] for name in columns]
     watched = run.architecture.adapter.tap(run.model, chosen, frozenset({"neuron"}), take)
     with watched, bar("exhibits", len(contrasts), "contrasts") as advance:
-        for batch in compose(contrasts, run.values, run.recipe.micro_batch_tokens):
+        for batch in compose(contrasts, run.values, run.micro_batch_tokens):
             state["batch"] = batch = batch.to(device)
             state["geometry"] = Geometry(batch)
             trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fairprune_framework.auditing.calibration import padded
+from fairprune_framework.evaluation.fixed_text import TextLoss
 from fairprune_framework.progress import counted
 
 ROWS = 4
@@ -28,6 +29,20 @@ class LanguageCost:
     nll_before: tuple[float, ...]
     """Per document: mean over its tokens, nats."""
     nll_after: tuple[float, ...]
+
+    tokens_by_document: tuple[int, ...]
+    """Predicted tokens of each."""
+
+    @property
+    def losses(self) -> tuple[TextLoss, TextLoss]:
+        """Before and after, summed over the tokens of each document."""
+        before, after = (
+            TextLoss(
+                nll=tuple(m * n for m, n in zip(means, self.tokens_by_document, strict=True)), tokens=self.tokens_by_document
+            )
+            for means in (self.nll_before, self.nll_after)
+        )
+        return before, after
 
     @property
     def increase(self) -> float:
@@ -71,6 +86,7 @@ def language_cost(
         tokens=tokens,
         nll_before=tuple(before_documents),
         nll_after=tuple(after_documents),
+        tokens_by_document=tuple(len(document) - 1 for document in documents),
     )
 
 

@@ -80,7 +80,7 @@ def language_model(
         return SharedContextLM(pretrained=model, tokenizer=tokenizer, batch_size=1, device=str(next(model.parameters()).device))
 
 
-def check_tasks(tasks: list[str], local: bool) -> None:
+def check_tasks(tasks: list[str]) -> None:
     """Refuse what lm-eval does not know, before anything runs.
 
     Raises:

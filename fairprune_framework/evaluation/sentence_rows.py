@@ -8,7 +8,7 @@ from typing import Any
 
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.evaluation.evidence import Row
-from fairprune_framework.evaluation.paired import paired_change
+from fairprune_framework.evaluation.paired import MIN_CLUSTERS, minimum_detectable_change, paired_change
 from fairprune_framework.evaluation.resampling import change_of
 from fairprune_framework.evaluation.sentences import SentenceMeasure, stereotyping_variants
 from fairprune_framework.evaluation.statistics import MIN_ITEMS, cohens_h, flips, holm, paired_effect_size, wilson
@@ -84,6 +84,8 @@ def _gap_row(
         seed=seed,
         resamples=0 if alone else 2000,
     )
+    smallest = None if alone else minimum_detectable_change(found)
+    few = not alone and found.clusters < MIN_CLUSTERS
     return Row(
         metric=metric,
         split=split,
@@ -103,6 +105,8 @@ def _gap_row(
         clusters=found.clusters,
         standard_error=None if alone else found.standard_error,
         effect_size=None if alone else paired_effect_size(before, after),
+        detectable=None if smallest is None else smallest * found.before,
+        note=f"{found.clusters} templates are too few for an interval; {MIN_CLUSTERS} are needed" if few else None,
     )
 
 

@@ -26,6 +26,7 @@ from fairprune_framework.evaluation.generation import BEAMS, NEW_TOKENS, continu
 from fairprune_framework.evaluation.lm_harness import TaskResult, language_model, run_task
 from fairprune_framework.evaluation.sentences import SentenceMeasure, measure_sentences
 from fairprune_framework.evaluation.task_data import LOCAL, TaskSettings, files_of
+from fairprune_framework.progress import bar
 from fairprune_framework.provenance import digest, file_digest, versions
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.types import Tap
@@ -98,7 +99,7 @@ class Subject:
             with self.change():
                 return make()
 
-        return self.cells.get(name, {**self.key, **key}, made)
+        return made() if self.cells.folder is None else self.cells.get(name, {**self.key, **key}, made)
 
     # -- measurements ---------------------------------------------------------------------------------------------------
 
@@ -107,20 +108,23 @@ class Subject:
     ) -> list[ContrastMeasure]:
         """Next-token divergence and activation difference of every contrast."""
         batches = list(compose(aligned, values, self.budget))
-        found = self._cell(
-            f"{name}-contrasts",
-            {"composition": composition_hash(batches), "texts": _texts(aligned), "taps": sorted(taps)},
-            lambda: [asdict(one) for one in measure(self.model, self.architecture, batches, taps=taps)],
-        )
+
+        def make() -> Any:
+            with bar(f"{name}, contrasts", len(aligned), "contrasts") as advance:
+                return [asdict(one) for one in measure(self.model, self.architecture, batches, advance, taps)]
+
+        key = {"composition": composition_hash(batches), "texts": _texts(aligned), "taps": sorted(taps)}
+        found = self._cell(f"{name}-contrasts", key, make)
         return [ContrastMeasure(**{**one, "by_layer": tuple(one["by_layer"])}) for one in found]
 
     def sentences(self, name: str, aligned: Sequence[AlignedContrast], start: int | None = None) -> list[SentenceMeasure]:
         """log p of every variant."""
-        found = self._cell(
-            f"{name}-sentences",
-            {"texts": _texts(aligned), "start": start},
-            lambda: [asdict(one) for one in measure_sentences(self.model, aligned, start, self.budget)],
-        )
+
+        def make() -> Any:
+            with bar(f"{name}, sentences", sum(len(one.variants) for one in aligned), "texts") as advance:
+                return [asdict(one) for one in measure_sentences(self.model, aligned, start, self.budget, advance)]
+
+        found = self._cell(f"{name}-sentences", {"texts": _texts(aligned), "start": start}, make)
         return [SentenceMeasure(id=one["id"], log_probabilities=tuple(one["log_probabilities"])) for one in found]
 
     def task(self, settings: TaskSettings) -> list[TaskResult]:

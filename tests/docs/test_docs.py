@@ -227,7 +227,9 @@ def test_options_of_stages(command: str) -> None:
     assert documented == _options_of(command)
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "prompts check", "prompts build", "plugins list", "plugins check"])
+@pytest.mark.parametrize(
+    "command", ["ablate", "inspect", *COMMANDS, "prompts check", "prompts build", "plugins list", "plugins check"]
+)
 def test_options_of_other_commands(command: str) -> None:
     assert _documented(f"fairprune {command}") == _options_of(command)
 
