@@ -7,11 +7,12 @@ RUN := runs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test lint types imports pytest slow bench clean help
+.PHONY: docs demo test lint types imports pytest slow bench clean help
 
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
 	@echo "make test   lint, types, import rules and all tests"
+	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
 
 .venv/bin/python:
@@ -46,6 +47,14 @@ imports: .venv/.ready-dev
 
 pytest: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+
+.venv/.ready-docs: .venv/.ready-dev
+	@echo "adding what the documentation site needs"
+	$(PIP) -e '.[embedded,dev,docs]'
+	@touch $@
+
+docs: .venv/.ready-docs
+	OMP_NUM_THREADS=1 $(BIN)/python docs/site.py
 
 slow: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow

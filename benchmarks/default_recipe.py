@@ -43,7 +43,7 @@ def main() -> None:
     common = {"notify": lambda text: print(text, file=sys.stderr, flush=True)}
     run = fp.audit(model="smollm2-135m", prompts="builtin:en", recipe="variance", **common)
     contrasts = selecting(run.aligned[0])
-    batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
+    batches = list(compose(contrasts, run.values, run.micro_batch_tokens))
 
     def divergence(units: dict[str, tuple[int, ...]]) -> float:
         with masked(run.model, run.architecture, units):

@@ -22,7 +22,13 @@ _EXPORTS = {
     "Variant": "contrasts.schema",
     "Recipe": "recipe",
     "Run": "session",
+    "ablate": "ablation.search",
     "applied": "surgery.masking",
+    "causal": "ablation.questions",
+    "inspect": "ablation.inspecting",
+    "overlap": "ablation.questions",
+    "stability": "ablation.questions",
+    "transfer": "ablation.questions",
     "audit": "pipeline",
     "evaluate": "pipeline",
     "figures": "reporting",
@@ -31,6 +37,7 @@ _EXPORTS = {
     "prune": "pipeline",
     "recognise": "architecture",
     "report": "pipeline",
+    "restore": "pipeline",
     "run": "pipeline",
     "score": "pipeline",
 }
@@ -38,13 +45,16 @@ _EXPORTS = {
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
+    from fairprune_framework.ablation.inspecting import inspect
+    from fairprune_framework.ablation.questions import causal, overlap, stability, transfer
+    from fairprune_framework.ablation.search import ablate
     from fairprune_framework.architecture import recognise
     from fairprune_framework.auditing.batches import MicroBatch
     from fairprune_framework.auditing.callback import ActivationStatisticsCallback
     from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule
     from fairprune_framework.contrasts.schema import Contrast, Variant
     from fairprune_framework.models import load_model
-    from fairprune_framework.pipeline import audit, evaluate, plan, prune, report, run, score
+    from fairprune_framework.pipeline import audit, evaluate, plan, prune, report, restore, run, score
     from fairprune_framework.recipe import Recipe
     from fairprune_framework.reporting import figures
     from fairprune_framework.session import Run

@@ -1,6 +1,7 @@
 """The command line: words into a recipe, stages called, errors turned into one line and an exit code.
 
-Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted. Nothing heavy is imported before it is needed.
+Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted, 143 stopped by SIGTERM: an
+audit goes on later. Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from fairprune_framework import __version__, discovery, recipe
-from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
+from fairprune_framework import __version__, cli_questions, discovery, recipe
+from fairprune_framework.auditing.layout import silent_rank
+from fairprune_framework.commands import COMMANDS
+from fairprune_framework.errors import FairpruneError, Interrupted, UserError, did_you_mean
 
 STAGE_HELP = {
     "run": "do everything: read, audit, score, plan, prune, evaluate, report",
@@ -56,7 +59,8 @@ _GROUPS = {
     ),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
     "judging": ("judge_prompts", "suite", "task_data", "task_limit", "against", "cells"),
-    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "seed"),
+    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "compile", "seed"),
+    "many devices": ("devices", "nodes", "strategy", "checkpoint_every", "log"),
 }
 
 
@@ -66,8 +70,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
+        if not silent_rank():
+            print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(f"fairprune: {_one_line(error)}", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("fairprune: interrupted", file=sys.stderr)
         return 130
@@ -103,8 +111,10 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(f"`fairprune {command}` has no option --{next(iter(options))}")
     if command in STAGE_HELP:
         return _stage(command, values, options)
-    if command == "report":
-        return _report(values)
+    if command in _PLAIN:
+        return _PLAIN[command](values)
+    if command in COMMANDS:
+        return COMMANDS[command].work({name.replace("-", "_"): value for name, value in values.items()} | {"parser": parser})
     action = values.get("action")
     if action is None:
         parser.parse_args([command, "--help"])
@@ -199,12 +209,27 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         stage = _stage_parser(name, text)
         commands.add_subcommand(name, stage, help=text)
         known[name] = _options_of(stage)
-    report = _report_parser()
-    commands.add_subcommand("report", report, help=report.description)
-    known["report"] = _options_of(report)
+    for name, make in (
+        ("report", _report_parser),
+        ("ablate", cli_questions.ablate_parser),
+        ("inspect", cli_questions.inspect_parser),
+    ):
+        plain = make()
+        commands.add_subcommand(name, plain, help=plain.description)
+        known[name] = _options_of(plain)
+    for name, command in COMMANDS.items():
+        made = ArgumentParser(exit_on_error=False, description=command.text)
+        command.options(made)
+        commands.add_subcommand(name, made, help=command.text)
+        known[name] = _options_of(made)
     for name, text, actions in (
         ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
         ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),
+        (
+            "ask",
+            "ask a finished run the article's questions",
+            tuple((name, cli_questions.question_parser(name)) for name in cli_questions.QUESTIONS),
+        ),
     ):
         group = ArgumentParser(exit_on_error=False, description=text)
         commands.add_subcommand(name, group, help=text)
@@ -302,7 +327,7 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
         if not quiet:
             print(f"[{command}] {text}", file=sys.stderr, flush=True)
 
-    common = {**words, "overwrite": overwrite, "notify": notify}
+    common = {**words, "overwrite": overwrite, "notify": notify, "quiet": quiet}
     if recipe_name is not None:
         common["recipe"] = recipe_name
     with progress.shown(not quiet):
@@ -478,11 +503,17 @@ def _plugins_check(values: dict[str, Any]) -> int:
     return 1 if report.failures else 0
 
 
+_PLAIN: dict[str, Callable[[dict[str, Any]], int]] = {
+    "report": _report,
+    "ablate": cli_questions.ablate,
+    "inspect": cli_questions.inspect,
+}
 _ACTIONS: dict[tuple[str, str], Callable[[dict[str, Any]], int]] = {
     ("prompts", "check"): _prompts_check,
     ("prompts", "build"): _prompts_build,
     ("plugins", "list"): _plugins_list,
     ("plugins", "check"): _plugins_check,
+    **{("ask", name): cli_questions.question(name) for name in cli_questions.QUESTIONS},
 }
 
 if __name__ == "__main__":

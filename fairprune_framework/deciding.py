@@ -63,7 +63,7 @@ def services(run: Run) -> Services:
     @cache
     def prober() -> Prober:
         contrasts = selecting(run.aligned[0])
-        batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
+        batches = list(compose(contrasts, run.values, run.micro_batch_tokens))
         scoring_half = run.calibration.scoring
         return Prober(run.model, run.architecture, contrasts, batches, scoring_half, run.recipe.multiplier() or 0.0)
 

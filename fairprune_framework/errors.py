@@ -50,6 +50,18 @@ class VerificationFailed(FairpruneError):
     """A pruned model did not behave as its masked original; nothing was kept."""
 
 
+class DiskFull(FairpruneError, OSError):
+    """A file could not be written for want of space; nothing half-written stays."""
+
+
+class Interrupted(FairpruneError):
+    """SIGTERM came during an audit; what was done is in its checkpoint. Exit code 143."""
+
+
+class RankFailed(FairpruneError):
+    """Another rank of an audit failed or died; the text says which, why, and that its checkpoint stands."""
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest choice, or an empty text.
 

@@ -9,16 +9,19 @@ as keywords: `audit(model="smollm2-135m", prompts="builtin:en", output="run")`, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.deciding import plan_of, scores_of
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.provenance import digest, read_json, write_json
+from fairprune_framework.provenance import digest, read_json, write_json, write_text
 from fairprune_framework.recipe import PLUGIN_KINDS, Recipe
-from fairprune_framework.run_folder import STAGES
+from fairprune_framework.run_folder import CHECKPOINT, STAGES
 from fairprune_framework.session import Run, open_run
+
+if TYPE_CHECKING:
+    from fairprune_framework.contrasts.schema import Contrast
 
 # -- the stages ------------------------------------------------------------------------------------------------------------
 
@@ -26,50 +29,56 @@ from fairprune_framework.session import Run, open_run
 def _read(run: Run) -> list[str]:
     """Prompt set -> `contrasts.jsonl`, and what could not be used -> `skipped.jsonl`."""
     from fairprune_framework.contrasts.build import write_jsonl
-    from fairprune_framework.contrasts.splits import split_hash
-    from fairprune_framework.provenance import write_text
+    from fairprune_framework.contrasts.splits import split_content
 
-    contrasts, skipped, source_hash = run.prompts
-    aligned, skipped_by_tokenizer = run.aligned
-    left_out = [{"where": where, "reason": reason} for where, reason in [*skipped, *skipped_by_tokenizer]]
-    usable = {contrast.id for contrast in aligned}
+    contrasts, alignment = run.contrasts, run.alignment
+    left_out = [{"where": where, "reason": reason} for where, reason in [*contrasts.skipped, *alignment.skipped]]
+    unusable = {identity for identity, _ in alignment.skipped}
+    split_hash = 0
+
+    def usable() -> Iterator[Contrast]:
+        nonlocal split_hash
+        for contrast in contrasts:
+            split_hash += split_content(contrast)
+            if contrast.id not in unusable:
+                yield contrast
+
     run.begin("read")
-    write_jsonl([contrast for contrast in contrasts if contrast.id in usable], run.folder / "contrasts.jsonl")
+    write_jsonl(usable(), run.folder / "contrasts.jsonl")
     if left_out:
         import json
 
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out)
         write_text(run.folder / "skipped.jsonl", lines)
         run.notify(f"{len(left_out)} contrasts were skipped: see {run.folder / 'skipped.jsonl'}")
+    for category, count in contrasts.others.items():
+        run.notify(
+            f"category {category!r} has more than {len(contrasts.vocabularies[category])} attribute values: {count} variants are "
+            "counted as 'other' in statistics"
+        )
     run.note(
-        hashes={"prompts": source_hash, "split": split_hash(contrasts), "model": run.fingerprint},
-        contrasts={"used": len(aligned), "skipped": len(left_out)},
+        hashes={"prompts": contrasts.sha256, "split": f"{split_hash % 2**256:064x}", "model": run.fingerprint},
+        contrasts={"used": alignment.contrasts, "skipped": len(left_out), "others": contrasts.others},
         architecture=run.architecture.name,
     )
     return ["contrasts.jsonl"] + (["skipped.jsonl"] if left_out else [])
 
 
 def _audit(run: Run) -> list[str]:
-    """Contrasts of the split `select` + model -> `statistics.*`."""
-    from fairprune_framework.auditing.audit import audit as stream_contrasts
-    from fairprune_framework.auditing.audit import selecting
+    """Contrasts of the split `select` + model -> `statistics.*`; what is summed is kept in `checkpoint/` until they are there."""
+    import shutil
 
-    contrasts = selecting(run.aligned[0])
-    demand = _demand(run)
-    statistics, bar = stream_contrasts(
-        run.model,
-        run.architecture,
-        contrasts,
-        run.values,
-        demand,
-        calibration=run.calibration if demand.calibration else None,
-        micro_batch_tokens=run.recipe.micro_batch_tokens,
-        accelerator=run.recipe.accelerator,
-    )
-    run.model.to(run.device)  # Lightning leaves it on the CPU
+    from fairprune_framework.auditing.stage import audit_run
+
+    outcome = audit_run(run, _demand(run))
+    if run.layout.sharded:
+        run.forget_model()
+    else:
+        run.model.to(run.device)  # Lightning leaves it on the CPU
     run.begin("audit")
-    statistics.save(run.folder)
-    run.note(hashes={"composition": statistics.composition}, audit={"contrasts": bar.done, "seconds": round(bar.seconds, 3)})
+    outcome.statistics.save(run.folder)
+    shutil.rmtree(run.folder / CHECKPOINT, ignore_errors=True)
+    run.note(hashes={"composition": outcome.statistics.composition}, audit=outcome.to_json())
     return ["statistics.safetensors", "statistics.json"]
 
 
@@ -130,11 +139,12 @@ def _prune(run: Run) -> list[str]:
         probe_ids=ids[:, : int(mask.sum(1).min())],
         round_to=run.recipe.round_to,
         reload=lambda folder: load_model(str(folder))[0].to(run.device),
+        restoration=run.folder / "restoration.safetensors",
     )
     run.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
     if removal.note:
         run.notify(f"prune: {removal.note}")
-    return ["model"]
+    return ["model", "restoration.safetensors"]
 
 
 def _evaluate(run: Run) -> list[str]:
@@ -153,12 +163,13 @@ def _evaluate(run: Run) -> list[str]:
 
 
 def _report(run: Run) -> list[str]:
-    """All of the above -> `report.html`: something to look at. Reads files alone."""
+    """All of the above -> `report.html`, something to look at, and the card in `model/`. Reads files alone."""
+    from fairprune_framework.reporting.card import write_card
     from fairprune_framework.reporting.report import NAME, make_report
 
     run.begin("report")
     make_report([run.folder])
-    return [NAME]
+    return [NAME, *write_card(run.folder)]
 
 
 _WORK: dict[str, Callable[[Run], list[str]]] = {
@@ -203,7 +214,12 @@ def _finished(run: Run, stage: str) -> bool:
 
 
 def _do(run: Run, stage: str) -> None:
-    if _finished(run, stage):
+    finished = _finished(run, stage)
+    if stage == "audit" and run.recipe.spread:
+        from fairprune_framework.auditing.layout import tell
+
+        tell(run.layout, "leave" if finished else "audit")
+    if finished:
         run.notify(f"{stage}: done before")
         return
     began = time.perf_counter()
@@ -221,8 +237,10 @@ def _prepare(run: Run, stages: tuple[str, ...]) -> None:
     if "score" in stages:
         run.recipe.limits()
         _ = (run.bias, run.importance, run.policy)
+    if "audit" in stages:
+        run.layout.check()
     if "read" in stages:
-        _ = run.prompts
+        _ = run.contrasts
     _ = run.model, run.architecture, run.fingerprint
     layers = {site.layer for site in run.architecture.sites.values()}
     if unknown := sorted(set(run.recipe.protected_layers) - layers):
@@ -232,17 +250,17 @@ def _prepare(run: Run, stages: tuple[str, ...]) -> None:
 
         from_file(Path(run.recipe.calibration), run.encoder, run.recipe.calibration_tokens)
     if "read" in stages:
-        _ = run.aligned
+        _ = run.alignment
     if "evaluate" in stages:
         from fairprune_framework.evaluation.before_after import check
 
         check(run, planning="plan" in stages)
     if "audit" in stages:
-        from fairprune_framework.auditing.audit import selecting
         from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 
         _refuse_unrunnable(run, ActivationStatisticsCallback)
-        if not selecting(run.aligned[0]):
+        _refuse_layout(run)
+        if not run.alignment.selecting:
             raise UserError("no contrast may feed scores: all are controls, or of the split 'heldout'")
     elif ("score" in stages or "plan" in stages) and (missing := _missing_statistics(run)):
         raise UserError(
@@ -266,11 +284,35 @@ def _refuse_unrunnable(run: Run, callback: Any) -> None:
     )
 
 
+def _refuse_layout(run: Run) -> None:
+    """What a spread audit cannot have."""
+    layout = run.layout
+    if not layout.spread:
+        return
+    from fairprune_framework.auditing.stage import check_layout
+
+    check_layout(run)
+
+
 def run_stages(run: Run, *stages: str) -> Run:
-    """Validate all, then do these stages in order."""
+    """Validate all, then do these stages in order. Ranks that are not 0 take part in the audit, and leave the process."""
+    if not run.recipe.spread or "audit" not in stages:
+        return _run_stages(run, stages)
+    from fairprune_framework.auditing import layout, stage
+
+    if run.layout.rank:
+        raise SystemExit(stage.take_part(run, lambda: _demand(run)))
+    layout.meet(run.layout)
+    try:
+        return _run_stages(run, stages)
+    finally:
+        layout.part_company(run.layout)
+
+
+def _run_stages(run: Run, stages: tuple[str, ...]) -> Run:
     _prepare(run, stages)
-    for stage in stages:
-        _do(run, stage)
+    for name in stages:
+        _do(run, name)
     return run
 
 
@@ -325,6 +367,15 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **words: 
     return run_stages(opened, "read", "evaluate")
 
 
+def restore(
+    run: Run | str | Path, output: str | Path | None = None, *, restoration: str | Path | None = None
+) -> tuple[Any, Any]:
+    """The original model and its tokenizer, from a pruned one: bit by bit what was pruned. See `surgery/undoing.py`."""
+    from fairprune_framework.surgery.undoing import restore_folder
+
+    return restore_folder(run.folder if isinstance(run, Run) else Path(run), output, restoration)
+
+
 def report(
     *runs: Run | str | Path,
     output: str | Path | None = None,
@@ -352,7 +403,7 @@ def report(
 
 def _open(output: str | Path | None, words: dict[str, Any], **more: Any) -> Run:
     words = dict(words)
-    for name in ("model", "tokenizer", "prompts", "overwrite", "notify", "recipe"):
+    for name in ("model", "tokenizer", "prompts", "overwrite", "notify", "quiet", "recipe"):
         if name in words:
             more.setdefault(name, words.pop(name))
     return open_run(output, words, **more)

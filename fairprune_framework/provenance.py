@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -13,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairprune_framework.errors import RunFolderError
+from fairprune_framework.errors import DiskFull, RunFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,19 +45,37 @@ def file_digest(path: Path) -> str:
 
 
 @contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; move it there when the block ends well, remove it otherwise."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside `path`; move it there when the block ends well, remove it otherwise.
+
+    Args:
+        durable: wait until the disk has it, so that a power cut leaves the old file or the new one.
+
+    Raises:
+        DiskFull: no space is left; nothing half-written stays.
+    """
+    temporary: Path | None = None
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        if durable:
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or "No space left on device" in str(error):  # safetensors raises an error of its own
+            raise DiskFull(
+                f"the disk is full: {path} could not be written, and nothing half-written was left. Free some space and give the "
+                "same command again"
+            ) from error
         raise
 
 
@@ -90,9 +109,11 @@ def read_json(path: Path, format: str | None = None) -> dict[str, Any]:
     return data
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None, durable: bool = False
+) -> None:
     """Write a safetensors file atomically."""
     from safetensors.torch import save_file
 
-    with atomic(path) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary)
+    with atomic(path, durable=durable) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)

@@ -106,6 +106,20 @@ class Recipe:
     """Tokens of a document."""
     generate: tuple[str, ...] = ()
     """More prompts to continue before and after, beside the two of the article."""
+    micro_batch_tokens: int = 0
+    """Padded tokens per forward; 0: 512 on a CPU, as many as fit on a GPU."""
+    devices: int = 1
+    """Devices (on a CPU processes) per node that share an audit; -1: all GPUs."""
+    nodes: int = 1
+    """Machines that share an audit; torchrun or SLURM starts them."""
+    strategy: Literal["auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp", "tensor_parallel"] = "auto"
+    """How devices share it, as Lightning names it; fsdp and tensor_parallel also share the model. It changes no result."""
+    checkpoint_every: int = 1000
+    """Contrasts between two checkpoints of an audit; 0: only when it is stopped."""
+    log: str | None = None
+    """Lightning logger of an audit: csv, tensorboard or the import path of one."""
+    compile: bool = False
+    """Compile the trunk with torch.compile."""
     judge_prompts: Mapping[str, str] | None = None
     """NAME=SET: another prompt set that judges before and after and chooses nothing."""
     suite: tuple[str, ...] = ()
@@ -118,8 +132,6 @@ class Recipe:
     """Another model to evaluate as `after`, in a folder without a plan."""
     cells: str | None = None
     """Folder for results that other runs may use again; by default `cells/` in the run folder."""
-    micro_batch_tokens: int = 512
-    """Padded tokens per forward."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     """Where to compute, as Lightning names it: auto, cpu, gpu (or cuda), mps."""
     seed: int = 0
@@ -138,7 +150,17 @@ class Recipe:
             value = getattr(self, name)
             if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, hint))):
                 raise UserError(f"The {name!r} of a recipe must be {discovery.in_words(hint)}. Got {value!r} instead.")
-        for name in ("micro_batch_tokens", "calibration_tokens"):
+        if self.micro_batch_tokens < 0 or self.micro_batch_tokens == 1:
+            raise UserError(
+                f"The 'micro_batch_tokens' of a recipe must be 0 (automatic) or at least 2. Got {self.micro_batch_tokens} instead."
+            )
+        if self.devices < 1 and self.devices != -1:
+            raise UserError(f"The 'devices' of a recipe must be at least 1, or -1 for all GPUs. Got {self.devices} instead.")
+        if self.nodes < 1:
+            raise UserError(f"The 'nodes' of a recipe must be at least 1. Got {self.nodes} instead.")
+        if self.checkpoint_every < 0:
+            raise UserError(f"The 'checkpoint_every' of a recipe must not be negative. Got {self.checkpoint_every} instead.")
+        for name in ("calibration_tokens",):
             if getattr(self, name) < 2:
                 raise UserError(f"The {name!r} of a recipe must be at least 2. Got {getattr(self, name)!r} instead.")
         if self.calibration_documents < 4:
@@ -151,7 +173,7 @@ class Recipe:
             raise UserError(f"The 'protected_layers' of a recipe are counted from 0. Got {min(self.protected_layers)} instead.")
         if not self.max_perplexity_increase >= 0:
             raise UserError(f"The 'max_perplexity_increase' must not be negative. Got {self.max_perplexity_increase} instead.")
-        for name in ("dtype", "bad_prompts", "operator", "accelerator"):
+        for name in ("dtype", "bad_prompts", "operator", "accelerator", "strategy"):
             choices = choices_of(name)
             if getattr(self, name) is not None and getattr(self, name) not in choices:
                 raise UserError(
@@ -167,6 +189,11 @@ class Recipe:
         if self.budget is not None:
             object.__setattr__(self, "budget", str(self.budget))
             self.limits()
+
+    @property
+    def spread(self) -> bool:
+        """An audit uses more than one process."""
+        return self.devices != 1 or self.nodes > 1
 
     def limits(self) -> Budget:
         """The budget with its side conditions; raises `UserError` where it is out of range or not given."""

@@ -19,6 +19,8 @@ from fairprune_framework.recipe import PLUGIN_KINDS, Recipe, read_yaml
 
 FORMAT = "fairprune-run/1"
 RECORD, RECIPE = "run.json", "recipe.yaml"
+CHECKPOINT = "checkpoint"
+"""Folder with what an unfinished audit has summed; it goes when the audit is done, or a new one begins."""
 
 STAGES = ("read", "audit", "score", "plan", "prune", "evaluate", "report")
 FILES: Mapping[str, tuple[str, ...]] = {
@@ -26,7 +28,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "audit": ("statistics.safetensors", "statistics.json"),
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
-    "prune": ("model",),
+    "prune": ("model", "restoration.safetensors"),
     "evaluate": (
         "evaluation.json",
         "evaluation_items.parquet",
@@ -34,7 +36,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
         "exhibits.safetensors",
         "exhibits.json",
     ),
-    "report": ("report.html",),
+    "report": ("report.html", "model/README.md", "model/plan.json"),
 }
 FIELDS: Mapping[str, tuple[str, ...]] = {
     "read": (
@@ -154,6 +156,8 @@ class RunFolder:
         """Make room for a stage: its files and those of later stages go, and the recipe is written."""
         self.folder.mkdir(parents=True, exist_ok=True)
         later = STAGES[STAGES.index(stage) :]
+        if stage == "read":
+            shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
         for name in (name for each in later for name in FILES[each]):
             path = self.folder / name
             if path.is_dir():

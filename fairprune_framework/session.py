@@ -21,14 +21,25 @@ if TYPE_CHECKING:
 
     from fairprune_framework.architecture import Architecture
     from fairprune_framework.auditing.calibration import Calibration
+    from fairprune_framework.auditing.layout import Layout
     from fairprune_framework.auditing.sums import Statistics
     from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
+    from fairprune_framework.contrasts.sets import Alignment, ContrastSet
     from fairprune_framework.evaluation.evidence import Evaluation
     from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Plugin, SelectionPolicy
     from fairprune_framework.types import Plan, Scores
 
 
-LOADED = ("_model_and_tokenizer", "architecture", "fingerprint", "encoder", "prompts", "aligned", "values", "calibration")
+LOADED = (
+    "_model_and_tokenizer",
+    "architecture",
+    "fingerprint",
+    "encoder",
+    "contrasts",
+    "alignment",
+    "aligned",
+    "calibration",
+)
 """What a run has loaded, and hands on to another view of the same folder."""
 
 
@@ -50,6 +61,8 @@ class Run(RunFolder):
         self._given_model, self._given_tokenizer, self._given_contrasts = model, tokenizer, contrasts
         self.also: tuple[Plugin, ...] = ()
         """Plugins that the audit serves beside those of the recipe."""
+        self.quiet = False
+        """No progress bar."""
 
     def changed(self, options: Mapping[str, Any], overwrite: bool) -> Run:
         """The same folder, model and prompts under a recipe with some fields changed."""
@@ -64,7 +77,7 @@ class Run(RunFolder):
             contrasts=self._given_contrasts,
             notify=self.notify,
         )
-        run._temporary, run.also = self._temporary, self.also
+        run._temporary, run.also, run.quiet = self._temporary, self.also, self.quiet
         if all(getattr(run.recipe, name) == getattr(self.recipe, name) for name in (*FIELDS["read"], *FIELDS["audit"])):
             vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
         return run
@@ -80,7 +93,7 @@ class Run(RunFolder):
             contrasts=self._given_contrasts,
             notify=self.notify,
         )
-        run._temporary, run.also = self._temporary, self.also
+        run._temporary, run.also, run.quiet = self._temporary, self.also, self.quiet
         vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
         return run
 
@@ -186,22 +199,36 @@ class Run(RunFolder):
         return Encoder(self.tokenizer, chat_template=self.recipe.chat_template, limit=context_length(self.model))
 
     @cached_property
-    def prompts(self) -> tuple[list[Contrast], list[tuple[str, str]], str]:
-        """Contrasts with their splits, what was skipped while reading, and the hash of the source."""
-        from fairprune_framework.contrasts.report import contrasts_of
+    def contrasts(self) -> ContrastSet:
+        """The prompt set with its splits, checked as a whole; it is gone through again and again, and not held in memory."""
+        from fairprune_framework.contrasts.sets import ContrastSet
 
         source = self._given_contrasts if self._given_contrasts is not None else self.recipe.prompts
         if source is None:
             raise UserError("no prompt set is named: give a file, a data set or 'builtin:en' with --prompts")
         recipe = self.recipe
-        return contrasts_of(source, columns=recipe.columns, bad=recipe.bad_prompts, split=recipe.split, seed=recipe.seed)
+        return ContrastSet(source, columns=recipe.columns, bad=recipe.bad_prompts, split=recipe.split, seed=recipe.seed)
+
+    @cached_property
+    def alignment(self) -> Alignment:
+        """What the prompt set is under the model's tokenizer: counts, and what cannot be used."""
+        from fairprune_framework.contrasts.sets import check_alignment
+
+        return check_alignment(self.contrasts, self.encoder, self.recipe.bad_prompts)
+
+    @property
+    def prompts(self) -> tuple[list[Contrast], list[tuple[str, str]], str]:
+        """All contrasts in memory, what was skipped while reading, and the hash of the source."""
+        return list(self.contrasts), self.contrasts.skipped, self.contrasts.sha256
 
     @cached_property
     def aligned(self) -> tuple[list[AlignedContrast], list[tuple[str, str]]]:
-        """Contrasts under the model's tokenizer, and what was skipped there."""
-        from fairprune_framework.contrasts.alignment import align_all
+        """All contrasts under the model's tokenizer, in memory, and what was skipped there."""
+        from fairprune_framework.contrasts.alignment import aligned
 
-        return align_all(self.prompts[0], self.encoder, self.recipe.bad_prompts)
+        skipped: list[tuple[str, str]] = []
+        found = aligned(self.contrasts, self.encoder, self.contrasts.vocabularies, self.recipe.bad_prompts, skipped)
+        return list(found), skipped
 
     @cached_property
     def judged(self) -> dict[str, tuple[list[Contrast], list[AlignedContrast], str]]:
@@ -225,15 +252,57 @@ class Run(RunFolder):
     def release(self) -> None:
         """Let go of the model, so that another one finds room; it is loaded again when asked for. One in memory stays."""
         if self._given_model is None:
-            for name in ("_model_and_tokenizer", "architecture"):
-                vars(self).pop(name, None)
+            self.forget_model()
 
-    @cached_property
+    @property
     def values(self) -> dict[str, int]:
-        """category -> number of attribute values."""
-        from fairprune_framework.contrasts.alignment import vocabularies
+        """category -> number of attribute values, `other` included."""
+        return self.contrasts.values
 
-        return {category: len(found) for category, found in vocabularies(self.prompts[0]).items()}
+    @property
+    def categories(self) -> list[str]:
+        """Categories of the contrasts that may feed scores."""
+        return sorted(self.alignment.selecting_categories)
+
+    @property
+    def layout(self) -> Layout:
+        """Devices, nodes and strategy of an audit."""
+        from fairprune_framework.auditing.layout import Layout
+
+        recipe = self.recipe
+        return Layout(
+            accelerator=recipe.accelerator,
+            devices=recipe.devices,
+            nodes=recipe.nodes,
+            strategy=recipe.strategy,
+            compile=recipe.compile,
+        )
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Padded tokens per forward: the recipe's, or what suits the device, found once and kept in the record."""
+        if self.recipe.micro_batch_tokens:
+            return self.recipe.micro_batch_tokens
+        from fairprune_framework.auditing.probing import CPU_TOKENS, budget_on
+
+        if self.device.type != "cuda":
+            return CPU_TOKENS
+        known = self.record.get("micro_batch_tokens")
+        if known is None:
+            gradients = any(
+                step.objective
+                for plugin in (self.bias, self.importance, self.policy)
+                for statistic in plugin.needs().statistics
+                for step in statistic.passes(1)
+            )
+            known = budget_on(self.model, self.device, self.alignment.longest, gradients)
+            self.note(micro_batch_tokens=known)
+        return int(known)
+
+    def forget_model(self) -> None:
+        """Let go of the model that an audit spread over devices: the next stage loads it whole."""
+        for name in ("_model_and_tokenizer", "architecture", "encoder"):
+            vars(self).pop(name, None)
 
     @cached_property
     def calibration(self) -> Calibration:
@@ -299,7 +368,7 @@ class Run(RunFolder):
         found = super().contents(names)
         from_file = self.recipe.prompts is not None and Path(self.recipe.prompts).is_file()
         if "prompts" in names and (self._given_contrasts is not None or from_file):
-            found["prompts"] = self.prompts[2]
+            found["prompts"] = self.contrasts.sha256
         if self.recipe.model is None and self._given_model is not None:
             found["model"] = self.fingerprint
         if "judge_prompts" in names and self.recipe.judge_prompts:
@@ -318,6 +387,7 @@ def open_run(
     tokenizer: Any = None,
     prompts: Any = None,
     notify: Callable[[str], None] = lambda text: None,
+    quiet: bool = False,
 ) -> Run:
     """Open a run folder, new or existing; nothing is written yet.
 
@@ -353,7 +423,7 @@ def open_run(
         resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
     else:
         resolved = layered(recipe, words).resolved()
-    return Run(
+    run = Run(
         resolved,
         folder,
         overwrite=overwrite,
@@ -362,3 +432,5 @@ def open_run(
         contrasts=in_memory_prompts,
         notify=notify,
     )
+    run.quiet = quiet
+    return run

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from fairprune_framework.interfaces import Handler
 from fairprune_framework.types import Site, Tap
@@ -95,7 +95,10 @@ def tapped(model: nn.Module, points: Iterable[TapPoint], taps: frozenset[Tap], h
         yield
 
 
-def _handle(point: TapPoint, handler: Handler, value: Tensor) -> Tensor | None:
+def _handle(point: TapPoint, handler: Handler, value: Any) -> Any:
+    if hasattr(value, "to_local"):  # tensor parallel: this rank's columns, or all of them where every rank has them
+        found = _handle(point, handler, value.to_local())
+        return None if found is None else value.from_local(found, value.device_mesh, value.placements)
     part = value if point.stop is None else value[..., point.start : point.stop]
     replaced = handler(point.site, point.tap, part.reshape(-1, part.shape[-1]), None)
     if replaced is None:

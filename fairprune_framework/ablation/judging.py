@@ -32,7 +32,7 @@ class Judge:
     def __init__(self, run: Run) -> None:
         self.run = run
         self.contrasts = [contrast for contrast in run.aligned[0] if contrast.split == "heldout"]
-        self._batches = list(compose(self.contrasts, run.values, run.recipe.micro_batch_tokens))
+        self._batches = list(compose(self.contrasts, run.values, run.micro_batch_tokens))
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def _divergences(self) -> dict[str, float]:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import nn
 
 from fairprune_framework.architecture import Architecture
-from fairprune_framework.auditing.batches import MicroBatch, compose, composition_hash
+from fairprune_framework.auditing.batches import WINDOW, MicroBatch
 from fairprune_framework.auditing.calibration import Calibration
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
-from fairprune_framework.auditing.runner import RateBar, stream
-from fairprune_framework.auditing.sums import CALIBRATION, Statistics, described
+from fairprune_framework.auditing.checkpoint import Checkpoint, Part
+from fairprune_framework.auditing.dividing import ShardLayers, SplitNeurons
+from fairprune_framework.auditing.keeping import KeepingCallback
+from fairprune_framework.auditing.layout import Layout
+from fairprune_framework.auditing.progress import RateBar
+from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule, stream
+from fairprune_framework.auditing.sharding import Done, Windows, Work, dealt
+from fairprune_framework.auditing.sums import (
+    CALIBRATION,
+    CLUSTERS,
+    CONTRASTS,
+    Statistics,
+    StatisticSums,
+    described,
+    finished,
+)
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.surgery.slices import weights_of
 
@@ -26,6 +42,8 @@ class Demand:
     statistics: tuple[Statistic, ...]
     calibration: bool
     weights: bool
+    clusters: bool = False
+    """Some plugin wants bootstrap replicates: hashed clusters are summed apart."""
 
     @classmethod
     def of(cls, plugins: Sequence[Plugin], layers: int) -> Demand:
@@ -44,7 +62,8 @@ class Demand:
                 )
         streams = {step.stream for statistic in statistics for step in statistic.passes(layers)}
         weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
-        return cls(statistics=statistics, calibration=CALIBRATION in streams, weights=weights)
+        clusters = any(plugin.needs().replicates for plugin in plugins)
+        return cls(statistics=statistics, calibration=CALIBRATION in streams, weights=weights, clusters=clusters)
 
     def names(self, layers: int) -> set[str]:
         """As `Statistics.statistics` lists them."""
@@ -53,25 +72,217 @@ class Demand:
 
 def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
     """The contrasts that may feed scores: no controls, and of the split `select` where there are splits."""
-    return [contrast for contrast in contrasts if not contrast.control and contrast.split in (None, "select")]
+    return [contrast for contrast in contrasts if may_select(contrast)]
 
 
-def batches_of(
-    contrasts: Sequence[AlignedContrast],
-    values: Mapping[str, int],
-    calibration: Calibration | None,
-    budget: int,
-    passes: Sequence[Pass] = (Pass(),),
-) -> list[MicroBatch]:
-    """The micro-batches of every pass of an audit, longest texts first."""
-    batches: list[MicroBatch] = []
-    for step in passes:
-        if step.stream == CALIBRATION:
-            assert calibration is not None
-            batches += compose(calibration.as_contrasts(), {"": 1}, budget, step=step)
-        else:
-            batches += compose(contrasts, values, budget, step=step)
-    return batches
+def may_select(contrast: Any) -> bool:
+    """A contrast, aligned or not, may feed scores."""
+    return not contrast.control and contrast.split in (None, "select")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What rank 0 tells the others before an audit: small, and the same for all."""
+
+    categories: tuple[str, ...]
+    values: Mapping[str, int]
+    """category -> size of its vocabulary of attribute values."""
+    contrasts: int
+    """That may feed scores."""
+    documents: int
+    """Of calibration text that are scored on."""
+    budget: int
+    """Padded tokens of a micro-batch, at most."""
+    tokens: int = 0
+    """Of all variants of those contrasts; 0: not counted."""
+    done: Done = field(default_factory=Done)
+    session: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What `open` needs beyond that."""
+
+
+Open = Callable[[Job], Mapping[str, Windows]]
+"""Gives each stream's windows to a rank that knows the job."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Aligned contrasts in memory as windows."""
+
+    contrasts: Sequence[AlignedContrast]
+
+    def __call__(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[AlignedContrast]]]:
+        for number, first in enumerate(range(0, len(self.contrasts), WINDOW)):
+            if wanted(number):
+                yield number, list(self.contrasts[first : first + WINDOW])
+
+
+@dataclass(frozen=True)
+class HeldStreams:
+    """The streams of an audit whose input is in memory."""
+
+    contrasts: Held
+    calibration: Held
+
+    def __call__(self, job: Job) -> Mapping[str, Windows]:
+        return {CONTRASTS: self.contrasts, CALIBRATION: self.calibration}
+
+
+def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) -> list[Work]:
+    """The passes of an audit over its streams, ready to be dealt."""
+    sizes = {CONTRASTS: job.contrasts, CALIBRATION: job.documents}
+    largest = {CONTRASTS: max(job.values.values(), default=1), CALIBRATION: 1}
+    return [
+        Work(
+            step=step,
+            number=number,
+            windows=streams[step.stream],
+            count=-(-sizes[step.stream] // WINDOW),
+            values=largest[step.stream],
+            budget=job.budget,
+        )
+        for number, step in enumerate(passes)
+    ]
+
+
+class AuditDataModule(ContrastDataModule):
+    """The micro-batches of one rank. What the audit is about is heard from rank 0 when the ranks have met."""
+
+    def __init__(
+        self,
+        job: Job | None,
+        open: Open,
+        statistics: ActivationStatisticsCallback,
+        layout: Layout,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        super().__init__(self._dealt)
+        self.job, self.open, self.statistics, self.layout, self.checkpoint = job, open, statistics, layout, checkpoint
+
+    def setup(self, stage: str) -> None:
+        """Hear what the audit is about."""
+        assert self.trainer is not None
+        job: Job | None = self.trainer.strategy.broadcast(self.job)
+        if job is None:
+            raise FairpruneError("rank 0 did not say what to audit")
+        self.job = job
+        self.statistics.announce(job.categories)
+        if self.checkpoint is not None:
+            self.checkpoint.session, self.checkpoint.binding = job.session, job.facts["binding"]
+
+    def _dealt(self) -> Iterator[MicroBatch]:
+        assert self.trainer is not None
+        assert self.job is not None
+        work = work_of(self.job, self.statistics.passes, self.open(self.job))
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        if self.layout.strategy == "tensor_parallel":  # every rank has a part of the neurons, and all contrasts
+            rank, world = 0, 1
+        return dealt(work, rank, world, self.job.done, together=self.layout.sharded)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What an audit did, on rank 0."""
+
+    statistics: Statistics
+    seconds: float
+    """Of this session, without loading."""
+    contrasts: int
+    """Contrasts and documents, over all passes and sessions."""
+    resumed: int
+    """Of them, done by earlier sessions."""
+    splits: int
+    """Micro-batches computed in parts for want of memory: where there are any, bits may differ from an audit without."""
+    checkpoint_seconds: float
+    micro_batch_tokens: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry `audit` of `run.json`."""
+        return {
+            "contrasts": self.contrasts,
+            "resumed": self.resumed,
+            "seconds": round(self.seconds, 3),
+            "checkpoint_seconds": round(self.checkpoint_seconds, 3),
+            "micro_batch_tokens": self.micro_batch_tokens,
+            "out_of_memory_splits": self.splits,
+            "threads": torch.get_num_threads(),
+        }
+
+
+def perform(
+    model: nn.Module,
+    architecture: Architecture,
+    demand: Demand,
+    job: Job | None,
+    open: Open,
+    *,
+    layout: Layout,
+    checkpoint: Checkpoint | None = None,
+    before: Part | None = None,
+    every: int = 0,
+    loggers: Sequence[Any] = (),
+    limit: float | None = None,
+    quiet: bool = False,
+) -> Outcome | None:
+    """Compute what is left of an audit on this rank, and add all ranks up. None on every rank but 0.
+
+    Args:
+        job: what there is to do; None on further ranks: they hear it from rank 0.
+        open: gives the streams of a job.
+        checkpoint: its session was begun by rank 0, with `before`.
+        before: on rank 0, what earlier sessions did.
+        limit: tokens per second of a bare forward, where it was measured.
+    """
+    callback = ActivationStatisticsCallback(
+        model=model,
+        adapter=architecture.adapter,
+        sites=list(architecture.sites.values()),
+        statistics=demand.statistics,
+        categories=job.categories if job else (),
+        weights_of=weights_of if demand.weights else None,
+        clusters=CLUSTERS if demand.clusters else 1,
+    )
+    keeper = KeepingCallback(callback, checkpoint, every, layout, before)
+    total = 0
+    if job is not None:
+        total = sum(job.contrasts if step.stream == CONTRASTS else job.documents for step in callback.passes)
+    bar = RateBar(total, done=before.done.contrasts if before else 0, limit=limit, quiet=quiet)
+    module = TrunkModule(model, compile=layout.compile)
+    if layout.sharded:
+        sites = tuple(architecture.sites.values())
+        module.divide = ShardLayers(model, sites) if layout.strategy == "fsdp" else SplitNeurons(model, callback)
+        module.in_step = True
+    gradients = any(step.objective for step in callback.passes)
+    data = AuditDataModule(job, open, callback, layout, checkpoint)
+    stream(module, data, [callback, keeper, bar], layout=layout, loggers=loggers, gradients=gradients)
+    if layout.forked and checkpoint is not None:
+        keeper.total = Checkpoint(checkpoint.folder, checkpoint.binding).load()
+    if layout.rank or job is None or keeper.total is None:
+        return None
+    part = keeper.total
+    if lost := [
+        f"pass {work.number}, window {window}"
+        for work in work_of(job, callback.passes, {CONTRASTS: _nothing, CALIBRATION: _nothing})
+        for window in range(work.count)
+        if not part.done.whole(work.number, window)
+    ]:
+        raise FairpruneError(f"micro-batches are missing from the sums: {lost[0]} and {len(lost) - 1} more")
+    sums = StatisticSums(job.categories)
+    sums.add(part.words)
+    ran = tuple(sorted(demand.names(len({site.layer for site in architecture.sites.values()}))))
+    return Outcome(
+        statistics=finished(sums, part.counts, callback.clusters, ran, part.done.composition),
+        seconds=bar.seconds,
+        contrasts=part.done.contrasts,
+        resumed=before.done.contrasts if before else 0,
+        splits=part.splits,
+        checkpoint_seconds=keeper.seconds,
+        micro_batch_tokens=job.budget,
+    )
+
+
+def _nothing(wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[AlignedContrast]]]:
+    return iter(())
 
 
 def audit(
@@ -84,17 +295,17 @@ def audit(
     calibration: Calibration | None = None,
     micro_batch_tokens: int = 512,
     accelerator: str = "auto",
-) -> tuple[Statistics, RateBar]:
-    """Stream contrasts through the model; returns the statistics, and the bar with the time that it took."""
-    callback = ActivationStatisticsCallback(
-        model=model,
-        adapter=architecture.adapter,
-        sites=list(architecture.sites.values()),
-        statistics=demand.statistics,
-        categories=sorted({contrast.category for contrast in contrasts}),
-        weights_of=weights_of if demand.weights else None,
+) -> tuple[Statistics, Outcome]:
+    """Stream contrasts in memory through a model on one device; `values` gives the size of each category's vocabulary."""
+    documents = calibration.as_contrasts() if calibration is not None else []
+    job = Job(
+        categories=tuple(sorted({contrast.category for contrast in contrasts})),
+        values=values,
+        contrasts=len(contrasts),
+        documents=len(documents),
+        budget=micro_batch_tokens,
     )
-    batches = batches_of(contrasts, values, calibration, micro_batch_tokens, callback.passes)
-    bar = RateBar(sum(len(batch.ids) for batch in batches))
-    stream(model, batches, [callback, bar], accelerator)  # also without statistics: which experts were reached is an answer
-    return callback.result(composition_hash(batches)), bar
+    streams = HeldStreams(Held(contrasts), Held(documents))
+    outcome = perform(model, architecture, demand, job, streams, layout=Layout(accelerator=accelerator), quiet=True)
+    assert outcome is not None
+    return outcome.statistics, outcome

@@ -9,7 +9,8 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal
+from itertools import islice
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +20,20 @@ from fairprune_framework.interfaces import Pass
 
 WINDOW = 4096
 """Contrasts that are looked at together for sharing texts and for sorting by length."""
+
+
+class Place(NamedTuple):
+    """Which micro-batch of an audit: the same whatever the ranks."""
+
+    step: int
+    """Number of the pass."""
+    window: int
+    number: int
+    """Place in its window."""
+    total: int
+    """Micro-batches of its window."""
+    content: int
+    """`Portion.content`."""
 
 
 @dataclass(kw_only=True, eq=False)  # not frozen: under `precision="bf16-true"` Lightning refuses frozen dataclasses
@@ -46,6 +61,12 @@ class MicroBatch:
     values: int
     """Size of the largest vocabulary of the set: the same in all micro-batches."""
     ids: tuple[str, ...]
+    clusters: tuple[str, ...] = ()
+    """Template id of each contrast: with its category, the unit of resampling."""
+    place: Place | None = None
+    """Which micro-batch of the audit it is."""
+    idle: bool = False
+    """Computed only because other ranks compute in step: nothing of it is summed."""
     pass_of: Callable[[], Pass] = Pass
     """Gives the pass that computes it. A call, since Lightning looks into the dataclasses of a batch and refuses frozen ones."""
 
@@ -64,11 +85,71 @@ class MicroBatch:
         """Padded tokens of the forward."""
         return self.input_ids.numel()
 
+    def halves(self) -> list[MicroBatch]:
+        """Two micro-batches with half of the contrasts each; raises `torch.OutOfMemoryError` for one contrast."""
+        if len(self.ids) < 2:
+            raise torch.OutOfMemoryError(f"contrast {self.ids[0]!r} alone, {self.tokens} tokens, does not fit into memory")
+        middle = len(self.ids) // 2
+        return [self._part(slice(None, middle)), self._part(slice(middle, None))]
+
+    def _part(self, some: slice) -> MicroBatch:
+        present, text = self.present[some], self.text[some]
+        rows = torch.unique(text[present])
+        place = torch.zeros(self.input_ids.shape[0], dtype=torch.long, device=text.device)
+        place[rows] = torch.arange(len(rows), device=text.device)
+        width = int(self.attention_mask[rows].sum(1).max())
+        return replace(
+            self,
+            input_ids=self.input_ids[rows, :width],
+            attention_mask=self.attention_mask[rows, :width],
+            text=place[text] * present,
+            present=present,
+            length=self.length[some],
+            start=self.start[some],
+            end=self.end[some],
+            attribute=self.attribute[some],
+            categories=self.categories[some],
+            clusters=self.clusters[some],
+            ids=self.ids[some],
+            place=None,
+        )
+
     def to(self, device: Any, **kwargs: Any) -> MicroBatch:
         """A copy on a device."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         moved: dict[str, Any] = {k: v.to(device, **kwargs) for k, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Portion:
+    """The contrasts of one micro-batch before its tensors are made: what is hashed, dealt to ranks and counted."""
+
+    contrasts: tuple[AlignedContrast, ...]
+    rows: int
+    """Texts to compute."""
+    width: int
+    """Padded length of each."""
+    step: Pass
+
+    @property
+    def tokens(self) -> int:
+        """Padded tokens of the forward: its cost."""
+        return self.rows * self.width
+
+    @property
+    def content(self) -> int:
+        """sha256 over its pass, which contrasts stand together and how far they are padded."""
+        return _content(
+            self.step,
+            tuple(contrast.category for contrast in self.contrasts),
+            tuple(contrast.id for contrast in self.contrasts),
+            (self.rows, self.width),
+        )
+
+    def micro_batch(self, values: int, pad: int = 0, place: Place | None = None) -> MicroBatch:
+        """Its tensors. `values`: size of the largest vocabulary of the set."""
+        return _collate(self.contrasts, values, pad, self.step, place)
 
 
 def compose(
@@ -84,32 +165,44 @@ def compose(
         pad: token id of the padding; masked, so that its value does not matter.
         step: the pass that the micro-batches are for; by default a plain forward of contrasts.
     """
-    step = step or Pass()
-    largest, windows = max(values.values()), dict[str, list[AlignedContrast]]()
-    for contrast in contrasts:
-        window = windows.setdefault(contrast.category if step.objective else "", [])
-        window.append(contrast)
-        if len(window) == WINDOW:
-            yield from _compose_window(window, largest, budget, pad, step)
-            window.clear()
-    for window in windows.values():
-        yield from _compose_window(window, largest, budget, pad, step)
+    step, largest = step or Pass(), max(values.values())
+    for window in windows_of(contrasts):
+        for portion in portions(window, budget, step):
+            yield portion.micro_batch(largest, pad)
 
 
-def _compose_window(window: Sequence[AlignedContrast], values: int, budget: int, pad: int, step: Pass) -> Iterator[MicroBatch]:
+def windows_of(contrasts: Iterable[AlignedContrast]) -> Iterator[list[AlignedContrast]]:
+    """Successive `WINDOW` contrasts."""
+    remaining = iter(contrasts)
+    while window := list(islice(remaining, WINDOW)):
+        yield window
+
+
+def portions(window: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
+    """What stands together: a pure function of one window, the token budget and the pass."""
+    if budget < 1:
+        raise ValueError(f"a token budget must be at least 1. Got {budget} instead (a run's own is `Run.micro_batch_tokens`).")
+    groups: dict[str, list[AlignedContrast]] = {}
+    for contrast in window:
+        groups.setdefault(contrast.category if step.objective else "", []).append(contrast)
+    for group in groups.values():
+        yield from _portions_of_group(group, budget, step)
+
+
+def _portions_of_group(group: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
     batch: list[AlignedContrast] = []
     rows: dict[object, int] = {}
     longest = 0
-    for contrast in _ordered(window):
+    for contrast in _ordered(group):
         wanted = rows | dict.fromkeys(_row_keys(contrast, step), 0)
         length = max(longest, contrast.length)
         if batch and len(wanted) * length > budget:
-            yield _collate(batch, values, pad, step)
+            yield Portion(contrasts=tuple(batch), rows=len(rows), width=longest, step=step)
             batch, wanted, length = [], dict.fromkeys(_row_keys(contrast, step), 0), contrast.length
         batch.append(contrast)
         rows, longest = wanted, length
     if batch:
-        yield _collate(batch, values, pad, step)
+        yield Portion(contrasts=tuple(batch), rows=len(rows), width=longest, step=step)
 
 
 def _row_keys(contrast: AlignedContrast, step: Pass) -> list[object]:
@@ -140,7 +233,7 @@ def _ordered(window: Sequence[AlignedContrast]) -> list[AlignedContrast]:
     return [window[i] for group in order for i in group]
 
 
-def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, step: Pass) -> MicroBatch:
+def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, step: Pass, place: Place | None = None) -> MicroBatch:
     rows: dict[object, int] = {}
     texts: list[tuple[int, ...]] = []
     row_of: list[list[int]] = []
@@ -175,6 +268,8 @@ def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, step: Pass
         values=values,
         ids=tuple(contrast.id for contrast in batch),
         pass_of=partial(_always, step),
+        clusters=tuple(contrast.template_id for contrast in batch),
+        place=place,
     )
 
 
@@ -182,9 +277,21 @@ def _always(step: Pass) -> Pass:
     return step
 
 
-def composition_hash(batches: Iterable[MicroBatch]) -> str:
-    """sha256 over which contrasts stand together and how far each micro-batch is padded."""
-    digest = hashlib.sha256()
-    for batch in batches:
-        digest.update(repr((repr(batch.step), batch.categories, batch.ids, tuple(batch.input_ids.shape))).encode())
-    return digest.hexdigest()
+def _content(step: Pass, categories: tuple[str, ...], ids: tuple[str, ...], shape: tuple[int, ...]) -> int:
+    return int.from_bytes(hashlib.sha256(repr((repr(step), categories, ids, shape)).encode()).digest(), "big")
+
+
+def composition_hash(parts: Iterable[MicroBatch | Portion]) -> str:
+    """Hash over which contrasts stand together and how far each micro-batch is padded, whatever the order of the micro-batches."""
+    total = 0
+    for part in parts:
+        if isinstance(part, Portion):
+            total += part.content
+        else:
+            total += _content(part.step, part.categories, part.ids, tuple(part.input_ids.shape))
+    return hashed_sum(total)
+
+
+def hashed_sum(total: int) -> str:
+    """A sum of `Portion.content`, as it is written down. Sums of hashes add up over ranks and checkpoints."""
+    return f"{total % 2**256:064x}"

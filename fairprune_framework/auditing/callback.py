@@ -1,7 +1,8 @@
 """The Lightning callback that turns forwards into statistics; any Trainer can carry it.
 
 It attaches the adapter's taps when predicting starts, hands each site's activations to every statistic as soon as the site has
-been seen, keeps only sums, and detaches on every path out, also when a `predict_step` raises.
+been seen, keeps only sums, and detaches on every path out, also when a `predict_step` raises. A micro-batch enters the sums when all of
+it has been computed, or not at all: what is summed can be saved, and a part that failed can be computed again, at any time.
 """
 
 from __future__ import annotations
@@ -17,11 +18,24 @@ from torch import Tensor, nn
 from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.observing import Geometry, narrowed, observe
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, OBSERVED, Statistics, StatisticSums, described, key_of
+from fairprune_framework.auditing.sharding import Done
+from fairprune_framework.auditing.sums import (
+    CALIBRATION,
+    CONTRASTS,
+    OBSERVED,
+    Statistics,
+    StatisticSums,
+    cluster_of,
+    described,
+    finished,
+    key_of,
+)
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
 from fairprune_framework.interfaces import ArchitectureAdapter, Pass, Statistic
 from fairprune_framework.types import Site, Tap
 
+IN_PARTS = "in parts"
+"""What a `predict_step` returns when it has had its batch computed by `ActivationStatisticsCallback.in_parts`."""
 WeightsOf = Callable[[nn.Module, Site], Mapping[str, Tensor]]
 
 
@@ -46,6 +60,7 @@ class ActivationStatisticsCallback(Callback):
         statistics: what to sum; equal ones run once.
         categories: all categories of the stream, in the order of the result.
         weights_of: gives statistics the weights of a site, where a scorer declared them.
+        clusters: hashed clusters per category that are summed apart, for bootstrap replicates; 1: none.
 
     Raises:
         UserError: a statistic asks for logits, a scale or a layer without an objective.
@@ -60,11 +75,11 @@ class ActivationStatisticsCallback(Callback):
         statistics: Sequence[Statistic],
         categories: Sequence[str],
         weights_of: WeightsOf | None = None,
+        clusters: int = 1,
     ) -> None:
         self.model, self.adapter, self.sites = model, adapter, tuple(sites)
         self.statistics = tuple(dict.fromkeys(statistics))
-        self.categories = {category: group for group, category in enumerate(categories)}
-        self.sums = StatisticSums(tuple(categories))
+        self.clusters = clusters
         self._weights_of = weights_of
         self._stack = ExitStack()
         self._listening: dict[Pass, list[Statistic]] = {}
@@ -80,11 +95,29 @@ class ActivationStatisticsCallback(Callback):
         self.passes = passes_of(self.statistics, layers)
         self._taps = {step: frozenset(t for s in found for t in s.taps) for step, found in self._listening.items()}
         self._counting = {step.stream: step for step in reversed(self.passes) if step.layer is None}
-        self._counts = {CONTRASTS: [0] * len(self.categories), CALIBRATION: [0]}
+        self.announce(categories)
+        self.done = Done()
+        self.splits = 0
+        """Micro-batches that were computed in parts."""
+        self.sliced: dict[str, int] = {}
+        """key -> columns of the whole site, of sums that hold only the neurons of this rank."""
+        self._pending: dict[str, Tensor] = {}
+        self._adding = False
         self._seen: dict[str, dict[Tap, Tensor]] = {}
         self._geometry: Geometry | None = None
         self._member_GC = torch.zeros(0)
         self._graphs: list[tuple[Site, dict[Tap, Tensor], dict[Tap, Tensor], Tensor | None]] = []
+
+    def announce(self, categories: Sequence[str]) -> None:
+        """Name all categories of the stream, in the order of the result; the sums begin anew."""
+        self.categories = {category: group for group, category in enumerate(categories)}
+        self.sums = StatisticSums(tuple(categories))
+        self.counts = {CONTRASTS: [0] * len(self.categories) * self.clusters, CALIBRATION: [0]}
+
+    @property
+    def whole(self) -> bool:
+        """The sums hold whole micro-batches: nothing interrupted adding one."""
+        return not self._adding
 
     @property
     def attached(self) -> bool:
@@ -110,24 +143,84 @@ class ActivationStatisticsCallback(Callback):
         if unknown:
             known = ", ".join(self.categories) or "none"
             raise FairpruneError(f"a batch holds the category {min(unknown)!r}, which was not announced: {known}")
-        self._geometry, self._seen = Geometry(batch), {}
-        groups = [self.categories[category] if batch.stream == CONTRASTS else 0 for category in batch.categories]
-        self._member_GC = torch.zeros(len(self._counts[batch.stream]), len(groups), dtype=torch.float64)
+        self._pending = {}
+        self.begin(batch)
+
+    def begin(self, batch: MicroBatch) -> None:
+        """Look at the micro-batch, or the part of one, that is about to be computed."""
+        self._geometry, self._seen, self._graphs = Geometry(batch), {}, []
+        groups = [self._group(batch, i) for i in range(len(batch.categories))]
+        self._member_GC = torch.zeros(len(self.counts[batch.stream]), len(groups), dtype=torch.float64)
         self._member_GC[groups, range(len(groups))] = 1
+
+    def _group(self, batch: MicroBatch, i: int) -> int:
+        if batch.stream == CALIBRATION:
+            return 0
+        category = self.categories[batch.categories[i]]
+        if self.clusters == 1:
+            return category
+        return category * self.clusters + cluster_of(batch.categories[i], batch.clusters[i], self.clusters)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Count the batch."""
+        """Add the batch to the sums."""
+        if outputs is not IN_PARTS:
+            try:
+                self.complete(batch, outputs)
+            except torch.OutOfMemoryError:
+                outputs = None
+            else:
+                outputs = IN_PARTS
+            if outputs is None:  # out of the `except`, so that the failed graph is free
+                self.in_parts(batch, getattr(pl_module, "compute", lambda part: pl_module.predict_step(part, batch_idx)))
+        if batch.idle:
+            self._pending, self._geometry = {}, None
+            return
+        self._adding = True
+        self.sums.update(self._pending)
+        if self._counting.get(batch.stream) == batch.step:
+            groups = [self._group(batch, i) for i in range(len(batch.categories))]
+            for group in groups:
+                self.counts[batch.stream][group] += 1
+        if batch.place is not None:
+            self.done.add(batch.place, len(batch.ids), batch.tokens)
+        self._adding = False
+        self._pending, self._geometry = {}, None
+
+    def complete(self, batch: MicroBatch, outputs: Any) -> None:
+        """The micro-batch, or the part of one, has been computed."""
         if self._seen:
             site, taps = next(iter(self._seen.items()))
             raise FairpruneError(f"site {site} showed only the taps {', '.join(taps)}: the module did not run the whole model")
         if batch.step.objective is not None:
             self._differentiate(outputs)
-        if self._counting.get(batch.stream) == batch.step:
-            self._counts[batch.stream] = [
-                before + int(now) for before, now in zip(self._counts[batch.stream], self._member_GC.sum(1), strict=True)
-            ]
+
+    def in_parts(self, batch: MicroBatch, compute: Callable[[MicroBatch], Any]) -> None:
+        """Compute a micro-batch in halves, and those in halves, after it ran out of memory; nothing of the failed attempt is kept.
+
+        The sums of the parts differ from those of the whole by float noise: `splits` counts how often it happened.
+
+        Raises:
+            torch.OutOfMemoryError: one contrast alone does not fit.
+        """
+        self._seen, self._graphs, self._pending, self._geometry = {}, [], {}, None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self.splits += 1
+        queue = batch.halves()
+        while queue:
+            part = queue.pop(0)
+            before = dict(self._pending)
+            try:
+                self.begin(part)
+                self.complete(part, compute(part))
+            except torch.OutOfMemoryError:
+                halves = part.halves()
+            else:
+                continue
+            self._seen, self._graphs, self._pending = {}, [], before
+            queue = [*halves, *queue]
         self._geometry = None
 
     def _differentiate(self, objective_C: Any) -> None:
@@ -194,6 +287,8 @@ class ActivationStatisticsCallback(Callback):
             geometry = Geometry(geometry.batch.to("cpu"))
         batch = geometry.batch
         weights = self._weights_of(self.model, site) if self._weights_of else {}
+        columns = values["neuron"].shape[-1]
+        sliced = columns < site.units * site.unit_width
         member_GC, totals = self._member_GC.to(values["neuron"].device), dict[str, Tensor]()
         observation = observe(site, values, rows, geometry, batch.step, weights, grads, objective_C)
         for statistic in self._listening.get(batch.step, ()):
@@ -209,10 +304,13 @@ class ActivationStatisticsCallback(Callback):
                         f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
                     )
                 totals[key] = torch.tensordot(member_GC, summands_CRK, 1)
+                if sliced and summands_CRK.shape[2] == columns and statistic.taps & {"neuron", "gate", "up"}:
+                    self.sliced[key] = site.units * site.unit_width
         if self._counting.get(batch.stream) == batch.step:
             reached_C11 = observation.aligned_mask.any(2).any(1).double().reshape(-1, 1, 1)
             totals[key_of(batch.stream, site.name, OBSERVED)] = torch.tensordot(member_GC, reached_C11, 1)
-        self.sums.update(totals)
+        for key, value in totals.items():
+            self._pending[key] = self._pending[key] + value if key in self._pending else value
 
     def _check(self, statistic: Statistic, name: str, summands_CRK: Tensor, site: Site, batch: MicroBatch) -> None:
         if summands_CRK.ndim != 3 or summands_CRK.shape[0] != len(batch.ids) or summands_CRK.dtype != torch.float64:
@@ -229,10 +327,4 @@ class ActivationStatisticsCallback(Callback):
     def result(self, composition: str) -> Statistics:
         """What was summed, rounded to float64."""
         ran = [f"{step.stream}/{described(statistic)}" for step, found in self._listening.items() for statistic in found]
-        return Statistics(
-            sums=self.sums.totals(),
-            categories=tuple(self.categories),
-            counts={stream: tuple(counts) for stream, counts in self._counts.items()},
-            statistics=tuple(sorted(set(ran))),
-            composition=composition,
-        )
+        return finished(self.sums, self.counts, self.clusters, tuple(sorted(set(ran))), composition)

@@ -4,32 +4,59 @@ from __future__ import annotations
 
 import logging
 import signal
-import time
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.callback import IN_PARTS, ActivationStatisticsCallback
+from fairprune_framework.auditing.layout import Layout, environments, strategy_of
 from fairprune_framework.auditing.objectives import objective_of
-from fairprune_framework.progress import bar
+from fairprune_framework.auditing.progress import RateBar
+
+__all__ = ["ContrastDataModule", "RateBar", "TrunkModule", "stream"]
 
 
 class TrunkModule(LightningModule):
-    """Runs the trunk of a transformers causal language model, without its head; for passes with an objective, all of it."""
+    """Runs the trunk of a transformers causal language model, without its head; for passes with an objective, all of it.
 
-    def __init__(self, model: nn.Module) -> None:
+    Where a micro-batch runs out of memory, it is computed in halves.
+    """
+
+    def __init__(self, model: nn.Module, *, compile: bool = False) -> None:
         super().__init__()
         self.model = model
         self._trunk = [model.get_decoder()]  # type: ignore[operator]  # in a list: not a second submodule
+        self.compile_trunk = compile
+        self.divide: Callable[[Any], None] | None = None
+        """Spreads the parameters over the devices of a mesh, under a strategy that wants that."""
+        self.in_step = False
+        """Other ranks compute in step: no rank may compute more often than they do."""
 
-    def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> Tensor | None:
+    def configure_model(self) -> None:
+        """Spread the model, once."""
+        if self.divide is not None:
+            divide, self.divide = self.divide, None
+            divide(self.device_mesh)
+
+    def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Forward; what is wanted of it is taken by callbacks. Returns the objective of the batch's pass, (C,) with its graph."""
+        try:
+            return self.compute(batch)
+        except torch.OutOfMemoryError:
+            listening = [each for each in self.trainer.callbacks if isinstance(each, ActivationStatisticsCallback)]
+            if len(listening) != 1 or self.in_step:
+                raise
+        listening[0].in_parts(batch, self.compute)
+        return IN_PARTS
+
+    def compute(self, batch: MicroBatch) -> Tensor | None:
+        """The forward of one micro-batch."""
         if batch.step.objective is not None:
             return objective_of(self.model, batch)
         mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
@@ -37,79 +64,83 @@ class TrunkModule(LightningModule):
         return None
 
 
-class ContrastDataModule(LightningDataModule):
-    """Micro-batches as they were composed: no sampler, no collation."""
+class _Stream(IterableDataset[MicroBatch]):
+    """Micro-batches that are made when they are asked for."""
 
-    def __init__(self, batches: Sequence[MicroBatch]) -> None:
+    def __init__(self, make: Callable[[], Iterator[MicroBatch]]) -> None:
+        self.make = make
+
+    def __iter__(self) -> Iterator[MicroBatch]:
+        return self.make()
+
+
+class ContrastDataModule(LightningDataModule):
+    """Micro-batches as they were composed: no sampler, no collation.
+
+    Args:
+        batches: in memory, or a call that makes them one after the other.
+    """
+
+    def __init__(self, batches: Sequence[MicroBatch] | Callable[[], Iterator[MicroBatch]]) -> None:
         super().__init__()
         self.batches = batches
 
-    def predict_dataloader(self) -> DataLoader[MicroBatch]:
+    def predict_dataloader(self) -> Iterable[MicroBatch]:
         """One micro-batch an item."""
-        return DataLoader(self.batches, batch_size=None, shuffle=False, num_workers=0)  # type: ignore[arg-type]
+        batches: Any = _Stream(self.batches) if callable(self.batches) else self.batches
+        return DataLoader(batches, batch_size=None, shuffle=False, num_workers=0)
 
     def transfer_batch_to_device(self, batch: MicroBatch, device: torch.device, dataloader_idx: int) -> MicroBatch:
         """All tensors of a micro-batch."""
         return batch.to(device)
 
 
-class RateBar(Callback):
-    """A progress bar with contrasts per second and the time left, on stderr; silent where that is no terminal."""
+def stream(
+    model: nn.Module | TrunkModule,
+    batches: Sequence[MicroBatch] | ContrastDataModule,
+    callbacks: Sequence[Callback],
+    accelerator: str = "auto",
+    *,
+    layout: Layout | None = None,
+    loggers: Sequence[Any] = (),
+    gradients: bool | None = None,
+) -> None:
+    """Run every micro-batch once through the trunk; callbacks take what they want. The model's mode is left as it was.
 
-    def __init__(self, total: int, label: str = "audit") -> None:
-        self.total, self.label, self.done, self.seconds = total, label, 0, 0.0
-        self._open = ExitStack()
-        self._advance: Callable[[int], None] = lambda done: None
-
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock."""
-        self._began = time.perf_counter()
-        if trainer.is_global_zero:
-            self._advance = self._open.enter_context(bar(self.label, self.total, "contrasts"))
-
-    def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        """Count contrasts."""
-        self.done += len(batch.ids)
-        self.seconds = time.perf_counter() - self._began
-        self._advance(len(batch.ids))
-
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the bar."""
-        self._stop()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Close the bar."""
-        self._stop()
-
-    def _stop(self) -> None:
-        self._open.close()
-
-
-def stream(model: nn.Module, batches: Sequence[MicroBatch], callbacks: Sequence[Callback], accelerator: str = "auto") -> None:
-    """Run every micro-batch once through the trunk; callbacks take what they want. The model's mode is left as it was."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    Args:
+        layout: devices and strategy; by default one device.
+        gradients: some pass has an objective; None: look into the batches.
+    """
+    layout = layout or Layout(accelerator=accelerator)
+    data = batches if isinstance(batches, ContrastDataModule) else ContrastDataModule(batches)
+    if gradients is None:
+        gradients = not callable(data.batches) and any(batch.step.objective for batch in data.batches)
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    module = model if isinstance(model, TrunkModule) else TrunkModule(model, compile=layout.compile)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer = Trainer(
-            accelerator=accelerator,
-            devices=1,
+            accelerator=layout.accelerator,
+            devices=layout.devices,
+            num_nodes=layout.nodes,
+            strategy=strategy_of(layout),
+            plugins=environments(layout) or None,
             callbacks=list(callbacks),
-            logger=False,
+            logger=list(loggers) or False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            inference_mode=not any(batch.step.objective for batch in batches),
+            inference_mode=not gradients and not layout.sharded,
         )
-        training, on_interrupt = model.training, signal.getsignal(signal.SIGINT)
+        training, on_interrupt = module.model.training, signal.getsignal(signal.SIGINT)
         try:
-            trainer.predict(TrunkModule(model), datamodule=ContrastDataModule(batches), return_predictions=False)
+            trainer.predict(module, datamodule=data, return_predictions=False)
         except SystemExit as error:  # what Lightning makes of an interrupt, with SIGINT left ignored
             if not isinstance(error.__context__, KeyboardInterrupt):
                 raise
             signal.signal(signal.SIGINT, on_interrupt)
             raise KeyboardInterrupt from error
         finally:
-            model.train(training)
+            module.model.train(training)

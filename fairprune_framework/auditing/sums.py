@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +21,9 @@ from fairprune_framework.errors import RunFolderError
 
 CONTRASTS: Literal["contrasts"] = "contrasts"
 CALIBRATION: Literal["calibration"] = "calibration"
+CLUSTERS = 32
+"""Hashed clusters of templates per category, where a policy declares replicates."""
+CLUSTERED = "clustered/"
 OBSERVED = "observed"
 """Output name of the core's own count: contrasts in which a site was seen."""
 
@@ -64,6 +68,18 @@ class StatisticSums(Metric):
                 self.add_state(key, zeros, dist_reduce_fx=add_sums)
             setattr(self, key, add_value(getattr(self, key), value_GRK))
 
+    def add(self, words: Mapping[str, Tensor]) -> None:
+        """Add other sums of the same kind: key -> (2, G, R, K)."""
+        for key, words_2GRK in words.items():
+            if key not in self._defaults:
+                self.add_state(key, torch.zeros_like(words_2GRK), dist_reduce_fx=add_sums)
+            known = getattr(self, key)
+            setattr(self, key, add_sums(torch.stack([known, words_2GRK.to(known.device)])))
+
+    def words(self) -> dict[str, Tensor]:
+        """key -> (2, G, R, K) float64, both words, on the CPU."""
+        return {key: getattr(self, key).cpu() for key in sorted(self._defaults)}
+
     def shape_of(self, key: str) -> tuple[int, ...] | None:
         """(R, K) of one sum; None before its first update."""
         return tuple(self._defaults[key].shape[2:]) if key in self._defaults else None
@@ -90,6 +106,11 @@ class Statistics:
     """`<stream>/<the statistic, described>` of all that ran."""
     composition: str
     """Hash of the micro-batches."""
+    clustered: Mapping[str, Tensor] = field(default_factory=dict)
+    """`contrasts/<site>/<statistic>.<output>` -> (G, B, R, K) float64: the sums of B hashed clusters of templates; empty unless
+    a policy declared replicates."""
+    cluster_counts: tuple[tuple[int, ...], ...] = ()
+    """(G, B): contrasts of each cluster."""
 
     def of(self, stream: str, site: str, group: int) -> dict[str, Tensor]:
         """`<statistic>.<output>` -> (R, K) of one site in one category."""
@@ -105,7 +126,8 @@ class Statistics:
         """Write both files, each atomically, the tensors first."""
         from fairprune_framework.provenance import write_json, write_tensors
 
-        write_tensors(folder / "statistics.safetensors", dict(self.sums))
+        clustered = {f"{CLUSTERED}{key}": value for key, value in self.clustered.items()}
+        write_tensors(folder / "statistics.safetensors", {**self.sums, **clustered})
         write_json(folder / "statistics.json", self.described())
 
     def described(self) -> dict[str, Any]:
@@ -116,6 +138,7 @@ class Statistics:
             "counts": {stream: list(counts) for stream, counts in self.counts.items()},
             "statistics": list(self.statistics),
             "composition": self.composition,
+            "cluster_counts": [list(counts) for counts in self.cluster_counts],
         }
 
     @classmethod
@@ -129,10 +152,78 @@ class Statistics:
         path = folder / "statistics.safetensors"
         if not path.is_file():
             raise RunFolderError(f"{path} is missing: run `fairprune audit` again")
+        tensors = load_file(path)
         return cls(
-            sums=load_file(path),
+            sums={key: value for key, value in tensors.items() if not key.startswith(CLUSTERED)},
+            clustered={key.removeprefix(CLUSTERED): value for key, value in tensors.items() if key.startswith(CLUSTERED)},
+            cluster_counts=tuple(tuple(counts) for counts in data.get("cluster_counts", ())),
             categories=tuple(data["categories"]),
             counts={stream: tuple(counts) for stream, counts in data["counts"].items()},
             statistics=tuple(data["statistics"]),
             composition=data["composition"],
+        )
+
+
+def cluster_of(category: str, template_id: str, clusters: int = CLUSTERS) -> int:
+    """The hashed cluster that a template belongs to, in [0, clusters)."""
+    return int.from_bytes(hashlib.sha256(repr((category, template_id)).encode()).digest()[:8], "big") % clusters
+
+
+def finished(
+    sums: StatisticSums, counts: Mapping[str, Sequence[int]], clusters: int, statistics: tuple[str, ...], composition: str
+) -> Statistics:
+    """Round sums to the result of an audit. With clusters, their sums are added as double-doubles first, so that a category's sum is
+    the same with and without them."""
+    groups = len(sums.categories)
+    if clusters == 1:
+        shaped = {stream: tuple(found) for stream, found in counts.items()}
+        return Statistics(
+            sums=sums.totals(), categories=sums.categories, counts=shaped, statistics=statistics, composition=composition
+        )
+    totals, apart = {}, {}
+    for key, words in sums.words().items():
+        if not key.startswith(f"{CONTRASTS}/"):
+            totals[key] = rounded(words)
+            continue
+        words_2GB = words.reshape(2, groups, clusters, *words.shape[2:])
+        totals[key] = rounded(add_sums(words_2GB.transpose(1, 2).transpose(0, 1).contiguous()))
+        apart[key] = rounded(words_2GB)
+    by_cluster = torch.tensor(counts[CONTRASTS]).reshape(groups, clusters)
+    return Statistics(
+        sums=totals,
+        categories=sums.categories,
+        counts={CONTRASTS: tuple(by_cluster.sum(1).tolist()), CALIBRATION: tuple(counts[CALIBRATION])},
+        statistics=statistics,
+        composition=composition,
+        clustered=apart,
+        cluster_counts=tuple(tuple(row) for row in by_cluster.tolist()),
+    )
+
+
+def resampled(statistics: Statistics, replicates: int, generator: torch.Generator) -> Iterator[Statistics]:
+    """Bootstrap over clusters: statistics of which each category's clusters were drawn with replacement, one set in memory at a time.
+
+    Sums of calibration text stay as they are. Clusters without contrasts are not drawn.
+
+    Raises:
+        ValueError: the audit kept no clusters (no policy declared `Needs.replicates`).
+    """
+    if not statistics.cluster_counts:
+        raise ValueError("the audit kept no clusters: no policy had declared replicates")
+    counts_GB = torch.tensor(statistics.cluster_counts)
+    for _ in range(replicates):
+        weights_GB = torch.zeros(counts_GB.shape, dtype=torch.float64)
+        for group, counts in enumerate(counts_GB):
+            filled = counts.nonzero().flatten()
+            if len(filled):
+                drawn = filled[torch.randint(len(filled), (len(filled),), generator=generator)]
+                weights_GB[group] = torch.bincount(drawn, minlength=len(counts)).double()
+        sums = {key: torch.einsum("gb,gbrk->grk", weights_GB, value) for key, value in statistics.clustered.items()}
+        counts = tuple(int(count) for count in (weights_GB * counts_GB).sum(1))
+        yield replace(
+            statistics,
+            sums={**statistics.sums, **sums},
+            counts={**statistics.counts, CONTRASTS: counts},
+            clustered={},
+            cluster_counts=(),
         )

@@ -8,12 +8,18 @@ head joins the span. Nothing is truncated: a text longer than the model's contex
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal
 
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import PromptError, UserError
+
+VALUES = 16
+"""Attribute values of a category that statistics tell apart; the others are `other`."""
+ENCODED = 256
+"""Contrasts that are tokenized at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +122,17 @@ class Encoder:
             PromptError: variants with equal tokens, or longer than the model's context.
         """
         texts = [self.wrapped(variant.text) for variant in contrast.variants]
-        encoded = self.encode(texts)
+        return self.aligned(contrast, texts, self.encode(texts), vocabulary)
+
+    def aligned(
+        self,
+        contrast: Contrast,
+        texts: Sequence[str],
+        encoded: Sequence[tuple[list[int], list[tuple[int, int]] | None]],
+        vocabulary: Mapping[str, int],
+    ) -> AlignedContrast:
+        """As `align`, where the (wrapped) texts were encoded before. A value that the vocabulary lacks is `other`, the index after its
+        last."""
         for ids, _ in encoded:
             if self.limit is not None and len(ids) > self.limit:
                 raise PromptError(f"contrast {contrast.id!r} has {len(ids)} tokens; the model's context holds {self.limit}")
@@ -136,7 +152,7 @@ class Encoder:
             control=contrast.control,
             split=contrast.split,
             variants=variants,
-            attributes=tuple(vocabulary[variant.attribute] for variant in contrast.variants),
+            attributes=tuple(vocabulary.get(variant.attribute, len(vocabulary)) for variant in contrast.variants),
         )
 
 
@@ -167,11 +183,45 @@ def _token_spans(
 
 
 def vocabularies(contrasts: Iterable[Contrast]) -> dict[str, tuple[str, ...]]:
-    """category -> its attribute values, sorted."""
-    values: dict[str, set[str]] = {}
+    """category -> its attribute values, sorted; of more than `VALUES` the most frequent."""
+    counted: dict[str, Counter[str]] = {}
     for contrast in contrasts:
-        values.setdefault(contrast.category, set()).update(variant.attribute for variant in contrast.variants)
-    return {category: tuple(sorted(found)) for category, found in sorted(values.items())}
+        counted.setdefault(contrast.category, Counter()).update(variant.attribute for variant in contrast.variants)
+    return {category: ranked_values(counts)[0] for category, counts in sorted(counted.items())}
+
+
+def ranked_values(counts: Mapping[str, int]) -> tuple[tuple[str, ...], int]:
+    """The `VALUES` most frequent attribute values, sorted by name, and how many variants bear another one.
+
+    >>> ranked_values({"old": 3, "young": 3})
+    (('old', 'young'), 0)
+    """
+    named = sorted((value for value in counts if value), key=lambda value: (-counts[value], value))[:VALUES]
+    return tuple(sorted(named)), sum(counts.values()) - sum(counts[value] for value in named)
+
+
+def aligned(
+    contrasts: Iterable[Contrast],
+    encoder: Encoder,
+    vocabularies: Mapping[str, Sequence[str]],
+    bad: Literal["error", "skip"] = "error",
+    skipped: list[tuple[str, str]] | None = None,
+) -> Iterator[AlignedContrast]:
+    """Align contrasts one after the other, tokenizing `ENCODED` at once; with `skip`, those that cannot be used go to `skipped`."""
+    places = {category: {value: i for i, value in enumerate(names)} for category, names in vocabularies.items()}
+    remaining = iter(contrasts)
+    while some := list(islice(remaining, ENCODED)):
+        texts = [[encoder.wrapped(variant.text) for variant in contrast.variants] for contrast in some]
+        encoded = iter(encoder.encode([text for each in texts for text in each]))
+        for contrast, mine in zip(some, texts, strict=True):
+            tokens = [next(encoded) for _ in mine]
+            try:
+                yield encoder.aligned(contrast, mine, tokens, places[contrast.category])
+            except PromptError as error:
+                if bad == "error":
+                    raise
+                if skipped is not None:
+                    skipped.append((contrast.id, str(error)))
 
 
 def attribute_tokens(contrasts: Iterable[AlignedContrast]) -> dict[str, tuple[tuple[int, ...], ...]]:
@@ -195,15 +245,8 @@ def align_all(
     contrasts: Sequence[Contrast], encoder: Encoder, bad: Literal["error", "skip"] = "error"
 ) -> tuple[list[AlignedContrast], list[tuple[str, str]]]:
     """Align every contrast; with `skip`, those that cannot be used come back as (id, reason)."""
-    values = {category: {v: i for i, v in enumerate(names)} for category, names in vocabularies(contrasts).items()}
-    aligned, skipped = [], []
-    for contrast in contrasts:
-        try:
-            aligned.append(encoder.align(contrast, values[contrast.category]))
-        except PromptError as error:
-            if bad == "error":
-                raise
-            skipped.append((contrast.id, str(error)))
-    if not aligned:
+    skipped: list[tuple[str, str]] = []
+    found = list(aligned(contrasts, encoder, vocabularies(contrasts), bad, skipped))
+    if not found:
         raise PromptError("no contrast of the prompt set can be used under this model's tokenizer")
-    return aligned, skipped
+    return found, skipped

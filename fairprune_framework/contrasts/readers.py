@@ -1,11 +1,13 @@
-"""Reads a prompt set from wherever it lies: built in, a file, a dataset, or a list in memory. Start here: `read`."""
+"""Reads a prompt set from wherever it lies: built in, a file, a dataset, or a list in memory. Start here: `read`, or `Scan`."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,10 @@ from fairprune_framework.errors import PromptError, UserError
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 _FILE_SUFFIXES = (*formats.SUFFIXES, ".yaml", ".yml", ".txt")
+
+
+HELD = 4096
+"""Contrasts of a set that stay in memory; a larger set is read again each time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,38 +63,185 @@ def read(
             contrasts at all, or none left.
         UserError: a column mapping or `bad` that makes no sense.
     """
-    columns = dict(columns or {})
-    records.check_columns(columns)
-    if bad not in ("error", "skip"):
-        raise UserError(f"The 'bad' of read must be 'error' or 'skip'. Got {bad!r} instead.")
-    if not isinstance(source, str | Path):
-        return _collect(_from_memory(source), columns, bad, "list", None)
-    name = str(source)
-    if name.startswith("builtin:"):
-        return _collect(builtin.builtin(name.removeprefix("builtin:")), {}, bad, name, None)
-    path = Path(source)
-    try:
-        is_file, is_folder = path.is_file(), path.is_dir()
-    except OSError:  # a name too long for the file system: a prompt where its file was meant
-        is_file = is_folder = False
-    if (is_file or is_folder) and winobias.recognised(path):
-        return _collect(winobias.rows(path), {}, bad, name, None)
-    if is_file:
-        return _collect(formats.rows(path), columns, bad, name, path)
-    if is_folder or (isinstance(source, str) and _may_be_hub(name)):
-        return _collect(formats.dataset_rows(name, hub_split), columns, bad, name, None)
-    raise PromptError(
-        f"no such prompt set: {name!r:.200} is no file, no folder and no name of a dataset. "
-        f"Built-in sets: {', '.join('builtin:' + language for language in builtin.names())}"
-    )
+    found = Scan(source, columns=columns, bad=bad, hub_split=hub_split)
+    return ReadResult(contrasts=tuple(found), skipped=tuple(found.skipped), source=found.name, sha256=found.sha256)
+
+
+class Scan:
+    """A prompt set that has been looked through once, and is gone through again without being held in memory.
+
+    Iterating reads the source again; up to `HELD` contrasts are kept, so that small sets are read once. What is known of every
+    contrast is the 8-byte hash of its id.
+
+    Args and errors: as `read`. A source that changes between two readings is a `PromptError`.
+    """
+
+    def __init__(
+        self,
+        source: str | Path | Sequence[Contrast | Mapping[str, Any]],
+        *,
+        columns: Mapping[str, str] | None = None,
+        bad: Literal["error", "skip"] = "error",
+        hub_split: str | None = None,
+    ) -> None:
+        columns = dict(columns or {})
+        records.check_columns(columns)
+        if bad not in ("error", "skip"):
+            raise UserError(f"The 'bad' of read must be 'error' or 'skip'. Got {bad!r} instead.")
+        self.name, self._columns, self._bad = "list", columns, bad
+        self._items, path = self._opened(source, hub_split)
+        self._path, self._stamp = path, _stamp(path)
+        self.skipped: list[tuple[str, str]] = []
+        """(where, reason) of every bad row."""
+        self._left_out: set[int] = set()
+        self._held: list[Contrast] | None = []
+        self._count = 0
+        self.sha256 = self._look(hash_contents=path is None)
+        if path is not None:
+            self.sha256 = _file_hash(path)
+
+    def _opened(self, source: Any, hub_split: str | None) -> tuple[Callable[[], Iterable[Row | Contrast]], Path | None]:
+        if not isinstance(source, str | Path):
+            return lambda: _from_memory(source), None
+        self.name = name = str(source)
+        if name.startswith("builtin:"):
+            self._columns = {}
+            return lambda: builtin.builtin(name.removeprefix("builtin:")), None
+        path = Path(source)
+        try:
+            is_file, is_folder = path.is_file(), path.is_dir()
+        except OSError:  # a name too long for the file system: a prompt where its file was meant
+            is_file = is_folder = False
+        if (is_file or is_folder) and winobias.recognised(path):
+            self._columns = {}
+            return lambda: winobias.rows(path), None
+        if is_file:
+            return lambda: formats.rows(path), path
+        if is_folder or (isinstance(source, str) and _may_be_hub(name)):
+            return lambda: formats.dataset_rows(name, hub_split), None
+        raise PromptError(
+            f"no such prompt set: {name!r:.200} is no file, no folder and no name of a dataset. "
+            f"Built-in sets: {', '.join('builtin:' + language for language in builtin.names())}"
+        )
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Contrast]:
+        if self._held is not None:
+            yield from self._held
+            return
+        if _stamp(self._path) != self._stamp:
+            raise PromptError(f"{self.name} was changed while it was being read")
+        for number, item in enumerate(self._items(), start=1):
+            if number not in self._left_out:
+                yield self._contrast(item)
+
+    def _contrast(self, item: Row | Contrast) -> Contrast:
+        return records.to_contrast(item, self._columns) if isinstance(item, Row) else item
+
+    def _where(self, item: Row | Contrast, number: int) -> str:
+        return item.where if isinstance(item, Row) else f"{self.name}, item {number}"
+
+    def _look(self, hash_contents: bool) -> str:
+        """Read all of it once; returns the hash of the contents where that is asked for."""
+        ids, numbers, digest = array("Q"), array("Q"), hashlib.sha256()
+        bad: list[tuple[int, str, str]] = []
+        for number, item in enumerate(self._items(), start=1):
+            try:
+                contrast = self._contrast(item)
+            except PromptError as error:
+                bad.append((number, *self._refused(item, number, error)))
+                continue
+            ids.append(short_hash(contrast.id))
+            numbers.append(number)
+            if hash_contents:
+                digest.update(_line(contrast))
+            if self._held is not None:
+                self._held.append(contrast)
+                if len(self._held) > HELD:
+                    self._held = None
+        repeated = self._repeated(ids)
+        bad += repeated
+        self.skipped = [(where, reason) for _, where, reason in sorted(bad)]
+        self._left_out = {number for number, _, _ in bad}
+        self._count = len(ids) - len(repeated)
+        if repeated:
+            again = {number for number, _, _ in repeated}
+            if self._held is not None:
+                self._held = [contrast for contrast, number in zip(self._held, numbers, strict=True) if number not in again]
+            if hash_contents:
+                return content_hash(self)
+        if not self._count and self.skipped:
+            raise PromptError(
+                f"{self.name} has no contrast that can be used: all {len(self.skipped)} were skipped. "
+                f"The first: {': '.join(self.skipped[0])}"
+            )
+        if not self._count:
+            raise PromptError(f"{self.name} is an empty prompt set")
+        return digest.hexdigest()
+
+    def _refused(self, item: Row | Contrast, number: int, error: PromptError) -> tuple[str, str]:
+        """Place and reason of what cannot be used; raises where that is not to be skipped."""
+        if isinstance(error, records.MissingColumn) and isinstance(item, Row) and item.table:
+            raise PromptError(f"{self.name}: {error}") from error
+        where = self._where(item, number)
+        if self._bad == "error":
+            raise PromptError(f"{where}: {error}") from error
+        return where, str(error)
+
+    def _repeated(self, ids: array[int]) -> list[tuple[int, str, str]]:
+        """(number, place, reason) of contrasts whose id was taken already; read again only where two hashes are equal."""
+        suspects = repeated_hashes(ids)
+        found: list[tuple[int, str, str]] = []
+        places: dict[str, str] = {}
+        for number, item in enumerate(self._items(), start=1) if suspects else ():
+            try:
+                contrast = self._contrast(item)
+            except PromptError:
+                continue
+            if short_hash(contrast.id) not in suspects:
+                continue
+            if contrast.id in places:
+                error = PromptError(f"the id {contrast.id!r} is taken already by {places[contrast.id]}")
+                found.append((number, *self._refused(item, number, error)))
+            else:
+                places[contrast.id] = self._where(item, number)
+        return found
+
+
+def short_hash(text: str) -> int:
+    """8 bytes that stand for a text: equal texts are equal, and others are looked at again before anything is said of them."""
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
+
+
+def repeated_hashes(hashes: array[int]) -> set[int]:
+    """Those that occur more than once; of many, by sorting them, so that memory stays at 8 bytes each."""
+    if len(hashes) <= HELD:
+        return {value for value, count in Counter(hashes).items() if count > 1}
+    import numpy as np
+
+    values = np.sort(np.frombuffer(hashes, dtype=np.uint64))
+    return set(values[1:][values[1:] == values[:-1]].tolist())
+
+
+def _stamp(path: Path | None) -> tuple[int, int] | None:
+    if path is None:
+        return None
+    found = path.stat()
+    return found.st_size, found.st_mtime_ns
+
+
+def _line(contrast: Contrast) -> bytes:
+    text = json.dumps(contrast.to_json(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8", "surrogatepass") + b"\n"
 
 
 def content_hash(contrasts: Iterable[Contrast]) -> str:
     """SHA-256 over the contrasts in order, each as one line of JSON with sorted keys and no blanks."""
     digest = hashlib.sha256()
     for contrast in contrasts:
-        line = json.dumps(contrast.to_json(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+        digest.update(_line(contrast))
     return digest.hexdigest()
 
 
@@ -106,37 +259,6 @@ def _from_memory(items: Iterable[object]) -> Iterator[Row | Contrast]:
         else:
             problem = f"must be a Contrast or a mapping. Got {type(item).__name__} instead."
             yield Row(where=where, number=number, data={}, problem=problem)
-
-
-def _collect(
-    items: Iterable[Row | Contrast], columns: Mapping[str, str], bad: str, source: str, path: Path | None
-) -> ReadResult:
-    contrasts: list[Contrast] = []
-    skipped: list[tuple[str, str]] = []
-    places: dict[str, str] = {}
-    for number, item in enumerate(items, start=1):
-        where = item.where if isinstance(item, Row) else f"{source}, item {number}"
-        try:
-            contrast = records.to_contrast(item, columns) if isinstance(item, Row) else item
-            if contrast.id in places:
-                raise PromptError(f"the id {contrast.id!r} is taken already by {places[contrast.id]}")
-        except PromptError as error:
-            if isinstance(error, records.MissingColumn) and isinstance(item, Row) and item.table:
-                raise PromptError(f"{source}: {error}") from error
-            if bad == "error":
-                raise PromptError(f"{where}: {error}") from error
-            skipped.append((where, str(error)))
-            continue
-        places[contrast.id] = where
-        contrasts.append(contrast)
-    if not contrasts and skipped:
-        raise PromptError(
-            f"{source} has no contrast that can be used: all {len(skipped)} were skipped. The first: {': '.join(skipped[0])}"
-        )
-    if not contrasts:
-        raise PromptError(f"{source} is an empty prompt set")
-    sha256 = _file_hash(path) if path is not None else content_hash(contrasts)
-    return ReadResult(contrasts=tuple(contrasts), skipped=tuple(skipped), source=source, sha256=sha256)
 
 
 def _file_hash(path: Path) -> str:

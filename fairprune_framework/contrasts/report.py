@@ -7,9 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all
-from fairprune_framework.contrasts.readers import read
 from fairprune_framework.contrasts.schema import Contrast
-from fairprune_framework.contrasts.splits import apply_split, assign, without_overlap
+from fairprune_framework.contrasts.sets import ContrastSet
 
 
 def contrasts_of(
@@ -24,12 +23,8 @@ def contrasts_of(
 
     With `skip`, a contrast whose text also stands on the other side of the split is left out of `select`; with `error` it is an error.
     """
-    result = read(source, columns=columns, bad=bad)
-    skipped = list(result.skipped)
-    if bad == "error":
-        return apply_split(result.contrasts, split, seed), skipped, result.sha256
-    kept, repeated = without_overlap(assign(result.contrasts, split, seed))
-    return kept, [*skipped, *repeated], result.sha256
+    found = ContrastSet(source, columns=columns, bad=bad, split=split, seed=seed)
+    return list(found), found.skipped, found.sha256
 
 
 def check_prompts(

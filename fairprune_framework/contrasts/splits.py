@@ -15,13 +15,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from array import array
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 
+from fairprune_framework.contrasts.readers import short_hash
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import PromptError, UserError, did_you_mean
 
+_SOME = 1024
+"""Template ids that an error looks among."""
 FORMS = "keep, template:0.5, row:odd-even or templates:T1,T2,T3"
 
 
@@ -39,11 +43,11 @@ def apply_split(contrasts: Sequence[Contrast], rule: str, seed: int) -> list[Con
         PromptError: `keep` on a set of which only a part has splits; a template or a text on both sides.
     """
     assigned = assign(contrasts, rule, seed)
-    _refuse_shared_templates(assigned, rule)
-    if overlap := _overlap(assigned):
+    refuse_shared_templates(assigned, rule)
+    if overlap := overlapping(assigned):
         chosen, judge, text = overlap[0]
         raise PromptError(
-            f"a text occurs on both sides of the split {rule!r}: in contrast {chosen.id!r} (select) and in {judge.id!r} "
+            f"a text occurs on both sides of the split {rule!r}: in contrast {chosen!r} (select) and in {judge!r} "
             f"(heldout): {text!r}; {len(overlap)} contrast(s) of select repeat texts of heldout. Take them out, or skip bad "
             "prompts."
         )
@@ -56,30 +60,93 @@ def assign(contrasts: Sequence[Contrast], rule: str, seed: int) -> list[Contrast
     Raises:
         UserError, PromptError: as `apply_split`, but for a template or text on both sides.
     """
-    kind, _, rest = rule.partition(":")
-    if rule == "keep":
-        named = [contrast for contrast in contrasts if contrast.split is not None]
-        if named and len(named) < len(contrasts):
-            bare = next(contrast for contrast in contrasts if contrast.split is None)
+    splitter = Splitter(rule, seed)
+    for contrast in contrasts:
+        splitter.see(contrast)
+    splitter.close()
+    return [splitter.split(contrast, row) for row, contrast in enumerate(contrasts)]
+
+
+class Splitter:
+    """A rule on a set that is gone through twice: once to `see` it, once to `split` it. It remembers templates by 8-byte hashes.
+
+    Raises:
+        UserError: no such rule, or a share outside (0, 1).
+    """
+
+    def __init__(self, rule: str, seed: int) -> None:
+        self.rule, self._seed = rule, seed
+        self._kind, _, rest = rule.partition(":")
+        self._share: Decimal | None = None
+        self._wanted: list[str] = []
+        if self._kind == "template" and rest:
+            self._share = _share(rest, rule)
+        elif self._kind == "templates" and rest:
+            self._wanted = [name.strip() for name in rest.split(",") if name.strip()]
+        elif rule not in ("keep", "row:odd-even"):
+            raise UserError(f"The split must be {FORMS}. Got {rule!r} instead.{did_you_mean(rule, ('keep', 'row:odd-even'))}")
+        self._rows = self._named = 0
+        self._bare: str | None = None
+        self._draws: dict[str, array[int]] = {}
+        self._limits: dict[str, int] = {}
+        self._missing = set(self._wanted)
+        self._some: dict[str, None] = {}
+
+    def see(self, contrast: Contrast) -> None:
+        """Look at one contrast."""
+        self._rows += 1
+        if contrast.split is not None:
+            self._named += 1
+        elif self._bare is None:
+            self._bare = contrast.id
+        if self._share is not None:
+            drawn = self._draws.setdefault(contrast.category, array("Q"))
+            drawn.append(_draw(self._seed, contrast.category, contrast.template_id))
+            if len(drawn) >= 1 << 16 and len(drawn) & (len(drawn) - 1) == 0:  # now and then, what repeats goes
+                self._draws[contrast.category] = array("Q", sorted(set(drawn)))
+        elif self._wanted:
+            self._missing.discard(contrast.template_id)
+            if len(self._some) < _SOME:
+                self._some.setdefault(contrast.template_id)
+
+    def close(self) -> None:
+        """All has been seen.
+
+        Raises:
+            PromptError: `keep` on a set of which only a part has splits.
+            UserError: a template id that the set does not have, or nothing is left to select from.
+        """
+        if self.rule == "keep" and 0 < self._named < self._rows:
             raise PromptError(
-                f"{len(named)} of {len(contrasts)} contrasts have a split, {bare.id!r} has none: give it to all or to none"
+                f"{self._named} of {self._rows} contrasts have a split, {self._bare!r} has none: give it to all or to none"
             )
-        return list(contrasts)
-    if rule == "row:odd-even":
-        chosen = [index % 2 == 0 for index in range(len(contrasts))]
-    elif kind == "template" and rest:
-        selected = _drawn(contrasts, _share(rest, rule), seed)
-        chosen = [contrast.cluster in selected for contrast in contrasts]
-    elif kind == "templates" and rest:
-        wanted = _listed(contrasts, rest)
-        chosen = [contrast.template_id in wanted for contrast in contrasts]
-    else:
-        raise UserError(f"The split must be {FORMS}. Got {rule!r} instead.{did_you_mean(rule, ('keep', 'row:odd-even'))}")
-    if not any(chosen):
-        raise UserError(f"the split {rule!r} leaves nothing to select from: all {len(contrasts)} contrasts are heldout")
-    return [
-        replace(contrast, split="select" if select else "heldout") for contrast, select in zip(contrasts, chosen, strict=True)
-    ]
+        for name in (name for name in self._wanted if name in self._missing):
+            known = sorted(self._some)
+            some = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+            raise UserError(
+                f"the split names the template {name!r}, which the set does not have: {some}.{did_you_mean(name, known)}"
+            )
+        for category, drawn in self._draws.items():
+            ranked = sorted(set(drawn))
+            count = int((self._share * len(ranked)).to_integral_value(ROUND_HALF_UP)) if self._share else 0
+            self._limits[category] = ranked[count - 1] if count else -1
+        self._draws = {}
+        undrawn = bool(self._limits) and all(limit < 0 for limit in self._limits.values())
+        if undrawn or (self._kind == "templates" and not self._wanted):
+            raise UserError(f"the split {self.rule!r} leaves nothing to select from: all {self._rows} contrasts are heldout")
+
+    def split(self, contrast: Contrast, row: int) -> Contrast:
+        """The contrast, the `row`-th of the set counted from 0, with its split."""
+        if self.rule == "keep":
+            return contrast
+        if self.rule == "row:odd-even":
+            chosen = row % 2 == 0
+        elif self._share is not None:
+            drawn = _draw(self._seed, contrast.category, contrast.template_id)
+            chosen = drawn <= self._limits[contrast.category]
+        else:
+            chosen = contrast.template_id in self._wanted
+        return replace(contrast, split="select" if chosen else "heldout")
 
 
 def without_overlap(contrasts: Sequence[Contrast]) -> tuple[list[Contrast], list[tuple[str, str]]]:
@@ -92,8 +159,8 @@ def without_overlap(contrasts: Sequence[Contrast]) -> tuple[list[Contrast], list
     Raises:
         PromptError: a template on both sides; leaving out rows does not mend that.
     """
-    _refuse_shared_templates(contrasts, "of the set")
-    bad = {chosen.id: judge.id for chosen, judge, _ in _overlap(contrasts)}
+    refuse_shared_templates(contrasts, "of the set")
+    bad = {chosen: judge for chosen, judge, _ in overlapping(contrasts)}
     kept = [contrast for contrast in contrasts if contrast.id not in bad]
     return kept, [(chosen, f"a text of it occurs in {judge!r}, which is heldout") for chosen, judge in bad.items()]
 
@@ -121,10 +188,15 @@ def refuse_shared(selecting: Sequence[Contrast], judging: Sequence[Contrast], na
                 )
 
 
-def split_hash(contrasts: Sequence[Contrast]) -> str:
-    """SHA-256 over the pairs (id, split), sorted by id: equal for equal splits, whatever the order of the set."""
-    pairs = sorted(([contrast.id, contrast.split] for contrast in contrasts), key=lambda pair: str(pair[0]))
-    return hashlib.sha256(json.dumps(pairs, ensure_ascii=True, separators=(",", ":")).encode()).hexdigest()
+def split_hash(contrasts: Iterable[Contrast]) -> str:
+    """Sum of SHA-256 over the pairs (id, split): equal for equal splits, whatever the order of the set."""
+    return f"{sum(map(split_content, contrasts)) % 2**256:064x}"
+
+
+def split_content(contrast: Contrast) -> int:
+    """What one contrast adds to the hash of a split."""
+    pair = json.dumps([contrast.id, contrast.split], ensure_ascii=True, separators=(",", ":"))
+    return int.from_bytes(hashlib.sha256(pair.encode()).digest(), "big")
 
 
 def _share(text: str, rule: str) -> Decimal:
@@ -137,57 +209,41 @@ def _share(text: str, rule: str) -> Decimal:
     return share
 
 
-def _drawn(contrasts: Sequence[Contrast], share: Decimal, seed: int) -> set[tuple[str, str]]:
-    """Of each category the templates with the lowest hashes; the count is rounded, halves up (5 templates at 0.5: 3)."""
-    categories: dict[str, set[str]] = {}
+def _draw(seed: int, category: str, template_id: str) -> int:
+    """The first 8 bytes of a hash: of each category the templates with the lowest are selected (5 templates at 0.5: 3)."""
+    drawn = hashlib.sha256(json.dumps([seed, category, template_id], ensure_ascii=True).encode()).digest()
+    return int.from_bytes(drawn[:8], "big")
+
+
+def refuse_shared_templates(contrasts: Iterable[Contrast], rule: str) -> None:
+    """Raise `PromptError` where a template lies on both sides."""
+    first: dict[tuple[str, str], tuple[str, str | None]] = {}
     for contrast in contrasts:
-        categories.setdefault(contrast.category, set()).add(contrast.template_id)
-    selected: set[tuple[str, str]] = set()
-    for category, templates in categories.items():
-        count = int((share * len(templates)).to_integral_value(ROUND_HALF_UP))
-        drawn = sorted(templates, key=lambda template: (_draw(seed, category, template), template))
-        selected.update((category, template) for template in drawn[:count])
-    return selected
-
-
-def _draw(seed: int, category: str, template_id: str) -> str:
-    return hashlib.sha256(json.dumps([seed, category, template_id], ensure_ascii=True).encode()).hexdigest()
-
-
-def _listed(contrasts: Sequence[Contrast], rest: str) -> set[str]:
-    known = {contrast.template_id for contrast in contrasts}
-    wanted = [name.strip() for name in rest.split(",") if name.strip()]
-    for name in wanted:
-        if name not in known:
-            some = ", ".join(sorted(known)[:12]) + (", ..." if len(known) > 12 else "")
-            raise UserError(
-                f"the split names the template {name!r}, which the set does not have: {some}.{did_you_mean(name, known)}"
-            )
-    return set(wanted)
-
-
-def _refuse_shared_templates(contrasts: Sequence[Contrast], rule: str) -> None:
-    first: dict[tuple[str, str], Contrast] = {}
-    for contrast in contrasts:
-        other = first.setdefault(contrast.cluster, contrast)
-        if other.split != contrast.split:
+        other, side = first.setdefault(contrast.cluster, (contrast.id, contrast.split))
+        if side != contrast.split:
             raise PromptError(
                 f"template {contrast.template_id!r} of category {contrast.category!r} lies on both sides of the split "
-                f"{rule!r}: contrast {other.id!r} is {other.split}, {contrast.id!r} is {contrast.split}; "
+                f"{rule!r}: contrast {other!r} is {side}, {contrast.id!r} is {contrast.split}; "
                 "'template:0.5' keeps templates whole"
             )
 
 
-def _overlap(contrasts: Sequence[Contrast]) -> list[tuple[Contrast, Contrast, str]]:
-    """(contrast of select, contrast of heldout, a text of both), once for each of select that repeats one."""
-    judges: dict[str, Contrast] = {}
+def overlapping(contrasts: Iterable[Contrast], among: Collection[int] | None = None) -> list[tuple[str, str, str]]:
+    """(id in select, id in heldout, a text of both), once for each contrast of select that repeats a text of heldout.
+
+    Args:
+        contrasts: gone through twice.
+        among: hashes of the texts that come into question; None: all do.
+    """
+    judges: dict[str, str] = {}
     for contrast in contrasts:
         if contrast.split == "heldout":
             for variant in contrast.variants:
-                judges.setdefault(variant.text, contrast)
+                if among is None or short_hash(variant.text) in among:
+                    judges.setdefault(variant.text, contrast.id)
     found = []
-    for contrast in contrasts:
+    for contrast in contrasts if judges else ():
         shared = [variant.text for variant in contrast.variants if variant.text in judges]
         if contrast.split == "select" and shared:
-            found.append((contrast, judges[shared[0]], shared[0]))
+            found.append((contrast.id, judges[shared[0]], shared[0]))
     return found

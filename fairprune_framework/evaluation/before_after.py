@@ -62,7 +62,7 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
     kept = run.recipe.suite or run.recipe.judge_prompts or run.recipe.against or run.recipe.cells
     cells = Cells(Path(run.recipe.cells or run.folder / "cells") if kept else None, run.notify)
     aligned, judging = run.aligned[0], run.calibration.judging
-    budget, encoder, tokenizer = run.recipe.micro_batch_tokens, run.encoder, run.tokenizer
+    budget, encoder, tokenizer = run.micro_batch_tokens, run.encoder, run.tokenizer
     original = Subject(run.model, tokenizer, run.architecture, cells, encoder=encoder, budget=budget, notify=run.notify)
     layers = sorted({site.layer for site in run.architecture.sites.values()})
     run.notify(f"evaluating {len(aligned)} contrasts")

@@ -82,7 +82,7 @@ def collect(
     units = _moving(run, looked_at, texts, _units(run))
     projections, tensors = [], dict[str, Tensor]()
     for place, contrast in enumerate(typical(aligned, divergence)):
-        shown, found = _projection(run, contrast, texts[contrast.id], after)
+        shown, found = project(run, contrast, texts[contrast.id], after)
         projections.append(shown)
         tensors |= {f"{when}/{place}/{tap}": value for (when, tap), value in found.items()}
     described = {
@@ -173,7 +173,7 @@ def _moving(
     chosen = [sites[name] for name in columns]
     watched = run.architecture.adapter.tap(run.model, chosen, frozenset({"neuron"}), take)
     with watched, bar("exhibits", len(contrasts), "contrasts") as advance:
-        for batch in compose(contrasts, run.values, run.recipe.micro_batch_tokens):
+        for batch in compose(contrasts, run.values, run.micro_batch_tokens):
             state["batch"] = batch = batch.to(device)
             state["geometry"] = Geometry(batch)
             trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
@@ -213,7 +213,7 @@ def typical(contrasts: Sequence[AlignedContrast], divergence: Mapping[str, float
     return found
 
 
-def _projection(
+def project(
     run: Run, contrast: AlignedContrast, text: Contrast, after: After | None
 ) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
     """One contrast: what it is, and the tensors by ("before" or "after", tap)."""

@@ -81,7 +81,7 @@ def _sentences(source: Source, word: str, row: Mapping[str, Any] | None, control
 def _change(row: Mapping[str, Any]) -> str:
     text = percent(row["change"])
     if row.get("ci_low") is not None and row.get("ci_high") is not None:
-        text += f" (95 % interval {percent(row['ci_low'])} to {percent(row['ci_high'])})"
+        text += f" (95\u00a0% interval {percent(row['ci_low'])} to {percent(row['ci_high'])})"
     return text
 
 

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from fairprune_framework.architecture import Architecture
 from fairprune_framework.errors import UserError, VerificationFailed
-from fairprune_framework.models import parameter_count, quietly
+from fairprune_framework.models import fingerprint, parameter_count, quietly
 from fairprune_framework.surgery.masking import check_plan, masked
+from fairprune_framework.surgery.restoration import remember, save
 from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_
 from fairprune_framework.types import Plan, Site, Slice
 
@@ -154,6 +155,7 @@ def carry_out(
     probe_ids: Tensor,
     round_to: int = 1,
     reload: Callable[[Path], nn.Module],
+    restoration: Path | None = None,
 ) -> Removal:
     """Save the model without the plan's units to `target` and prove that it is what it should be.
 
@@ -161,6 +163,7 @@ def carry_out(
         target: folder that must not exist; it appears only when everything held.
         probe_ids: (B, T) token ids on which logits are compared.
         reload: loads a folder in the dtype that it was saved in, by plain `from_pretrained`.
+        restoration: file to write what was taken to, so that `fairprune restore` can put it back; None: not wanted.
 
     Raises:
         UserError: a plan for another model, or a model that cannot be cut.
@@ -185,6 +188,7 @@ def carry_out(
     try:
         with removed(model, plan, architecture.sites, widths):
             after = parameter_count(model)
+            pruned = fingerprint(model)
             with quietly():
                 model.save_pretrained(temporary)  # type: ignore[operator]
                 tokenizer.save_pretrained(temporary)
@@ -204,6 +208,8 @@ def carry_out(
             raise VerificationFailed("the reloaded model does not answer as the removed one. Nothing was kept.")
         del again
         gc.collect()
+        if restoration is not None:
+            save(remember(model, plan, architecture.sites, widths, pruned), restoration)
         temporary.chmod(0o755)
         temporary.rename(target)
     finally:

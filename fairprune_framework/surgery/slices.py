@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.errors import FairpruneError
 from fairprune_framework.types import Site, Slice
 
 
@@ -36,9 +37,28 @@ def weights_of(model: nn.Module, site: Site) -> dict[str, Tensor]:
     """role -> (N * width, H) or (N * width,) float32 on the CPU, unfused. `out` too comes unit first."""
     found: dict[str, Tensor] = {}
     for piece in site.slices:
-        parameter = model.get_parameter(piece.parameter).detach()
-        found[piece.role] = view(parameter, piece, site.units).to(device="cpu", dtype=torch.float32)
+        parameter, units = _own(model.get_parameter(piece.parameter).detach(), piece, site)
+        found[piece.role] = view(parameter, piece, units).to(device="cpu", dtype=torch.float32)
     return found
+
+
+def _own(parameter: Tensor, piece: Slice, site: Site) -> tuple[Tensor, int]:
+    """A parameter and how many units of the site it holds: all, or under tensor parallel those of this rank.
+
+    Raises:
+        FairpruneError: it is spread over devices in another way; a shard is never read as if it were the whole.
+    """
+    if not hasattr(parameter, "to_local"):
+        return parameter, site.units
+    local: Tensor = parameter.to_local()
+    if site.local is not None and not piece.lead and piece.start == 0:
+        units = site.local.stop - site.local.start
+        if local.shape[piece.axis] == units * piece.width:
+            return local, units
+    raise FairpruneError(
+        f"{piece.parameter} is spread over devices, {tuple(local.shape)} of {tuple(parameter.shape)} here: load the model whole to "
+        "read its weights"
+    )
 
 
 def unit_parameters(model: nn.Module, site: Site) -> int:

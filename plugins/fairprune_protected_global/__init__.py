@@ -1,12 +1,18 @@
 """Protect the most important neurons, then take the most biased of all layers.
 
 The top `protect` share of all neurons by importance is never touched; of the others the highest bias goes first, over all layers
-together. Neurons with a bias of 0 or below are not chosen. Source: the two-stage rule of FASP (Zayed et al., AAAI 2024), for neurons.
+together. Neurons with a bias of 0 or below are not chosen. With `exchange` above 0 the bias of a neuron is divided by what it costs:
+bias / (importance + median importance) ** exchange. Source: the two-stage rule of FASP (Zayed et al., AAAI 2024), for neurons; the
+exchange rate is this project's, docs/method/protected-global.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from fairprune_framework.api import Budget, Choice, PolicyContext, Scores, SelectionPolicy, eligible, take
 
@@ -17,8 +23,12 @@ class ProtectedGlobal(SelectionPolicy):
 
     protect: float = 0.1
     """Share of all neurons, by importance, that is never touched."""
+    exchange: float = 0.0
+    """Exponent of the importance that divides the bias; 0: the bias alone decides."""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.exchange <= 2:
+            raise ValueError(f"The 'exchange' must be in [0, 2]. Got {self.exchange} instead.")
         if not 0 <= self.protect < 1:
             raise ValueError(f"The 'protect' must be in [0, 1). Got {self.protect} instead.")
 
@@ -29,4 +39,13 @@ class ProtectedGlobal(SelectionPolicy):
             return Choice(units={}, reason="all layers are protected")
         biased = {name: may & (scores.bias[name] > 0) for name, may in allowed.items()}
         nothing = f"the budget {budget} and the protected share leave no neuron with a bias above 0"
-        return take(scores, budget, scores.bias, biased, nothing)
+        return take(scores, budget, self._worth(scores), biased, nothing)
+
+    def _worth(self, scores: Scores) -> Mapping[str, Tensor]:
+        if self.exchange == 0:
+            return scores.bias
+        typical = torch.cat(list(scores.importance.values())).median()
+        cost = {name: importance + typical for name, importance in scores.importance.items()}
+        if any(bool((each <= 0).any()) for each in cost.values()):
+            raise ValueError("'exchange' needs an importance score that is never negative, with a median above 0")
+        return {name: bias / cost[name] ** self.exchange for name, bias in scores.bias.items()}

@@ -1,12 +1,14 @@
-"""Importance by Taylor expansion of the language-model loss: sum over calibration tokens of |a_i dNLL/da_i|.
+"""Importance by Taylor expansion of the language-model loss: sum over calibration tokens of |a_i dNLL/da_i| ** power.
 
-Source: Molchanov et al. 2019, eq. 8, on activations; LLM-Pruner (Ma et al. 2023) uses the same criterion on weights.
+With `power=1` the first-order criterion on activations (LLM-Pruner, Ma et al. 2023, uses it on weights); with `power=2` its squares, the
+diagonal of the empirical Fisher matrix of a gate on the neuron. Source: Molchanov et al. 2019, eq. 8, and Theis et al. 2018, eq. 6.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -27,9 +29,10 @@ class NegativeLogLikelihood:
 
 @dataclass(frozen=True, kw_only=True)
 class TaylorTerms(Statistic):
-    """One row a document: the sum over its tokens of |activation x gradient|."""
+    """One row a document: the sum over its tokens of |activation x gradient| ** power."""
 
     name: str = "taylor-terms"
+    power: Literal[1, 2] = 1
 
     def passes(self, layers: int) -> Sequence[Pass]:
         """One forward and backward of the calibration text."""
@@ -38,17 +41,28 @@ class TaylorTerms(Statistic):
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `terms`: (C, 1, N)."""
         product = obs.acts["neuron"].double() * obs.grads["neuron"].double()
-        return {"terms": (product.abs() * obs.mask.unsqueeze(-1)).sum((1, 2)).unsqueeze(1)}
+        return {"terms": (product.abs() ** self.power * obs.mask.unsqueeze(-1)).sum((1, 2)).unsqueeze(1)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Taylor(ImportanceScorer):
-    """Sum of the statistic above. Unit: nats."""
+    """Sum of the statistic above. Unit: nats, or nats squared."""
+
+    power: Literal[1, 2] = 1
+    """1: absolute first-order terms. 2: their squares, the empirical Fisher criterion."""
+
+    def __post_init__(self) -> None:
+        if self.power not in (1, 2):
+            raise ValueError(f"The 'power' must be 1 or 2. Got {self.power} instead.")
 
     def needs(self) -> Needs:
         """One gradient pass over the scoring half of the calibration text."""
-        return Needs(statistics=(TaylorTerms(),))
+        return Needs(statistics=(self._terms,))
+
+    @property
+    def _terms(self) -> TaylorTerms:
+        return TaylorTerms(name="taylor-terms" if self.power == 1 else "fisher-terms", power=self.power)
 
     def score(self, at: SiteContext) -> Tensor:
         """See `ImportanceScorer.score`."""
-        return at.sums["taylor-terms.terms"][0]
+        return at.sums[f"{self._terms.name}.terms"][0]

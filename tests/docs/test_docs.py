@@ -23,6 +23,7 @@ import pytest
 
 from fairprune_framework import cli, discovery
 from fairprune_framework.auditing import calibration
+from fairprune_framework.commands import COMMANDS
 from fairprune_framework.evaluation import generation
 from fairprune_framework.testing.tiny import save_tiny, tiny_contrasts
 
@@ -226,7 +227,9 @@ def test_options_of_stages(command: str) -> None:
     assert documented == _options_of(command)
 
 
-@pytest.mark.parametrize("command", ["prompts check", "prompts build", "plugins list", "plugins check"])
+@pytest.mark.parametrize(
+    "command", ["ablate", "inspect", *COMMANDS, "prompts check", "prompts build", "plugins list", "plugins check"]
+)
 def test_options_of_other_commands(command: str) -> None:
     assert _documented(f"fairprune {command}") == _options_of(command)
 

@@ -133,12 +133,12 @@ def plain(text: object, most: int | None = None) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A signed share in percent; a dash where there is none.
+    r"""A signed share in percent; a dash where there is none.
 
     >>> percent(-0.0456)
-    '−4.6 %'
+    '−4.6\xa0%'
     """
-    return "–" if value is None else f"{100 * value:+.{digits}f} %".replace("-", "−")
+    return "–" if value is None else f"{100 * value:+.{digits}f}\u00a0%".replace("-", "−")  # a space that does not break
 
 
 def number(value: Any, digits: int = 4) -> str:

@@ -94,10 +94,10 @@ def test_attribution_is_the_derivative_of_scaling_a_neuron(family: str, objectiv
     assert checked >= 3  # most neurons do something, so that the line above says something
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3"])
-def test_taylor_against_autograd_by_hand(family: str) -> None:
+@pytest.mark.parametrize(("family", "power"), [("llama", 1), ("gemma2", 1), ("phi3", 1), ("llama", 2)])
+def test_taylor_against_autograd_by_hand(family: str, power: int) -> None:
     bench = Bench(family)
-    found = bench.scores(discovery.build("importance", "taylor"), CALIBRATION, 0)
+    found = bench.scores(discovery.build("importance", "taylor", {"power": power}), CALIBRATION, 0)
     expected: dict[str, Tensor] = {name: torch.zeros(48, dtype=torch.float64) for name in found}
     kept: dict[str, Tensor] = {}
 
@@ -115,7 +115,7 @@ def test_taylor_against_autograd_by_hand(family: str) -> None:
         torch.nn.functional.cross_entropy(out, torch.tensor(ids[1:]), reduction="sum").backward()
         for name in found:
             assert kept[name].grad is not None
-            expected[name] += (kept[name] * kept[name].grad).abs().sum((0, 1)).detach()
+            expected[name] += ((kept[name] * kept[name].grad).double().abs() ** power).sum((0, 1)).detach()
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=0)
 
@@ -186,8 +186,8 @@ def plan_of(scores: Scores, budget: str, **options: Any) -> Mapping[str, tuple[i
     return make_plan(scores, policy, parsed, at, "policy", model="", fingerprint="", operator="zero").sites
 
 
-@pytest.mark.parametrize("protect", [0.0, 0.1, 0.5])
-def test_protected_global_by_brute_force(protect: float) -> None:
+@pytest.mark.parametrize(("protect", "exchange"), [(0.0, 0.0), (0.1, 0.0), (0.5, 0.0), (0.1, 0.5), (0.0, 1.0)])
+def test_protected_global_by_brute_force(protect: float, exchange: float) -> None:
     generator = np.random.default_rng(0)
     sites = recognise(tiny_model("llama", layers=3)).sites
     bias = {name: torch.from_numpy(generator.normal(size=site.units)) for name, site in sites.items()}
@@ -198,8 +198,13 @@ def test_protected_global_by_brute_force(protect: float) -> None:
     by_importance = sorted(every, key=lambda at: -importance[at[0]][at[1]].item())
     shielded = set(by_importance[: int(protect * len(every))])
     able = [at for at in every if at not in shielded and bias[at[0]][at[1]] > 0]
-    wanted = set(sorted(able, key=lambda at: -bias[at[0]][at[1]].item())[:20])
-    plan = plan_of(scores, "20n", protect=protect)
+    typical = float(np.sort(np.concatenate([importance[name].numpy() for name in sites]))[(len(every) - 1) // 2])
+
+    def worth(at: tuple[str, int]) -> float:
+        return bias[at[0]][at[1]].item() / (importance[at[0]][at[1]].item() + typical) ** exchange
+
+    wanted = set(sorted(able, key=lambda at: -worth(at))[:20])
+    plan = plan_of(scores, "20n", protect=protect, exchange=exchange)
     assert {(name, unit) for name, units in plan.items() for unit in units} == wanted
 
 

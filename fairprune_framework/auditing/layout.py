@@ -1,0 +1,167 @@
+"""Where an audit computes: devices, nodes, strategy; and which rank of it this process is, as its environment says.
+
+Lightning's `ddp` starts the command line again for each further rank, with LOCAL_RANK set; `torchrun` and SLURM start all ranks at
+once. Rank 0 owns the run folder. The others take part in the audit and leave.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from fairprune_framework.errors import UserError
+
+SHARDED = ("fsdp", "tensor_parallel")
+"""Strategies under which no rank holds the whole model: all ranks compute in step."""
+BY_MULTIPROCESSING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+"""Strategies whose ranks are all children of this process, rank 0 too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """Devices, nodes and strategy of an audit. It never changes a result."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    """Per node; -1: all GPUs."""
+    nodes: int = 1
+    strategy: str = "auto"
+    compile: bool = False
+
+    @property
+    def spread(self) -> bool:
+        """Over more than one process."""
+        return self.devices != 1 or self.nodes > 1
+
+    @property
+    def sharded(self) -> bool:
+        """No rank holds the whole model."""
+        return self.spread and self.strategy in SHARDED
+
+    @property
+    def forked(self) -> bool:
+        """All ranks are children of this process."""
+        return self.spread and self.strategy in BY_MULTIPROCESSING
+
+    @property
+    def external(self) -> bool:
+        """Something else, torchrun or SLURM, started all ranks at once."""
+        return self.spread and not self.forked and (_torchrun() or _slurm())
+
+    @property
+    def rank(self) -> int:
+        """Global rank of this process; 0 where the audit is not spread, or not yet."""
+        if not self.spread or self.forked:
+            return 0
+        if _torchrun():
+            return int(os.environ["RANK"])
+        if _slurm():
+            return int(os.environ["SLURM_PROCID"])
+        return int(os.environ.get("NODE_RANK", 0)) * max(self.devices, 1) + int(os.environ.get("LOCAL_RANK", 0))
+
+    def check(self) -> None:
+        """Raise `UserError` for what cannot be."""
+        if self.strategy != "auto" and not self.spread:
+            raise UserError(f"--strategy {self.strategy} needs more than one device: give --devices or --nodes")
+        if self.forked and self.nodes > 1:
+            raise UserError(f"--strategy {self.strategy} works on one node: take ddp for {self.nodes} nodes")
+        if not self.external or self.devices < 1:
+            return
+        world = int(os.environ["WORLD_SIZE"] if _torchrun() else os.environ["SLURM_NTASKS"])
+        if world != self.devices * self.nodes:
+            raise UserError(
+                f"{'torchrun' if _torchrun() else 'SLURM'} started {world} processes, but --devices {self.devices} times --nodes "
+                f"{self.nodes} is {self.devices * self.nodes}"
+            )
+
+
+def silent_rank() -> bool:
+    """This process was started as a further rank: rank 0 speaks for it."""
+    return int(os.environ.get("RANK", 0) if _torchrun() else os.environ.get("LOCAL_RANK", 0)) > 0
+
+
+def _torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def _slurm() -> bool:
+    interactive = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 and not interactive
+
+
+def meet(layout: Layout) -> None:
+    """Open the process group where torchrun or SLURM started all ranks at once, so that the others can wait for rank 0."""
+    import datetime
+
+    import torch
+    from torch import distributed
+
+    if not layout.external or distributed.is_initialized():
+        return
+    on_gpu = layout.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    if _torchrun():
+        world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
+    else:
+        from lightning.fabric.plugins.environments import SLURMEnvironment
+
+        cluster = SLURMEnvironment(auto_requeue=False)
+        world, local = cluster.world_size(), cluster.local_rank()
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
+    if on_gpu:
+        torch.cuda.set_device(local)
+    distributed.init_process_group(
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", rank=layout.rank, world_size=world, timeout=datetime.timedelta(hours=24)
+    )
+
+
+def tell(layout: Layout, text: str | None) -> str | None:
+    """Rank 0 tells all others, where they were started at once, what comes next; they wait for it."""
+    import torch
+    from torch import distributed
+
+    if not layout.external or not distributed.is_initialized():
+        return text
+    told = [text]
+    distributed.broadcast_object_list(told, 0, device=torch.device("cpu"))
+    return told[0]
+
+
+def part_company(layout: Layout) -> None:
+    """Close the process group, and forget what Lightning left in the environment, so that another audit can begin."""
+    from torch import distributed
+
+    if layout.spread and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
+    if layout.spread and not layout.external and os.environ.get("LOCAL_RANK") == "0":
+        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            if name in _OURS:
+                os.environ.pop(name, None)
+
+
+_OURS = tuple(
+    name for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
+)
+"""What the environment did not hold when this process began."""
+
+
+def strategy_of(layout: Layout) -> Any:
+    """What a Trainer is given as `strategy`."""
+    if not layout.spread:
+        return "auto"
+    if layout.sharded:
+        from lightning.pytorch.strategies import ModelParallelStrategy
+
+        world = layout.devices * layout.nodes
+        alone = layout.strategy == "tensor_parallel"
+        return ModelParallelStrategy(data_parallel_size=1 if alone else world, tensor_parallel_size=world if alone else 1)
+    return "ddp" if layout.strategy == "auto" else layout.strategy
+
+
+def environments(layout: Layout) -> list[Any]:
+    """Plugins of a Trainer: under SLURM without Lightning's own requeueing, which would save a Trainer's state."""
+    if not layout.external or _torchrun():
+        return []
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    return [SLURMEnvironment(auto_requeue=False)]

@@ -1,0 +1,186 @@
+"""What the page shows of two prompts, computed: differences by layer, next tokens, token representations, generations.
+
+No page in here: everything comes from the functions that `evaluate` itself uses, so that the numbers are the report's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.auditing.batches import compose
+from fairprune_framework.contrasts.schema import Contrast, Variant
+from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure, measure
+from fairprune_framework.evaluation.exhibits import After, project
+from fairprune_framework.evaluation.generation import continue_prompts
+from fairprune_framework.models import load_model
+from fairprune_framework.reporting.source import Source
+from fairprune_framework.session import Run, open_run
+from fairprune_framework.surgery.masking import masked
+
+MOST_CHARACTERS = 10_000
+CATEGORY, VALUES = "typed here", ("first prompt", "second prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextToken:
+    """One token that may come next."""
+
+    token: str
+    before: float
+    after: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two prompts under one or two models."""
+
+    prompts: tuple[str, str]
+    tokens: tuple[int, int]
+    layers: tuple[int, ...]
+    before: ContrastMeasure
+    after: ContrastMeasure | None
+    next_tokens: tuple[tuple[NextToken, ...], tuple[NextToken, ...]]
+    """For each prompt, the most probable under either model."""
+    source: Source
+    """Holds the representations, as the report's charts read them."""
+
+
+class Explorer:
+    """A run, opened with both of its models."""
+
+    def __init__(self, folder: str | Path, notify: Callable[[str], None] = lambda text: None) -> None:
+        path = Path(folder)
+        if not (path / "run.json").is_file():
+            raise RunFolderError(f"{path} is no run folder (it holds no run.json)")
+        self.run: Run = open_run(path, {}, notify=notify)
+        _ = self.run.fingerprint  # refuses a model that is not the run's
+        self.name = str(self.run.recipe.model or "in memory")
+        self.after: After | None = self._changed()
+        self.layers = tuple(sorted({site.layer for site in self.run.architecture.sites.values()}))
+
+    def _changed(self) -> After | None:
+        """The pruned model; where the run abstained, the original with the plan masked; None without a plan."""
+        run, saved = self.run, self.run.folder / "model"
+        if saved.is_dir():
+            other: nn.Module = load_model(str(saved), dtype=run.recipe.dtype)[0].to(run.device)
+            architecture: Architecture = recognise(other, run.recipe.architecture)
+            return After(model=other, architecture=architecture, change=nullcontext)
+        if "plan" not in run.record["stages"] or not any(run.plan.sites.values()):
+            return None
+        plan = run.plan
+
+        def change() -> AbstractContextManager[None]:
+            return masked(run.model, run.architecture, plan.sites, plan.multiplier)
+
+        return After(model=run.model, architecture=run.architecture, change=change)
+
+    @property
+    def how(self) -> str:
+        """What `after` is, in words."""
+        if self.after is None:
+            return "this run has no plan: one model alone is shown"
+        return (
+            "the original with the plan masked: the run abstained" if self.after.model is self.run.model else "the pruned model"
+        )
+
+    @contextmanager
+    def _changed_model(self) -> Iterator[nn.Module]:
+        assert self.after is not None
+        with self.after.change():
+            yield self.after.model
+
+    def compare(self, first: str, second: str, top: int = 8) -> Comparison:
+        """Measure two prompts.
+
+        Raises:
+            UserError: one is empty, too long, or they are equal.
+        """
+        prompts = checked(first, second)
+        contrast = Contrast(
+            id="typed",
+            category=CATEGORY,
+            template_id="typed",
+            variants=tuple(Variant(attribute=value, text=text) for value, text in zip(VALUES, prompts, strict=True)),
+        )
+        run = self.run
+        aligned = run.encoder.align(contrast, {value: place for place, value in enumerate(VALUES)})
+        batches = list(compose([aligned], {CATEGORY: 2}, max(run.recipe.micro_batch_tokens, 1)))
+        (before,) = measure(run.model, run.architecture, batches)
+        after = None
+        if self.after is not None:
+            with self.after.change():
+                (after,) = measure(self.after.model, self.after.architecture, batches)
+        ids = [list(tokens.ids) for tokens in aligned.variants]
+        shown, tensors = project(run, aligned, contrast, self.after)
+        return Comparison(
+            prompts=prompts,
+            tokens=(len(ids[0]), len(ids[1])),
+            layers=self.layers,
+            before=before,
+            after=after,
+            next_tokens=(self._next(ids[0], top), self._next(ids[1], top)),
+            source=Source(
+                folder=run.folder,
+                exhibits={"projections": [shown]},
+                representations={f"{when}/0/{tap}": value.numpy() for (when, tap), value in tensors.items()},
+            ),
+        )
+
+    def _next(self, ids: Sequence[int], top: int) -> tuple[NextToken, ...]:
+        before = _distribution(self.run.model, ids)
+        after = None
+        if self.after is not None:
+            with self._changed_model() as model:
+                after = _distribution(model, ids)
+        most = before if after is None else torch.maximum(before, after)
+        return tuple(
+            NextToken(
+                token=self.run.tokenizer.decode([token]),
+                before=float(before[token]),
+                after=None if after is None else float(after[token]),
+            )
+            for token in most.topk(min(top, len(most))).indices.tolist()
+        )
+
+    def generate(self, first: str, second: str) -> list[tuple[str, str, str | None]]:
+        """(prompt, continuation before, after), with the settings of `evaluate`."""
+        prompts = checked(first, second)
+        run = self.run
+        before = continue_prompts(run.model, run.tokenizer, run.encoder, prompts)
+        after: list[str] | list[None] = [None, None]
+        if self.after is not None:
+            with self._changed_model() as model:
+                after = continue_prompts(model, run.tokenizer, run.encoder, prompts)
+        return list(zip(prompts, before, after, strict=True))
+
+
+@torch.inference_mode()
+def _distribution(model: nn.Module, ids: Sequence[int]) -> torch.Tensor:
+    """Probabilities of the next token, (vocabulary,) float64 on the CPU."""
+    device = next(model.parameters()).device
+    rows = torch.tensor([list(ids)], device=device)
+    return model(input_ids=rows, use_cache=False).logits[0, -1].double().softmax(-1).cpu()  # type: ignore[no-any-return]
+
+
+def checked(first: str, second: str) -> tuple[str, str]:
+    """Both prompts, or what is wrong with them.
+
+    Raises:
+        UserError: empty, longer than `MOST_CHARACTERS`, or equal.
+    """
+    for name, text in (("first", first), ("second", second)):
+        if not text.strip():
+            raise UserError(f"the {name} prompt is empty")
+        if len(text) > MOST_CHARACTERS:
+            raise UserError(f"the {name} prompt has {len(text):,} characters; at most {MOST_CHARACTERS:,} are taken")
+    if first == second:
+        raise UserError("the prompts are equal: change the word that you want to ask about")
+    return first, second

@@ -1,0 +1,197 @@
+"""The page of `fairprune explore`: gradio, on the loopback, without telemetry, fonts or anything else from elsewhere."""
+
+from __future__ import annotations
+
+import html
+import os
+from typing import TYPE_CHECKING, Any
+
+from fairprune_framework.errors import UserError
+from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS
+from fairprune_framework.exploring.compare import Comparison, Explorer
+from fairprune_framework.reporting.charts.chart import BLUE, VERMILLION, axis
+from fairprune_framework.reporting.charts.tokens import TAPS, token_projection
+from fairprune_framework.reporting.words import words_apart
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+FONTS = ("system-ui", "sans-serif")
+MONOSPACED = ("ui-monospace", "monospace")
+
+
+def build(explorer: Explorer) -> Any:
+    """The page as `gradio.Blocks`, not yet served.
+
+    Raises:
+        UserError: gradio is not installed.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read on import
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise UserError("exploring needs gradio: pip install 'fairprune_framework[explore]'") from error
+
+    def compare(first: str, second: str, tap: str, layer: float) -> tuple[Any, ...]:
+        try:
+            found = explorer.compare(first, second)
+        except UserError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+        return (
+            facts(found),
+            by_layer(found),
+            projection(found, tap, int(layer)),
+            *(next_tokens(found, place) for place in (0, 1)),
+            found,
+        )
+
+    def again(found: Comparison | None, tap: str, layer: float) -> Any:
+        return None if found is None else projection(found, tap, int(layer))
+
+    def generate(first: str, second: str) -> str:
+        try:
+            return generations(explorer.generate(first, second))
+        except UserError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+
+    with gr.Blocks(title="fairprune explore", analytics_enabled=False) as page:
+        gr.HTML(
+            f"<h1>{html.escape(explorer.name)}</h1><p>Two prompts that differ in one word; before: the original, after: "
+            f"{html.escape(explorer.how)}. A pair shows what these two texts do, and nothing about other texts.</p>"
+        )
+        with gr.Row():
+            first = gr.Textbox(label="First prompt", value=ARTICLE_PROMPTS[0], lines=2, elem_id="first")
+            second = gr.Textbox(label="Second prompt", value=ARTICLE_PROMPTS[1], lines=2, elem_id="second")
+        with gr.Row():
+            go = gr.Button("Compare", variant="primary", elem_id="compare")
+            write = gr.Button("Generate", elem_id="generate")
+        told = gr.HTML(elem_id="facts")
+        layers = gr.Plot(label="Activation difference by layer", elem_id="by-layer")
+        with gr.Row():
+            tap = gr.Radio(list(TAPS), value=TAPS[-1], label="Output", elem_id="tap")
+            layer = gr.Slider(
+                explorer.layers[0],
+                explorer.layers[-1],
+                value=explorer.layers[len(explorer.layers) // 2],
+                step=1,
+                label="Layer",
+                elem_id="layer",
+            )
+        plane = gr.Plot(label="Tokens in two dimensions (PCA)", elem_id="projection")
+        with gr.Row():
+            headers = ["token", "before", "after"]
+            tables = [
+                gr.Dataframe(label=f"Next token, {name} prompt", headers=headers, interactive=False, elem_id=f"next-{name}")
+                for name in ("first", "second")
+            ]
+        written = gr.HTML(elem_id="written")
+        kept = gr.State(None)
+        go.click(compare, [first, second, tap, layer], [told, layers, plane, *tables, kept], api_name="compare")
+        write.click(generate, [first, second], written, api_name="generate")
+        for choice in (tap, layer):
+            choice.change(again, [kept, tap, layer], plane, api_visibility="private")
+    return page
+
+
+def theme() -> Any:
+    """gradio's own theme with the fonts of the system: its default asks a font service."""
+    import gradio as gr
+
+    return gr.themes.Default(font=list(FONTS), font_mono=list(MONOSPACED))
+
+
+def serve(explorer: Explorer, host: str = "127.0.0.1", port: int | None = None, block: bool = True) -> Any:
+    """Serve the page; without `block` return (page, local address) at once.
+
+    Raises:
+        UserError: gradio is not installed, or the port is taken.
+    """
+    page = build(explorer)
+    try:
+        _, url, _ = page.queue(default_concurrency_limit=1).launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            inbrowser=False,
+            theme=theme(),
+            footer_links=[],
+        )
+    except OSError as error:
+        raise UserError(f"cannot serve on {host}{'' if port is None else f':{port}'}: {error}") from error
+    if not block:
+        return page, url
+    print(f"exploring {explorer.run.folder} at {url} (Ctrl-C stops)", flush=True)
+    page.block_thread()
+    return page, url
+
+
+# -- what is shown ---------------------------------------------------------------------------------------------------------
+
+
+def facts(found: Comparison) -> str:
+    """The two numbers of the pair, before and after."""
+    rows = []
+    for name, of in (("next-token divergence (nats)", "divergence"), ("activation difference", "activation_difference")):
+        before = getattr(found.before, of)
+        after = None if found.after is None else getattr(found.after, of)
+        change = f"{after / before - 1:+.1%}" if after is not None and before > 0 else "–"
+        shown = "–" if after is None else f"{after:.4g}"
+        rows.append(f"<tr><th>{name}</th><td>{before:.4g}</td><td>{shown}</td><td>{change}</td></tr>")
+    equal = "equal" if found.before.equal_length else f"unequal ({found.tokens[0]} and {found.tokens[1]})"
+    return (
+        "<table><thead><tr><th></th><th>before</th><th>after</th><th>change</th></tr></thead>"
+        f"<tbody>{''.join(rows)}</tbody></table><p>Token counts: {equal}. One pair, no interval: not evidence.</p>"
+    )
+
+
+def by_layer(found: Comparison) -> Figure:
+    """Mean activation difference of the pair, layer by layer."""
+    import plotly.graph_objects as go
+
+    traces = [go.Scatter(x=found.layers, y=found.before.by_layer, name="before", line={"color": BLUE})]
+    if found.after is not None:
+        line = {"color": VERMILLION, "dash": "dash"}
+        traces.append(go.Scatter(x=found.layers, y=found.after.by_layer, name="after", line=line))
+    layout = {"xaxis": axis("layer"), "yaxis": axis("mean activation difference"), "template": "plotly_white", "height": 380}
+    return go.Figure(data=traces, layout=layout)
+
+
+def projection(found: Comparison, tap: str, layer: int) -> Figure | None:
+    """The tokens of both prompts at one output of one layer; None where the model offers neither output."""
+    chart = token_projection(found.source)
+    if chart is None:
+        return None
+    names = [control.options for control in chart.controls]
+    taps = [name.split()[0].lower() for name in names[1]]
+    place = taps.index(tap) if tap in taps else 0
+    depth = names[2].index(str(layer)) if str(layer) in names[2] else 0
+    return chart.figure(0, place, depth)
+
+
+def next_tokens(found: Comparison, place: int) -> list[list[str]]:
+    """Rows of the table: token, before, after."""
+    return [
+        [repr(one.token), f"{one.before:.2%}", "–" if one.after is None else f"{one.after:.2%}"]
+        for one in found.next_tokens[place]
+    ]
+
+
+def generations(texts: list[tuple[str, str, str | None]]) -> str:
+    """Continuations, what differs marked; all of it as text, never as markup."""
+    parts = []
+    for prompt, before, after in texts:
+        first, second = words_apart(before, after or "") if after is not None else ([], [])
+        shown = [("before", first), ("after", second)] if after is not None else [("before", None)]
+        parts.append(f"<h3 dir='auto'>{html.escape(prompt)}</h3>")
+        for name, pieces in shown:
+            text = (
+                html.escape(before)
+                if pieces is None
+                else "".join(
+                    f"<mark>{html.escape(piece.text)}</mark>" if piece.differs else html.escape(piece.text) for piece in pieces
+                )
+            )
+            parts.append(f"<p dir='auto'><b>{name}</b> {text}</p>")
+    return "".join(parts)

@@ -1,0 +1,205 @@
+"""The model card, `model/README.md`: what was done to the model and what that changed, in the hub's own form. Reads files alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework import __version__
+from fairprune_framework.reporting import words
+from fairprune_framework.reporting.source import Source, read_source
+
+TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
+FILES = ("model/README.md", "model/plan.json")
+KNOWN_BASES = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
+"""Embedded model -> its id on the hub and its licence there."""
+HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
+
+
+def write_card(folder: Path) -> list[str]:
+    """Write the card of a run beside its pruned model; where there is none, nothing.
+
+    Returns:
+        The files written, relative to the run folder.
+    """
+    source = read_source(folder)
+    if source.plan is None or not (folder / "model" / "config.json").is_file():
+        return []
+    from fairprune_framework.provenance import write_text
+
+    write_text(folder / FILES[0], str(card(source)))
+    shutil.copyfile(folder / "plan.json", folder / FILES[1])
+    return list(FILES)
+
+
+def card(source: Source) -> Any:
+    """The card as a `huggingface_hub.ModelCard`, its metadata checked against the hub's own classes."""
+    from huggingface_hub import ModelCard, ModelCardData
+
+    base, licence = base_of(source.model)
+    name = base or _public(source.model)
+    title = f"{name.rpartition('/')[2]}-fairpruned"
+    data = ModelCardData(
+        language=_language(source),
+        license=licence,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["fairness", "pruning", "fairprune"],
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        model_name=title,
+        eval_results=_results(source) or None,
+    )
+    record = source.record
+    plan: Mapping[str, Any] = source.plan or {}
+    return ModelCard.from_template(
+        data,
+        template_path=str(TEMPLATE),
+        title=title,
+        base=f"`{_cell(name)}`",
+        version=record.get("versions", {}).get("fairprune_framework", __version__),
+        units=f"{sum(len(units) for units in plan.get('sites', {}).values()):,}",
+        share=f"{(plan.get('achieved') or {}).get('fraction') or 0:.2%} of all",
+        verdict=words.verdict(source),
+        removed=_removed(source),
+        plugins=_plugins(source),
+        hashes=[(what, f"`{value}`") for what, value in sorted(record.get("hashes", {}).items())],
+        versions=", ".join(f"{_cell(what)} {_cell(value)}" for what, value in record.get("versions", {}).items()),
+        seed=record.get("seeds", {}).get("run"),
+        rows=_rows(source),
+        licence=_licence(name, licence),
+    )
+
+
+def base_of(model: str) -> tuple[str | None, str | None]:
+    """Hub id and licence of the model that was pruned, each None where it cannot be told without a network."""
+    if model in KNOWN_BASES:
+        return KNOWN_BASES[model]
+    folder = Path(model)
+    if folder.exists() or model.endswith(".gguf") or not HUB_ID.fullmatch(model):
+        parent = folder.parent if folder.is_file() else folder
+        return None, _licence_in(parent / "README.md")
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model, "README.md")
+    return model, _licence_in(Path(cached)) if isinstance(cached, str) else None
+
+
+def _licence_in(readme: Path) -> str | None:
+    """`license` in the metadata of a card."""
+    from huggingface_hub import ModelCard
+
+    if not readme.is_file():
+        return None
+    try:
+        found = ModelCard.load(readme, ignore_metadata_errors=True).data.to_dict().get("license")
+    except Exception:  # a stranger's card may be anything; then its licence is unknown, and said to be
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _licence(base: str, licence: str | None) -> str:
+    if licence is None:
+        return f"Unknown: no card of `{_cell(base)}` was at hand when this was written. The licence of the original applies."
+    return f"`{_cell(licence)}`, inherited from {_cell(base)}; this model is a modification of it."
+
+
+def _public(model: str) -> str:
+    """A local model by its own name: paths of the machine stay at home."""
+    return Path(model).resolve().name if "/" in model or Path(model).exists() else model
+
+
+def _cell(text: Any) -> str:
+    """Text for a table: as text, never as markup."""
+    flat = " ".join(str(text).split())
+    return re.sub(r"([|<>`\[\]*])", r"\\\1", flat)
+
+
+def _language(source: Source) -> str | None:
+    name = str(source.recipe.get("prompts") or "")
+    return name.partition(":")[2] if re.fullmatch(r"builtin:[a-z]{2}", name) else None
+
+
+def _prompts(source: Source) -> str:
+    name = source.recipe.get("prompts")
+    return "contrasts in memory" if not name else str(name) if not Path(str(name)).exists() else Path(str(name)).name
+
+
+def _removed(source: Source) -> list[tuple[str, str]]:
+    record, plan = source.record, source.plan or {}
+    requested, achieved, removal = (plan.get("requested") or {}), (plan.get("achieved") or {}), record.get("removal") or {}
+    found = [
+        ("asked for", _cell(requested.get("budget", "unknown"))),
+        ("achieved", f"{achieved.get('units', 0):,} neurons, {achieved.get('fraction') or 0:.4%} of all"),
+        ("operator", _cell(plan.get("operator"))),
+    ]
+    if removal:
+        found.append(("parameters", f"{removal['parameters_before']:,} before, {removal['parameters_after']:,} after"))
+        found.append(("stored as zeros", f"{removal['padded']:,} of the neurons"))
+        found.append(("removed against masked", f"logits differ by at most {removal['max_difference']:.1e} (float32)"))
+    counts = record.get("contrasts") or {}
+    found.append(
+        ("prompts", f"{_cell(_prompts(source))}, {counts.get('used', 0)} contrasts, {counts.get('skipped', 0)} left out")
+    )
+    found.append(("calibration text", _cell((record.get("calibration") or {}).get("source", "none"))))
+    return found
+
+
+def _plugins(source: Source) -> list[tuple[str, ...]]:
+    rows: list[tuple[str, ...]] = []
+    for kind, entry in source.record.get("plugins", {}).items():
+        spec = source.recipe.get(kind)
+        options = {name: value for name, value in spec.items() if name != "plugin"} if isinstance(spec, Mapping) else {}
+        shown = ", ".join(f"{name} = {json.dumps(value)}" for name, value in options.items()) or "defaults"
+        rows.append((kind, _cell(entry["name"]), _cell(f"{entry['distribution']} {entry['version']}"), _cell(shown)))
+    return rows
+
+
+def _overall(source: Source) -> list[Mapping[str, Any]]:
+    """Rows over all categories and layers that were measured before and after."""
+    whole = [row for row in source.rows if row["layer"] is None and row["category"] is None]
+    return [row for row in whole if row["before"] is not None and row["after"] is not None]
+
+
+def _rows(source: Source) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for row in _overall(source):
+        where = f"{row['split'] or 'all'}{', controls' if row['control'] else ''}"
+        change = "" if row["change"] is None else f"{row['change']:+.1%}"
+        interval = "" if row["ci_low"] is None or row["ci_high"] is None else f"{row['ci_low']:+.1%} to {row['ci_high']:+.1%}"
+        numbers = (f"{row['before']:.4g}", f"{row['after']:.4g}", change, interval, f"{row['n']:,}")
+        found.append((_cell(row["metric"]), _cell(where), *numbers))
+    return found
+
+
+def _results(source: Source) -> list[Any]:
+    """`model-index`: the pruned model's values, with what was before and the interval of the change as arguments."""
+    from huggingface_hub import EvalResult
+
+    prompts = _prompts(source)
+    found = []
+    for row in _overall(source):
+        where = f"{row['split'] or 'all'}{', controls' if row['control'] else ''}"
+        text = row["metric"] in ("perplexity", "kl-to-original")
+        found.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type="calibration-text" if text else "contrasts",
+                dataset_name="judging half of the calibration text" if text else f"{prompts} ({where})",
+                dataset_config="controls" if row["control"] else None,  # the hub tells results apart by this, not by the name
+                dataset_split=row["split"],
+                metric_type=row["metric"],
+                metric_name=row["metric"].replace("-", " "),
+                metric_value=row["after"],
+                metric_args={
+                    name: row[name]
+                    for name in ("before", "difference", "change", "ci_low", "ci_high", "p_value", "n", "unit", "ideal")
+                    if row.get(name) is not None
+                },
+            )
+        )
+    return found

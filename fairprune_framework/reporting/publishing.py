@@ -1,0 +1,91 @@
+"""`fairprune push`: a finished run's `model/` onto a hub, with its card; nothing else, and never a run that abstained."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from fairprune_framework.errors import FairpruneError, RunFolderError, UserError
+from fairprune_framework.provenance import read_json
+
+
+def pushable(folder: Path) -> Path:
+    """The model folder of a run that may be uploaded.
+
+    Raises:
+        RunFolderError: no run, one that abstained, is unfinished, or has no card.
+    """
+    if not (folder / "run.json").is_file():
+        raise RunFolderError(f"{folder} is no run folder (it holds no run.json)")
+    record = read_json(folder / "run.json", "fairprune-run/1")
+    if record.get("abstained"):
+        raise RunFolderError(
+            f"{folder} abstained, there is nothing to push: {record.get('abstained_because', 'no reason given')}"
+        )
+    model = folder / "model"
+    if not model.is_dir():
+        raise RunFolderError(f"{folder} holds no pruned model: run `fairprune prune --output {folder}` first")
+    stages = record.get("stages") or {}
+    if "evaluate" not in stages:
+        raise RunFolderError(f"{folder} is not evaluated: run `fairprune evaluate --output {folder}` first, then report")
+    if not (model / "README.md").is_file():
+        raise RunFolderError(f"{model} has no card: run `fairprune report {folder}` first")
+    return model
+
+
+def push(folder: Path, repo: str, *, private: bool = False, revision: str | None = None) -> str:
+    """Upload `model/` of a run as one commit; the repository is made where there is none.
+
+    Args:
+        repo: `name/of-the-model` on the hub that `HF_ENDPOINT` names (the public one by default).
+        private: make the repository private, where it is made.
+        revision: branch; made where there is none.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        UserError: the run cannot be pushed, the name is none, no token in `HF_TOKEN`, or the hub refuses it.
+        FairpruneError: the hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    model = pushable(folder)
+    try:
+        validate_repo_id(repo)
+    except HFValidationError as error:
+        raise UserError(f"--repo must be a name such as owner/model. Got {repo!r} instead: {error}") from error
+    token = os.environ.get("HF_TOKEN")
+    if not token:
+        raise UserError(
+            "no token: put one that may write into the environment variable HF_TOKEN (it is read from nowhere else)"
+        )
+    endpoint = os.environ.get("HF_ENDPOINT")
+    api = HfApi(endpoint=endpoint, token=token, library_name="fairprune_framework")
+    try:
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        done = api.upload_folder(
+            repo_id=repo,
+            folder_path=model,
+            revision=revision,
+            commit_message=f"Upload a model pruned by fairprune_framework: {read_json(folder / 'run.json').get('verdict')}",
+        )
+    except OfflineModeIsEnabled as error:
+        raise UserError("HF_HUB_OFFLINE is set: unset it to push") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        hint = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN may not write there"}
+        raise UserError(
+            f"the hub refuses {repo!r}: {hint.get(status, f'{error}'.splitlines()[0])} (status {status})"
+        ) from error
+    except ValueError as error:  # the hub's own check of the card's metadata
+        raise UserError(f"the hub does not accept the card {model / 'README.md'}: {error}") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):
+            raise
+        raise FairpruneError(f"the hub cannot be reached ({type(error).__name__}): nothing was pushed") from error
+    return str(done.commit_url)

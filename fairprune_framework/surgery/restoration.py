@@ -1,0 +1,209 @@
+"""Undoing a removal: `restoration.safetensors` keeps what was cut or overwritten, and puts it back bit by bit.
+
+The file stands alone: tensors of the weights that went, unit first, and a JSON header that says where they belong and what the
+sha256 of every changed parameter was. Neither the original model nor the adapter that knew it is needed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.errors import UserError, VerificationFailed
+from fairprune_framework.models import fingerprint
+from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
+from fairprune_framework.types import Plan, Site, Slice
+
+FORMAT = "fairprune-restoration/1"
+FILE = "restoration.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restoration:
+    """What a removal took, and where it belongs."""
+
+    model: str
+    fingerprint: str
+    """Of the original."""
+    pruned: str
+    """Of the model that this undoes."""
+    config: Mapping[str, int]
+    """Config fields as they were."""
+    shapes: Mapping[str, tuple[int, ...]]
+    """Changed parameter -> its shape as it was."""
+    hashes: Mapping[str, str]
+    """Changed parameter -> sha256 of its bytes as it was."""
+    units: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """Site -> (units cut, units overwritten in place)."""
+    pieces: Mapping[str, tuple[tuple[str, Slice], ...]]
+    """Changed parameter -> (site, slice)."""
+    tensors: Mapping[str, Tensor]
+    """`<site>/<role>` -> (units * width, rest) or (units * width,): cut units first, then those overwritten."""
+
+
+def bytes_hash(tensor: Tensor) -> str:
+    """sha256 of a tensor's bytes."""
+    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(plain.numpy().data).hexdigest()
+
+
+@torch.no_grad()
+def remember(
+    model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int], pruned: str
+) -> Restoration:
+    """Take note of the original before `plan` is carried out at these stored widths.
+
+    Args:
+        model: the original, unchanged.
+        widths: (width group, width) -> stored width, as `stored_widths` gives it.
+        pruned: fingerprint of the model as pruned.
+    """
+    config: Any = model.config
+    config = config.get_text_config()
+    units: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
+    pieces: dict[str, list[tuple[str, Slice]]] = {}
+    tensors: dict[str, Tensor] = {}
+    fields: dict[str, int] = {}
+    for name, site in sites.items():
+        planned = tuple(plan.sites.get(name, ()))
+        gone = site.units - widths[(site.width_group, site.units)]
+        if not planned:
+            continue
+        units[name] = (planned[:gone], planned[gone:])
+        if gone:
+            fields |= {field: getattr(config, field) for field in site.config_fields}
+        for piece in site.slices:
+            tensor, axis = part(model.get_parameter(piece.parameter).detach(), piece)
+            index = positions(piece, torch.tensor(planned, device=tensor.device))
+            tensors[f"{name}/{piece.role}"] = tensor.index_select(axis, index).movedim(axis, 0).cpu().contiguous()
+            pieces.setdefault(piece.parameter, []).append((name, piece))
+    changed = {parameter: model.get_parameter(parameter) for parameter in pieces}
+    return Restoration(
+        model=plan.model,
+        fingerprint=plan.fingerprint,
+        pruned=pruned,
+        config=fields,
+        shapes={name: tuple(value.shape) for name, value in changed.items()},
+        hashes={name: bytes_hash(value) for name, value in changed.items()},
+        units=units,
+        pieces={name: tuple(found) for name, found in pieces.items()},
+        tensors=tensors,
+    )
+
+
+def save(restoration: Restoration, path: Path) -> None:
+    """Write the file atomically."""
+    from safetensors.torch import save_file
+
+    from fairprune_framework.provenance import atomic
+
+    content = {
+        "model": {"name": restoration.model, "fingerprint": restoration.fingerprint},
+        "pruned": restoration.pruned,
+        "config": dict(restoration.config),
+        "units": {site: [list(cut), list(overwritten)] for site, (cut, overwritten) in restoration.units.items()},
+        "parameters": {
+            name: {
+                "shape": list(restoration.shapes[name]),
+                "sha256": restoration.hashes[name],
+                "pieces": [{"site": site, **asdict(piece)} for site, piece in found],
+            }
+            for name, found in restoration.pieces.items()
+        },
+    }
+    with atomic(path) as temporary:
+        save_file(dict(restoration.tensors), temporary, metadata={"format": FORMAT, "fairprune": json.dumps(content)})
+
+
+def load(path: Path) -> Restoration:
+    """Read the file.
+
+    Raises:
+        UserError: it is absent, or no restoration.
+    """
+    from safetensors import safe_open
+
+    if not path.is_file():
+        raise UserError(f"there is no {path}: only `fairprune prune` and `fairprune run` write it, beside model/")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != FORMAT:
+                raise UserError(f"{path} must be of format {FORMAT!r}. Got {header.get('format')!r} instead.")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        data = json.loads(header["fairprune"])
+        found = data["parameters"]
+        return Restoration(
+            model=data["model"]["name"],
+            fingerprint=data["model"]["fingerprint"],
+            pruned=data["pruned"],
+            config=data["config"],
+            shapes={name: tuple(entry["shape"]) for name, entry in found.items()},
+            hashes={name: entry["sha256"] for name, entry in found.items()},
+            units={site: (tuple(cut), tuple(over)) for site, (cut, over) in data["units"].items()},
+            pieces={name: tuple(_piece(piece) for piece in entry["pieces"]) for name, entry in found.items()},
+            tensors=tensors,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # safetensors raises its own kinds; a stranger's header may lack anything
+        raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+
+
+def _piece(data: Mapping[str, Any]) -> tuple[str, Slice]:
+    fields = {name: value for name, value in data.items() if name != "site"}
+    return data["site"], Slice(**{**fields, "lead": tuple(fields["lead"])})
+
+
+@torch.no_grad()
+def put_back(model: nn.Module, restoration: Restoration) -> None:
+    """Make the pruned model the original again, in place.
+
+    Raises:
+        UserError: it is not the model that this restoration undoes.
+        VerificationFailed: a parameter is not, bit by bit, what it was.
+    """
+    if (found := fingerprint(model)) != restoration.pruned:
+        raise UserError(
+            f"the restoration is for another model: it undoes {restoration.pruned[:12]} (from {restoration.model}), "
+            f"this one is {found[:12]}"
+        )
+    for name in restoration.pieces:
+        old = model.get_parameter(name)
+        new = _whole(old.detach(), restoration, name)
+        if bytes_hash(new) != restoration.hashes[name]:
+            raise VerificationFailed(f"{name} would not be what it was: the restoration or the model is damaged")
+        set_parameter(model, name, new)
+    config: Any = model.config
+    for field, value in restoration.config.items():
+        setattr(config.get_text_config(), field, value)
+    if (found := fingerprint(model)) != restoration.fingerprint:
+        raise VerificationFailed(f"the restored model is {found[:12]}, the original was {restoration.fingerprint[:12]}")
+
+
+def _whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
+    """A parameter as it was: what was kept on its old places, what was taken on its own."""
+    shape = restoration.shapes[name]
+    whole = torch.empty(shape, dtype=kept.dtype, device=kept.device)
+    leads: dict[tuple[int, ...], list[tuple[str, Slice]]] = {}
+    for site, piece in restoration.pieces[name]:
+        leads.setdefault(piece.lead, []).append((site, piece))
+    if kept.shape == whole.shape:
+        whole.copy_(kept)  # an expert that lost nothing has no slice here
+    for lead, found in leads.items():
+        target, axis = part(whole, found[0][1])
+        source = kept[lead] if lead else kept
+        gone = [(piece, torch.tensor(restoration.units[site][0], dtype=torch.long)) for site, piece in found]
+        target.index_copy_(axis, kept_positions(target.shape[axis], gone).to(kept.device), source)
+        for site, piece in found:
+            index = positions(piece, torch.tensor([unit for units in restoration.units[site] for unit in units]))
+            values = restoration.tensors[f"{site}/{piece.role}"].to(device=kept.device, dtype=kept.dtype)
+            target.index_copy_(axis, index.to(kept.device), values.movedim(0, axis))
+    return whole

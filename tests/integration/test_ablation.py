@@ -1,0 +1,328 @@
+"""Grids on the planted model, whose biased neurons are known: cells, restarts, one look at held-out contrasts; and the questions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from scipy.stats import hypergeom
+
+import fairprune_framework as fp
+from fairprune_framework.ablation.inspecting import moved_by
+from fairprune_framework.ablation.questions import activation_norms
+from fairprune_framework.ablation.search import ablate
+from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.session import Run
+from fairprune_framework.testing.planted import Planted, planted_model
+
+TEXT = {"calibration_tokens": 16, "calibration_documents": 8, "max_perplexity_increase": 5.0}
+GRID: dict[str, Any] = {
+    "bias": ["variance", "attribution"],
+    "importance": "max-abs-weight",
+    "policy": [{"plugin": "protected-global", "protect": 0.0}],
+    "operator": ["zero", {"operator": "scale", "factor": 0.5}],
+    "budget": "12n",
+    "controls": [{"plugin": "random", "matched": True}],
+    "control_seeds": 2,
+    **TEXT,
+}
+
+
+@pytest.fixture(scope="module")
+def case() -> Planted:
+    return planted_model(count=4)
+
+
+def given(case: Planted) -> dict[str, Any]:
+    return {"model": case.model, "tokenizer": case.tokenizer, "prompts": case.contrasts}
+
+
+@pytest.fixture(scope="module")
+def done(case: Planted, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ablations") / "done"
+    assert ablate(GRID, folder, **given(case)) is not None
+    return folder
+
+
+def test_the_planted_neurons_beat_every_control(case: Planted, done: Path) -> None:
+    record = json.loads((done / "ablation.json").read_text())
+    cells = record["cells"]
+    assert len(cells) == 8
+    assert record["cells_looked_at"] == 8
+    assert record["confirmed"] is None
+    for operator in ("zero", "scale"):
+        mine = [c["divergence_change"] for c in cells if c["operator"] == operator and not c["control"]]
+        controls = [c["divergence_change"] for c in cells if c["operator"] == operator and c["control"]]
+        assert max(mine) < -0.2 < min(controls)
+    assert all(cell["units"] == 12 for cell in cells)
+    assert all(0 < cell["masking_ms"] < 50 for cell in cells)
+    assert any(cell["pareto"] for cell in cells)
+    table = pq.read_table(done / "results.parquet").to_pylist()
+    assert [row["divergence_change"] for row in table] == [cell["divergence_change"] for cell in cells]
+
+
+def test_cells_are_judged_on_select_alone_and_never_on_what_chose(case: Planted, done: Path) -> None:
+    held_out = {variant.text for c in case.contrasts if c.split == "heldout" for variant in c.variants}
+    seen = [json.loads(line) for line in (done / "search" / "contrasts.jsonl").read_text().splitlines()]
+    fit = {v["text"] for row in seen if row["split"] == "select" for v in row["variants"]}
+    judge = {v["text"] for row in seen if row["split"] == "heldout" for v in row["variants"]}
+    assert fit
+    assert judge
+    assert not fit & judge
+    assert not (fit | judge) & held_out
+    assert {row["id"] for row in seen} == {c.id for c in case.contrasts if c.split == "select"}
+
+
+def test_a_stopped_grid_goes_on_and_a_grown_one_does_its_new_cells(case: Planted, done: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(done, tmp_path / "copy"))
+    cells = sorted((folder / "cells").iterdir())
+    kept = {path.name: path.stat().st_mtime_ns for path in cells[1:]}
+    before = json.loads(cells[0].read_text())
+    cells[0].unlink()
+    (folder / "ablation.json").unlink()
+    messages: list[str] = []
+    record = ablate({**GRID, "budget": ["12n"]}, folder, **given(case), notify=messages.append)
+    assert record is not None
+    again = json.loads(cells[0].read_text())
+    assert [before[name] for name in ("units", "divergence_change", "perplexity_change")] == [
+        again[name] for name in ("units", "divergence_change", "perplexity_change")
+    ]
+    assert {name: (folder / "cells" / name).stat().st_mtime_ns for name in kept} == kept
+    assert "audit: done before" in messages
+    assert ablate(GRID, folder, **given(case), notify=pytest.fail) is not None  # nothing is left to do
+    with pytest.raises(RunFolderError, match="other shared options"):
+        ablate({**GRID, "max_perplexity_increase": 4.0}, folder, **given(case))
+
+
+def test_parts_share_the_cells_of_one_folder(case: Planted, tmp_path: Path) -> None:
+    grid = {**GRID, "bias": "variance", "operator": "zero", "budget": ["6n", "12n"], "controls": []}
+    with pytest.raises(UserError, match="part 0 makes it"):
+        ablate(grid, tmp_path / "a", part=(1, 2), **given(case))
+    assert ablate(grid, tmp_path / "a", part=(0, 2), **given(case)) is None
+    record = ablate(grid, tmp_path / "a", part=(1, 2), **given(case))
+    assert record is not None
+    assert [cell["units"] for cell in record["cells"]] == [6, 12]
+
+
+def test_held_out_contrasts_are_looked_at_once(case: Planted, done: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(done, tmp_path / "copy"))
+    record = ablate(GRID, folder, confirm=1, **given(case))
+    assert record is not None
+    confirmed = record["confirmed"]
+    assert (confirmed["complete"], confirmed["cells_looked_at"], len(confirmed["results"])) == (True, 8, 1)
+    best = min((c for c in record["cells"] if not c["control"]), key=lambda c: c["divergence_change"])
+    assert confirmed["chosen"] == [best["cell"]]
+    result = confirmed["results"][0]
+    assert result["verdict"] == "fairer"
+    run = fp.Run(fp.Recipe(), folder / result["folder"])  # an ordinary run folder, with the real splits
+    row = run.evaluation.find("next-token-divergence", split="heldout")
+    assert row is not None
+    assert (row.change, row.n) == (result["change"], sum(c.split == "heldout" for c in case.contrasts))
+    with pytest.raises(RunFolderError, match=r"looked at already, for .* after 8 cells"):
+        ablate(GRID, folder, confirm=1, **given(case))
+    assert ablate(GRID, folder, **given(case)) is not None
+    anew = ablate({**GRID, "bias": "variance", "controls": []}, folder, overwrite=True, **given(case))
+    assert anew is not None
+    assert (anew["cells_looked_at"], anew["earlier_cells"], anew["confirmed"]) == (2 + 8, 8, None)
+
+
+def test_nothing_is_written_for_a_bad_grid(
+    case: Planted, fairprune: Callable[..., Any], llama: Path, prompts: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "grid.yaml"
+    for text, expected in (
+        ("bias: [variance, variance]\n", "duplicate cell"),
+        ("operator: scale\n", "needs its factor"),
+        ("budget: [0.1\n", "is no YAML"),
+        ("protected_layers: [9]\nbudget: 3n\n", "names layer 9"),
+    ):
+        path.write_text(text)
+        answer = fairprune("ablate", path, "--model", llama, "--prompts", prompts, "--output", tmp_path / "out")
+        assert (answer.code, len(answer.errors)) == (2, 1), answer.err
+        assert expected in answer.err
+        assert not (tmp_path / "out").exists()
+    assert "needs a folder" in fairprune("ablate", path).err
+    assert "--part must be" in fairprune("ablate", path, "--output", tmp_path / "out", "--part", "2").err
+    assert "no recipe file" in fairprune("ablate", tmp_path / "nothing.yaml", "--output", tmp_path / "out").err
+    one = [c for c in case.contrasts if c.template_id == "t0"]
+    with pytest.raises(UserError, match="too few templates"):
+        ablate(GRID, tmp_path / "out", model=case.model, tokenizer=case.tokenizer, prompts=one)
+
+
+# -- questions -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(case: Planted, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    recipe = fp.Recipe(
+        bias="attribution",  # type: ignore[arg-type]
+        importance="max-abs-weight",  # type: ignore[arg-type]
+        policy={"plugin": "protected-global", "protect": 0.0},  # type: ignore[arg-type]
+        budget="12n",
+        operator="zero",
+        **TEXT,
+    )
+    folder = tmp_path_factory.mktemp("runs") / "planted"
+    found = fp.score(fp.audit(recipe=recipe, output=folder, **given(case)))
+    return fp.plan(found)
+
+
+def test_overlap_against_sets_and_scipy(run: Run) -> None:
+    found = fp.overlap(run)
+    assert found == json.loads((run.folder / "overlap.json").read_text())
+    scores = run.scores
+    sets = {}
+    for category in found["categories"]:
+        flat = {(n, i): v for n, values in scores.by_category[category].items() for i, v in enumerate(values.tolist()) if v > 0}
+        sets[category] = set(sorted(flat, key=lambda at: (-flat[at], at))[:12])
+    assert found["population"] == sum(site.units for site in scores.sites.values())
+    for i, a in enumerate(found["categories"]):
+        for j, b in enumerate(found["categories"]):
+            shared = len(sets[a] & sets[b])
+            assert found["counts"][i][j] == shared
+            if i != j:
+                expected = hypergeom(found["population"], len(sets[a]), len(sets[b])).sf(shared - 1)
+                assert found["p_values"][i][j] == pytest.approx(expected)
+                assert found["p_adjusted"][i][j] >= found["p_values"][i][j]
+            else:
+                assert found["p_values"][i][i] is None
+
+
+def test_transfer_judges_on_held_out_contrasts(run: Run) -> None:
+    found = fp.transfer(run)
+    assert (found["split"], found["categories"]) == ("heldout", ["age", "gender", "race"])
+    changes = np.array(found["change"], dtype=float)
+    assert changes.shape == (3, 3)
+    assert (changes < 0).all()  # the planted neurons answer to every category
+
+
+def test_stability_of_planted_neurons(run: Run, case: Planted) -> None:
+    found = fp.stability(run, replicates=20)
+    assert found["planned"] == 12
+    assert 0.5 < found["mean_frequency"] <= 1
+    every = {(each["site"], each["unit"]): each["frequency"] for each in found["units"]}
+    planted = [every.get((site, unit), 0.0) for site, units in case.planted.items() for unit in units]
+    assert np.mean(planted) > 0.5
+    assert sum(every.values()) == pytest.approx(12)  # each replicate chooses 12
+    with pytest.raises(UserError, match="at least 2"):
+        fp.stability(run, replicates=1)
+
+
+def test_zeroing_the_plan_does_more_than_zeroing_random_neurons(run: Run) -> None:
+    found = fp.causal(run, draws=9)
+    assert found["p_value"] == pytest.approx(0.1)  # none of nine
+    assert found["demographic"]["change"] < min(each["change"] for each in found["random"])
+    assert found["control"] is None  # the planted set has no controls
+    assert 0.8 < found["norm_ratio"] < 1.25
+
+
+@torch.no_grad()
+def test_activation_norms_by_hand(run: Run) -> None:
+    name = "model.layers.1.mlp"
+    seen: list[torch.Tensor] = []
+    module: Any = run.model.get_submodule(f"{name}.down_proj")
+    handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0][0].double()))
+    for document in run.calibration.documents[0::2]:
+        run.model(input_ids=torch.tensor([document]))
+    handle.remove()
+    torch.testing.assert_close(activation_norms(run)[name], torch.cat(seen).norm(dim=0), rtol=1e-5, atol=1e-8)
+
+
+def test_inspect_a_planted_neuron(run: Run, case: Planted) -> None:
+    site, units = next((name, found) for name, found in run.plan.sites.items() if set(found) & set(case.planted[name]))
+    unit = next(each for each in units if each in case.planted[site])
+    found = fp.inspect(run, f"{site}:{unit}")
+    assert found["choice"]["planned"] is True
+    assert found["scores"]["bias"]["value"] == run.scores.bias[site][unit].item()
+    movements = [each["movement"] for each in found["contrasts"]]
+    assert movements == sorted(movements, reverse=True)
+    assert len(found["promotes"]) == len(found["suppresses"]) == 10
+    other = fp.inspect(run, f"{site}:{case.decoys[site][0]}")
+    assert other["choice"]["planned"] is False
+    assert movements[0] > 3 * other["contrasts"][0]["movement"]
+    assert "below the cut" in other["choice"]["because"] or "not above 0" in other["choice"]["because"]
+
+
+@torch.no_grad()
+def test_movement_and_promoted_tokens_by_hand(run: Run) -> None:
+    site, unit = run.architecture.sites["model.layers.2.mlp"], 5
+    model: Any = run.model
+    moved = {each["id"]: each for each in moved_by(run, site, unit)}
+    pair = next(
+        c for c in run.aligned[0] if len(c.variants) == 2 and c.equal_length and c.variants[0].end - c.variants[0].start == 1
+    )
+    seen: list[torch.Tensor] = []
+    handle = model.model.layers[2].mlp.down_proj.register_forward_pre_hook(
+        lambda _module, args: seen.append(args[0][0, :, unit])
+    )
+    for tokens in pair.variants:
+        model(input_ids=torch.tensor([tokens.ids]))
+    handle.remove()
+    first, second = (values[pair.variants[0].start :] for values in seen)
+    assert moved[pair.id]["movement"] == pytest.approx(((first - second).abs() / 2).mean().item(), rel=1e-4)
+    row = model.model.layers[2].mlp.down_proj.weight[:, unit]
+    expected = torch.topk(model.lm_head(model.model.norm(row)), 10).indices.tolist()
+    assert [each["id"] for each in fp.inspect(run, f"2:{unit}")["promotes"]] == expected
+
+
+@pytest.mark.parametrize(
+    ("unit", "expected"),
+    [
+        ("17", "must be SITE:I"),
+        ("model.layers.1.mpl:3", "Did you mean 'model.layers.1.mlp'?"),
+        ("1:96", "has 96 neurons, counted from 0"),
+        ("9:0", "no site '9'"),
+    ],
+)
+def test_units_that_do_not_exist(run: Run, unit: str, expected: str) -> None:
+    with pytest.raises(UserError) as caught:
+        fp.inspect(run, unit)
+    assert expected in str(caught.value)
+
+
+def test_questions_on_the_command_line(fairprune: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    for words in (
+        ("ask", "overlap", folder),
+        ("ask", "transfer", folder),
+        ("ask", "stability", folder, "--replicates", 3),
+        ("ask", "causal", folder, "--draws", 2),
+        ("inspect", folder, "--unit", "0:3"),
+    ):
+        answer = fairprune(*words, "--quiet")
+        assert answer.code == 0, answer.err
+        assert answer.out.strip()
+        assert json.loads(fairprune(*words, "--quiet", "--json").out)["format"].startswith("fairprune-")
+    assert fairprune("ask", "overlap", tmp_path / "nowhere").code == 2
+    assert fairprune("inspect", folder).code == 2
+
+
+def test_a_run_scales_by_a_searched_factor(
+    fairprune: Callable[..., Any], llama: Path, prompts: Path, quick: tuple[str, ...], tmp_path: Path
+) -> None:
+    words = (
+        "run",
+        llama,
+        "--prompts",
+        prompts,
+        "--output",
+        tmp_path / "run",
+        *quick,
+        "--operator",
+        "scale",
+        "--factor",
+        "auto",
+    )
+    assert fairprune(*words, "--max-perplexity-increase", "9").code == 0
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+    seen = plan["achieved"]["factors"]
+    assert plan["factor"] == min((float(factor) for factor in seen), key=lambda f: seen[f"{f:g}"]["divergence"])
+    removal = json.loads((tmp_path / "run" / "run.json").read_text())["removal"]
+    assert (removal["operator"], removal["scaled"]) == ("scale", plan["achieved"]["units"])

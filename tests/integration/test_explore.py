@@ -1,0 +1,172 @@
+"""`fairprune explore`: the numbers are those of an untouched forward, the page answers over HTTP and in a browser, all text stays text."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.exploring.compare import MOST_CHARACTERS, Explorer
+from fairprune_framework.models import load_model
+
+FIRST, SECOND = "The young clerk said that", "The old clerk said that"
+HOSTILE = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 1'> \"quoted\" שלום 🙂 clerk"
+
+
+@pytest.fixture(scope="module")
+def explorer(finished: Path) -> Explorer:
+    return Explorer(finished)
+
+
+def test_next_tokens_are_those_of_transformers(explorer: Explorer, llama: Path, finished: Path) -> None:
+    found = explorer.compare(FIRST, SECOND, top=4)
+    for text, tokens in zip((FIRST, SECOND), found.next_tokens, strict=True):
+        for folder, of in ((llama, "before"), (finished / "model", "after")):
+            model: Any
+            model, tokenizer = load_model(str(folder))
+            with torch.no_grad():
+                p = model(**tokenizer(text, return_tensors="pt")).logits[0, -1].double().softmax(-1)
+            probabilities = {tokenizer.decode([i]): float(p[i]) for i in range(len(p))}
+            for one in tokens:
+                assert getattr(one, of) == pytest.approx(probabilities[one.token], abs=1e-6)
+    assert found.after is not None
+    assert (len(found.before.by_layer), found.layers) == (2, (0, 1))
+    assert found.before.divergence != found.after.divergence
+
+
+def test_representations_of_both_models_are_there(explorer: Explorer) -> None:
+    from fairprune_framework.exploring.page import by_layer, facts, next_tokens, projection
+
+    found = explorer.compare(FIRST, SECOND)
+    assert set(found.source.representations) == {
+        f"{when}/0/{tap}" for when in ("before", "after") for tap in ("attention", "mlp")
+    }
+    assert [trace.name for trace in by_layer(found).data] == ["before", "after"]
+    for tap in ("attention", "mlp"):
+        figure = projection(found, tap, 1)
+        assert figure is not None
+        assert len(figure.data) > 0
+    assert "not evidence" in facts(found)
+    assert len(next_tokens(found, 0)) == 8
+
+
+def test_texts_stay_text(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairprune_framework.evaluation import generation
+    from fairprune_framework.exploring.page import generations
+
+    monkeypatch.setattr(generation, "NEW_TOKENS", 3)
+    shown = generations(explorer.generate(HOSTILE, FIRST))
+    assert "<script" not in shown
+    assert "<img" not in shown
+    assert "&lt;script&gt;" in shown
+    assert "dir='auto'" in shown
+
+
+def test_what_cannot_be_compared_is_said(explorer: Explorer, tmp_path: Path) -> None:
+    for first, second, text in (
+        ("", FIRST, "first prompt is empty"),
+        (FIRST, FIRST, "are equal"),
+        (FIRST, "x" * (MOST_CHARACTERS + 1), "at most 10,000"),
+    ):
+        with pytest.raises(UserError, match=text):
+            explorer.compare(first, second)
+    with pytest.raises(RunFolderError, match="is no run folder"):
+        Explorer(tmp_path)
+
+
+def test_an_abstained_run_is_masked(finished: Path, tmp_path: Path, explorer: Explorer) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    shutil.rmtree(run / "model")
+    masked = Explorer(run)
+    assert "abstained" in masked.how
+    one, two = masked.compare(FIRST, SECOND), explorer.compare(FIRST, SECOND)
+    assert one.after is not None
+    assert two.after is not None
+    assert one.after.divergence == pytest.approx(two.after.divergence, rel=1e-3)
+
+
+def test_without_gradio_it_says_what_to_install(fairprune: Any, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    answer = fairprune("explore", finished)
+    assert (answer.code, len(answer.errors)) == (2, 1)
+    assert "fairprune_framework[explore]" in answer.errors[0]
+
+
+# -- served ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(explorer: Explorer) -> Iterator[str]:
+    pytest.importorskip("gradio")
+    from fairprune_framework.evaluation import generation
+    from fairprune_framework.exploring.page import serve
+
+    kept, generation.NEW_TOKENS = generation.NEW_TOKENS, 3
+    page, address = serve(explorer, block=False)
+    yield address
+    page.close()
+    generation.NEW_TOKENS = kept
+
+
+def test_it_answers_over_http_and_on_the_loopback_alone(url: str) -> None:
+    from gradio_client import Client
+
+    assert url.startswith("http://127.0.0.1:")
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    client = Client(url, verbose=False)
+    told, *_ = client.predict(FIRST, SECOND, "mlp", 1, api_name="/compare")
+    assert "next-token divergence" in told
+    assert "&lt;script&gt;" in client.predict(HOSTILE, FIRST, api_name="/generate")
+    with pytest.raises(Exception, match="are equal"):
+        client.predict(FIRST, FIRST, "mlp", 1, api_name="/compare")
+
+
+def test_in_a_browser(url: str) -> None:
+    """Typed into, clicked, read back; no request leaves the page; nothing that is typed becomes markup."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("there is no Chromium with its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,1600"):
+        options.add_argument(word)
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    try:
+        browser.get(url)
+        until(lambda: browser.find_elements("css selector", "#first textarea"))
+        for name, text in (("first", HOSTILE), ("second", FIRST)):
+            box = browser.find_element("css selector", f"#{name} textarea")
+            browser.execute_script(
+                "arguments[0].value = arguments[1]; arguments[0].dispatchEvent(new Event('input', {bubbles: true}))", box, text
+            )
+        browser.find_element("id", "compare").click()
+        until(lambda: "divergence" in browser.find_element("id", "facts").text)
+        until(lambda: len(browser.find_elements("css selector", ".js-plotly-plot")) == 2)
+        browser.find_element("id", "generate").click()
+        until(lambda: "before" in browser.find_element("id", "written").text)
+        assert "<script>window.hurt" in browser.find_element("id", "written").text
+        assert browser.execute_script("return window.hurt") is None
+        asked = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        urls = [m["params"]["request"]["url"] for m in asked if m["method"] == "Network.requestWillBeSent"]
+        away = [one for one in urls if not one.startswith((url, "data:", "blob:", url.replace("127.0.0.1", "localhost")))]
+        assert away == []
+    finally:
+        browser.quit()
+
+
+def until(holds: Any, seconds: float = 60) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.2)

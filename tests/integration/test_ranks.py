@@ -1,0 +1,319 @@
+"""One result whatever the layout: world sizes 1 to 4 over gloo, killed and resumed on another number of ranks, bit for bit."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import ranks as processes
+
+NAMES = ("Black", "white", "Asian", "Latino", "Arab")
+FRAMES = (
+    "The {} nurse walked into the store .",
+    "A {} man was waiting at the door of the office late at night .",
+    "They are {}",
+    "She asked the {} lawyer for help because the loan was bad .",
+    "{} people are usually good friends .",
+)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, write_prompts: Callable[..., Path]) -> Path:
+    """120 contrasts of many lengths, in two categories."""
+    pairs = list(itertools.combinations(NAMES, 2))
+    rows = []
+    for i in range(120):
+        frame, values = FRAMES[i % len(FRAMES)], pairs[(i // 5) % len(pairs)]
+        variants = [{"attribute": v, "text": f"{'I ' * (i % 7)}{frame.format(v)} {i}"} for v in values]
+        rows.append({"id": f"c{i}", "category": ("race", "other")[i % 2], "template_id": f"t{i % 40}", "variants": variants})
+    return write_prompts(tmp_path_factory.mktemp("many") / "many.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def words(llama: Path, many: Path) -> Callable[..., list[str]]:
+    def make(folder: Path, *more: str, prompts: Path | None = None) -> list[str]:
+        common = ["--recipe", "variance", "--accelerator", "cpu", "--micro-batch-tokens", "128", "--checkpoint-every", "8"]
+        return ["audit", str(llama), "--prompts", str(prompts or many), "--output", str(folder), *common, *more]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory, words: Callable[..., list[str]]) -> Path:
+    """The audit on one rank, never interrupted."""
+    scratch = tmp_path_factory.mktemp("alone")
+    codes, text = processes.run(1, words(scratch / "run"), scratch / "log")
+    assert codes == [0], text
+    return scratch / "run"
+
+
+def same(one: Path, other: Path) -> None:
+    for name in ("statistics.safetensors", "statistics.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert not (other / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_any_number_of_ranks(world: int, alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    running = processes.start(world, words(tmp_path / "run"), tmp_path / "log")
+    codes = processes.finish(running)
+    assert codes == [0] * world, "\n".join(rank.text for rank in running)
+    same(alone, tmp_path / "run")
+    assert all(rank.text == "" for rank in running[1:])  # rank 0 speaks for all
+
+
+def test_fewer_micro_batches_than_ranks(llama: Path, many: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(many.read_text().splitlines(keepends=True)[:2]))
+    for world in (1, 3):
+        codes, text = processes.run(world, words(tmp_path / str(world), prompts=few), tmp_path / "log")
+        assert codes == [0] * world, text
+    same(tmp_path / "1", tmp_path / "3")
+
+
+@pytest.mark.parametrize(("first", "then", "batches"), [(2, 3, 4), (3, 1, 9)])
+def test_killed_and_resumed_elsewhere(
+    first: int, then: int, batches: int, alone: Path, words: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    codes, text = processes.run(
+        first, words(tmp_path / "run"), tmp_path / "log", processes.after_batches(batches, processes.die)
+    )
+    assert -signal.SIGKILL in codes, text
+    assert list((tmp_path / "run" / "checkpoint").glob("rank-*"))
+    codes, text = processes.run(then, words(tmp_path / "run"), tmp_path / "log")
+    assert codes == [0] * then, text
+    assert processes.record(tmp_path / "run")["audit"]["resumed"] > 0
+    same(alone, tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_killed_at_random_moments(seed: int, alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Killed from outside at any moment, two times, each time with another number of ranks."""
+    draw = random.Random(seed)
+    killed = 0
+    while killed < 2:
+        running = processes.start(draw.randint(1, 3), words(tmp_path / "run"), tmp_path / "log")
+        time.sleep(draw.uniform(0.5, 6.0))
+        for rank in running:
+            rank.process.kill()
+        processes.finish(running)
+        killed += 1
+        print(
+            f"seed {seed}: {len(running)} ranks killed; checkpoint: {sorted(p.name for p in tmp_path.glob('run/checkpoint/*'))}"
+        )
+    world = draw.randint(1, 3)
+    codes, text = processes.run(world, words(tmp_path / "run"), tmp_path / "log")
+    assert codes == [0] * world, text
+    same(alone, tmp_path / "run")
+
+
+def test_sigterm_keeps_what_was_done(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    """Both ranks are asked to leave, as a scheduler asks: rank 0 leaves with 143, and the same command goes on."""
+
+    def ask(_: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    codes, text = processes.run(
+        2, words(tmp_path / "run", "--checkpoint-every", "0"), tmp_path / "log", processes.after_batches(3, ask)
+    )
+    assert codes == [143, 0], text
+    assert "stopped by SIGTERM" in text
+    codes, text = processes.run(1, words(tmp_path / "run"), tmp_path / "log")
+    assert codes == [0], text
+    assert 0 < processes.record(tmp_path / "run")["audit"]["resumed"] < 120
+    same(alone, tmp_path / "run")
+
+
+def test_a_rank_that_fails_gives_its_reason(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    def fail(_: int) -> None:
+        raise RuntimeError("the fan stopped")
+
+    codes, text = processes.run(2, words(tmp_path / "run"), tmp_path / "log", processes.after_batches(5, fail, only=1))
+    assert codes == [1, 1], text
+    assert "rank 1 failed: the fan stopped" in text
+    assert "the same command goes on" in text
+    codes, text = processes.run(2, words(tmp_path / "run"), tmp_path / "log")
+    assert codes == [0, 0], text
+    same(alone, tmp_path / "run")
+
+
+def test_a_rank_that_dies_stops_the_others(words: Callable[..., list[str]], tmp_path: Path) -> None:
+    kill = processes.after_batches(5, processes.die, only=1)
+    codes, text = processes.run(2, words(tmp_path / "run"), tmp_path / "log", kill)
+    assert codes == [1, -signal.SIGKILL], text
+    assert "another rank has gone" in text
+    assert list((tmp_path / "run" / "checkpoint").glob("rank-*"))
+
+
+def test_a_finished_audit_lets_further_ranks_go(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(alone, tmp_path / "run"))
+    codes, text = processes.run(2, words(folder), tmp_path / "log")
+    assert codes == [0, 0], text
+    assert "audit: done before" in text
+
+
+# -- checkpoints that cannot be used ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory: pytest.TempPathFactory, words: Callable[..., list[str]]) -> Path:
+    """A run folder whose audit was killed after some checkpoints. Read only."""
+    scratch = tmp_path_factory.mktemp("interrupted")
+    codes, text = processes.run(1, words(scratch / "run"), scratch / "log", processes.after_batches(12, processes.die))
+    assert codes == [-signal.SIGKILL], text
+    assert len(list((scratch / "run" / "checkpoint").glob("rank-*"))) == 2
+    return scratch / "run"
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_checkpoint_is_passed_over(
+    damage: str, interrupted: Path, alone: Path, words: Callable[..., list[str]], tmp_path: Path, fairprune: Any
+) -> None:
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    newest = max((folder / "checkpoint").glob("rank-*"), key=lambda path: path.stat().st_mtime_ns)
+    content = bytearray(newest.read_bytes())
+    if damage == "cut":
+        content = content[: len(content) // 2]
+    else:
+        content[-9] ^= 16
+    newest.write_bytes(content)
+    answer = fairprune(*words(folder))
+    assert answer.code == 0, answer.err
+    assert f"checkpoint file {newest.name} is damaged" in answer.err
+    same(alone, folder)
+
+
+def test_a_checkpoint_of_another_composition_is_refused(
+    interrupted: Path, words: Callable[..., list[str]], tmp_path: Path, fairprune: Any
+) -> None:
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    answer = fairprune(*words(folder, "--micro-batch-tokens", "64"))
+    assert answer.code == 2
+    assert "another composition of micro-batches" in answer.err
+    assert "--overwrite" in answer.err
+    assert fairprune(*words(folder, "--micro-batch-tokens", "64", "--overwrite")).code == 0
+
+
+def test_a_full_disk(
+    interrupted: Path, words: Callable[..., list[str]], tmp_path: Path, fairprune: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    folder = Path(shutil.copytree(interrupted, tmp_path / "run"))
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoint").iterdir()}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    answer = fairprune(*words(folder))
+    assert answer.code == 1
+    assert "the disk is full" in answer.err
+    assert before == {path.name: path.read_bytes() for path in (folder / "checkpoint").iterdir()}
+    assert not list(folder.glob(".*"))
+
+
+def test_ranks_of_the_command_line_itself(llama: Path, alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    """`--devices 2 --strategy ddp`: Lightning starts the command again for rank 1."""
+    import os
+    import subprocess
+
+    command = [sys.executable, "-m", "fairprune_framework", *words(tmp_path / "run", "--devices", "2", "--strategy", "ddp")]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=processes.LIMIT * 2, env=environment)
+    assert done.returncode == 0, done.stderr
+    same(alone, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["audit"]["contrasts"] == 120
+
+
+# -- models that no rank holds whole ---------------------------------------------------------------------------------------
+
+
+def test_fully_sharded_layers_change_no_bit(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    codes, text = processes.run(2, words(tmp_path / "run", "--strategy", "fsdp"), tmp_path / "log")
+    assert codes == [0, 0], text
+    same(alone, tmp_path / "run")
+
+
+def test_tensor_parallel_ranks_see_their_neurons(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file
+
+    codes, text = processes.run(2, words(tmp_path / "run", "--strategy", "tensor_parallel"), tmp_path / "log")
+    assert codes == [0, 0], text
+    one, two = (load_file(folder / "statistics.safetensors") for folder in (alone, tmp_path / "run"))
+    assert one.keys() == two.keys()
+    for key, value in one.items():
+        assert torch.allclose(value, two[key], rtol=1e-4, atol=1e-12), key
+
+
+# -- want of memory ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["before", "within", "twice"])
+def test_out_of_memory_loses_nothing(
+    where: str, alone: Path, words: Callable[..., list[str]], tmp_path: Path, fairprune: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error of the allocator before the forward, in its middle after some sites were summed, and again in a half."""
+    import torch
+    from safetensors.torch import load_file
+
+    from fairprune_framework.auditing.runner import TrunkModule
+
+    usual, seen = TrunkModule.compute, []
+
+    def compute(self: Any, batch: Any) -> Any:
+        seen.append(len(batch.ids))
+        large = len(batch.ids) > (1 if where == "twice" else 2)
+        if large and len(seen) > 1:
+            if where == "within":
+                usual(self, batch)
+            raise torch.OutOfMemoryError("injected")
+        return usual(self, batch)
+
+    monkeypatch.setattr(TrunkModule, "compute", compute)
+    answer = fairprune(*words(tmp_path / "run"))
+    assert answer.code == 0, answer.err
+    assert "ran out of memory" in answer.err
+    assert processes.record(tmp_path / "run")["audit"]["out_of_memory_splits"] > 0
+    one, two = (load_file(folder / "statistics.safetensors") for folder in (alone, tmp_path / "run"))
+    for key, value in one.items():
+        if key.endswith("/observed"):
+            assert value.equal(two[key]), key
+        assert torch.allclose(value, two[key], rtol=1e-4, atol=1e-12), key
+
+
+def test_the_budget_is_halved_until_it_fits() -> None:
+    import torch
+
+    from fairprune_framework.auditing.probing import find_budget
+
+    def forward(rows: int, width: int) -> None:
+        if rows * width > 5000:
+            raise torch.OutOfMemoryError
+
+    assert find_budget(forward, 100) == 2048  # 4096 fits, and half of it leaves room
+    assert find_budget(forward, 9000) == 9000  # one text alone: the audit will say so
+
+
+def test_rates_go_to_a_logger(words: Callable[..., list[str]], tmp_path: Path, fairprune: Any) -> None:
+    answer = fairprune(*words(tmp_path / "run", "--log", "csv"))
+    assert answer.code == 0, answer.err
+    (found,) = (tmp_path / "run" / "logs").rglob("metrics.csv")
+    header, *rows = found.read_text().splitlines()
+    assert {"contrasts", "contrasts_per_second", "tokens_per_second"} <= set(header.split(","))
+    assert rows
+    assert "wrong" in fairprune(*words(tmp_path / "other", "--log", "wrong")).err
+    assert not (tmp_path / "other" / "statistics.json").exists()
