@@ -218,7 +218,12 @@ def test_evaluating_a_model_alone_fills_before_alone(fairprune: Any, llama: Path
     answer = fairprune("evaluate", llama, "--prompts", prompts, "--output", tmp_path / "run", *options)
     assert answer.code == 0, answer.err
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    assert {row["metric"] for row in found["results"]} == {"next-token-divergence", "activation-difference", "perplexity"}
+    assert {row["metric"] for row in found["results"]} == {
+        "next-token-divergence",
+        "activation-difference",
+        "sequence-gap",
+        "perplexity",
+    }
     for row in found["results"]:
         assert row["before"] > 0
         assert [row[name] for name in ("after", "difference", "change", "ci_low", "ci_high", "p_value")] == [None] * 6
@@ -402,7 +407,7 @@ def test_evaluation_json(finished: Path) -> None:
             assert row["change"] == pytest.approx((row["after"] - row["before"]) / abs(row["before"] - row["ideal"]))
         assert row["difference"] == pytest.approx(row["after"] - row["before"])
     metrics = {row["metric"] for row in found["results"]}
-    assert metrics == {"activation-difference", "next-token-divergence", "perplexity", "kl-to-original"}
+    assert metrics == {"activation-difference", "next-token-divergence", "sequence-gap", "perplexity", "kl-to-original"}
     places = {(row["split"], row["control"]) for row in found["results"] if row["metric"] == "next-token-divergence"}
     assert places == {("select", False), ("heldout", False), ("select", True), ("heldout", True)}
     layers = {row["layer"] for row in found["results"] if row["metric"] == "activation-difference"}

@@ -1,0 +1,106 @@
+"""`fairprune evaluate` with suites, other judging sets and another model: rows, files, resumption, and what is refused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+OCCUPATIONS = ("baker", "pilot", "clerk", "nurse", "farmer")
+
+
+@pytest.fixture(scope="module")
+def winobias(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty invented pairs in the layout of WinoBias."""
+    folder = tmp_path_factory.mktemp("winobias")
+    pairs = list(enumerate(itertools.permutations(OCCUPATIONS, 2), start=1))
+    for side, word in (("pro", "she"), ("anti", "he")):
+        lines = [f"{i} [The {a}] thanked the {b} because [{word}] had waited." for i, (a, b) in pairs]
+        (folder / f"{side}_stereotyped_type1.txt.dev").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Invented items of boolq."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "boolq").mkdir()
+    rows = [{"question": f"is the {name} in", "passage": f"The {name} is in.", "label": 1} for name in OCCUPATIONS * 2]
+    (folder / "boolq" / "made.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows over all splits' first, categories and layers, by metric."""
+    found = json.loads((folder / "evaluation.json").read_text())["results"]
+    return {row["metric"]: row for row in found if row["category"] is None and row["layer"] is None}
+
+
+def test_a_run_is_judged_by_more(fairprune: Any, finished: Path, winobias: Path, data: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    words = ["evaluate", "--output", tmp_path / "run", "--judge-prompts", f"wino={winobias}", "--suite", "boolq"]
+    words += ["--task-data", data, "--task-limit", 9, "--cells", tmp_path / "cells"]
+    answer = fairprune(*words, "--overwrite")
+    assert answer.code == 0, answer.err
+    rows = rows_of(tmp_path / "run")
+    assert {"wino/next-token-divergence", "wino/sequence-gap", "wino/stereotype-preference", "boolq/acc"} <= rows.keys()
+    assert (rows["boolq/acc"]["n"], rows["wino/stereotype-preference"]["n"]) == (9, 20)
+    samples = pq.read_table(tmp_path / "run" / "evaluation_samples.parquet").to_pylist()
+    taken = {sample["id"] for sample in samples if sample["source"] == "boolq"}
+    assert len(taken) == 9
+    kept = {path.name for path in (tmp_path / "cells").iterdir()}
+    before = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    again = fairprune(*words, "--overwrite")
+    assert "measuring" not in again.err
+    assert {path.name for path in (tmp_path / "cells").iterdir()} == kept
+    assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"] == before["results"]
+
+
+def test_identical_models_differ_by_exactly_nothing(fairprune: Any, llama: Path, prompts: Path, tmp_path: Path) -> None:
+    shutil.copytree(llama, tmp_path / "twin")
+    options = ("--calibration-tokens", "16", "--calibration-documents", "16", "--output", tmp_path / "run")
+    answer = fairprune("evaluate", llama, "--against", tmp_path / "twin", "--prompts", prompts, *options)
+    assert answer.code == 0, answer.err
+    found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
+    assert found["applied_by"] == "another model"
+    assert {row["difference"] for row in found["results"]} == {0.0}
+    assert {row["change"] for row in found["results"]} == {0.0}
+    assert {row["p_value"] for row in found["results"]} <= {1.0, None}
+    assert [line["first_difference"] for line in found["generations"]] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (["--suite", "boolq,bbq", "--task-data", "{data}"], "the data of the task 'bbq' are absent: put"),
+        (["--suite", "boolq", "--task-limit", "many"], "--task-limit must be a number"),
+        (["--suite", "boolq", "--task-limit", "bolq=3"], "Did you mean 'boolq'?"),
+        (["--judge-prompts", "own={prompts}"], "the set 'own' cannot judge: its contrast"),
+        (["--judge-prompts", "own"], "--judge-prompts must be NAME=SET"),
+        (["--against", "{llama}"], "--against compares two models, without a plan"),
+    ],
+)
+def test_what_is_refused(
+    fairprune: Any,
+    snapshot: Any,
+    finished: Path,
+    llama: Path,
+    prompts: Path,
+    data: Path,
+    tmp_path: Path,
+    options: list[str],
+    text: str,
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    before = snapshot(tmp_path / "run")
+    words = [word.format(data=data, prompts=prompts, llama=llama) for word in options]
+    answer = fairprune("evaluate", "--output", tmp_path / "run", "--overwrite", *words)
+    assert answer.code == 2
+    (line,) = answer.errors
+    assert text in line
+    assert snapshot(tmp_path / "run") == before
