@@ -97,7 +97,17 @@ def snapshot() -> Callable[..., dict[str, Any] | None]:
     return take
 
 
-QUICK = ("--budget", "0.1", "--calibration-tokens", "16", "--calibration-documents", "8", "--force")
+QUICK = (
+    "--recipe",
+    "relative-variance",
+    "--budget",
+    "0.1",
+    "--calibration-tokens",
+    "16",
+    "--calibration-documents",
+    "8",
+    "--force",
+)
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,8 @@ class ProtectedGlobal(SelectionPolicy):
     def _worth(self, scores: Scores) -> Mapping[str, Tensor]:
         if self.exchange == 0:
             return scores.bias
-        typical = torch.cat(list(scores.importance.values())).median()
-        cost = {name: importance + typical for name, importance in scores.importance.items()}
-        if any(bool((each <= 0).any()) for each in cost.values()):
-            raise ValueError("'exchange' needs an importance score that is never negative, with a median above 0")
-        return {name: bias / cost[name] ** self.exchange for name, bias in scores.bias.items()}
+        every = torch.cat(list(scores.importance.values()))
+        if float(every.min()) < 0:
+            raise ValueError("'exchange' needs an importance score that is never negative")
+        typical = every.median().clamp_min(torch.finfo(every.dtype).tiny)  # a median of 0 says that most neurons cost nothing
+        return {name: bias / (scores.importance[name] + typical) ** self.exchange for name, bias in scores.bias.items()}
