@@ -97,7 +97,7 @@ def configure() -> Path:
 
 def title(page: Path) -> str:
     """The first heading."""
-    return page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    return page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").replace("`", "")
 
 
 def place(source: Path, target: Path) -> None:

@@ -50,13 +50,8 @@ def push(folder: Path, repo: str, *, private: bool = False, revision: str | None
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
-    from huggingface_hub.utils._validators import validate_repo_id
 
     model = pushable(folder)
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise UserError(f"--repo must be a name such as owner/model. Got {repo!r} instead: {error}") from error
     token = os.environ.get("HF_TOKEN")
     if not token:
         raise UserError(
@@ -74,6 +69,8 @@ def push(folder: Path, repo: str, *, private: bool = False, revision: str | None
             revision=revision,
             commit_message=f"Upload a model pruned by fairprune_framework: {read_json(folder / 'run.json').get('verdict')}",
         )
+    except HFValidationError as error:
+        raise UserError(f"--repo must be a name such as owner/model. Got {repo!r} instead: {error}") from error
     except OfflineModeIsEnabled as error:
         raise UserError("HF_HUB_OFFLINE is set: unset it to push") from error
     except HfHubHTTPError as error:

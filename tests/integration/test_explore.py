@@ -34,9 +34,9 @@ def test_next_tokens_are_those_of_transformers(explorer: Explorer, llama: Path, 
             model, tokenizer = load_model(str(folder))
             with torch.no_grad():
                 p = model(**tokenizer(text, return_tensors="pt")).logits[0, -1].double().softmax(-1)
-            probabilities = {tokenizer.decode([i]): float(p[i]) for i in range(len(p))}
-            for one in tokens:
-                assert getattr(one, of) == pytest.approx(probabilities[one.token], abs=1e-6)
+            for one in tokens:  # several tokens may read alike
+                alike = [float(p[i]) for i in range(len(p)) if tokenizer.decode([i]) == one.token]
+                assert min(abs(getattr(one, of) - each) for each in alike) <= 1e-6
     assert found.after is not None
     assert (len(found.before.by_layer), found.layers) == (2, (0, 1))
     assert found.before.divergence != found.after.divergence
