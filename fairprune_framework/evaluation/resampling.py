@@ -225,10 +225,12 @@ class _Draw:
             value_R = statistic(sums_RM)
             left_RK = statistic(sums_RM[:, None, :] - self.sums_KM[None])
             seen_RK = np.where(counts_RK > 0, left_RK, 0.0)
-            middle_R = (counts_RK * seen_RK).sum(1) / n
-            error_R = np.sqrt((n - 1) / n * (counts_RK * (seen_RK - middle_R[:, None]) ** 2).sum(1))
+            with np.errstate(invalid="ignore", over="ignore"):
+                middle_R = (counts_RK * seen_RK).sum(1) / n
+                error_R = np.sqrt((n - 1) / n * (counts_RK * (seen_RK - middle_R[:, None]) ** 2).sum(1))
             error_R = np.where(error_R <= _ROUNDING * max(abs(value), 1.0), error, error_R)
-            found.append(np.abs(value_R - value) / error_R)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                found.append(np.abs(value_R - value) / error_R)
         t_R = np.sort(np.where(np.isfinite(values := np.concatenate(found)), values, np.inf))
         quantile = float(t_R[self.resamples - math.floor((1 - self.level) * (self.resamples + 1) + 1e-9)])
         if not math.isfinite(quantile):
