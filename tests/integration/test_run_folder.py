@@ -260,7 +260,7 @@ def half_written(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("place", "stage"),
     [
-        ("fairprune_framework.auditing.audit.audit", "audit"),
+        ("fairprune_framework.auditing.audit.perform", "audit"),
         ("fairprune_framework.planning.make_plan", "plan"),
         ("fairprune_framework.surgery.removal._compare", "prune"),
         ("fairprune_framework.evaluation.evidence.Evaluation.save", "evaluate"),
@@ -321,7 +321,7 @@ def test_ctrl_c_while_a_file_is_written(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("safetensors.torch.save_file", half)
-    answer = fairprune("audit", llama, "--prompts", prompts, "--output", tmp_path / "run")
+    answer = fairprune("audit", llama, "--prompts", prompts, "--output", tmp_path / "run", "--recipe", "variance")
     assert answer.code == 130
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "recipe.yaml", "contrasts.jsonl"}
 
@@ -352,6 +352,7 @@ def test_files_of_a_run(finished: Path) -> None:
         "exhibits.safetensors",
         "exhibits.json",
         "report.html",
+        "restoration.safetensors",
     }
     assert names == wanted
 
@@ -435,7 +436,8 @@ def test_controls_and_heldout_feed_no_score(fairprune: Any, finished: Path, llam
     kept = [row for row in rows if row["split"] == "select" and not row["control"]]
     only = tmp_path / "only.jsonl"
     only.write_text("".join(json.dumps(row) + "\n" for row in kept))
-    assert fairprune("audit", llama, "--prompts", only, "--output", tmp_path / "run").code == 0
+    words = ("--prompts", only, "--output", tmp_path / "run", "--recipe", "relative-variance")
+    assert fairprune("audit", llama, *words).code == 0
     same_files(tmp_path / "run", finished, "statistics.safetensors")
 
 
@@ -464,7 +466,13 @@ def test_the_functions_give_the_files_of_the_command_line(finished: Path, llama:
 
     monkeypatch.setattr("fairprune_framework.evaluation.generation.NEW_TOKENS", 3)
     model, tokenizer = fp.load_model(str(llama))
-    options = {"budget": "0.1", "calibration_tokens": 16, "calibration_documents": 8, "force": True}
+    options = {
+        "recipe": "relative-variance",
+        "budget": "0.1",
+        "calibration_tokens": 16,
+        "calibration_documents": 8,
+        "force": True,
+    }
     audited = fp.audit(model=model, tokenizer=tokenizer, prompts=tiny_contrasts(), **options)
     done = fp.evaluate(fp.prune(fp.plan(fp.score(audited))))
     assert isinstance(done, fp.Run)
