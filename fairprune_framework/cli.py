@@ -33,7 +33,15 @@ _GROUPS = {
     "strategies": ("bias", "importance", "policy", "architecture"),
     "how much": ("budget", "operator", "round_to", "max_layer_share", "protected_layers", "max_perplexity_increase", "force"),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
-    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "seed"),
+    "model and machine": (
+        "revision",
+        "trust_remote_code",
+        "dtype",
+        "micro_batch_tokens",
+        "prefix_sharing",
+        "accelerator",
+        "seed",
+    ),
 }
 
 

@@ -62,12 +62,17 @@ def _audit(run: Run) -> list[str]:
         demand,
         calibration=run.calibration if demand.calibration else None,
         micro_batch_tokens=run.recipe.micro_batch_tokens,
+        share_up_to=run.sharing.up_to,
         accelerator=run.recipe.accelerator,
     )
     run.model.to(run.device)  # Lightning leaves it on the CPU
     run.begin("audit")
     statistics.save(run.folder)
-    run.note(hashes={"composition": statistics.composition}, audit={"contrasts": bar.done, "seconds": round(bar.seconds, 3)})
+    sharing = {"prefixes": run.sharing.up_to > 0, "because": run.sharing.because}
+    seconds = round(bar.seconds, 3)
+    run.note(
+        hashes={"composition": statistics.composition}, audit={"contrasts": bar.done, "seconds": seconds, "sharing": sharing}
+    )
     return ["statistics.safetensors", "statistics.json"]
 
 

@@ -106,6 +106,8 @@ class Recipe:
     """More prompts to continue before and after, beside the two of the article."""
     micro_batch_tokens: int = 512
     """Padded tokens per forward."""
+    prefix_sharing: Literal["auto", "never"] = "auto"
+    """Compute the tokens that texts begin with in common once, where the model allows it; or never."""
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     """Where to compute, as Lightning names it: auto, cpu, gpu (or cuda), mps."""
     seed: int = 0
@@ -137,7 +139,7 @@ class Recipe:
             raise UserError(f"The 'protected_layers' of a recipe are counted from 0. Got {min(self.protected_layers)} instead.")
         if not self.max_perplexity_increase >= 0:
             raise UserError(f"The 'max_perplexity_increase' must not be negative. Got {self.max_perplexity_increase} instead.")
-        for name in ("dtype", "bad_prompts", "operator", "accelerator"):
+        for name in ("dtype", "bad_prompts", "operator", "accelerator", "prefix_sharing"):
             choices = choices_of(name)
             if getattr(self, name) is not None and getattr(self, name) not in choices:
                 raise UserError(

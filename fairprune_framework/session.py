@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from fairprune_framework.architecture import Architecture
     from fairprune_framework.auditing.calibration import Calibration
+    from fairprune_framework.auditing.sharing import Sharing
     from fairprune_framework.auditing.sums import Statistics
     from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
     from fairprune_framework.evaluation.evidence import Evaluation
@@ -55,7 +56,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "chat_template",
         "architecture",
     ),
-    "audit": ("micro_batch_tokens", "calibration", "calibration_documents", "calibration_tokens"),
+    "audit": ("micro_batch_tokens", "prefix_sharing", "calibration", "calibration_documents", "calibration_tokens"),
     "score": ("bias", "importance"),
     "plan": ("policy", "budget", "round_to", "max_layer_share", "protected_layers", "operator", "max_perplexity_increase"),
     "prune": ("force",),
@@ -119,6 +120,7 @@ class Run:
             loaded = (
                 "_model_and_tokenizer",
                 "architecture",
+                "sharing",
                 "fingerprint",
                 "encoder",
                 "prompts",
@@ -207,6 +209,15 @@ class Run:
         if unchecked:
             self.notify(f"{len(unchecked)} sites could not be confirmed: no token reached them")
         return found
+
+    @cached_property
+    def sharing(self) -> Sharing:
+        """Whether prefixes that texts share are computed once, and why."""
+        from fairprune_framework.auditing.sharing import Sharing, prefix_sharing
+
+        if self.recipe.prefix_sharing == "never":
+            return Sharing(up_to=0, because="--prefix-sharing never")
+        return prefix_sharing(self.model)
 
     @cached_property
     def fingerprint(self) -> str:

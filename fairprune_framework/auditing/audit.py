@@ -50,6 +50,7 @@ def batches_of(
     calibration: Calibration | None,
     budget: int,
     passes: Sequence[Pass] = (Pass(),),
+    share_up_to: int = 0,
 ) -> list[MicroBatch]:
     """The micro-batches of every pass of an audit, longest texts first."""
     batches: list[MicroBatch] = []
@@ -58,7 +59,7 @@ def batches_of(
             assert calibration is not None
             batches += compose(calibration.as_contrasts(), {"": 1}, budget, step=step)
         else:
-            batches += compose(contrasts, values, budget, step=step)
+            batches += compose(contrasts, values, budget, step=step, share_up_to=share_up_to)
     return batches
 
 
@@ -71,6 +72,7 @@ def audit(
     *,
     calibration: Calibration | None = None,
     micro_batch_tokens: int = 512,
+    share_up_to: int = 0,
     accelerator: str = "auto",
 ) -> tuple[Statistics, RateBar]:
     """Stream contrasts through the model; returns the statistics, and the bar with the time that it took."""
@@ -82,7 +84,7 @@ def audit(
         categories=sorted({contrast.category for contrast in contrasts}),
         weights_of=weights_of if demand.weights else None,
     )
-    batches = batches_of(contrasts, values, calibration, micro_batch_tokens, callback.passes)
+    batches = batches_of(contrasts, values, calibration, micro_batch_tokens, callback.passes, share_up_to)
     bar = RateBar(sum(len(batch.ids) for batch in batches))
     stream(model, batches, [callback, bar], accelerator)  # also without statistics: which experts were reached is an answer
     return callback.result(composition_hash(batches)), bar

@@ -47,17 +47,29 @@ class Geometry:
 
     batch: MicroBatch
 
+    @property
+    def width(self) -> int:
+        """T, the tokens of the longest text, with the padding of plain rows."""
+        paths = self.batch.paths
+        return (self.batch.input_ids if paths is None else paths).shape[1]
+
+    def flat(self, place_CVS: Tensor) -> Tensor:
+        """Flat index into the tokens of the forward for places in the variants' texts; any index where there is no token."""
+        batch = self.batch
+        if batch.paths is None:
+            return batch.text.unsqueeze(-1) * self.width + place_CVS
+        return batch.paths[batch.text].gather(2, place_CVS).clamp_min_(0)
+
     @cached_property
     def tokens_CVT(self) -> Tensor:
-        """Flat index into U*T of every token."""
-        width = self.batch.input_ids.shape[1]
-        return self.batch.text.unsqueeze(-1) * width + torch.arange(width, device=self.batch.text.device)
+        """Flat index of every token."""
+        steps = torch.arange(self.width, device=self.batch.text.device)
+        return self.flat(steps.expand(*self.batch.text.shape, -1))
 
     @cached_property
     def mask_CVT(self) -> Tensor:
         """True where a present variant has a token."""
-        width = self.batch.input_ids.shape[1]
-        steps = torch.arange(width, device=self.batch.text.device)
+        steps = torch.arange(self.width, device=self.batch.text.device)
         return (steps < self.batch.length.unsqueeze(-1)) & self.batch.present.unsqueeze(-1)
 
     @cached_property
@@ -69,7 +81,7 @@ class Geometry:
         steps = torch.arange(most, device=batch.text.device)
         exists = steps < suffix_CV.unsqueeze(-1)
         place = (batch.end.unsqueeze(-1) + steps).where(exists, 0)
-        return batch.text.unsqueeze(-1) * batch.input_ids.shape[1] + place, exists
+        return self.flat(place), exists
 
     @cached_property
     def span_CVP(self) -> tuple[Tensor, Tensor]:
@@ -79,7 +91,7 @@ class Geometry:
         steps = torch.arange(max(int(size_CV.max()), 1), device=batch.text.device)
         exists = steps < size_CV.unsqueeze(-1)
         place = (batch.start.unsqueeze(-1) + steps).where(exists, 0)
-        return batch.text.unsqueeze(-1) * batch.input_ids.shape[1] + place, exists
+        return self.flat(place), exists
 
     @cached_property
     def equal_length_C(self) -> Tensor:
@@ -106,7 +118,7 @@ class _Reach:
 
     geometry: Geometry
     routed: Tensor | None
-    """(U*T,) row of the tap's values, or -1; None: row = flat index."""
+    """(R*L,) row of the tap's values, or -1; None: row = flat index."""
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows of the values for flat token indices, and where they exist."""
@@ -159,7 +171,7 @@ def observe(
 
     Args:
         values: tap -> (M, K) as the adapter showed them.
-        rows: (M,) flat token index of each row; None: all U*T tokens in order.
+        rows: (M,) flat token index of each row; None: all R*L tokens in order.
         grads: tap -> (M, K), d objective / d values.
     """
     batch = geometry.batch

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.objectives import objective_of
+from fairprune_framework.auditing.sharing import forward_inputs
 
 
 class TrunkModule(LightningModule):
@@ -31,6 +32,10 @@ class TrunkModule(LightningModule):
         """Forward; what is wanted of it is taken by callbacks. Returns the objective of the batch's pass, (C,) with its graph."""
         if batch.step.objective is not None:
             return objective_of(self.model, batch)
+        if batch.paths is not None:
+            assert batch.position_ids is not None
+            self._trunk[0](**forward_inputs(self.model, batch.input_ids, batch.position_ids, batch.paths))
+            return None
         mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
         self._trunk[0](input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
         return None
