@@ -25,10 +25,12 @@ _EXPORTS = {
     "applied": "surgery.masking",
     "audit": "pipeline",
     "evaluate": "pipeline",
+    "figures": "reporting",
     "load_model": "models",
     "plan": "pipeline",
     "prune": "pipeline",
     "recognise": "architecture",
+    "report": "pipeline",
     "run": "pipeline",
     "score": "pipeline",
 }
@@ -42,8 +44,9 @@ if TYPE_CHECKING:
     from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule
     from fairprune_framework.contrasts.schema import Contrast, Variant
     from fairprune_framework.models import load_model
-    from fairprune_framework.pipeline import audit, evaluate, plan, prune, run, score
+    from fairprune_framework.pipeline import audit, evaluate, plan, prune, report, run, score
     from fairprune_framework.recipe import Recipe
+    from fairprune_framework.reporting import figures
     from fairprune_framework.session import Run
     from fairprune_framework.surgery.masking import applied
     from fairprune_framework.types import Budget, Plan, Scores
@@ -52,4 +55,6 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _EXPORTS:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "figures":  # a module, not a name in one
+        return import_module(f"{__name__}.reporting.figures")
     return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)

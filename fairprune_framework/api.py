@@ -1,5 +1,6 @@
 """All that a plugin author imports. Everything else is internal and may move."""
 
+from fairprune_framework.choosing import choice_of, eligible, matched, ranking, take, top_share
 from fairprune_framework.divergence import generalised_js
 from fairprune_framework.errors import AmbiguousName, UnsupportedArchitecture, UserError
 from fairprune_framework.interfaces import (
@@ -49,10 +50,16 @@ __all__ = [
     "TapPoint",
     "UnsupportedArchitecture",
     "UserError",
+    "choice_of",
+    "eligible",
     "generalised_js",
     "layer_index",
     "layer_path",
     "layer_points",
     "layer_taps",
+    "matched",
+    "ranking",
+    "take",
     "tapped",
+    "top_share",
 ]

@@ -21,17 +21,39 @@ from fairprune_framework import __version__, discovery, recipe
 from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
 
 STAGE_HELP = {
-    "run": "do everything: read, audit, score, plan, prune, evaluate",
+    "run": "do everything: read, audit, score, plan, prune, evaluate, report",
     "audit": "stream the contrasts through the model into statistics",
     "score": "turn the statistics of a run into bias and importance per neuron",
     "plan": "choose neurons by the scores of a run",
     "prune": "carry out the plan of a run, if the guard holds",
     "evaluate": "judge a run before and after, or one model alone",
 }
+PATH = """the path, from nothing to something to look at:
+  fairprune prompts check builtin:en --model smollm2-135m
+      do the prompts line up under the model's tokenizer?
+  fairprune run smollm2-135m --prompts builtin:en --output run
+      everything, in some minutes; ends in a verdict; then open run/report.html
+  fairprune run MODEL --prompts MINE.jsonl --output mine
+      your model, your prompts
+  fairprune report run mine --output both.html
+      runs side by side
+
+step by step, in one folder: audit, score, plan, prune, evaluate, report.
+What is done is not repeated; --overwrite does it again. `fairprune COMMAND
+--help` shows the options, `fairprune plugins list` the strategies."""
 _GROUPS = {
     "what to audit": ("prompts", "columns", "bad_prompts", "split", "chat_template"),
     "strategies": ("bias", "importance", "policy", "architecture"),
-    "how much": ("budget", "operator", "round_to", "max_layer_share", "protected_layers", "max_perplexity_increase", "force"),
+    "how much": (
+        "budget",
+        "operator",
+        "factor",
+        "round_to",
+        "max_layer_share",
+        "protected_layers",
+        "max_perplexity_increase",
+        "force",
+    ),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
     "model and machine": (
         "revision",
@@ -88,6 +110,8 @@ def _dispatch(words: list[str]) -> int:
         raise UserError(f"`fairprune {command}` has no option --{next(iter(options))}")
     if command in STAGE_HELP:
         return _stage(command, values, options)
+    if command == "report":
+        return _report(values)
     action = values.get("action")
     if action is None:
         parser.parse_args([command, "--help"])
@@ -172,7 +196,9 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         exit_on_error=False,
         version=__version__,
         description="Find the MLP neurons of a language model that react to a demographic word, take them out, and measure whether "
-        "it helped. Begin with: fairprune run smollm2-135m --prompts builtin:en --output run",
+        "it helped.",
+        epilog=PATH,
+        formatter_class=_help_formatter(),
     )
     commands = parser.add_subcommands(required=False, dest="command")
     known: dict[str, list[str]] = {}
@@ -180,6 +206,9 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         stage = _stage_parser(name, text)
         commands.add_subcommand(name, stage, help=text)
         known[name] = _options_of(stage)
+    report = _report_parser()
+    commands.add_subcommand("report", report, help=report.description)
+    known["report"] = _options_of(report)
     for name, text, actions in (
         ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
         ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),
@@ -192,6 +221,15 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
             inner.add_subcommand(action, made, help=made.description)
             known[name] = [*known.get(name, ()), *_options_of(made)]
     return parser, known
+
+
+def _help_formatter() -> Any:
+    """The parser's formatter, with the lines of the epilog left as they are."""
+    from argparse import RawDescriptionHelpFormatter
+
+    from jsonargparse import DefaultHelpFormatter
+
+    return type("Formatter", (DefaultHelpFormatter, RawDescriptionHelpFormatter), {})
 
 
 def _options_of(parser: Any) -> list[str]:
@@ -260,7 +298,7 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
         words["columns"] = _columns(words["columns"])
     words |= plugin_options
 
-    from fairprune_framework import pipeline
+    from fairprune_framework import pipeline, progress
 
     def notify(text: str) -> None:
         if not quiet:
@@ -269,18 +307,54 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
     common = {**words, "overwrite": overwrite, "notify": notify}
     if recipe_name is not None:
         common["recipe"] = recipe_name
-    if command == "run":
-        done = pipeline.run(common.pop("recipe", None), output, **common)
-    elif command == "prune":
-        done = pipeline.prune(output=output, plan=plan, **common)
-    else:
-        done = getattr(pipeline, command)(output=output, **common)
+    with progress.shown(not quiet):
+        if command == "run":
+            done = pipeline.run(common.pop("recipe", None), output, **common)
+        elif command == "prune":
+            done = pipeline.prune(output=output, plan=plan, **common)
+        else:
+            done = getattr(pipeline, command)(output=output, **common)
     if as_json:
         print(json.dumps(done.record, indent=1, ensure_ascii=False))
     else:
         from fairprune_framework.reporting.summary import summary
 
         print(summary(done))
+    return 0
+
+
+def _report_parser() -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False, description="make the page of a run again, or compare several runs")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folder or ablation folder; several are compared with the first"
+    )
+    parser.add_argument("--output", help="the HTML file; for one folder, report.html in it")
+    parser.add_argument("--figures", metavar="DIR", help="write each chart as a file into this folder, too")
+    parser.add_argument("--format", choices=["svg", "png", "pdf"], help="of the figures; svg if not given")
+    parser.add_argument("--json", action="store_true", help="machine-readable: the files written, and what is missing")
+    return parser
+
+
+def _report(values: dict[str, Any]) -> int:
+    from pathlib import Path
+
+    from fairprune_framework.reporting.report import make_report
+
+    output, figures = (Path(values[name]) if values.get(name) else None for name in ("output", "figures"))
+    sources, written = make_report([Path(run) for run in values["runs"]], output, figures, values.get("format") or "svg")
+    missing = [dataclasses.asdict(item) for source in sources for item in source.missing]
+    damaged = [{"file": str(source.folder / name), "reason": why} for source in sources for name, why in source.damaged]
+    if values.get("json"):
+        print(json.dumps({"written": [str(path) for path in written], "missing": missing, "damaged": damaged}, indent=1))
+        return 0
+    for item in missing:
+        print(f"missing: {item['file']}, so no word on {item['what']}: {item['command']}", file=sys.stderr)
+    for item in damaged:
+        print(f"cannot be read: {item['file']}: {item['reason']}", file=sys.stderr)
+    for path in written:
+        print(path)
     return 0
 
 

@@ -85,6 +85,8 @@ class Observation:
     weights: Mapping[str, Tensor]
     """role -> weights of the site, as in `SiteContext`; empty unless the scorer declared `Needs.weights`."""
     step: Pass
+    objective: Tensor | None = None
+    """(C,) float64: the value of the pass's objective; None without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +137,9 @@ class SiteContext:
     readout: Callable[[Tensor], Tensor] | None
     """(R, H) -> logits (R, vocab) through the final norm and head; None unless declared."""
     attribute_tokens: tuple[tuple[int, ...], ...]
+    """First token ids of each attribute value of the category, as the texts spell it; given with `readout`."""
     probe: Probe | None
+    """For a bias scorer it measures the contrasts of `category` alone."""
     generator: torch.Generator
     """Seeded by run seed, plugin and site, on the CPU. The only source of randomness allowed."""
 
@@ -191,6 +195,10 @@ class PolicyContext:
 
 class SelectionPolicy(Plugin):
     """Chooses units from scores. Entry-point group `fairprune.selection_policies`."""
+
+    blind: ClassVar[bool] = False
+    """True: a control that does not look at the bias of what it takes; of signed scores, the core then plans units at or below 0
+    as well."""
 
     @abstractmethod
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:

@@ -1,6 +1,6 @@
 """START HERE: the stages of a run, in order. No maths; each stage reads the run folder as the stage before left it.
 
-    read -> audit -> score -> plan -> prune -> evaluate
+    read -> audit -> score -> plan -> prune -> evaluate -> report
 
 A stage that is done with the same inputs is not repeated. Every stage is also a function of its own, with the command line's words
 as keywords: `audit(model="smollm2-135m", prompts="builtin:en", output="run")`, then `score(output="run")`.
@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fairprune_framework.deciding import plan_of, scores_of
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.provenance import digest, read_json, write_json
 from fairprune_framework.recipe import PLUGIN_KINDS, Recipe
-from fairprune_framework.session import STAGES, Run, open_run
+from fairprune_framework.run_folder import STAGES
+from fairprune_framework.session import Run, open_run
 
 # -- the stages ------------------------------------------------------------------------------------------------------------
 
@@ -80,8 +82,7 @@ def _score(run: Run) -> list[str]:
     """Statistics + weights -> `scores.safetensors`."""
     from fairprune_framework import scoring
 
-    labels = (run.label("bias"), run.label("importance"))
-    scores = scoring.score(run.statistics, run.model, run.architecture, run.bias, run.importance, labels, run.recipe.seed)
+    scores = scores_of(run)
     run.begin("score")
     scoring.save_scores(scores, run.folder / "scores.safetensors")
     return ["scores.safetensors"]
@@ -89,30 +90,7 @@ def _score(run: Run) -> list[str]:
 
 def _plan(run: Run) -> list[str]:
     """Scores + budget -> `plan.json`."""
-    from fairprune_framework.auditing.sums import CALIBRATION
-    from fairprune_framework.planning import make_plan, policy_context
-    from fairprune_framework.scoring import context, generator_for, refuse_unserved
-    from fairprune_framework.surgery.slices import weights_of
-
-    recipe, label = run.recipe, run.label("policy")
-    operator = recipe.operator or "remove"
-    needs = refuse_unserved(run.policy, label)
-    statistics, sites = run.statistics, run.architecture.sites
-
-    def at(name: str) -> Any:
-        weights = weights_of(run.model, sites[name]) if needs.weights else {}
-        return context(statistics, CALIBRATION, 0, sites[name], weights, generator_for(recipe.seed, label, name))
-
-    plan = make_plan(
-        run.scores,
-        run.policy,
-        recipe.limits(),
-        policy_context(operator, recipe.max_perplexity_increase, at, generator_for(recipe.seed, label)),
-        label,
-        model=recipe.model or "in-memory",
-        fingerprint=run.fingerprint,
-        operator=operator,
-    )
+    plan = plan_of(run, run.scores)
     run.begin("plan")
     write_json(run.folder / "plan.json", plan.to_json())
     if plan.reason:
@@ -136,7 +114,7 @@ def _prune(run: Run) -> list[str]:
         run.note(abstained=True, abstained_because=plan.reason or "the plan is empty")
         return []
     judged = guard(
-        run.model, run.architecture, plan.sites, run.calibration, run.recipe.max_perplexity_increase, plan.factor or 0.0
+        run.model, run.architecture, plan.sites, run.calibration, run.recipe.max_perplexity_increase, plan.multiplier
     )
     run.note(guard=judged.to_json())
     if not judged.held and not run.recipe.force:
@@ -165,8 +143,9 @@ def _prune(run: Run) -> list[str]:
 
 
 def _evaluate(run: Run) -> list[str]:
-    """Before and after -> `evaluation.json`, `evaluation_items.parquet`, and the verdict."""
+    """Before and after -> `evaluation.json`, `evaluation_items.parquet`, `exhibits.*`, and the verdict."""
     from fairprune_framework.evaluation.before_after import evaluate_run
+    from fairprune_framework.evaluation.exhibits import FILES as EXHIBITS
 
     evaluation, verdict = evaluate_run(run)
     run.begin("evaluate")
@@ -174,7 +153,16 @@ def _evaluate(run: Run) -> list[str]:
     run.note(n_unequal=evaluation.n_unequal)
     if verdict is not None:
         run.note(verdict=verdict.word, verdict_because=verdict.because)
-    return ["evaluation.json", "evaluation_items.parquet"]
+    return ["evaluation.json", "evaluation_items.parquet", *EXHIBITS]
+
+
+def _report(run: Run) -> list[str]:
+    """All of the above -> `report.html`: something to look at. Reads files alone."""
+    from fairprune_framework.reporting.report import NAME, make_report
+
+    run.begin("report")
+    make_report([run.folder])
+    return [NAME]
 
 
 _WORK: dict[str, Callable[[Run], list[str]]] = {
@@ -184,6 +172,7 @@ _WORK: dict[str, Callable[[Run], list[str]]] = {
     "plan": _plan,
     "prune": _prune,
     "evaluate": _evaluate,
+    "report": _report,
 }
 
 # -- running them ----------------------------------------------------------------------------------------------------------
@@ -193,7 +182,7 @@ def _demand(run: Run) -> Any:
     from fairprune_framework.auditing.audit import Demand
 
     layers = len({site.layer for site in run.architecture.sites.values()})
-    return Demand.of([run.bias, run.importance, run.policy], layers)
+    return Demand.of([run.bias, run.importance, run.policy, *run.also], layers)
 
 
 def _missing_statistics(run: Run) -> str | None:
@@ -228,7 +217,7 @@ def _do(run: Run, stage: str) -> None:
 
 def _prepare(run: Run, stages: tuple[str, ...]) -> None:
     """Everything that can be wrong with the input is found here, before a folder is made or a file written."""
-    if {run.done(stage) for stage in stages} == {True}:
+    if {run.done(stage) for stage in stages if stage != "report"} <= {True}:  # a report is made of files alone
         return
     for kind in PLUGIN_KINDS:
         if getattr(run.recipe, kind) is not None:
@@ -265,7 +254,9 @@ def _refuse_unrunnable(run: Run, callback: Any) -> None:
     from fairprune_framework.scoring import refuse_unserved
 
     for kind, plugin in (("bias", run.bias), ("importance", run.importance), ("policy", run.policy)):
-        refuse_unserved(plugin, run.label(kind))
+        needs = refuse_unserved(plugin, run.label(kind))
+        if kind == "policy" and needs.probe and run.recipe.factor == "auto":
+            raise UserError(f"{run.label(kind)} probes while it chooses, and needs a number for --factor: auto comes after it")
     callback(
         model=run.model,
         adapter=run.architecture.adapter,
@@ -332,6 +323,31 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **words: 
     if "plan_file" in opened.record:
         return run_stages(opened, "evaluate")  # the plan came as a file: reading prompts would begin the folder anew
     return run_stages(opened, "read", "evaluate")
+
+
+def report(
+    *runs: Run | str | Path,
+    output: str | Path | None = None,
+    figures: str | Path | None = None,
+    format: str = "svg",
+) -> Path:
+    """Make the page of a run or an ablation again, or compare several runs; shows what is there and names what is missing.
+
+    Args:
+        runs: runs, or their folders.
+        output: the HTML file; None: `report.html` in the folder of the one run.
+        figures: a folder for the charts as files, in `format`: svg, png or pdf.
+
+    Returns:
+        The HTML file.
+    """
+    from fairprune_framework.reporting.report import make_report
+
+    if not runs and output is not None:
+        runs, output = (output,), None
+    folders = [Path(run) if isinstance(run, (str, Path)) else run.folder for run in runs]
+    file, to = (None if path is None else Path(path) for path in (output, figures))
+    return make_report(folders, file, to, format)[1][0]
 
 
 def _open(output: str | Path | None, words: dict[str, Any], **more: Any) -> Run:

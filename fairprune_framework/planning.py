@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairprune_framework.errors import ContractViolation, FairpruneError
-from fairprune_framework.interfaces import PolicyContext, SelectionPolicy
+from fairprune_framework.interfaces import PolicyContext, Probe, SelectionPolicy
 from fairprune_framework.types import Budget, Choice, Operator, Plan, Scores
+
+FACTORS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
+"""What `--factor auto` tries."""
 
 
 def make_plan(
@@ -23,28 +27,43 @@ def make_plan(
     model: str,
     fingerprint: str,
     operator: Operator,
+    factor: float | None = None,
+    search: Probe | None = None,
 ) -> Plan:
-    """Ask the policy, then trim its choice to what may go.
+    """Ask the policy, then trim its choice to what may go; for the operator `scale` without a factor, search one.
+
+    Args:
+        factor: of the operator `scale`; the policy's own goes before it.
+        search: probe with which a factor is searched where nobody gave one.
 
     Raises:
         ContractViolation: unknown sites, indices out of range or repeated.
         FairpruneError: the policy raised; its own error is chained.
     """
+    if policy.blind:
+        scores = replace(scores, signed=False)
     try:
         choice = policy.select(scores, budget, context)
     except Exception as error:
         raise FairpruneError(f"{label} raised {type(error).__name__}: {error}") from error
     check_choice(choice, scores, label)
-    if choice.factor is not None:
+    if choice.factor is not None and operator != "scale":
         raise ContractViolation(f"{label} chose the factor {choice.factor}, but the operator {operator!r} does not scale")
     kept, left_out = trim(choice, scores, budget)
+    achieved: dict[str, Any] = {}
+    reason = choice.reason
+    factor = factor if choice.factor is None else choice.factor
+    if operator == "scale" and factor is None and kept:
+        assert search is not None, "a factor to search needs a probe"
+        factor, achieved["factors"] = best_factor(kept, search, context.max_cost)
+        if factor is None:
+            kept, reason = {}, "no factor that --max-perplexity-increase allows lowers the divergence on select"
     count = sum(len(units) for units in kept.values())
     total = sum(site.units for site in scores.sites.values())
     per_layer: dict[str, int] = {}
     for name, units in kept.items():
         layer = str(scores.sites[name].layer)
         per_layer[layer] = per_layer.get(layer, 0) + len(units)
-    reason = choice.reason
     if count == 0 and reason is None:
         chosen = sum(map(len, choice.units.values()))
         reason = f"{label} chose no neuron"
@@ -52,17 +71,33 @@ def make_plan(
             reason = (
                 f"of {chosen} neurons that {label} chose, none may go: {', '.join(f'{k} {v}' for k, v in left_out.items())}"
             )
-    achieved: dict[str, Any] = {"units": count, "fraction": count / total, "per_layer": per_layer, **left_out}
+    achieved |= {"units": count, "fraction": count / total, "per_layer": per_layer, **left_out}
     return Plan(
         model=model,
         fingerprint=fingerprint,
         operator=operator,
+        factor=factor,
         sites={name: tuple(sorted(units.tolist())) for name, units in kept.items()},
         requested={"budget": str(budget), "units": budget.units(scores.sites)},
         achieved=achieved,
         abstained=count == 0,
         reason=reason,
     )
+
+
+def best_factor(units: dict[str, Tensor], probe: Probe, max_cost: float) -> tuple[float | None, dict[str, Any]]:
+    """The factor of the lowest divergence on `select` among those that cost no more than allowed; ties go to the mildest.
+
+    Returns: the factor, None where none lowers the divergence, and what was measured for each.
+    """
+    choice = Choice(units=units)
+    before = probe(Choice(units={})).divergence
+    seen = {factor: probe(replace(choice, factor=factor)) for factor in FACTORS}
+    affordable = {factor: found.divergence for factor, found in seen.items() if found.cost <= max_cost}
+    best = min(affordable, key=lambda factor: (affordable[factor], abs(factor - 1)), default=None)
+    if best is not None and affordable[best] >= before:
+        best = None
+    return best, {f"{factor:g}": {"divergence": found.divergence, "cost": found.cost} for factor, found in seen.items()}
 
 
 def check_choice(choice: Choice, scores: Scores, label: str) -> None:
@@ -145,6 +180,10 @@ def no_replicates() -> Iterator[Scores]:
     raise FairpruneError("the policy did not declare replicates in needs()")
 
 
-def policy_context(operator: str, max_cost: float, at: Any, generator: torch.Generator) -> PolicyContext:
-    """The context of a policy that declared neither probe nor replicates."""
-    return PolicyContext(operator=operator, max_cost=max_cost, at=at, replicates=no_replicates, probe=None, generator=generator)
+def policy_context(
+    operator: str, max_cost: float, at: Any, generator: torch.Generator, probe: Probe | None = None
+) -> PolicyContext:
+    """The context of a policy that declared no replicates."""
+    return PolicyContext(
+        operator=operator, max_cost=max_cost, at=at, replicates=no_replicates, probe=probe, generator=generator
+    )

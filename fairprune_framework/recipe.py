@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from fairprune_framework import discovery
 from fairprune_framework.errors import UnknownName, UserError, did_you_mean
-from fairprune_framework.types import Budget, Operator
+from fairprune_framework.types import Budget, Operator, check_factor
 
 DEFAULT = "default"
 PLUGIN_KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy", "architecture")
@@ -91,7 +91,9 @@ class Recipe:
     protected_layers: tuple[int, ...] = ()
     """Layers that are left alone."""
     operator: Operator | None = None
-    """remove (smaller tensors) or zero (same shapes)."""
+    """remove (smaller tensors), zero (same shapes) or scale (output weights times a factor)."""
+    factor: str | None = None
+    """For the operator scale: what neurons are multiplied by, or auto: the best of a few on `select`."""
     max_perplexity_increase: float = 0.05
     """The guard: a plan that costs more than this is not applied."""
     force: bool = False
@@ -146,6 +148,12 @@ class Recipe:
                     f"The {name!r} of a recipe must be one of {', '.join(choices)}. Got {getattr(self, name)!r} instead."
                     + did_you_mean(str(getattr(self, name)), choices)
                 )
+        if self.factor is not None:
+            object.__setattr__(self, "factor", str(self.factor))
+            self.multiplier()
+        if (self.factor is not None) != (self.operator == "scale") and self.operator is not None:
+            needs = "needs a factor: a number or auto" if self.factor is None else "takes no factor: only 'scale' does"
+            raise UserError(f"The operator {self.operator!r} {needs}.")
         if self.budget is not None:
             object.__setattr__(self, "budget", str(self.budget))
             self.limits()
@@ -160,6 +168,16 @@ class Recipe:
             max_layer_share=self.max_layer_share,
             protected_layers=frozenset(self.protected_layers),
         )
+
+    def multiplier(self) -> float | None:
+        """The factor as a number; None where it is `auto` or not given. Raises `UserError` where it is neither."""
+        if self.factor is None or self.factor == "auto":
+            return None
+        try:
+            factor = float(self.factor)
+        except ValueError:
+            raise UserError(f"The 'factor' of a recipe must be a number or 'auto'. Got {self.factor!r} instead.") from None
+        return check_factor(factor, "a recipe")
 
     def to_yaml(self) -> dict[str, Any]:
         """The content of `recipe.yaml`: every field, in order."""
@@ -184,6 +202,8 @@ class Recipe:
         if None not in (self.bias, self.importance, self.policy, self.budget, self.operator):
             return self
         default = shipped(DEFAULT)
+        if self.operator is not None:
+            default.pop("factor", None)
         return self.replace(**{key: value for key, value in default.items() if getattr(self, key) is None})
 
 
@@ -214,7 +234,7 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
             raise UnknownName(f"{where} has no option {key!r}.{did_you_mean(name, FIELDS)}")
         if value is None and type(None) not in typing.get_args(hints[name]):
             raise UserError(f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got nothing instead.")
-        if name not in PLUGIN_KINDS and name != "budget" and value is not None:
+        if name not in (*PLUGIN_KINDS, "budget", "factor") and value is not None:
             parser = ArgumentParser(exit_on_error=False)
             parser.add_argument("--value", type=hints[name])
             try:
@@ -291,14 +311,21 @@ def layered(name_or_file: str | None, options: Mapping[str, Any]) -> Recipe:
     """
     values = dict(shipped(DEFAULT))
     if name_or_file is not None and name_or_file != DEFAULT:
-        values |= named(name_or_file)
+        values = laid_over(values, named(name_or_file))
     return overlaid(values, options, f"the recipe {name_or_file or DEFAULT!r}")
+
+
+def laid_over(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """One layer of options over another; naming an operator drops the factor of the one before."""
+    merged = dict(values)
+    if more.get("operator") not in (None, merged.get("operator")):
+        merged.pop("factor", None)
+    return merged | dict(more)
 
 
 def overlaid(values: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Recipe:
     """Lay options over the values of a recipe; naming another plugin drops the options of the one before."""
-    merged = dict(values)
-    merged |= {key: value for key, value in options.items() if "." not in key}
+    merged = laid_over(values, {key: value for key, value in options.items() if "." not in key})
     for key, value in options.items():
         kind, dot, option = key.partition(".")
         if not dot:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from fairprune_framework.architecture import Architecture
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
-from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Needs, Plugin, SiteContext
+from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Needs, Plugin, Probe, SiteContext
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.types import Scores, Site
 
@@ -27,16 +28,44 @@ def generator_for(seed: int, *names: str) -> torch.Generator:
 def refuse_unserved(plugin: Plugin, label: str) -> Needs:
     """What a plugin needs; raises `UserError` for what this version does not give."""
     needs = plugin.needs()
-    for wanted, name in ((needs.probe, "a probe"), (needs.replicates, "bootstrap replicates"), (needs.readout, "a readout")):
-        if wanted:
-            raise UserError(f"{label} asks for {name}, which this version does not give")
+    if needs.replicates:
+        raise UserError(f"{label} asks for bootstrap replicates, which this version does not give")
     return needs
 
 
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What plugins may ask for beside sums and weights; each is made only when a plugin declared it."""
+
+    readout: Callable[[], Callable[[Tensor], Tensor]] | None = None
+    """Makes the function from residual vectors to logits."""
+    probe: Callable[[str | None], Probe] | None = None
+    """Makes the probe of a category, or of all."""
+    attribute_tokens: Callable[[], Mapping[str, tuple[tuple[int, ...], ...]]] = dict
+    """Gives category -> first tokens of each attribute value."""
+
+    def for_plugin(self, needs: Needs, category: str | None) -> dict[str, Any]:
+        """The fields of a `SiteContext` that a plugin declared."""
+        if (needs.readout and self.readout is None) or (needs.probe and self.probe is None):
+            raise FairpruneError("a plugin declared a readout or a probe, and was given none")
+        return {
+            "readout": self.readout() if needs.readout and self.readout else None,
+            "probe": self.probe(category) if needs.probe and self.probe else None,
+            "attribute_tokens": self.attribute_tokens().get(category or "", ()) if needs.readout else (),
+        }
+
+
 def context(
-    statistics: Statistics, stream: str, group: int, site: Site, weights: Mapping[str, Tensor], generator: torch.Generator
+    statistics: Statistics,
+    stream: str,
+    group: int,
+    site: Site,
+    weights: Mapping[str, Tensor],
+    generator: torch.Generator,
+    given: Mapping[str, Any] | None = None,
 ) -> SiteContext:
-    """What a scorer sees of one site in one category."""
+    """What a scorer sees of one site in one category; `given` as of `Services.for_plugin`."""
+    given = {"readout": None, "probe": None, "attribute_tokens": (), **(given or {})}
     observed = statistics.observed(stream, site.name, group)
     return SiteContext(
         site=site,
@@ -45,10 +74,8 @@ def context(
         count=statistics.counts[stream][group],
         observed=torch.full((site.units,), observed, dtype=torch.long),
         weights=weights,
-        readout=None,
-        attribute_tokens=(),
-        probe=None,
         generator=generator,
+        **given,
     )
 
 
@@ -60,6 +87,7 @@ def score(
     importance: ImportanceScorer,
     labels: tuple[str, str],
     seed: int = 0,
+    services: Services | None = None,
 ) -> Scores:
     """Run both scorers on every site; bias per category, then averaged over the categories in which the site was seen.
 
@@ -67,25 +95,27 @@ def score(
         ContractViolation: a score of the wrong shape or dtype, not finite, or negative without being signed.
         FairpruneError: the scorer raised; its own error is chained.
     """
-    weighted = {label: refuse_unserved(plugin, label).weights for label, plugin in zip(labels, (bias, importance), strict=True)}
+    bias_needs, importance_needs = refuse_unserved(bias, labels[0]), refuse_unserved(importance, labels[1])
+    services = services or Services()
+    for_bias = {category: services.for_plugin(bias_needs, category) for category in statistics.categories}
+    for_importance = services.for_plugin(importance_needs, None)
     by_category: dict[str, dict[str, Tensor]] = {category: {} for category in statistics.categories}
     mean, important, observed = {}, {}, {}
     for name, site in architecture.sites.items():
-        weights = weights_of(model, site) if any(weighted.values()) else {}
+        weights = weights_of(model, site) if bias_needs.weights or importance_needs.weights else {}
+        weights_for_bias = weights if bias_needs.weights else {}
         seen = []
         for group, category in enumerate(statistics.categories):
-            at = context(
-                statistics, CONTRASTS, group, site, weights if weighted[labels[0]] else {}, generator_for(seed, labels[0], name)
-            )
+            generator = generator_for(seed, labels[0], name)
+            at = context(statistics, CONTRASTS, group, site, weights_for_bias, generator, for_bias[category])
             if int(at.observed.max()) == 0:
                 continue
             by_category[category][name] = _checked(bias.score, at, labels[0], signed=bias.signed)
             seen.append(by_category[category][name])
         mean[name] = torch.stack(seen).mean(0) if seen else torch.zeros(site.units, dtype=torch.float64)
         observed[name] = torch.full((site.units,), bool(seen))
-        at = context(
-            statistics, CALIBRATION, 0, site, weights if weighted[labels[1]] else {}, generator_for(seed, labels[1], name)
-        )
+        weights = weights if importance_needs.weights else {}
+        at = context(statistics, CALIBRATION, 0, site, weights, generator_for(seed, labels[1], name), for_importance)
         important[name] = _checked(importance.score, at, labels[1], signed=True)
     return Scores(
         sites=architecture.sites,

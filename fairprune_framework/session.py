@@ -1,14 +1,10 @@
-"""One run: its folder, its recipe, its record, and the model and prompts while they are needed.
+"""One run: its recipe, and what it has loaded: model, architecture, prompts, calibration text, results of its stages.
 
-The folder remembers which stages are done, each with a key over everything that its result depends on. The same key again
-is done already; another key is refused without `overwrite`, which removes that stage's files and those of all later stages.
+What it holds is made when first asked for. The folder that remembers it is a `RunFolder`.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +13,8 @@ from typing import TYPE_CHECKING, Any, cast
 from fairprune_framework import discovery, provenance
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.recipe import PLUGIN_KINDS, PluginSpec, Recipe, layered, named, overlaid, read_yaml
+from fairprune_framework.recipe import PluginSpec, Recipe, laid_over, layered, named, overlaid, read_yaml
+from fairprune_framework.run_folder import FIELDS, RECIPE, RECORD, RunFolder, refuse_unwritable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,58 +25,25 @@ if TYPE_CHECKING:
     from fairprune_framework.auditing.sums import Statistics
     from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
     from fairprune_framework.evaluation.evidence import Evaluation
-    from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, SelectionPolicy
+    from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Plugin, SelectionPolicy
     from fairprune_framework.types import Plan, Scores
 
-FORMAT = "fairprune-run/1"
-RECORD, RECIPE = "run.json", "recipe.yaml"
 
-STAGES = ("read", "audit", "score", "plan", "prune", "evaluate")
-FILES: Mapping[str, tuple[str, ...]] = {
-    "read": ("contrasts.jsonl", "skipped.jsonl"),
-    "audit": ("statistics.safetensors", "statistics.json"),
-    "score": ("scores.safetensors",),
-    "plan": ("plan.json",),
-    "prune": ("model",),
-    "evaluate": ("evaluation.json", "evaluation_items.parquet"),
-}
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "read": (
-        "prompts",
-        "columns",
-        "bad_prompts",
-        "split",
-        "seed",
-        "model",
-        "revision",
-        "dtype",
-        "chat_template",
-        "architecture",
-    ),
-    "audit": ("micro_batch_tokens", "prefix_sharing", "calibration", "calibration_documents", "calibration_tokens"),
-    "score": ("bias", "importance"),
-    "plan": ("policy", "budget", "round_to", "max_layer_share", "protected_layers", "operator", "max_perplexity_increase"),
-    "prune": ("force",),
-    "evaluate": ("generate",),
-}
-"""Stage -> the fields of the recipe that its result depends on, beside those of the stages before."""
-ADOPTED = (
-    "model",
-    "revision",
-    "dtype",
+LOADED = (
+    "_model_and_tokenizer",
     "architecture",
-    "seed",
+    "sharing",
+    "fingerprint",
+    "encoder",
+    "prompts",
+    "aligned",
+    "values",
     "calibration",
-    "calibration_documents",
-    "calibration_tokens",
-    "round_to",
-    "max_perplexity_increase",
-    "force",
 )
-"""Those of them that `plan` and `prune` depend on where the plan came as a file: neither prompts nor scorers had a part in it."""
+"""What a run has loaded, and hands on to another view of the same folder."""
 
 
-class Run:
+class Run(RunFolder):
     """A run folder that is open for work, or was finished before. Made by `open_run` and by the functions of `pipeline.py`."""
 
     def __init__(
@@ -93,14 +57,10 @@ class Run:
         contrasts: Sequence[Contrast | Mapping[str, Any]] | None = None,
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
-        self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="fairprune-")
-        self.folder = folder if folder is not None else Path(cast(Any, self._temporary).name)
-        self.recipe, self.overwrite, self.notify = recipe, overwrite, notify
+        super().__init__(recipe, folder, overwrite=overwrite, notify=notify)
         self._given_model, self._given_tokenizer, self._given_contrasts = model, tokenizer, contrasts
-        path = self.folder / RECORD
-        self.record: dict[str, Any] = provenance.read_json(path, FORMAT) if path.is_file() else {"format": FORMAT, "stages": {}}
-        if not isinstance(self.record.get("stages"), dict):
-            raise RunFolderError(f"{path} is damaged: it has no 'stages'")
+        self.also: tuple[Plugin, ...] = ()
+        """Plugins that the audit serves beside those of the recipe."""
 
     def changed(self, options: Mapping[str, Any], overwrite: bool) -> Run:
         """The same folder, model and prompts under a recipe with some fields changed."""
@@ -115,20 +75,24 @@ class Run:
             contrasts=self._given_contrasts,
             notify=self.notify,
         )
-        run._temporary = self._temporary
+        run._temporary, run.also = self._temporary, self.also
         if all(getattr(run.recipe, name) == getattr(self.recipe, name) for name in (*FIELDS["read"], *FIELDS["audit"])):
-            loaded = (
-                "_model_and_tokenizer",
-                "architecture",
-                "sharing",
-                "fingerprint",
-                "encoder",
-                "prompts",
-                "aligned",
-                "values",
-                "calibration",
-            )
-            vars(run).update({name: value for name, value in vars(self).items() if name in loaded})
+            vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
+        return run
+
+    def under(self, **choices: Any) -> Run:
+        """The same folder, and all that is loaded, under a recipe with other choices, the seed among them: for the cells of a grid,
+        which share one split, one calibration text and one audit."""
+        run = Run(
+            self.recipe.replace(**choices),
+            self.folder,
+            model=self.model,
+            tokenizer=self.tokenizer,
+            contrasts=self._given_contrasts,
+            notify=self.notify,
+        )
+        run._temporary, run.also = self._temporary, self.also
+        vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
         return run
 
     # -- what the recipe names ------------------------------------------------------------------------------------------
@@ -325,113 +289,15 @@ class Run:
         """The word of the run, once it was judged."""
         return self.record.get("verdict")
 
-    # -- the folder -----------------------------------------------------------------------------------------------------
-
-    def key(self, stage: str) -> str:
-        """Hash of all that the result of a stage depends on."""
-        recipe = self.recipe.to_yaml()
-        names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in FIELDS[earlier]]
-        if "plan_file" in self.record and stage != "evaluate":
-            names = [name for name in names if name in ADOPTED]
-        content = {name: recipe[name] for name in names}
+    def contents(self, names: Sequence[str]) -> dict[str, Any]:
+        """Hashes of the prompts and of the model, where these come as a file or are in memory."""
+        found = super().contents(names)
         from_file = self.recipe.prompts is not None and Path(self.recipe.prompts).is_file()
-        if "prompts" in content and (self._given_contrasts is not None or from_file):
-            content["prompts"] = self.prompts[2]
+        if "prompts" in names and (self._given_contrasts is not None or from_file):
+            found["prompts"] = self.prompts[2]
         if self.recipe.model is None and self._given_model is not None:
-            content["model"] = self.fingerprint
-        if self.recipe.calibration is not None:
-            path = Path(self.recipe.calibration)
-            content["calibration"] = provenance.file_digest(path) if path.is_file() else None
-        if "plan_file" in self.record:
-            content["plan"] = self.record["plan_file"]
-        return provenance.digest(content)
-
-    def done(self, stage: str) -> bool:
-        """The stage is finished with exactly these inputs.
-
-        Raises:
-            RunFolderError: it is finished with others, and `overwrite` was not given.
-        """
-        known = self.record["stages"].get(stage)
-        if known is None:
-            return False
-        missing = [name for name in known["files"] if not (self.folder / name).exists()]
-        if known["key"] == self.key(stage) and not missing:
-            return True
-        if not self.overwrite and known["key"] == self.key(stage):
-            raise RunFolderError(f"{self.folder / missing[0]} is missing: give --overwrite to do the stage {stage!r} again")
-        if not self.overwrite:
-            old = read_yaml(self.folder / RECIPE)
-            new = self.recipe.to_yaml()
-            changed = [name for name in new if new[name] != old.get(name)]
-            what = f"other options ({', '.join(changed)})" if changed else "other inputs"
-            raise RunFolderError(
-                f"{self.folder} already holds the stage {stage!r} with {what}: give --overwrite to replace it, or another --output"
-            )
-        return False
-
-    def needs(self, stage: str) -> None:
-        """Raise `RunFolderError` unless an earlier stage is finished with these inputs."""
-        if stage not in self.record["stages"]:
-            raise RunFolderError(f"{self.folder} holds no result of the stage {stage!r}: run `fairprune {stage}` first")
-        if not self.done(stage):
-            raise RunFolderError(f"the stage {stage!r} of {self.folder} is outdated: run `fairprune {stage} --overwrite` first")
-
-    def begin(self, stage: str) -> None:
-        """Make room for a stage: its files and those of later stages go, and the recipe is written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        later = STAGES[STAGES.index(stage) :]
-        for name in (name for each in later for name in FILES[each]):
-            path = self.folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
-        for each in later:
-            self.record["stages"].pop(each, None)
-            self.record.get("seconds", {}).pop(each, None)
-        if stage in ("read", "audit", "score"):
-            self.record.pop("plan_file", None)
-        if stage in ("read", "audit", "score", "plan", "prune"):
-            for name in ("verdict", "verdict_because", "abstained", "guard", "removal", "parameters_after"):
-                self.record.pop(name, None)
-        self.save()
-
-    def finish(self, stage: str, seconds: float, files: Sequence[str]) -> None:
-        """Write down that a stage is done."""
-        self.record["stages"][stage] = {"key": self.key(stage), "files": list(files)}
-        self.record.setdefault("seconds", {})[stage] = round(seconds, 3)
-        self.save()
-        self.notify(f"{stage}: {seconds:.1f} s")
-
-    def note(self, **facts: Any) -> None:
-        """Add facts to the record; mappings are merged."""
-        for name, value in facts.items():
-            if isinstance(value, Mapping) and isinstance(self.record.get(name), dict):
-                self.record[name] |= value
-            else:
-                self.record[name] = value
-
-    def save(self) -> None:
-        """Write `run.json` and `recipe.yaml`, each atomically."""
-        import yaml
-
-        plugins = {}
-        for kind in PLUGIN_KINDS:
-            if getattr(self.recipe, kind) is not None:
-                entry = discovery.find(kind, getattr(self.recipe, kind).plugin)
-                plugins[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
-        self.note(versions=provenance.versions(), plugins=plugins, seeds={"run": self.recipe.seed})
-        provenance.write_text(self.folder / RECIPE, yaml.safe_dump(self.recipe.to_yaml(), sort_keys=False, allow_unicode=True))
-        provenance.write_json(self.folder / RECORD, self.record)
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not above.is_dir():
-        raise RunFolderError(f"cannot make the folder {folder}: {above} is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise RunFolderError(f"cannot make the folder {folder}: {above} may not be written to")
+            found["model"] = self.fingerprint
+        return found
 
 
 def open_run(
@@ -472,11 +338,11 @@ def open_run(
     if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
         raise RunFolderError(f"{folder} exists and is no run folder (it holds no {RECORD}): choose another --output")
     if folder is not None and not existing:
-        _refuse_unwritable(folder)
+        refuse_unwritable(folder)
     if isinstance(recipe, Recipe):
         resolved = overlaid(recipe.resolved().to_yaml(), words, "the recipe") if words else recipe.resolved()
     elif existing and folder is not None and not fresh:
-        known = read_yaml(folder / RECIPE) | ({} if recipe is None else named(recipe))
+        known = laid_over(read_yaml(folder / RECIPE), {} if recipe is None else named(recipe))
         resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
     else:
         resolved = layered(recipe, words).resolved()

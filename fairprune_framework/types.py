@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fairprune_framework.errors import UserError
 
@@ -22,7 +22,16 @@ Tap = Literal["layer_input", "attention", "mlp_input", "gate", "up", "neuron", "
 `site.units * site.unit_width` columns; the others have H. `down` is the output of the output projection."""
 
 Role = Literal["gate", "up", "out", "gate_bias", "up_bias", "out_bias", "inner_norm"]
-Operator = Literal["remove", "zero"]
+Operator = Literal["remove", "zero", "scale"]
+MAX_FACTOR = 10.0
+"""Largest factor of the operator `scale`; published ones lie between 0 and 2."""
+
+
+def check_factor(factor: Any, where: str) -> float:
+    """The factor of the operator `scale` as a number; raises `UserError` unless it is in [0, 10] and not 1."""
+    if isinstance(factor, bool) or not isinstance(factor, (int, float)) or not 0 <= factor <= MAX_FACTOR or factor == 1:
+        raise UserError(f"The 'factor' of {where} must be a number in [0, {MAX_FACTOR:g}], and not 1. Got {factor!r} instead.")
+    return float(factor)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +166,7 @@ class Choice:
     """site -> (n,) float, parallel to `units`: how removable, comparable over sites. Where the choice exceeds a budget for
     all sites together, the core drops the lowest first; without it, it drops the same share from the tail of each site."""
     factor: float | None = None
+    """For the operator `scale`: what to multiply the units by, in place of the one that the user gave."""
     categories: Mapping[str, Tensor] = field(default_factory=dict)
     """site -> bit mask over categories, parallel to `units` (partial restore)."""
     reason: str | None = None
@@ -168,8 +178,11 @@ class Measurement:
     """What a probe saw on `select` with the units of a choice masked."""
 
     divergence: float
+    """`next-token-divergence`, macro average, nats."""
     cost: float
+    """Relative increase of perplexity on the scoring half of the calibration text, as the guard counts it."""
     retention: float
+    """Perplexity before over after: 1 / (1 + cost)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,6 +201,11 @@ class Plan:
     reason: str | None = None
 
     FORMAT = "fairprune-plan/1"
+
+    @property
+    def multiplier(self) -> float:
+        """What the activations of the planned units are multiplied by: 0 unless the operator is `scale`."""
+        return self.factor if self.operator == "scale" and self.factor is not None else 0.0
 
     @property
     def count(self) -> int:
@@ -235,9 +253,11 @@ class Plan:
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{where} is no complete plan: {type(error).__name__}: {error}.") from error
-        if plan.operator not in ("remove", "zero"):
-            raise UserError(f"The 'operator' of {where} must be 'remove' or 'zero'. Got {plan.operator!r} instead.")
-        if plan.factor is not None:
+        if plan.operator not in get_args(Operator):
+            raise UserError(f"The 'operator' of {where} must be 'remove', 'zero' or 'scale'. Got {plan.operator!r} instead.")
+        if plan.operator == "scale" and (plan.count or plan.factor is not None):
+            check_factor(plan.factor, where)
+        elif plan.factor is not None:
             raise UserError(f"The 'factor' of {where} must be null: the operator {plan.operator!r} does not scale.")
         for site, units in sites.items():
             if odd := [unit for unit in units if type(unit) is not int]:

@@ -14,6 +14,7 @@ from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.runner import RateBar, stream
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics, described
 from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.errors import UserError
 from fairprune_framework.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.surgery.slices import weights_of
 
@@ -28,8 +29,19 @@ class Demand:
 
     @classmethod
     def of(cls, plugins: Sequence[Plugin], layers: int) -> Demand:
-        """The union of what plugins declare; equal statistics once."""
+        """The union of what plugins declare; equal statistics once.
+
+        Raises:
+            UserError: two statistics that differ bear one name.
+        """
         statistics = tuple(dict.fromkeys(s for plugin in plugins for s in plugin.needs().statistics))
+        names: dict[str, Statistic] = {}
+        for statistic in statistics:
+            if names.setdefault(statistic.name, statistic) is not statistic:
+                raise UserError(
+                    f"two statistics are named {statistic.name!r} and differ: {described(names[statistic.name])} and "
+                    f"{described(statistic)}. One audit cannot sum both; a statistic with options needs a name for each"
+                )
         streams = {step.stream for statistic in statistics for step in statistic.passes(layers)}
         weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
         return cls(statistics=statistics, calibration=CALIBRATION in streams, weights=weights)

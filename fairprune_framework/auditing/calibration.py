@@ -17,6 +17,7 @@ from torch import nn
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, Tokens
 from fairprune_framework.errors import UserError
+from fairprune_framework.progress import bar
 from fairprune_framework.provenance import digest, write_text
 
 
@@ -116,7 +117,7 @@ def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: 
 
     An end-of-text token does not end a document: what follows is the model's next text.
     """
-    from transformers import GenerationConfig
+    from transformers import GenerationConfig, StoppingCriteriaList
 
     text_config: Any = model.config
     text_config = text_config.get_text_config()
@@ -138,7 +139,18 @@ def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: 
     try:
         with torch.random.fork_rng(devices=[start.device] if start.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            ids = model.generate(start, attention_mask=torch.ones_like(start), generation_config=config)  # type: ignore[operator]
+            with bar("sampling text", tokens - 1, "steps") as advance:
+
+                def count(ids: torch.Tensor, scores: Any, **words: Any) -> torch.Tensor:
+                    advance(1)
+                    return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+                words = {
+                    "attention_mask": torch.ones_like(start),
+                    "generation_config": config,
+                    "stopping_criteria": StoppingCriteriaList([count]),
+                }
+                ids = model.generate(start, **words)  # type: ignore[operator]
     finally:
         model.generation_config = generation
     return Calibration(documents=tuple(tuple(row) for row in ids.tolist()), source="sampled")

@@ -28,7 +28,7 @@ WeightsOf = Callable[[nn.Module, Site], Mapping[str, Tensor]]
 def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
     """The distinct passes that statistics listen to; contrasts are passed over in any case, to know which sites they reach."""
     passes = dict.fromkeys(step for statistic in statistics for step in statistic.passes(layers))
-    if not any(step.stream == CONTRASTS for step in passes):
+    if not any(step.stream == CONTRASTS and step.layer is None for step in passes):
         passes = {Pass(): None, **passes}
     return list(passes)
 
@@ -79,7 +79,7 @@ class ActivationStatisticsCallback(Callback):
                 self._listening.setdefault(step, []).append(statistic)
         self.passes = passes_of(self.statistics, layers)
         self._taps = {step: frozenset(t for s in found for t in s.taps) for step, found in self._listening.items()}
-        self._counting = {step.stream: step for step in reversed(self.passes)}
+        self._counting = {step.stream: step for step in reversed(self.passes) if step.layer is None}
         self._counts = {CONTRASTS: [0] * len(self.categories), CALIBRATION: [0]}
         self._seen: dict[str, dict[Tap, Tensor]] = {}
         self._geometry: Geometry | None = None
@@ -138,7 +138,7 @@ class ActivationStatisticsCallback(Callback):
         leaves = [inside[tap] for _, inside, _, _ in graphs for tap in inside]
         found = iter(gradients(objective_C, leaves))
         for site, inside, shown, rows in graphs:
-            self._sum(site, shown, {tap: next(found) for tap in inside}, rows, geometry)
+            self._sum(site, shown, {tap: next(found) for tap in inside}, rows, geometry, objective_C.detach().double())
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Detach."""
@@ -184,16 +184,18 @@ class ActivationStatisticsCallback(Callback):
         grads: Mapping[Tap, Tensor],
         rows: Tensor | None,
         geometry: Geometry,
+        objective_C: Tensor | None = None,
     ) -> None:
         if values["neuron"].device.type == "mps":  # no float64 there
             values = {tap: value.cpu() for tap, value in values.items()}
             grads = {tap: value.cpu() for tap, value in grads.items()}
             rows = None if rows is None else rows.cpu()
+            objective_C = None if objective_C is None else objective_C.cpu()
             geometry = Geometry(geometry.batch.to("cpu"))
         batch = geometry.batch
         weights = self._weights_of(self.model, site) if self._weights_of else {}
         member_GC, totals = self._member_GC.to(values["neuron"].device), dict[str, Tensor]()
-        observation = observe(site, values, rows, geometry, batch.step, weights, grads)
+        observation = observe(site, values, rows, geometry, batch.step, weights, grads, objective_C)
         for statistic in self._listening.get(batch.step, ()):
             try:
                 outputs = statistic.summands(narrowed(observation, statistic.taps))

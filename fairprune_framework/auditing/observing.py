@@ -166,6 +166,7 @@ def observe(
     step: Pass,
     weights: Mapping[str, Tensor],
     grads: Mapping[Tap, Tensor] | None = None,
+    objective_C: Tensor | None = None,
 ) -> Observation:
     """Build what statistics see of one site.
 
@@ -173,6 +174,7 @@ def observe(
         values: tap -> (M, K) as the adapter showed them.
         rows: (M,) flat token index of each row; None: all R*L tokens in order.
         grads: tap -> (M, K), d objective / d values.
+        objective_C: value of the pass's objective.
     """
     batch = geometry.batch
     taps: frozenset[Tap] = frozenset(values)
@@ -200,6 +202,7 @@ def observe(
         equal_length=geometry.equal_length_C,
         weights=weights,
         step=step,
+        objective=objective_C,
     )
 
 

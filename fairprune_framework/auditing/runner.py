@@ -6,18 +6,19 @@ import logging
 import signal
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.objectives import objective_of
 from fairprune_framework.auditing.sharing import forward_inputs
+from fairprune_framework.progress import bar
 
 
 class TrunkModule(LightningModule):
@@ -62,21 +63,14 @@ class RateBar(Callback):
 
     def __init__(self, total: int, label: str = "audit") -> None:
         self.total, self.label, self.done, self.seconds = total, label, 0, 0.0
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._open = ExitStack()
+        self._advance: Callable[[int], None] = lambda done: None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        from rich.console import Console
-
         self._began = time.perf_counter()
-        console = Console(stderr=True)
-        if console.is_terminal and trainer.is_global_zero:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total} contrasts"))
-            rate = TextColumn("{task.fields[rate]}/s")
-            self._progress = Progress(*columns, rate, TimeRemainingColumn(), console=console, transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task(self.label, total=self.total, rate="-")
+        if trainer.is_global_zero:
+            self._advance = self._open.enter_context(bar(self.label, self.total, "contrasts"))
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -84,8 +78,7 @@ class RateBar(Callback):
         """Count contrasts."""
         self.done += len(batch.ids)
         self.seconds = time.perf_counter() - self._began
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self.done, rate=f"{self.done / max(self.seconds, 1e-9):.1f}")
+        self._advance(len(batch.ids))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the bar."""
@@ -96,9 +89,7 @@ class RateBar(Callback):
         self._stop()
 
     def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        self._open.close()
 
 
 def stream(model: nn.Module, batches: Sequence[MicroBatch], callbacks: Sequence[Callback], accelerator: str = "auto") -> None:

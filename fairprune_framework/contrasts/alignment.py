@@ -7,6 +7,7 @@ head joins the span. Nothing is truncated: a text longer than the model's contex
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -171,6 +172,23 @@ def vocabularies(contrasts: Iterable[Contrast]) -> dict[str, tuple[str, ...]]:
     for contrast in contrasts:
         values.setdefault(contrast.category, set()).update(variant.attribute for variant in contrast.variants)
     return {category: tuple(sorted(found)) for category, found in sorted(values.items())}
+
+
+def attribute_tokens(contrasts: Iterable[AlignedContrast]) -> dict[str, tuple[tuple[int, ...], ...]]:
+    """category -> for each attribute value the first tokens of its span in the texts, the most frequent first."""
+    seen: dict[str, dict[int, Counter[int]]] = {}
+    for contrast in contrasts:
+        values = seen.setdefault(contrast.category, {})
+        for attribute, tokens in zip(contrast.attributes, contrast.variants, strict=True):
+            if tokens.start < tokens.end:
+                values.setdefault(attribute, Counter())[tokens.ids[tokens.start]] += 1
+    return {
+        category: tuple(
+            tuple(token for token, _ in sorted(values.get(i, Counter()).items(), key=lambda item: (-item[1], item[0])))
+            for i in range(max(values, default=-1) + 1)
+        )
+        for category, values in seen.items()
+    }
 
 
 def align_all(

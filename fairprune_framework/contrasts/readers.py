@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fairprune_framework.contrasts import builtin, formats, records
+from fairprune_framework.contrasts import builtin, formats, records, winobias
 from fairprune_framework.contrasts.formats import Row
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import PromptError, UserError
@@ -41,9 +41,9 @@ def read(
 ) -> ReadResult:
     """Read a prompt set.
 
-    A name is taken for, in this order: `builtin:<language>`; a file that exists (`.jsonl`, `.json`, `.csv`, `.tsv`,
-    `.parquet`) or a folder that `datasets` can load; a dataset on the Hugging Face hub (`name`, `owner/name`). Layouts of rows
-    are those of `records.to_contrast`.
+    A name is taken for, in this order: `builtin:<language>`; a folder of WinoBias or one of its files (the other side of it
+    is found beside it); a file that exists (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`) or a folder that `datasets` can
+    load; a dataset on the Hugging Face hub (`name`, `owner/name`). Layouts of rows are those of `records.to_contrast`.
 
     Args:
         source: a name, a path, or contrasts (or rows) in memory.
@@ -71,6 +71,8 @@ def read(
         is_file, is_folder = path.is_file(), path.is_dir()
     except OSError:  # a name too long for the file system: a prompt where its file was meant
         is_file = is_folder = False
+    if (is_file or is_folder) and winobias.recognised(path):
+        return _collect(winobias.rows(path), {}, bad, name, None)
     if is_file:
         return _collect(formats.rows(path), columns, bad, name, path)
     if is_folder or (isinstance(source, str) and _may_be_hub(name)):

@@ -10,12 +10,13 @@ from torch import nn
 
 from fairprune_framework.architecture import Architecture, recognise
 from fairprune_framework.auditing.batches import compose
-from fairprune_framework.evaluation import evidence
+from fairprune_framework.evaluation import evidence, exhibits
 from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure, measure
 from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS, continue_prompts, first_difference
 from fairprune_framework.evaluation.language import language_cost
 from fairprune_framework.evaluation.verdict import Verdict, decide
 from fairprune_framework.models import load_model
+from fairprune_framework.progress import bar
 from fairprune_framework.surgery.masking import masked
 
 if TYPE_CHECKING:
@@ -39,19 +40,22 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
         applied_by, other = "removal", load_model(str(saved), dtype=run.recipe.dtype)[0].to(run.device)
         architecture = recognise(other, run.recipe.architecture)
     elif any(units.values()):
-        applied_by, change = "masking", lambda: masked(run.model, run.architecture, units, run.plan.factor or 0.0)
+        applied_by, change = "masking", lambda: masked(run.model, run.architecture, units, run.plan.multiplier)
 
     contrasts = run.aligned[0]
     batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
     run.notify(f"evaluating {len(contrasts)} contrasts")
-    before = measure(run.model, run.architecture, batches)
+    with bar("before", len(contrasts), "contrasts") as advance:
+        before = measure(run.model, run.architecture, batches, advance)
     after: list[ContrastMeasure] | None = None
     if applied_by is not None:
-        with change():
-            after = measure(other or run.model, architecture, batches)
+        with change(), bar("after", len(contrasts), "contrasts") as advance:
+            after = measure(other or run.model, architecture, batches, advance)
     items = evidence.items_of(contrasts, before, after)
     cost = language_cost(run.model, run.calibration.judging, other=other, change=change)
     generations = _generations(run, other, change, applied_by is not None)
+    changed = exhibits.After(model=other or run.model, architecture=architecture, change=change) if applied_by else None
+    shown = exhibits.collect(run, {measured.id: measured.divergence for measured in before}, changed, generations)
     layers = sorted({site.layer for site in run.architecture.sites.values()})
     rows = evidence.contrast_rows(items, layers, run.recipe.seed)
     rows += evidence.language_rows(cost, applied_by is None)
@@ -61,6 +65,7 @@ def evaluate_run(run: Run) -> tuple[evidence.Evaluation, Verdict | None]:
         generations=tuple(generations),
         n_unequal=sum(not measured.equal_length for measured in before),
         applied_by=applied_by,
+        exhibits=shown,
     )
     return evaluation, judge(run, items) if planned else None
 

@@ -6,12 +6,15 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure
 from fairprune_framework.evaluation.language import LanguageCost
 from fairprune_framework.evaluation.paired import PairedChange, paired_change
+
+if TYPE_CHECKING:
+    from fairprune_framework.evaluation.exhibits import Exhibits
 
 FORMAT = "fairprune-evaluation/1"
 METRICS = {"next-token-divergence": "nats", "activation-difference": "activation"}
@@ -39,6 +42,29 @@ class Row:
     n: int
     clusters: int | None = None
     standard_error: float | None = None
+    difference_low: float | None = None
+    """95 % interval of `difference`."""
+    difference_high: float | None = None
+    before_low: float | None = None
+    """95 % interval of `before`, and of `after` below: Wilson's for shares of items."""
+    before_high: float | None = None
+    after_low: float | None = None
+    after_high: float | None = None
+    p_adjusted: float | None = None
+    """Holm over the categories of the same metric."""
+    detectable: float | None = None
+    """`difference` that data like these would have shown with 80 % power: to be read beside every "no difference"."""
+    effect_size: float | None = None
+    """Cohen's h of shares, d_z of means over items."""
+    only_before: int | None = None
+    """Items whose answer was yes before and is no after, and below the other way round: newly biased, newly wrong, newly right."""
+    only_after: int | None = None
+    retention: float | None = None
+    """after / before, of a capability, and its 95 % interval."""
+    retention_low: float | None = None
+    retention_high: float | None = None
+    note: str | None = None
+    """What has to be known to read the row: the formula, or why there is no interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +80,8 @@ class Evaluation:
     applied_by: str | None
     """`removal`, `masking`, or None: one model alone."""
     extra: Mapping[str, Any] = field(default_factory=dict)
+    exhibits: Exhibits | None = None
+    """What the report shows beside numbers; not read back."""
 
     def find(self, metric: str, *, split: str | None = None, control: bool = False, category: str | None = None) -> Row | None:
         """The row over all layers that these words name."""
@@ -71,6 +99,8 @@ class Evaluation:
 
         with atomic(folder / "evaluation_items.parquet") as temporary:
             pq.write_table(pa.Table.from_pylist(list(self.items)), temporary)
+        if self.exhibits is not None:
+            self.exhibits.save(folder)
         write_json(folder / "evaluation.json", self.to_json())
 
     def to_json(self) -> dict[str, Any]:
@@ -79,7 +109,7 @@ class Evaluation:
             "format": FORMAT,
             "applied_by": self.applied_by,
             "n_unequal": self.n_unequal,
-            "results": [_finite(asdict(row)) for row in self.rows],
+            "results": [row_json(row) for row in self.rows],
             "generations": list(self.generations),
             **self.extra,
         }
@@ -103,9 +133,10 @@ class Evaluation:
         )
 
 
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """A perplexity may be too large for a number: JSON has no infinity, so that it becomes null."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()}
+def row_json(row: Row) -> dict[str, Any]:
+    """A row as JSON values. A perplexity may be too large for a number: JSON has no infinity, so that it becomes null."""
+    values = asdict(row)
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()}
 
 
 def items_of(

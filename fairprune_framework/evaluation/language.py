@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from fairprune_framework.auditing.calibration import padded
+from fairprune_framework.progress import counted
 
 ROWS = 4
 """Documents per forward: bounds the memory of the logits."""
@@ -46,7 +47,7 @@ def language_cost(
     sums = torch.zeros(3, dtype=torch.float64)
     before_documents: list[float] = []
     after_documents: list[float] = []
-    for start in range(0, len(documents), ROWS):
+    for start in counted(range(0, len(documents), ROWS), "perplexity", "forwards"):
         ids, mask = padded(documents[start : start + ROWS])
         logits_before = _logits(model, ids, mask)
         with change():
@@ -71,6 +72,20 @@ def language_cost(
         nll_before=tuple(before_documents),
         nll_after=tuple(after_documents),
     )
+
+
+@torch.inference_mode()
+def perplexity(model: nn.Module, documents: Sequence[Sequence[int]]) -> float:
+    """exp of the mean negative log likelihood per token of a model as it is (also masked), in its own dtype."""
+    total = 0.0
+    for start in range(0, len(documents), ROWS):
+        ids, mask = padded(documents[start : start + ROWS])
+        logits = _logits(model, ids, mask)
+        for row in range(ids.shape[0]):
+            length = int(mask[row].sum())
+            target = ids[row, 1:length].unsqueeze(-1).to(logits.device)
+            total -= torch.log_softmax(logits[row, : length - 1].float(), -1).gather(-1, target).double().sum().item()
+    return float(torch.tensor(total / sum(len(document) - 1 for document in documents), dtype=torch.float64).exp())
 
 
 def _logits(model: nn.Module, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""What a person reads at the end of a run."""
+"""What people look at: the page of a run, figures, the summary in the terminal. Reads files, never a model."""

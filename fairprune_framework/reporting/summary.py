@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fairprune_framework.evaluation.evidence import Evaluation, Row
     from fairprune_framework.session import Run
+    from fairprune_framework.types import Plan
 
 WIDTH = 80
 
@@ -25,7 +26,9 @@ def summary(run: Run) -> str:
     if "plan" in stages:
         plan = run.plan
         share = plan.achieved.get("fraction", 0)
-        facts.append(("plan", f"{plan.count} neurons ({share:.2%}), asked for {plan.requested.get('budget')}, {plan.operator}"))
+        facts.append(
+            ("plan", f"{plan.count} neurons ({share:.2%}), asked for {plan.requested.get('budget')}, {_operator(plan)}")
+        )
     if "guard" in record:
         guard = record["guard"]
         word = "held" if guard["held"] else "failed"
@@ -47,8 +50,14 @@ def summary(run: Run) -> str:
     seconds = record.get("seconds", {})
     if seconds:
         lines += ["", *_wrapped("seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()), indent=9)]
+    if "report" in stages:
+        lines.append(f"look at  {run.folder / 'report.html'}")
     lines.append(f"folder   {run.folder}")
     return "\n".join(lines)
+
+
+def _operator(plan: Plan) -> str:
+    return plan.operator if plan.factor is None else f"{plan.operator} x {plan.factor:g}"
 
 
 def _prompts(run: Run) -> str:

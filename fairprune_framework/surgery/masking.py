@@ -48,7 +48,7 @@ def applied(plan: Plan, model: nn.Module, architecture: Architecture | None = No
     """
     architecture = architecture or recognise(model)
     check_plan(plan, model, architecture)
-    with masked(model, architecture, plan.sites, plan.factor or 0.0):
+    with masked(model, architecture, plan.sites, plan.multiplier):
         yield model
 
 

@@ -1,4 +1,4 @@
-"""Carrying a plan out: cut or zero in place, save, reload, compare with the masked original, put everything back.
+"""Carrying a plan out: cut, zero or scale in place, save, reload, compare with the masked original, put everything back.
 
 A width group is stored as wide as its least-cut site allows, rounded up to the budget's multiple; planned units beyond that
 are stored as zeros. The model in memory is as before when `carry_out` returns, and also when it raises.
@@ -23,7 +23,7 @@ from fairprune_framework.architecture import Architecture
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models import parameter_count, quietly
 from fairprune_framework.surgery.masking import check_plan, masked
-from fairprune_framework.surgery.slices import cut, set_parameter, unit_parameters, zero_
+from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_
 from fairprune_framework.types import Plan, Site, Slice
 
 MAX_DIFFERENCE = 1e-3
@@ -43,6 +43,8 @@ class Removal:
     """Units that are gone from the tensors."""
     padded: int
     """Planned units that are stored as zeros."""
+    scaled: int
+    """Planned units of which the output weights were scaled."""
     widths: Mapping[str, tuple[int, int]]
     """Width group -> (before, after)."""
     parameters_before: int
@@ -50,7 +52,8 @@ class Removal:
     parameters_effective: int
     """Without those of units stored as zeros."""
     max_difference: float
-    """Largest difference of logits between the removed and the masked model, float32."""
+    """Largest difference of logits between the removed (or scaled) and the masked model, float32. Weights are scaled in float32
+    for this comparison; a 16-bit file rounds them once more."""
     kl: float
     note: str | None
 
@@ -76,7 +79,7 @@ def _to_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> None:
 
 
 def stored_widths(plan: Plan, sites: Mapping[str, Site], round_to: int) -> dict[tuple[str, int], int]:
-    """(width group, width) -> stored width: the least-cut site decides, rounded up; `zero` keeps every width."""
+    """(width group, width) -> stored width: the least-cut site decides, rounded up; `zero` and `scale` keep every width."""
     widths: dict[tuple[str, int], int] = {}
     for name, site in sites.items():
         gone = len(plan.sites.get(name, ())) if plan.operator == "remove" else 0
@@ -95,24 +98,27 @@ def removed(model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Map
     config = config.get_text_config()
     with ExitStack() as stack:
         pieces: dict[str, list[tuple[Slice, Tensor]]] = {}
-        zeros: dict[str, list[tuple[Site, Tensor]]] = {}
+        stays: dict[str, list[tuple[Site, Tensor]]] = {}
         for name, site in sites.items():
             planned = torch.tensor(plan.sites.get(name, ()), dtype=torch.long)
             gone = site.units - widths[(site.width_group, site.units)]
             for piece in site.slices:
                 if gone:
                     pieces.setdefault(piece.parameter, []).append((piece, planned[:gone]))
-                if len(planned) > gone:
-                    zeros.setdefault(piece.parameter, []).append((site, planned[gone:]))
-        for parameter in sorted({*pieces, *zeros}):
+                if len(planned) > gone and (piece.role == "out" or plan.operator != "scale"):
+                    stays.setdefault(piece.parameter, []).append((site, planned[gone:]))
+        for parameter in sorted({*pieces, *stays}):
             value = (
                 model.get_parameter(parameter).detach().clone()
-                if parameter in zeros
+                if parameter in stays
                 else model.get_parameter(parameter).detach()
             )
-            for site, units in zeros.get(parameter, []):
-                only = [piece for piece in site.slices if piece.parameter == parameter]
-                zero_({parameter: value}, _narrowed(site, only), units)
+            for site, units in stays.get(parameter, []):
+                only = _narrowed(site, [piece for piece in site.slices if piece.parameter == parameter])
+                if plan.operator == "scale":
+                    scale_({parameter: value}, only, units, plan.multiplier)
+                else:
+                    zero_({parameter: value}, only, units)
             if parameter in pieces:
                 value = cut(value, pieces[parameter])
             stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, value))
@@ -164,10 +170,16 @@ def carry_out(
     for name in plan.sites:
         if plan.sites[name] and (why := architecture.sites[name].surgery):
             raise UserError(f"{name} cannot be cut: {why}")
+        if plan.operator == "scale" and any(piece.role == "inner_norm" for piece in architecture.sites[name].slices):
+            raise UserError(f"{name} cannot be scaled: a norm between its neurons and its output weights would undo it")
     widths = stored_widths(plan, architecture.sites, round_to)
     before = parameter_count(model)
-    with in_float32(model), masked(model, architecture, plan.sites):
-        expected = logits_of(model, probe_ids)
+    with in_float32(model):
+        with masked(model, architecture, plan.sites, plan.multiplier):
+            expected = logits_of(model, probe_ids)
+        if plan.operator == "scale":  # 16-bit weights are rounded when scaled: the arithmetic is proven before that
+            with removed(model, plan, architecture.sites, widths):
+                difference, kl = _compare(logits_of(model, probe_ids), expected)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
@@ -178,7 +190,8 @@ def carry_out(
                 tokenizer.save_pretrained(temporary)
             with in_float32(model):
                 cut_logits = logits_of(model, probe_ids)
-        difference, kl = _compare(cut_logits, expected)
+        if plan.operator != "scale":
+            difference, kl = _compare(cut_logits, expected)
         if not (difference <= MAX_DIFFERENCE and kl <= MAX_KL):
             raise VerificationFailed(
                 f"the removed model differs from the masked one: logits by {difference:.2e} (at most {MAX_DIFFERENCE:g}), "
@@ -218,13 +231,15 @@ def _report(
     gone = {name: site.units - widths[(site.width_group, site.units)] for name, site in sites.items()}
     cut_units = sum(gone.values())
     padded = {name: len(plan.sites.get(name, ())) - count for name, count in gone.items()}
-    note = "zeroed, not smaller" if cut_units == 0 and plan.count else None
-    effective = after - sum(per_unit[name] * count for name, count in padded.items())
+    scaled = plan.count if plan.operator == "scale" else 0
+    note = ("scaled, not smaller" if scaled else "zeroed, not smaller") if cut_units == 0 and plan.count else None
+    effective = after - sum(per_unit[name] * count for name, count in padded.items() if not scaled)
     return Removal(
         operator=plan.operator,
         units=plan.count,
         cut=cut_units,
-        padded=plan.count - cut_units,
+        padded=plan.count - cut_units - scaled,
+        scaled=scaled,
         widths={f"{group}": (width, stored) for (group, width), stored in widths.items()},
         parameters_before=before,
         parameters_after=after,

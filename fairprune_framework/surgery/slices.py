@@ -58,6 +58,15 @@ def zero_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, roles: fr
             tensor.index_fill_(axis, positions(piece, units.to(tensor.device)), 0)
 
 
+def scale_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, factor: float) -> None:
+    """Multiply what units write, their output weights, by a factor, in place: the same as multiplying their activations."""
+    for piece in site.slices:
+        if piece.role == "out":
+            tensor, axis = part(parameters[piece.parameter], piece)
+            index = positions(piece, units.to(tensor.device))
+            tensor.index_copy_(axis, index, tensor.index_select(axis, index) * factor)
+
+
 def kept_positions(length: int, pieces: Sequence[tuple[Slice, Tensor]]) -> Tensor:
     """Indices that stay on an axis of `length` after the units of each slice have gone, in order."""
     keep = torch.ones(length, dtype=torch.bool)

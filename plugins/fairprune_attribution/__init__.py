@@ -1,15 +1,16 @@
 """Bias by output attribution: how much a divergence of the model's answers would fall, to first order, if the neuron were zeroed.
 
 attribution_i = sum over variants and tokens of a_i dJ/da_i, averaged over contrasts, where a_i is the neuron's activation and J the
-objective: the generalised Jensen-Shannon divergence of the variants' next-token distributions (nats), or the spread of the log
-probabilities of whole sentences. Signed: below zero, zeroing the neuron would raise J. Source: first-order Taylor criterion (Molchanov
-et al. 2019) applied to a fairness objective, this project, docs/method/attribution.md.
+objective: the generalised Jensen-Shannon divergence of the variants' next-token distributions (nats), the spread of the log
+probabilities of whole sentences, or a weighted sum of both, each as a share of its own mean. Signed: below zero, zeroing the neuron
+would raise J. Source: first-order Taylor criterion (Molchanov et al. 2019) applied to a fairness objective, this project,
+docs/method/attribution.md. Its integrated form: IG2 (ICLR 2024), docs/method/integrated-gradients.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -49,9 +50,12 @@ OBJECTIVES: Mapping[str, Pass] = {
 }
 
 
+Objective = Literal["next-token", "sentence", "both"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class ActivationTimesGradient(Statistic):
-    """Two rows a contrast: the sum over variants and tokens of activation x gradient, and 1 if the site was reached."""
+    """Sum over variants and tokens of activation x gradient, 1 if the site was reached, and the objective's value."""
 
     name: str = "activation-times-gradient"
     objective: Literal["next-token", "sentence"] = "next-token"
@@ -61,26 +65,116 @@ class ActivationTimesGradient(Statistic):
         return (OBJECTIVES[self.objective],)
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `product`: (C, 2, N)."""
+        """See `Statistic.summands`. Outputs `product`: (C, 2, N), and `objective`: (C, 1, 1)."""
+        assert obs.objective is not None
         mask = obs.mask.unsqueeze(-1)
         product_CN = (obs.acts["neuron"].double() * obs.grads["neuron"].double() * mask).sum((1, 2))
-        reached_CN = obs.mask.any(-1).any(-1).double().unsqueeze(-1).expand_as(product_CN)
-        return {"product": torch.stack([product_CN, reached_CN], 1)}
+        reached_C1 = obs.mask.any(-1).any(-1).double().unsqueeze(-1)
+        value_C1 = obs.objective.unsqueeze(-1) * reached_C1
+        return {"product": torch.stack([product_CN, reached_C1.expand_as(product_CN)], 1), "objective": value_C1.unsqueeze(1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PathGradient(ActivationTimesGradient):
+    """The same with the neurons scaled, summed over `steps` factors from 0 to 1 (midpoints)."""
+
+    steps: int = 8
+    scope: Literal["all", "layer"] = "all"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """A forward and backward for every factor; one layer scaled at a time, or all together."""
+        step = OBJECTIVES[self.objective]
+        factors = [(k + 0.5) / self.steps for k in range(self.steps)]
+        chosen = range(layers) if self.scope == "layer" else (None,)
+        return [replace(step, scale=factor, layer=layer) for layer in chosen for factor in factors]
+
+
+def _terms(objective: str, weight: float) -> list[tuple[Literal["next-token", "sentence"], float]]:
+    if objective == "both":
+        return [("next-token", weight), ("sentence", 1 - weight)]
+    return [("sentence" if objective == "sentence" else "next-token", 1.0)]
+
+
+def _checked_weight(weight: float) -> None:
+    if not 0 <= weight <= 1:
+        raise ValueError(f"The 'weight' must be in [0, 1]. Got {weight} instead.")
+
+
+def _slopes(objective: Literal["next-token", "sentence"]) -> ActivationTimesGradient:
+    return ActivationTimesGradient(name=f"activation-times-gradient-{objective}", objective=objective)
+
+
+def _share(found_N: Tensor, at: SiteContext, objective: Literal["next-token", "sentence"]) -> Tensor:
+    """A mean in the objective's unit as a share of the objective's own mean over the same contrasts."""
+    name = _slopes(objective).name
+    reached_N, value = at.sums[f"{name}.product"][1], at.sums[f"{name}.objective"][0, 0]
+    return found_N * reached_N / value.clamp_min(TINY)
+
+
+TINY = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Attribution(BiasScorer):
-    """Mean over contrasts of the statistic above. Unit: nats."""
+    """Mean over contrasts of activation x gradient. Unit: nats; with `both`, the share of the objectives."""
 
     signed: ClassVar[bool] = True
-    objective: Literal["next-token", "sentence"] = "next-token"
-    """What is differentiated: the divergence of next-token distributions, or the gap of whole sentences' log probabilities."""
+    objective: Objective = "next-token"
+    """What is differentiated: the divergence of next-token distributions, the gap of whole sentences' log probabilities, or both."""
+    weight: float = 0.5
+    """With `both`: the part of next-token; the rest is sentence. Each counts as a share of its own mean."""
+
+    def __post_init__(self) -> None:
+        _checked_weight(self.weight)
 
     def needs(self) -> Needs:
-        """One gradient pass over the contrasts."""
-        return Needs(statistics=(ActivationTimesGradient(objective=self.objective),))
+        """One gradient pass over the contrasts for each objective."""
+        return Needs(statistics=tuple(_slopes(name) for name, _ in _terms(self.objective, self.weight)))
 
     def score(self, at: SiteContext) -> Tensor:
         """See `BiasScorer.score`."""
-        product_N, reached_N = at.sums["activation-times-gradient.product"]
-        return product_N / reached_N.clamp_min(1)
+        parts = []
+        for name, weight in _terms(self.objective, self.weight):
+            product_N, reached_N = at.sums[f"{_slopes(name).name}.product"]
+            mean_N = product_N / reached_N.clamp_min(1)
+            parts.append(weight * _share(mean_N, at, name) if self.objective == "both" else mean_N)
+        return torch.stack(parts).sum(0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegratedGradients(BiasScorer):
+    """Activation x gradient, averaged along the path from silent neurons to what they are. Unit: as `Attribution`."""
+
+    signed: ClassVar[bool] = True
+    objective: Objective = "next-token"
+    """As of `attribution`."""
+    weight: float = 0.5
+    """As of `attribution`."""
+    steps: int = 8
+    """Points of the path: as many gradient passes (with the scope `layer`, times the layers)."""
+    scope: Literal["all", "layer"] = "all"
+    """Scale the neurons of all layers together, or one layer at a time as IG2 does, which costs as many times more as layers."""
+
+    def __post_init__(self) -> None:
+        _checked_weight(self.weight)
+        if self.steps < 1:
+            raise ValueError(f"The 'steps' must be at least 1. Got {self.steps} instead.")
+
+    def needs(self) -> Needs:
+        """Gradient passes along the path; with `both` also one at its end, for the objectives' means."""
+        terms = [name for name, _ in _terms(self.objective, self.weight)]
+        ends = [_slopes(name) for name in terms] if self.objective == "both" else []
+        return Needs(statistics=(*(self._path(name) for name in terms), *ends))
+
+    def _path(self, objective: Literal["next-token", "sentence"]) -> PathGradient:
+        name = f"path-gradient-{objective}-{self.scope}-{self.steps}"
+        return PathGradient(name=name, objective=objective, steps=self.steps, scope=self.scope)
+
+    def score(self, at: SiteContext) -> Tensor:
+        """See `BiasScorer.score`."""
+        parts = []
+        for name, weight in _terms(self.objective, self.weight):
+            product_N, reached_N = at.sums[f"{self._path(name).name}.product"]
+            mean_N = product_N / reached_N.clamp_min(1)
+            parts.append(weight * _share(mean_N, at, name) if self.objective == "both" else mean_N)
+        return torch.stack(parts).sum(0)

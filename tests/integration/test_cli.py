@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-COMMANDS = ("run", "audit", "score", "plan", "prune", "evaluate", "prompts", "plugins")
-LATER = ("restore", "ablate", "report", "doctor")
+COMMANDS = ("run", "audit", "score", "plan", "prune", "evaluate", "report", "prompts", "plugins")
+LATER = ("restore", "ablate", "doctor")
 
 
 def helped(*words: str) -> str:

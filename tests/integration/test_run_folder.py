@@ -66,7 +66,7 @@ def test_the_same_command_again_does_nothing(
     answer = fairprune("run", llama, "--prompts", prompts, "--output", folder, *quick)
     assert answer.code == 0, answer.err
     assert time.perf_counter() - began < 2
-    assert answer.err.count("done before") == 6
+    assert answer.err.count("done before") == 7
     assert snapshot(folder, times=True) == before
     assert "folder   " in answer.out
 
@@ -341,7 +341,13 @@ def test_ctrl_c_while_pruning_leaves_no_model(fairprune: Any, folder: Path, monk
 
 def test_files_of_a_run(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    wanted = {name.partition("/")[0] for name in EXACT} | {"run.json", "evaluation_items.parquet"}
+    wanted = {name.partition("/")[0] for name in EXACT} | {
+        "run.json",
+        "evaluation_items.parquet",
+        "exhibits.safetensors",
+        "exhibits.json",
+        "report.html",
+    }
     assert names == wanted
 
 
@@ -351,7 +357,7 @@ def test_run_json(finished: Path, llama: Path) -> None:
     assert found["verdict"] in ("fairer", "no-difference", "worse", "abstained", "not-judged")
     assert found["abstained"] is False
     assert found["parameters_before"] - found["parameters_after"] == found["removal"]["cut"] * 3 * 32
-    assert set(found["seconds"]) == {"read", *STAGES}
+    assert set(found["seconds"]) == {"read", *STAGES, "report"}
     assert {"python", "torch", "transformers", "lightning", "fairprune_framework"} <= found["versions"].keys()
     assert {kind: plugin["name"] for kind, plugin in found["plugins"].items()} == {
         "bias": "variance",

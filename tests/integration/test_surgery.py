@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +186,31 @@ def test_operator_zero_keeps_every_shape(family: str, tmp_path: Path) -> None:
     assert done.cut == 0
     assert done.parameters_after == done.parameters_before > done.parameters_effective
     assert done.note == "zeroed, not smaller"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["llama", "gemma3", "phi3", "mixtral"])
+def test_operator_scale_writes_scaled_output_weights(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    """The weights are those of transformers times the factor; `carry_out` compared the logits with those of the mask."""
+    tiny_model(family).to(dtype).save_pretrained(tmp_path / "whole")  # type: ignore[operator]
+    model = reload(tmp_path / "whole")
+    architecture = recognise(model)
+    plan = replace(plan_for(model, architecture, (9, 4)), operator="scale", factor=0.3)
+    with Unchanged(model):
+        done = carry_out(model, tiny_tokenizer(), plan, architecture, tmp_path / "model", probe_ids=IDS, reload=reload)
+    assert (done.scaled, done.cut, done.padded, done.note) == (plan.count, 0, 0, "scaled, not smaller")
+    assert done.parameters_after == done.parameters_before == done.parameters_effective
+    again, changed = reload(tmp_path / "model").state_dict(), 0
+    for name, value in model.state_dict().items():
+        expected = value.clone()
+        for site in architecture.sites.values():
+            for piece in site.slices:
+                if (piece.parameter, piece.role) == (name, "out"):
+                    rows = expected[piece.lead] if piece.lead else expected
+                    rows[:, list(plan.sites[site.name])] *= 0.3
+                    changed += 1
+        assert torch.equal(again[name], expected), name
+    assert changed == len(architecture.sites)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -47,6 +47,13 @@ def test_naming_a_plugin_drops_the_options_of_the_one_before() -> None:
     )
 
 
+def test_naming_an_operator_drops_the_factor_of_the_one_before() -> None:
+    base = {"operator": "scale", "factor": "0.5"}
+    assert overlaid(base, {"seed": 1}, "it").multiplier() == 0.5
+    assert overlaid(base, {"operator": "zero"}, "it").factor is None
+    assert overlaid(base, {"operator": "scale", "factor": "auto"}, "it").multiplier() is None
+
+
 def test_dashes_and_underscores_are_one() -> None:
     assert from_mapping({"max-layer-share": 0.5, "micro_batch_tokens": 64}, "it").max_layer_share == 0.5
 
@@ -81,7 +88,10 @@ def test_open_fields_are_taken_from_the_default() -> None:
             {"dtype": "float31"},
             "must be one of auto, float32, bfloat16, float16. Got 'float31' instead. Did you mean 'float32'?",
         ),
-        ({"operator": "scale"}, "must be one of remove, zero"),
+        ({"operator": "scael"}, "must be one of remove, zero, scale"),
+        ({"operator": "scale"}, "needs a factor"),
+        ({"operator": "zero", "factor": 0.5}, "takes no factor"),
+        ({"operator": "scale", "factor": -1}, "in [0, 10]"),
         ({"accelerator": "tpu"}, "must be one of auto, cpu"),
         ({"generate": "text"}, "'generate'"),
         ({"protected_layers": [-1]}, "counted from 0"),

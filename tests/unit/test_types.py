@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -86,6 +87,9 @@ PLAN = Plan(
 def test_plans_are_read_as_they_were_written() -> None:
     assert Plan.from_json(PLAN.to_json()) == PLAN
     assert PLAN.count == 2
+    scaling = replace(PLAN, operator="scale", factor=0.5)
+    assert Plan.from_json(scaling.to_json()) == scaling
+    assert (PLAN.multiplier, scaling.multiplier) == (0.0, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,9 @@ def test_plans_are_read_as_they_were_written() -> None:
         ({"sites": {"a": None}}, "no complete plan"),
         ({"achieved": 3}, "no complete plan"),
         ({"factor": 0.5}, "'factor'"),
-        ({"operator": "scale"}, "'operator'"),
+        ({"operator": "scale"}, "'factor'"),
+        ({"operator": "scale", "factor": 11}, "'factor'"),
+        ({"operator": "grow"}, "'operator'"),
     ],
 )
 def test_plans_that_are_refused(change: dict[str, Any], expected: str) -> None:

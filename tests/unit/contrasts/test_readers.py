@@ -471,3 +471,40 @@ def test_nothing_heavy_is_imported() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+# -- WinoBias --------------------------------------------------------------------------------------------------------------
+
+PRO = ["1 [The baker] thanked the pilot because [she] had waited.", "2 The baker thanked [the pilot] because [he] had waited."]
+ANTI = ["1 [The baker] thanked the pilot because [he] had waited.", "2 The baker thanked [the pilot] because [she] had waited."]
+
+
+def winobias(folder: Path, pro: list[str], anti: list[str] | None, kind: str = "type1", part: str = "dev") -> Path:
+    for side, lines in (("pro", pro), ("anti", anti)):
+        if lines is not None:
+            (folder / f"{side}_stereotyped_{kind}.txt.{part}").write_text("\n".join(lines) + "\n")
+    return folder / f"pro_stereotyped_{kind}.txt.{part}"
+
+
+def test_winobias_by_folder_and_by_file(tmp_path: Path) -> None:
+    winobias(tmp_path, PRO, ANTI)
+    one = winobias(tmp_path, PRO, ANTI, kind="type2", part="test")
+    found = read(tmp_path).contrasts
+    assert [contrast.id for contrast in found] == [
+        f"winobias/{s}" for s in ("type1-dev-1", "type1-dev-2", "type2-test-1", "type2-test-2")
+    ]
+    assert [(variant.attribute, variant.text) for variant in found[0].variants] == [
+        ("pro", "The baker thanked the pilot because she had waited."),
+        ("anti", "The baker thanked the pilot because he had waited."),
+    ]
+    assert found[0].cluster == found[1].cluster != found[2].cluster
+    assert [contrast.id for contrast in read(one).contrasts] == ["winobias/type2-test-1", "winobias/type2-test-2"]
+
+
+@pytest.mark.parametrize(
+    ("pro", "anti", "text"),
+    [(PRO, None, "is missing"), (PRO, ANTI[:1], "2 and 1 lines"), (["no number"], ANTI[:1], "begins with its number")],
+)
+def test_winobias_that_does_not_fit(tmp_path: Path, pro: list[str], anti: list[str] | None, text: str) -> None:
+    with pytest.raises(PromptError, match=text):
+        read(winobias(tmp_path, pro, anti))

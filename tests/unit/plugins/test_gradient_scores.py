@@ -201,3 +201,46 @@ def test_protected_global_by_brute_force(protect: float) -> None:
     wanted = set(sorted(able, key=lambda at: -bias[at[0]][at[1]].item())[:20])
     plan = plan_of(scores, "20n", protect=protect)
     assert {(name, unit) for name, units in plan.items() for unit in units} == wanted
+
+
+@pytest.mark.parametrize(("objective", "value", "within"), [("next-token", divergence, 0.05), ("sentence", gap, 0.1)])
+def test_integrated_gradients_add_up_to_silencing_a_layer(objective: str, value: Any, within: float) -> None:
+    """Completeness: over a layer, the scores sum to the objective minus what it is with the whole layer at zero.
+
+    The gap of two sentences has a kink where they cross, so that midpoints are less exact there.
+    """
+    bench = Bench("llama")
+    plugin = discovery.build("bias", "integrated-gradients", {"objective": objective, "steps": 24, "scope": "layer"})
+    mine = [contrast for contrast in bench.aligned if contrast.category == "race"]
+    found = bench.scores(plugin, CONTRASTS, sorted(bench.values).index("race"))
+    for name, site in bench.architecture.sites.items():
+        before = np.mean([value(bench.model, contrast) for contrast in mine])
+        with masked(bench.model, bench.architecture, {name: range(site.units)}):
+            silenced = np.mean([value(bench.model, contrast) for contrast in mine])
+        assert found[name].sum().item() == pytest.approx(before - silenced, rel=within, abs=2e-4 * before)
+
+
+def test_integrated_gradients_over_all_layers_add_up_to_silencing_all() -> None:
+    bench = Bench("llama")
+    plugin = discovery.build("bias", "integrated-gradients", {"steps": 24})
+    mine = [contrast for contrast in bench.aligned if contrast.category == "race"]
+    found = bench.scores(plugin, CONTRASTS, sorted(bench.values).index("race"))
+    before = np.mean([divergence(bench.model, contrast) for contrast in mine])
+    with masked(bench.model, bench.architecture, {n: range(s.units) for n, s in bench.architecture.sites.items()}):
+        silenced = np.mean([divergence(bench.model, contrast) for contrast in mine])
+    assert sum(value.sum().item() for value in found.values()) == pytest.approx(before - silenced, rel=0.05)
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_both_objectives_are_shares_of_their_means(weight: float) -> None:
+    bench = Bench("llama")
+    group, mine = sorted(bench.values).index("race"), [c for c in bench.aligned if c.category == "race"]
+    parts = [
+        bench.scores(discovery.build("bias", "attribution", {"objective": o}), CONTRASTS, group)
+        for o in ("next-token", "sentence")
+    ]
+    means = [np.mean([value(bench.model, contrast) for contrast in mine]) for value in (divergence, gap)]
+    found = bench.scores(discovery.build("bias", "attribution", {"objective": "both", "weight": weight}), CONTRASTS, group)
+    for name, score_N in found.items():
+        expected = weight * parts[0][name] / means[0] + (1 - weight) * parts[1][name] / means[1]
+        torch.testing.assert_close(score_N, expected, rtol=1e-4, atol=1e-9)

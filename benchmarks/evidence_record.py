@@ -1,0 +1,272 @@
+"""The record as Markdown: one table a question, the goals with met or not met, and what the data allow to conclude.
+
+Every word about an effect is computed from the numbers here; nothing is written by hand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from fairprune_framework.evaluation.evidence import Row
+from fairprune_framework.evaluation.statistics import holm
+from fairprune_framework.types import Plan
+
+Rows = Mapping[str, Sequence[Row]]
+
+
+def render(
+    rows: Rows,
+    plans: Mapping[str, Plan],
+    *,
+    arms: Mapping[str, str],
+    notes: Mapping[str, str],
+    ours: str | None,
+    crows_arm: str | None,
+    controls: Sequence[str],
+    facts: Mapping[str, str],
+) -> str:
+    """The whole record."""
+    lines = [f"# Evidence: {facts['model'].partition(' ')[0]}", ""]
+    lines += [f"- {name}: {text}" for name, text in facts.items() if text]
+    lines += [
+        "",
+        "Every interval is of 95 %, paired, over templates, questions, windows or pairs (column `clusters`). `change` is relative to",
+        "the distance from the ideal: of a divergence, a gap, a score or a perplexity from 0, of a stereotype share from 50 %, of an",
+        "accuracy from 1. `p` is McNemar's exact test where items answer yes or no, else that of the interval; Holm's `p` is over the",
+        "categories of the same metric. `seen` is the difference that would have been seen with 80 % power.",
+        "",
+        "## Arms",
+        "",
+        "| arm | what | neurons | layers | chosen by |",
+        "|---|---|---|---|---|",
+    ]
+    for name, plan in plans.items():
+        layers = sum(1 for units in plan.sites.values() if units)
+        what = arms[name].rpartition("/")[2]
+        lines.append(f"| {name} | {what} | {plan.count} | {layers} | {notes.get(name, '')} |")
+    for title, wanted in _TABLES:
+        table = _table(rows, wanted)
+        if table:
+            lines += ["", f"## {title}", "", *table]
+    lines += ["", *goals(rows, ours, crows_arm, controls)]
+    return "\n".join(lines) + "\n"
+
+
+def _metric(name: str, *, split: str | None = None, control: bool = False, categories: bool = False) -> Callable[[Row], bool]:
+    def wanted(row: Row) -> bool:
+        return (
+            row.metric == name
+            and row.layer is None
+            and row.control == control
+            and (split is None or row.split == split)
+            and (row.category is not None) == categories
+        )
+
+    return wanted
+
+
+_TABLES: tuple[tuple[str, Callable[[Row], bool]], ...] = (
+    ("Next-token divergence, held out", _metric("next-token-divergence", split="heldout")),
+    ("Next-token divergence, select", _metric("next-token-divergence", split="select")),
+    ("Next-token divergence, controls held out", _metric("next-token-divergence", split="heldout", control=True)),
+    ("Activation difference, held out", _metric("activation-difference", split="heldout")),
+    ("Sequence gap, held out", _metric("sequence-gap", split="heldout")),
+    ("Perplexity, WikiText-2", _metric("wikitext2/perplexity")),
+    ("LAMBADA, accuracy", _metric("lambada_openai/acc")),
+    ("LAMBADA, perplexity", _metric("lambada_openai/perplexity")),
+    ("BoolQ, accuracy", _metric("boolq/acc")),
+    ("CrowS-Pairs, stereotype share", _metric("crows/stereotype-preference")),
+    ("CrowS-Pairs, even rows", _metric("crows-even/stereotype-preference")),
+    ("CrowS-Pairs, odd rows", _metric("crows-odd/stereotype-preference")),
+    ("CrowS-Pairs, sequence gap", _metric("crows/sequence-gap")),
+    ("CrowS-Pairs by category", _metric("crows/stereotype-preference", categories=True)),
+    ("WinoBias, share of pro-stereotypical sentences", _metric("winobias/stereotype-preference")),
+    ("WinoBias, test", _metric("winobias-test/stereotype-preference")),
+    ("WinoBias, dev", _metric("winobias-dev/stereotype-preference")),
+    ("BBQ, ambiguous score", _metric("bbq/amb_bias_score")),
+    ("BBQ, ambiguous score by category", _metric("bbq/amb_bias_score", categories=True)),
+    ("BBQ, disambiguated score by category", _metric("bbq/disamb_bias_score", categories=True)),
+    ("BBQ, accuracy on ambiguous contexts", _metric("bbq/accuracy_amb")),
+    ("BBQ, accuracy on disambiguated contexts", _metric("bbq/accuracy_disamb")),
+)
+
+
+def _table(rows: Rows, wanted: Callable[[Row], bool]) -> list[str]:
+    found = [(name, row) for name, of_arm in rows.items() for row in of_arm if wanted(row)]
+    if not found:
+        return []
+    by_category = any(row.category is not None for _, row in found)
+    head = ["arm", *(["category"] if by_category else []), "before", "after", "difference", "change", "kept"]
+    head += ["flips", "p", "Holm's p", "seen", "n", "clusters"]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    for name, row in found:
+        cells = [name, *([row.category or ""] if by_category else []), _plain(row.before, row), _plain(row.after, row)]
+        cells += [
+            _interval(row.difference, row.difference_low, row.difference_high, lambda v, r=row: _signed(v, r)),
+            _interval(row.change, row.ci_low, row.ci_high, lambda v: f"{v:+.1%}"),
+            _interval(row.retention, row.retention_low, row.retention_high, lambda v: f"{v:.1%}"),
+            "" if row.only_before is None else f"{row.only_before} / {row.only_after}",
+            _p(row.p_value),
+            _p(row.p_adjusted),
+            "" if row.detectable is None else _signed(row.detectable, row).lstrip("+"),
+            str(row.n),
+            "" if row.clusters is None else str(row.clusters),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    kept = [place for place, _ in enumerate(head) if any(line.split(" | ")[place].strip("| ") for line in lines[2:])]
+    if noted := sorted({row.note for _, row in found if row.note}):
+        return [*(_columns(line, kept) for line in lines), "", *noted]
+    return [_columns(line, kept) for line in lines]
+
+
+def _columns(line: str, kept: Sequence[int]) -> str:
+    if line.startswith("|---"):
+        return "|" + "---|" * len(kept)
+    cells = line.removeprefix("| ").removesuffix(" |").split(" | ")
+    return "| " + " | ".join(cells[place] for place in kept) + " |"
+
+
+def _share(row: Row) -> bool:
+    return row.unit.startswith("share")
+
+
+def _plain(value: float | None, row: Row) -> str:
+    if value is None:
+        return ""
+    return f"{value:.2%}" if _share(row) else (f"{value:.4g}" if abs(value) < 1e6 else f"{value:.2e}")
+
+
+def _signed(value: float, row: Row) -> str:
+    return f"{100 * value:+.2f} pts" if _share(row) else f"{value:+.3g}"
+
+
+def _interval(value: float | None, low: float | None, high: float | None, form: Callable[[float], str]) -> str:
+    if value is None:
+        return ""
+    return form(value) if low is None or high is None else f"{form(value)} [{form(low)}, {form(high)}]"
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else ("< 0.001" if value < 0.001 else f"{value:.3f}")
+
+
+# -- goals -----------------------------------------------------------------------------------------------------------------
+
+
+def goals(rows: Rows, ours: str | None, crows_arm: str | None, controls: Sequence[str]) -> list[str]:
+    """The goals table: wanted, found, met or not."""
+    if ours is None:
+        return ["No arm was named as ours, so that no goal is judged."]
+    arm = rows[ours]
+    lines = [
+        "## Goals",
+        "",
+        f"About the arm `{ours}`; controls: {', '.join(controls) or 'none were run'}.",
+        "",
+        "| goal | at least | found | |",
+        "|---|---|---|---|",
+    ]
+    for goal, least, found, met in (
+        _divergence(arm, {name: rows[name] for name in controls}),
+        _perplexity(arm),
+        _kept(arm, "lambada_openai/acc", "LAMBADA retention"),
+        _kept(arm, "boolq/acc", "BoolQ retention"),
+        _crows(rows, crows_arm),
+        _transfer(arm),
+        _no_worse(arm),
+    ):
+        word = "not measured" if met is None else ("**met**" if met else "not met")
+        lines.append(f"| {goal} | {least} | {found} | {word} |")
+    return lines
+
+
+Goal = tuple[str, str, str, bool | None]
+
+
+def _one(rows: Sequence[Row], wanted: Callable[[Row], bool]) -> Row | None:
+    return next((row for row in rows if wanted(row)), None)
+
+
+def _divergence(arm: Sequence[Row], controls: Rows) -> Goal:
+    goal, least = "held-out next-token divergence", "-50 %, interval clear of 0, better than every control"
+    wanted = _metric("next-token-divergence", split="heldout")
+    row = _one(arm, wanted)
+    if row is None or row.change is None or row.ci_high is None:
+        return goal, least, "", None
+    found = _interval(row.change, row.ci_low, row.ci_high, lambda v: f"{v:+.1%}")
+    others = [other for rows in controls.values() if (other := _one(rows, wanted)) is not None and other.change is not None]
+    best = min((other.change for other in others if other.change is not None), default=None)
+    if best is None:
+        return goal, least, f"{found}; no control was run", False
+    return goal, least, f"{found}; best control {best:+.1%}", row.change <= -0.5 and row.ci_high < 0 and row.ci_high < best
+
+
+def _perplexity(arm: Sequence[Row]) -> Goal:
+    goal, least = "perplexity on WikiText-2", "+2 % at most"
+    row = _one(arm, _metric("wikitext2/perplexity"))
+    if row is None or row.change is None:
+        return goal, least, "", None
+    return goal, least, _interval(row.change, row.ci_low, row.ci_high, lambda v: f"{v:+.2%}"), row.change <= 0.02
+
+
+def _kept(arm: Sequence[Row], metric: str, goal: str) -> Goal:
+    row = _one(arm, _metric(metric))
+    if row is None or row.retention is None:
+        return goal, "98 %", "", None
+    found = _interval(row.retention, row.retention_low, row.retention_high, lambda v: f"{v:.1%}")
+    return goal, "98 %", found, row.retention >= 0.98
+
+
+def _crows(rows: Rows, name: str | None) -> Goal:
+    goal, least = (
+        f"CrowS-Pairs, even rows, distance of the share from 50 % (`{name}`)",
+        "-60 %, McNemar p < 0.01, perplexity +2 % at most",
+    )
+    arm = rows.get(name or "", ())
+    row, text = _one(arm, _metric("crows-even/stereotype-preference")), _one(arm, _metric("wikitext2/perplexity"))
+    if row is None or row.change is None or row.p_value is None or text is None or text.change is None:
+        return goal, least, "", None
+    found = f"{_interval(row.change, row.ci_low, row.ci_high, lambda v: f'{v:+.1%}')}, p {_p(row.p_value)}, perplexity {text.change:+.2%}"
+    return goal, least, found, row.change <= -0.6 and row.p_value < 0.01 and text.change <= 0.02
+
+
+def _transfer(arm: Sequence[Row]) -> Goal:
+    """WinoBias whole and the ambiguous score of every BBQ category: one family for Holm."""
+    goal, least = (
+        "a public benchmark that chose nothing (WinoBias, BBQ)",
+        "-15 %, significant after Holm, capability 95 % or more",
+    )
+    family = [
+        row
+        for row in arm
+        if row.p_value is not None
+        and (_metric("winobias/stereotype-preference")(row) or _metric("bbq/amb_bias_score", categories=True)(row))
+    ]
+    kept = [row.retention for row in arm if row.metric in ("lambada_openai/acc", "boolq/acc") and row.category is None]
+    if not family:
+        return goal, least, "", None
+    adjusted = holm([row.p_value for row in family if row.p_value is not None])
+    found, met = [], False
+    for row, p in zip(family, adjusted, strict=True):
+        change = "no change can be told" if row.change is None else f"{row.change:+.0%}"
+        found.append(f"{row.metric.partition('/')[0]} {row.category or ''} {change}, p {_p(p)}".replace("  ", " "))
+        met |= row.change is not None and row.change <= -0.15 and p < 0.05
+    lowest = min((value for value in kept if value is not None), default=math.nan)
+    return goal, least, "; ".join(found) + f"; capability {lowest:.1%}", met and lowest >= 0.95
+
+
+def _no_worse(arm: Sequence[Row]) -> Goal:
+    """Categories in which the distance from the ideal grew, significantly after Holm over the categories."""
+    goal, least = "BBQ and CrowS-Pairs: categories significantly worse", "0"
+    judged = ("crows/stereotype-preference", "bbq/amb_bias_score", "bbq/disamb_bias_score")
+    rows = [row for row in arm if row.metric in judged and row.category is not None and row.after is not None]
+    if not rows:
+        return goal, least, "", None
+    worse = [
+        f"{row.metric} {row.category}"
+        for row in rows
+        if row.p_adjusted is not None and row.p_adjusted < 0.05 and row.after is not None
+        if abs(row.after - row.ideal) > abs(row.before - row.ideal)
+    ]
+    return goal, least, f"{len(worse)} of {len(rows)}" + (f": {', '.join(worse)}" if worse else ""), not worse

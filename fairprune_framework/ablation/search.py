@@ -1,0 +1,264 @@
+"""The ablation: one audit on one part of `select`, every cell judged on the other part by masking, held-out contrasts never seen.
+
+Folder: `grid.yaml`, `base/` (the calibration text), `search/` (a run folder: the audit), `cells/<id>.json`, `results.parquet`,
+`ablation.json`, `confirmed/<id>/` (run folders). A grid that was stopped goes on where it was: a cell is done when its file is there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.ablation import board
+from fairprune_framework.ablation.grid import Cell, Grid, read_grid
+from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.evaluation.paired import MIN_CLUSTERS
+from fairprune_framework.provenance import read_json, write_json, write_text
+from fairprune_framework.session import Run
+
+FIT_SHARE = "template:0.5"
+"""Share of the templates of `select` that feed scores; the others judge the cells."""
+
+
+class Ablation:
+    """A folder of an ablation, open for work.
+
+    Args:
+        grid: what to try.
+        folder: where; made when the first file is written.
+        model, tokenizer, prompts: in memory, in place of those that the grid names.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        folder: Path,
+        *,
+        model: Any = None,
+        tokenizer: Any = None,
+        prompts: Sequence[Any] | None = None,
+        overwrite: bool = False,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self.grid, self.folder, self.notify, self.overwrite = grid, folder, notify, overwrite
+        self._given = {"model": model, "tokenizer": tokenizer, "contrasts": prompts}
+        known = folder / "ablation.json"
+        if folder.exists() and any(folder.iterdir()) and not (folder / "grid.yaml").is_file():
+            raise RunFolderError(f"{folder} exists and is no ablation (it holds no grid.yaml): choose another --output")
+        self.record: dict[str, Any] = read_json(known, board.FORMAT) if known.is_file() else {}
+        self._refuse_other_inputs()
+
+    def _refuse_other_inputs(self) -> None:
+        path = self.folder / "key.json"
+        if not path.is_file():
+            return
+        if read_json(path)["key"] != self.grid.key and not self.overwrite:
+            raise RunFolderError(
+                f"{self.folder} holds cells of a grid with other shared options (model, prompts, seed, ...): give --overwrite to "
+                "replace them, or another --output"
+            )
+
+    # -- the two runs ---------------------------------------------------------------------------------------------------
+
+    def base_run(self) -> Run:
+        """The run whose prompts have the real splits, and which keeps the calibration text."""
+        if not hasattr(self, "_base"):
+            self._base = Run(
+                self.grid.recipe, self.folder / "base", overwrite=self.overwrite, notify=self.notify, **self._given
+            )
+        return self._base
+
+    def search_run(self) -> Run:
+        """The run that cells are made and judged in: `select` alone, its templates divided anew; half of the scoring text judges.
+
+        What is held out in truth is not part of it.
+        """
+        from fairprune_framework.auditing.calibration import Calibration
+        from fairprune_framework.contrasts.splits import assign, without_overlap
+
+        base = self.base_run()
+        selecting = [contrast for contrast in base.prompts[0] if contrast.split in (None, "select")]
+        divided, dropped = without_overlap(assign(selecting, FIT_SHARE, self.grid.recipe.seed + 1))
+        if dropped:
+            self.notify(f"{len(dropped)} contrasts repeat a text of the judging part, and were left out")
+        if not any(contrast.split == "heldout" and not contrast.control for contrast in divided):
+            raise UserError("select holds too few templates to judge cells on: at least one category needs two")
+        recipe = self.grid.recipe.replace(split="keep", columns=None, prompts=None)
+        run = Run(
+            recipe,
+            self.folder / "search",
+            overwrite=self.overwrite,
+            model=base.model,
+            tokenizer=base.tokenizer,
+            contrasts=divided,
+            notify=self.notify,
+        )
+        run.also = self.grid.plugins
+        text = base.calibration
+        vars(run)["calibration"] = Calibration(documents=text.scoring, source=f"scoring half of {text.source}")
+        for name in ("architecture", "fingerprint", "encoder"):
+            vars(run)[name] = getattr(base, name)
+        return run
+
+    # -- the cells ------------------------------------------------------------------------------------------------------
+
+    def result(self, cell: Cell) -> dict[str, Any] | None:
+        """What was written of a cell; None where it is still to do."""
+        path = self.folder / "cells" / f"{cell.id}.json"
+        return read_json(path) if path.is_file() else None
+
+    def run_cells(self, part: tuple[int, int] = (0, 1)) -> None:
+        """Do every cell that is not done, of those that belong to this part: cell i to part i mod n."""
+        from fairprune_framework.ablation.judging import Judge, Scorekeeper, evaluate_cell
+        from fairprune_framework.pipeline import run_stages
+
+        mine = [cell for place, cell in enumerate(self.grid.cells) if place % part[1] == part[0]]
+        left = [cell for cell in mine if self.result(cell) is None]
+        if not left:
+            return
+        run = self.search_run()
+        if part[0] == 0:
+            run_stages(run, "read", "audit")
+        elif "audit" not in run.record["stages"]:
+            raise UserError(f"the audit in {run.folder} is not done yet: part 0 makes it; start the others after it")
+        judge, keeper = Judge(run), Scorekeeper(run)
+        judged = {c.template_id for c in judge.contrasts if not c.control}
+        if len(judged) < MIN_CLUSTERS:
+            self.notify(
+                f"{len(judged)} judging templates are too few for an interval ({MIN_CLUSTERS} are needed): none is given"
+            )
+        order = sorted(left, key=lambda cell: (repr(cell.recipe.bias), repr(cell.recipe.importance), cell.recipe.seed))
+        began = time.perf_counter()
+        for done, cell in enumerate(order, 1):
+            columns = evaluate_cell(run, cell, keeper, judge)
+            (self.folder / "cells").mkdir(exist_ok=True)
+            write_json(self.folder / "cells" / f"{cell.id}.json", columns)
+            spent = time.perf_counter() - began
+            self.notify(f"cell {done} of {len(order)}: {spent:.0f} s, about {spent / done * (len(order) - done):.0f} s left")
+        self.judged_on(judge.contrasts)
+
+    def judged_on(self, contrasts: Sequence[Any]) -> None:
+        """Write down what judged the cells."""
+        bias = [contrast for contrast in contrasts if not contrast.control]
+        facts = {
+            "contrasts": len(bias),
+            "templates": len({(contrast.category, contrast.template_id) for contrast in bias}),
+            "controls": len(contrasts) - len(bias),
+        }
+        write_json(self.folder / "judged_on.json", facts)
+
+    def assemble(self) -> dict[str, Any] | None:
+        """Write the table once every cell is done; None where some are not."""
+        results = [self.result(cell) for cell in self.grid.cells]
+        rows = [row for row in results if row is not None]
+        if len(rows) < len(results):
+            self.notify(f"{len(rows)} of {len(results)} cells are done")
+            return None
+        looked = {path.stem for path in (self.folder / "cells").glob("*.json")}
+        self.record = {
+            "recipe": self.grid.recipe.to_yaml(),
+            "judged_on": read_json(self.folder / "judged_on.json"),
+            "cells_looked_at": len(looked) + self._earlier,
+            "earlier_cells": self._earlier,
+            "confirmed": self.record.get("confirmed"),
+            "cells": board.completed(rows),
+        }
+        self.save()
+        return self.record
+
+    def save(self) -> None:
+        """Write `results.parquet` and `ablation.json`."""
+        rest = {name: value for name, value in self.record.items() if name not in ("cells", "format")}
+        board.save(self.folder, self.record["cells"], rest)
+
+    @property
+    def _earlier(self) -> int:
+        path = self.folder / "key.json"
+        return int(read_json(path).get("earlier_cells", 0)) if path.is_file() else 0
+
+    def begin(self, source: str) -> None:
+        """Write the grid; with `overwrite` the cells go, but their number is remembered."""
+        import shutil
+
+        earlier = self._earlier
+        if self.overwrite:
+            earlier += len(list((self.folder / "cells").glob("*.json")))
+            for name in ("cells", "search", "base", "confirmed"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+            for name in ("results.parquet", "ablation.json", "judged_on.json"):
+                (self.folder / name).unlink(missing_ok=True)
+            self.record, self.overwrite = {}, False
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.folder / "grid.yaml", source)
+        write_json(self.folder / "key.json", {"key": self.grid.key, "earlier_cells": earlier})
+
+
+def ablate(
+    grid: str | Path | Mapping[str, Any],
+    output: str | Path,
+    *,
+    confirm: int = 0,
+    part: tuple[int, int] = (0, 1),
+    overwrite: bool = False,
+    model: Any = None,
+    tokenizer: Any = None,
+    prompts: Any = None,
+    notify: Callable[[str], None] = lambda text: None,
+    **words: Any,
+) -> dict[str, Any] | None:
+    """Try every cell of a grid; returns the content of `ablation.json`, or None while cells of other parts are missing.
+
+    Args:
+        grid: a YAML file, or a mapping.
+        output: the folder; the same grid in the same folder goes on, a grown one does its new cells.
+        confirm: re-run that many of the best cells and judge them on held-out contrasts: once.
+        part: (i, n): do cell i, i + n, ...; n processes share the work of one folder.
+        model, prompts: names, or in memory (with `tokenizer`).
+        words: fields of the recipe, the same for all cells.
+
+    Raises:
+        UserError: the grid is wrong; nothing was written. Or held-out contrasts were looked at before.
+    """
+    import yaml
+
+    from fairprune_framework.ablation.confirming import confirm_best, refuse_second_look
+
+    if not 0 <= part[0] < part[1]:
+        raise UserError(f"--part must be I/N with 0 <= I < N. Got {part[0]}/{part[1]} instead.")
+    if confirm < 0:
+        raise UserError(f"--confirm must be a number of cells. Got {confirm} instead.")
+    in_memory = {"model": model, "prompts": prompts}
+    named = {name: str(value) for name, value in in_memory.items() if isinstance(value, (str, Path))}
+    read = read_grid(grid, {**words, **named})
+    given = {name: None if name in named else value for name, value in in_memory.items()}
+    found = Ablation(read, Path(output), **given, tokenizer=tokenizer, overwrite=overwrite, notify=notify)
+    if confirm:
+        refuse_second_look(found, confirm)
+    if any(found.result(cell) is None for cell in read.cells):
+        check(found)
+    written = dict(grid) if isinstance(grid, Mapping) else None
+    text = yaml.safe_dump(written, sort_keys=False) if written else Path(str(grid)).read_text(encoding="utf-8")
+    found.begin(text)
+    found.run_cells(part)
+    record = found.assemble()
+    if confirm and record is not None:
+        confirm_best(found, confirm)
+    return found.record if record is not None else None
+
+
+def check(found: Ablation) -> None:
+    """Everything that can be wrong with model, prompts and plugins is found before anything is written."""
+    from fairprune_framework.auditing.audit import Demand
+    from fairprune_framework.deciding import plan_of  # noqa: F401  (its imports fail here, if at all)
+
+    base = found.base_run()
+    for cell in found.grid.cells[:1]:
+        for kind in ("bias", "importance", "policy"):
+            base.under(**cell.choices).label(kind)
+    _ = base.prompts, base.model, base.architecture, base.fingerprint, base.aligned
+    layers = {site.layer for site in base.architecture.sites.values()}
+    if unknown := sorted(set(found.grid.recipe.protected_layers) - layers):
+        raise UserError(f"--protected-layers names layer {unknown[0]}; the model's are {min(layers)} to {max(layers)}")
+    Demand.of(found.grid.plugins, len(layers))

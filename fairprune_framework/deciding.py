@@ -1,0 +1,74 @@
+"""From a run to scores and a plan, without writing anything: what plugins are given, and the calls to them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairprune_framework.scoring import Services
+    from fairprune_framework.session import Run
+    from fairprune_framework.types import Plan, Scores
+
+
+def scores_of(run: Run) -> Scores:
+    """Both scorers of a run on the statistics of its audit; nothing is written."""
+    from fairprune_framework import scoring
+
+    labels = (run.label("bias"), run.label("importance"))
+    found = (run.statistics, run.model, run.architecture, run.bias, run.importance, labels, run.recipe.seed)
+    return scoring.score(*found, services=services(run))
+
+
+def plan_of(run: Run, scores: Scores) -> Plan:
+    """What the policy of a run chooses by these scores; nothing is written."""
+    from fairprune_framework.auditing.sums import CALIBRATION
+    from fairprune_framework.planning import make_plan, policy_context
+    from fairprune_framework.scoring import context, generator_for, refuse_unserved
+    from fairprune_framework.surgery.slices import weights_of
+
+    recipe, label = run.recipe, run.label("policy")
+    operator, sites, served = recipe.operator or "remove", run.architecture.sites, services(run)
+    needs = refuse_unserved(run.policy, label)
+    given = served.for_plugin(needs, None)
+    statistics = cache(lambda: run.statistics)
+
+    def at(name: str) -> Any:
+        weights = weights_of(run.model, sites[name]) if needs.weights else {}
+        return context(statistics(), CALIBRATION, 0, sites[name], weights, generator_for(recipe.seed, label, name), given)
+
+    return make_plan(
+        scores,
+        run.policy,
+        recipe.limits(),
+        policy_context(operator, recipe.max_perplexity_increase, at, generator_for(recipe.seed, label), given["probe"]),
+        label,
+        model=recipe.model or "in-memory",
+        fingerprint=run.fingerprint,
+        operator=operator,
+        factor=recipe.multiplier(),
+        search=served.probe(None) if served.probe and recipe.factor == "auto" else None,
+    )
+
+
+def services(run: Run) -> Services:
+    """Readout, probes and attribute tokens, each made when a plugin that declared it asks."""
+    from fairprune_framework.auditing.audit import selecting
+    from fairprune_framework.auditing.batches import compose
+    from fairprune_framework.contrasts.alignment import attribute_tokens
+    from fairprune_framework.evaluation.probing import Prober
+    from fairprune_framework.readout import readout_of
+    from fairprune_framework.scoring import Services
+
+    @cache
+    def prober() -> Prober:
+        contrasts = selecting(run.aligned[0])
+        batches = list(compose(contrasts, run.values, run.recipe.micro_batch_tokens))
+        scoring_half = run.calibration.scoring
+        return Prober(run.model, run.architecture, contrasts, batches, scoring_half, run.recipe.multiplier() or 0.0)
+
+    return Services(
+        readout=cache(lambda: readout_of(run.model)),
+        probe=lambda category: prober().probe(category),
+        attribute_tokens=cache(lambda: attribute_tokens(selecting(run.aligned[0]))),
+    )

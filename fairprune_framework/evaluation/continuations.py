@@ -1,0 +1,211 @@
+"""log p of continuations after contexts: the one forward that sentence metrics and benchmark tasks need, at the price of its tokens.
+
+Continuations of the same context (the choices of a question) share it: they stand behind it in one row, each sees the context and itself
+alone, at its own positions. The head sees only the positions that predict a wanted token; each distinct request is computed once; rows
+of like length go together, so that there is little padding. Whether a model can share is tried on it first; where it cannot, every
+request gets a row of its own.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.errors import FairpruneError
+
+SHARE_FROM = 8
+"""Contexts of fewer tokens are not worth sharing."""
+ROWS_OF_LOGITS = 256
+"""Positions whose logits are turned to float32 at once: bounds the memory."""
+_TOLERANCE = 1e-2
+
+Request = tuple[tuple[int, ...], tuple[int, ...]]
+"""Token ids of a context (at least one) and of its continuation (at least one)."""
+Answer = tuple[float, bool]
+"""log p in nats, and whether the continuation is what the model would have chosen, token by token."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    context: tuple[int, ...]
+    continuations: tuple[tuple[int, ...], ...]
+
+    @property
+    def width(self) -> int:
+        """Tokens of the forward: the last one of a continuation predicts nothing that is asked for."""
+        return len(self.context) + sum(len(tokens) - 1 for tokens in self.continuations)
+
+
+@torch.inference_mode()
+def score(
+    model: nn.Module,
+    requests: Sequence[Request],
+    budget: int = 512,
+    progress: Callable[[int], None] = lambda requests: None,
+) -> list[Answer]:
+    """Answer every request, in the order given, with the model as it is (also masked).
+
+    Args:
+        budget: padded tokens per forward.
+
+    Raises:
+        FairpruneError: a log-probability is NaN or infinite.
+    """
+    training = model.training
+    model.eval()
+    try:
+        found = _score(model, requests, budget, progress, shares(model))
+    finally:
+        model.train(training)
+    for request in requests:
+        value = found[request][0]
+        if not (value == value and abs(value) != float("inf")):
+            raise FairpruneError("NaN or Inf in the log-probability of a text")
+    return [found[request] for request in requests]
+
+
+def tokens_of(requests: Sequence[Request], shared: bool = True) -> int:
+    """Tokens that `score` computes, padding left aside: what a benchmark costs."""
+    return sum(row.width for row in _rows(requests, 1 << 62, shared))
+
+
+@torch.inference_mode()
+def shares(model: nn.Module) -> bool:
+    """The model gives the same answers to continuations that share a row; tried once on made-up tokens, then remembered."""
+    known = getattr(model, "_fairprune_shares_contexts", None)
+    if known is None:
+        known = "position_ids" in inspect.signature(model.forward).parameters and _tried(model)
+        model._fairprune_shares_contexts = known  # type: ignore[assignment]
+    return bool(known)
+
+
+def _tried(model: nn.Module) -> bool:
+    size = model.config.get_text_config().vocab_size  # type: ignore[union-attr,operator]
+    ids = torch.randint(0, size, (20,), generator=torch.Generator().manual_seed(0)).tolist()
+    requests: list[Request] = [(tuple(ids[:12]), tuple(ids[12:15])), (tuple(ids[:12]), tuple(ids[15:20]))]
+    try:
+        together = _score(model, requests, 512, lambda count: None, True)
+    except Exception:  # a model that takes no mask of its own: it is asked one request a row
+        return False
+    apart = _score(model, requests, 512, lambda count: None, False)
+    return all(abs(together[request][0] - apart[request][0]) <= _TOLERANCE for request in requests)
+
+
+def _score(
+    model: nn.Module, requests: Sequence[Request], budget: int, progress: Callable[[int], None], shared: bool
+) -> dict[Request, Answer]:
+    device = next(model.parameters()).device
+    found: dict[Request, Answer] = {}
+    state: dict[str, Tensor] = {}
+    with _wanted_positions(model, lambda: state["wanted"]):
+        for batch in _batches(_rows(requests, budget, shared), budget):
+            inputs, state["wanted"], targets = _laid_out(batch, device, next(model.parameters()).dtype)
+            logits_MV = model(**inputs, use_cache=False).logits[0]
+            log_p, best = _gathered(logits_MV, targets.to(device))
+            place = 0
+            for row in batch:
+                for tokens in row.continuations:
+                    piece = slice(place, place := place + len(tokens))
+                    found[row.context, tokens] = (float(log_p[piece].sum()), bool(best[piece].all()))
+            progress(sum(len(row.continuations) for row in batch))
+    return found
+
+
+def _rows(requests: Sequence[Request], budget: int, shared: bool) -> list[_Row]:
+    contexts: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
+    rows = []
+    for context, tokens in dict.fromkeys(requests):
+        if shared and len(context) >= SHARE_FROM:
+            contexts.setdefault(context, []).append(tokens)
+        else:
+            rows.append(_Row(context, (tokens,)))
+    for context, many in contexts.items():
+        kept: list[tuple[int, ...]] = []
+        for tokens in sorted(many, key=lambda tokens: (len(tokens), tokens)):
+            if kept and _Row(context, (*kept, tokens)).width > budget:
+                rows.append(_Row(context, tuple(kept)))
+                kept = []
+            kept.append(tokens)
+        rows.append(_Row(context, tuple(kept)))
+    return rows
+
+
+def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
+    batch: list[_Row] = []
+    for row in sorted(rows, key=lambda row: (-row.width, row.context, row.continuations)):
+        if batch and (len(batch) + 1) * batch[0].width > budget:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _laid_out(batch: Sequence[_Row], device: Any, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """What the model is given, the positions (B, T) whose logits are wanted as indices (2, M), and their targets (M,)."""
+    width = batch[0].width
+    ids = torch.zeros((len(batch), width), dtype=torch.long)
+    lengths = torch.tensor([row.width for row in batch])
+    places: list[tuple[int, int]] = []
+    targets: list[int] = []
+    branch = torch.zeros((len(batch), width), dtype=torch.long)  # 0: the context, which all see; padding is a branch as well
+    positions = torch.zeros((len(batch), width), dtype=torch.long)
+    for index, row in enumerate(batch):
+        start = len(row.context)
+        ids[index, :start] = torch.tensor(row.context)
+        positions[index, :start] = torch.arange(start)
+        end = start
+        for number, tokens in enumerate(row.continuations, start=1):
+            size = len(tokens) - 1
+            ids[index, end : end + size] = torch.tensor(tokens[:-1])
+            branch[index, end : end + size] = number
+            positions[index, end : end + size] = torch.arange(start, start + size)
+            places += [(index, start - 1), *((index, place) for place in range(end, end + size))]
+            targets += tokens
+            end += size
+        branch[index, end:] = -1
+    wanted = torch.tensor(places).T.to(device)
+    inputs = {"input_ids": ids.to(device)}
+    if all(len(row.continuations) == 1 for row in batch):
+        if int(lengths.min()) < width:
+            inputs["attention_mask"] = (torch.arange(width) < lengths.unsqueeze(1)).long().to(device)
+        return inputs, wanted, torch.tensor(targets)
+    before = torch.ones(width, width, dtype=torch.bool).tril()
+    seen = before & ((branch.unsqueeze(1) == 0) | (branch.unsqueeze(1) == branch.unsqueeze(2)))
+    mask = torch.zeros((len(batch), 1, width, width), dtype=dtype).masked_fill(~seen.unsqueeze(1), torch.finfo(dtype).min)
+    inputs["attention_mask"], inputs["position_ids"] = mask.to(device), positions.to(device)
+    return inputs, wanted, torch.tensor(targets)
+
+
+def _gathered(logits_MV: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
+    """log softmax at the targets, in float32 and given as float64, and whether each target is the likeliest token: (M,) each."""
+    values, best = [], []
+    for logits, targets in zip(torch.split(logits_MV, ROWS_OF_LOGITS), torch.split(targets_M, ROWS_OF_LOGITS), strict=True):
+        wide = logits.float()
+        values.append((wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1)).double())
+        best.append(wide.argmax(-1) == targets)
+    return torch.cat(values).cpu(), torch.cat(best).cpu()
+
+
+@contextmanager
+def _wanted_positions(model: nn.Module, wanted: Callable[[], Tensor]) -> Iterator[None]:
+    """The head sees the positions that are asked for alone, as one row: (1, M, H)."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    if head is None:
+        raise FairpruneError(f"{type(model).__name__} has no output embeddings: log-probabilities cannot be read")
+
+    def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        rows, columns = wanted()
+        return (args[0][rows, columns].unsqueeze(0), *args[1:])
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()

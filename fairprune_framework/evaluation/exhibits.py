@@ -1,0 +1,274 @@
+"""What the report shows beside numbers: which contrasts move a neuron, token representations of every layer, generations.
+
+Written by `evaluate` as `exhibits.safetensors` and `exhibits.json`, so that `report` never loads a model.
+
+- *units*: up to 32 planned neurons (without a plan: of all) of the highest bias, each with the ten contrasts that move it most. How
+  far a contrast moves a neuron is the largest minus the smallest activation over the variants, averaged over the aligned slots.
+  Measured in the original model, over at most `MOST_CONTRASTS` contrasts, evenly spaced in the set.
+- *projections*: for one contrast per category, the one of median divergence among the held-out ones (or all), the outputs of attention
+  and MLP of every layer, for the first 64 tokens of each variant, before and after, in float16; what float16 cannot hold is cut to its
+  largest number and counted.
+
+Tensors: `before/<projection>/<tap>` and `after/<projection>/<tap>`, `(L, R, H)` float16; the rows R are the tokens of the first variant,
+then of the second, and so on. Source: figures 2 and 3 of the Fairness Pruning article.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.architecture import Architecture
+from fairprune_framework.auditing.batches import compose
+from fairprune_framework.auditing.calibration import padded
+from fairprune_framework.auditing.observing import Geometry, observe
+from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.interfaces import Observation, Pass
+from fairprune_framework.progress import bar
+from fairprune_framework.types import Site, Tap
+
+if TYPE_CHECKING:
+    from fairprune_framework.session import Run
+
+FORMAT = "fairprune-exhibits/1"
+FILES = ("exhibits.safetensors", "exhibits.json")
+MOST_UNITS, MOST_MOVING, MOST_TOKENS, MOST_CONTRASTS = 32, 10, 64, 2048
+TAPS: tuple[Tap, ...] = ("attention", "mlp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exhibits:
+    """The content of both files."""
+
+    described: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+    def save(self, folder: Path) -> None:
+        """Write both files, each atomically, the tensors first."""
+        from fairprune_framework.provenance import write_json, write_tensors
+
+        write_tensors(folder / FILES[0], self.tensors)
+        write_json(folder / FILES[1], dict(self.described))
+
+
+@dataclass(frozen=True, kw_only=True)
+class After:
+    """What the plan made of the model: another one, or the same inside a context. None where one model alone is evaluated."""
+
+    model: nn.Module
+    architecture: Architecture
+    change: Callable[[], AbstractContextManager[None]]
+
+
+def collect(
+    run: Run, divergence: Mapping[str, float], after: After | None, generations: Sequence[Mapping[str, Any]]
+) -> Exhibits:
+    """Make the exhibits of a run.
+
+    Args:
+        divergence: id -> next-token divergence before, of every contrast.
+        generations: as in `evaluation.json`.
+    """
+    texts = {contrast.id: contrast for contrast in run.prompts[0]}
+    aligned = run.aligned[0]
+    looked_at = aligned[:: max(1, -(-len(aligned) // MOST_CONTRASTS))]
+    units = _moving(run, looked_at, texts, _units(run))
+    projections, tensors = [], dict[str, Tensor]()
+    for place, contrast in enumerate(typical(aligned, divergence)):
+        shown, found = _projection(run, contrast, texts[contrast.id], after)
+        projections.append(shown)
+        tensors |= {f"{when}/{place}/{tap}": value for (when, tap), value in found.items()}
+    described = {
+        "format": FORMAT,
+        "contrasts": {"looked_at": len(looked_at), "of": len(aligned)},
+        "units": units,
+        "projections": projections,
+        "generations": list(generations),
+    }
+    return Exhibits(described=described, tensors=tensors)
+
+
+# -- units -----------------------------------------------------------------------------------------------------------------
+
+
+def _units(run: Run) -> list[dict[str, Any]]:
+    """The units to show, highest bias first; without scores the planned ones in order of their sites."""
+    planned = run.plan.sites if "plan" in run.record["stages"] else {}
+    scores = run.scores if "score" in run.record["stages"] else None
+    chosen: list[dict[str, Any]] = []
+    for name, site in run.architecture.sites.items():
+        bias = None if scores is None else scores.bias[name]
+        if any(planned.values()):
+            units = list(planned.get(name, ()))
+        else:
+            units = [] if bias is None else bias.topk(min(MOST_UNITS, site.units)).indices.tolist()
+        for unit in units:
+            chosen.append(
+                {
+                    "site": name,
+                    "layer": site.layer,
+                    "unit": unit,
+                    "planned": unit in planned.get(name, ()),
+                    "bias": None if bias is None else float(bias[unit]),
+                    "importance": None if scores is None else float(scores.importance[name][unit]),
+                }
+            )
+    if scores is not None:
+        chosen.sort(key=lambda unit: (-unit["bias"], unit["layer"], unit["site"], unit["unit"]))
+    return chosen[:MOST_UNITS]
+
+
+def moved(observation: Observation) -> tuple[Tensor, Tensor]:
+    """How far the contrasts move each column of the neuron tap, `(C, K)`, and its mean per variant, `(C, V, K)`; activations."""
+    acts_CVSK, mask_CVS1 = observation.aligned["neuron"], observation.aligned_mask.unsqueeze(-1)
+    slots_CSK = acts_CVSK.masked_fill(~mask_CVS1, -torch.inf).amax(1) - acts_CVSK.masked_fill(~mask_CVS1, torch.inf).amin(1)
+    seen_CS1 = mask_CVS1.any(1)
+    range_CK = slots_CSK.where(seen_CS1, 0.0).sum(1) / seen_CS1.sum(1).clamp_min(1)
+    mean_CVK = acts_CVSK.where(mask_CVS1, 0.0).sum(2) / mask_CVS1.sum(2).clamp_min(1)
+    return range_CK, mean_CVK
+
+
+@torch.inference_mode()
+def _moving(
+    run: Run, contrasts: Sequence[AlignedContrast], texts: Mapping[str, Contrast], units: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Give each unit the contrasts that move it most, in one pass over the contrasts."""
+    if not units:
+        return []
+    of_site: dict[str, list[int]] = {}
+    for place, unit in enumerate(units):
+        of_site.setdefault(unit["site"], []).append(place)
+    sites = run.architecture.sites
+    columns = {
+        name: torch.cat(
+            [torch.arange(sites[name].unit_width) + units[place]["unit"] * sites[name].unit_width for place in places]
+        )
+        for name, places in of_site.items()
+    }
+    found: dict[int, list[tuple[float, str, list[float]]]] = {place: [] for place in range(len(units))}
+    state: dict[str, Any] = {}
+
+    def take(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
+        if site.name not in columns:
+            return
+        some = values.index_select(1, columns[site.name].to(values.device))
+        range_CK, mean_CVK = moved(observe(site, {tap: some}, rows, state["geometry"], Pass(), {}))
+        range_CN = range_CK.reshape(len(range_CK), -1, site.unit_width).mean(2).cpu()
+        mean_CVN = mean_CVK.reshape(*mean_CVK.shape[:2], -1, site.unit_width).mean(3).cpu()
+        for column, place in enumerate(of_site[site.name]):
+            for row, name in enumerate(state["batch"].ids):
+                means = mean_CVN[row, state["batch"].present[row].cpu(), column].tolist()
+                found[place].append((float(range_CN[row, column]), name, means))
+            found[place] = sorted(found[place], key=lambda entry: (-entry[0], entry[1]))[:MOST_MOVING]
+
+    device = next(run.model.parameters()).device
+    trunk = run.model.get_decoder()  # type: ignore[operator]
+    chosen = [sites[name] for name in columns]
+    watched = run.architecture.adapter.tap(run.model, chosen, frozenset({"neuron"}), take)
+    with watched, bar("exhibits", len(contrasts), "contrasts") as advance:
+        for batch in compose(contrasts, run.values, run.recipe.micro_batch_tokens):
+            state["batch"] = batch = batch.to(device)
+            state["geometry"] = Geometry(batch)
+            trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            advance(len(batch.ids))
+    return [
+        unit
+        | {
+            "contrasts": [
+                {"id": name, "category": texts[name].category, "moved": moved_by, "variants": _means(texts[name], means)}
+                for moved_by, name, means in found[place]
+            ]
+        }
+        for place, unit in enumerate(units)
+    ]
+
+
+def _means(contrast: Contrast, means: Sequence[float]) -> list[dict[str, Any]]:
+    return [
+        {"attribute": variant.attribute, "text": variant.text, "mean": mean}
+        for variant, mean in zip(contrast.variants, means, strict=True)
+    ]
+
+
+# -- projections -----------------------------------------------------------------------------------------------------------
+
+
+def typical(contrasts: Sequence[AlignedContrast], divergence: Mapping[str, float]) -> list[AlignedContrast]:
+    """Of each category the held-out contrast of median divergence (of all, where none is held out); the lower of two medians."""
+    groups: dict[tuple[bool, str], list[AlignedContrast]] = {}
+    for contrast in contrasts:
+        groups.setdefault((contrast.control, contrast.category), []).append(contrast)
+    found = []
+    for _, group in sorted(groups.items(), key=lambda item: item[0]):
+        group = [contrast for contrast in group if contrast.split == "heldout"] or group
+        group.sort(key=lambda contrast: (divergence[contrast.id], contrast.id))
+        found.append(group[(len(group) - 1) // 2])
+    return found
+
+
+def _projection(
+    run: Run, contrast: AlignedContrast, text: Contrast, after: After | None
+) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
+    """One contrast: what it is, and the tensors by ("before" or "after", tap)."""
+    rows = [list(tokens.ids[:MOST_TOKENS]) for tokens in contrast.variants]
+    found: dict[tuple[str, str], Tensor] = {}
+    layers: dict[str, list[int]] = {}
+    cut = 0
+    with_plan = [] if after is None else [("after", after.model, after.architecture, after.change)]
+    for when, model, architecture, change in [("before", run.model, run.architecture, None), *with_plan]:
+        if change is None:
+            outputs = _outputs(model, architecture, rows)
+        else:
+            with change():
+                outputs = _outputs(model, architecture, rows)
+        for tap, by_layer in outputs.items():
+            layers[tap] = sorted(by_layer)
+            value_LRH = torch.stack([by_layer[layer] for layer in layers[tap]])
+            largest = torch.finfo(torch.float16).max
+            cut += int((value_LRH.abs() > largest).sum())
+            found[when, tap] = value_LRH.clamp(-largest, largest).half()
+    variants = [
+        {
+            "attribute": variant.attribute,
+            "text": variant.text,
+            "tokens": [run.tokenizer.decode([token]) for token in ids],
+            "start": min(tokens.start, len(ids)),
+            "end": min(tokens.end, len(ids)),
+            "all_tokens": len(tokens.ids),
+        }
+        for variant, tokens, ids in zip(text.variants, contrast.variants, rows, strict=True)
+    ]
+    shown = {
+        "contrast": contrast.id,
+        "category": contrast.category,
+        "control": contrast.control,
+        "split": contrast.split,
+        "variants": variants,
+        "layers": layers,
+        "cut_to_float16": cut,
+    }
+    return shown, found
+
+
+@torch.inference_mode()
+def _outputs(model: nn.Module, architecture: Architecture, rows: Sequence[Sequence[int]]) -> dict[str, dict[int, Tensor]]:
+    """tap -> layer -> `(R, H)` on the CPU: outputs at the tokens of all rows, one row after the other."""
+    ids, mask = padded(rows)
+    kept = mask.reshape(-1).bool()
+    found: dict[str, dict[int, Tensor]] = {}
+
+    def take(site: Site, tap: Tap, values: Tensor, routed: Tensor | None) -> None:
+        if routed is None and values.shape[0] == len(kept):  # the output of the layer's block, not of one expert
+            found.setdefault(tap, {}).setdefault(site.layer, values.float().cpu()[kept])
+
+    device = next(model.parameters()).device
+    with architecture.adapter.tap(model, list(architecture.sites.values()), frozenset(TAPS), take):
+        model.get_decoder()(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)  # type: ignore[operator]
+    return found

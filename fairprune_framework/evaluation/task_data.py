@@ -1,0 +1,209 @@
+"""Named suites of lm-eval tasks, where each task's local data lie, and which of its items are used.
+
+A task runs on the data that lm-eval names, or with `--task-data DIR` on local files in the layout below. Whatever the source, the items
+of a limited run are drawn once by seed 0 and stored by their ids: everything that is compared is compared on the same items.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.contrasts import formats
+from fairprune_framework.errors import UnknownName, UserError, did_you_mean
+
+SUITES: Mapping[str, tuple[str, ...]] = {
+    "capability": ("lambada_openai", "boolq", "wikitext"),
+    "bias": ("crows_pairs_english", "bbq", "winogender_all"),
+}
+"""`--suite NAME`."""
+ALIASES: Mapping[str, str] = {"winogender": "winogender_all"}
+"""Tags of lm-eval that we take for one of their tasks."""
+ITEM_SEED = 0
+"""Of the subset of items. No option: a record is comparable only with others on the same items."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalTask:
+    """Where `--task-data` looks for a task, and what its items are called."""
+
+    folder: str
+    """Of lm-eval's task configs, below `lm_eval/tasks`: reading only these spares its index of 14,000 others."""
+    files: tuple[str, ...]
+    """Patterns below DIR."""
+    split: str
+    """The split that lm-eval judges on."""
+    fetch: str
+    """Where the data come from, for the error where they are absent."""
+    strata: tuple[str, ...] = ()
+    """Fields of an item: a limit holds for each combination of their values."""
+    category: str | None = None
+    """Field of an item that names its category."""
+    cluster: tuple[str, ...] = ()
+    """Fields that items from one template share; empty: every item stands alone."""
+
+
+LOCAL: Mapping[str, LocalTask] = {
+    "lambada_openai": LocalTask(
+        folder="lambada",
+        files=("lambada/*.jsonl",),
+        split="test",
+        fetch="the hub data set EleutherAI/lambada_openai, one {text} a line",
+    ),
+    "boolq": LocalTask(
+        folder="super_glue/boolq",
+        files=("boolq/*.jsonl",),
+        split="validation",
+        fetch="the hub data set aps/super_glue, boolq, split validation, one {question, passage, label} a line",
+    ),
+    "wikitext": LocalTask(
+        folder="wikitext",
+        files=("wikitext2/test_docs.jsonl",),
+        split="test",
+        fetch="the hub data set EleutherAI/wikitext_document_level, wikitext-2-raw-v1, split test, one {page} a line",
+    ),
+    "crows_pairs_english": LocalTask(
+        folder="crows_pairs",
+        files=("crows_pairs/*.csv",),
+        split="test",
+        fetch="crows_pairs_anonymized.csv of github.com/nyu-mll/crows-pairs",
+        category="bias_type",
+    ),
+    "bbq": LocalTask(
+        folder="bbq",
+        files=("bbq/*.jsonl",),
+        split="test",
+        fetch="data/*.jsonl of github.com/nyu-mll/BBQ, any categories",
+        strata=("category", "context_condition"),
+        category="category",
+        cluster=("category", "question_index"),
+    ),
+    "winogender_all": LocalTask(
+        folder="winogender",
+        files=("winogender/*.jsonl",),
+        split="test",
+        fetch="the hub data set oskarvanderwal/winogender, all, one {sentence, pronoun, occupation, participant, label, gender} a line",
+        category="gender",
+        cluster=("occupation", "participant"),
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Items:
+    """The rows of a task that are used."""
+
+    rows: tuple[Mapping[str, Any], ...]
+    ids: tuple[int, ...]
+    """Places in the whole set, counted from 0; ascending."""
+    sha256: str
+    """Of the files."""
+
+
+def tasks_of(names: str | Sequence[str]) -> list[str]:
+    """Task names of suites and tasks, as `capability,bbq`, each once and in order.
+
+    >>> tasks_of("capability,bbq")
+    ['lambada_openai', 'boolq', 'wikitext', 'bbq']
+    """
+    words = names.split(",") if isinstance(names, str) else [part for name in names for part in name.split(",")]
+    found: list[str] = []
+    for word in (word.strip() for word in words):
+        found += SUITES.get(word, (ALIASES.get(word, word),))
+    return [name for name in dict.fromkeys(found) if name]
+
+
+def limits_of(text: str | int | None, tasks: Sequence[str]) -> dict[str, int | None]:
+    """Items of each task, of `400` or `lambada_openai=1000,bbq=100`; None: all.
+
+    >>> limits_of("boolq=400", ["boolq", "bbq"])
+    {'boolq': 400, 'bbq': None}
+
+    Raises:
+        UserError: no number, or a task that does not run.
+    """
+    found: dict[str, int | None] = dict.fromkeys(tasks)
+    if text is None or text == "":
+        return found
+    for part in str(text).split(","):
+        name, equals, count = part.strip().rpartition("=")
+        if not count.isdecimal() or int(count) < 1:
+            raise UserError(f"--task-limit must be a number such as 400, or TASK=400,TASK=100. Got {text!r} instead.")
+        name = ALIASES.get(name, name)
+        if equals and name not in found:
+            raise UnknownName(f"--task-limit names {name!r}, which does not run.{did_you_mean(name, found)}")
+        found.update(dict.fromkeys([name] if equals else tasks, int(count)))
+    return found
+
+
+def check_data(tasks: Sequence[str], folder: Path | None) -> None:
+    """Say what is missing before anything runs.
+
+    Raises:
+        UserError: no folder, a task whose files are absent, or one that has no local layout.
+    """
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise UserError(f"--task-data: there is no folder {folder}")
+    for task in tasks:
+        local = LOCAL.get(task)
+        if local is None:
+            raise UserError(
+                f"--task-data knows no layout for the task {task!r}, only for {', '.join(LOCAL)}; without --task-data lm-eval fetches it"
+            )
+        if not files_of(local, folder):
+            raise UserError(
+                f"the data of the task {task!r} are absent: put {local.fetch}, into {folder / local.files[0]}; "
+                "without --task-data lm-eval fetches them from the hub"
+            )
+
+
+def files_of(local: LocalTask, folder: Path) -> list[Path]:
+    """The files of a task, sorted by name."""
+    return sorted(path for pattern in local.files for path in folder.glob(pattern))
+
+
+def read_items(task: str, folder: Path, limit: int | None) -> Items:
+    """The items of a task from local files; a limit draws that many of each stratum.
+
+    Raises:
+        PromptError: a file that cannot be read.
+    """
+    local = LOCAL[task]
+    rows: list[Mapping[str, Any]] = []
+    digest = hashlib.sha256()
+    for path in files_of(local, folder):
+        digest.update(path.read_bytes())
+        for row in formats.rows(path):
+            if row.problem is not None:
+                raise UserError(f"{row.where}: {row.problem}")
+            rows.append(row.data)
+    chosen = drawn([tuple(str(row[name]) for name in local.strata) for row in rows], limit, task)
+    return Items(rows=tuple(rows[i] for i in chosen), ids=tuple(chosen), sha256=digest.hexdigest())
+
+
+def drawn(strata: Sequence[object], limit: int | None, task: str) -> list[int]:
+    """Places of the items to use, ascending: of each stratum the `limit` with the lowest hashes of (seed, task, place)."""
+    groups: dict[object, list[int]] = {}
+    for place, stratum in enumerate(strata):
+        groups.setdefault(stratum, []).append(place)
+
+    def draw(place: int) -> bytes:
+        return hashlib.sha256(f"{ITEM_SEED}/{task}/{place}".encode()).digest()
+
+    return sorted(place for group in groups.values() for place in sorted(group, key=draw)[:limit])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSettings:
+    """What the result of a task depends on, beside the model."""
+
+    task: str
+    limit: int | None = None
+    data: Path | None = None
+    chat_template: bool = False
+    micro_batch_tokens: int = 512

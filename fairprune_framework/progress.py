@@ -1,0 +1,57 @@
+"""Progress of long work on stderr: done, rate and time left. Silent unless the command line shows it, and where stderr is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+Item = TypeVar("Item")
+_SHOWN: ContextVar[bool] = ContextVar("fairprune_progress", default=False)
+
+
+@contextmanager
+def shown(allowed: bool = True) -> Iterator[None]:
+    """Show bars inside this context."""
+    token = _SHOWN.set(allowed)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+
+
+@contextmanager
+def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+    """Give a function that counts what is done: `with bar("audit", 190, "contrasts") as advance: ... advance(8)`."""
+    if not _SHOWN.get():
+        yield lambda done: None
+        return
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done: None
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Units per second since the start."""
+
+        def render(self, task: Task) -> Text:
+            speed = task.completed / task.elapsed if task.elapsed else 0.0
+            return Text(f"{unit}, {speed:.3g}/s" if speed else unit)
+
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(label, total=total)
+        yield lambda done: progress.advance(task, done)
+
+
+def counted(items: Sequence[Item], label: str, unit: str) -> Iterator[Item]:
+    """Go through items with a bar."""
+    with bar(label, len(items), unit) as advance:
+        for item in items:
+            yield item
+            advance(1)

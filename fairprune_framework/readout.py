@@ -1,0 +1,84 @@
+"""From a vector of the residual stream to logits: through the model's own final norm, head and whatever it does to logits.
+
+The model itself does the work: its layers are set aside for one forward, and the rows take the place of what enters its final norm. So
+soft caps and logit scales of a family need no code here. The first use compares with an ordinary forward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.errors import FairpruneError
+
+NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "final_norm")
+LAYERS = ("layers", "h", "blocks")
+ROWS = 256
+"""Vectors per forward: bounds the memory of the logits."""
+
+
+def readout_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Logits of residual vectors: (R, H) -> (R, vocab) float32 on the CPU.
+
+    Raises:
+        FairpruneError: the model has no final norm or head that this version knows, or a forward says something else.
+    """
+    trunk: Any = model.get_decoder()  # type: ignore[operator]
+    norm = next((found for name in NORMS if isinstance(found := getattr(trunk, name, None), nn.Module)), None)
+    place = next((name for name in LAYERS if isinstance(getattr(trunk, name, None), nn.ModuleList)), None)
+    if norm is None or place is None or model.get_output_embeddings() is None:  # type: ignore[operator]
+        raise FairpruneError(
+            f"{type(model).__name__} cannot be read out: looked for a final norm ({', '.join(NORMS)}), layers "
+            f"({', '.join(LAYERS)}) and an output head"
+        )
+    weight = next(model.parameters())
+
+    def read(rows_RH: Tensor) -> Tensor:
+        parts = torch.split(rows_RH, ROWS)
+        found = [_through(model, trunk, place, norm, part.to(weight)) for part in parts]
+        return torch.cat(found) if found else rows_RH.new_zeros((0, model.get_output_embeddings().weight.shape[0]))  # type: ignore[operator]
+
+    _confirm(model, norm, read)
+    return read
+
+
+@torch.inference_mode()
+def _through(model: nn.Module, trunk: Any, place: str, norm: nn.Module, rows_RH: Tensor) -> Tensor:
+    ids = torch.zeros((len(rows_RH), 1), dtype=torch.long, device=rows_RH.device)
+    handle = norm.register_forward_pre_hook(lambda _module, _args: (rows_RH.unsqueeze(1),))
+    try:
+        with _without_layers(trunk, place):
+            logits: Tensor = model(input_ids=ids, use_cache=False).logits
+    finally:
+        handle.remove()
+    return logits[:, -1].float().cpu()
+
+
+@contextmanager
+def _without_layers(trunk: Any, place: str) -> Iterator[None]:
+    layers = getattr(trunk, place)
+    setattr(trunk, place, nn.ModuleList())
+    try:
+        yield
+    finally:
+        setattr(trunk, place, layers)
+
+
+@torch.inference_mode()
+def _confirm(model: nn.Module, norm: nn.Module, read: Callable[[Tensor], Tensor]) -> None:
+    seen: list[Tensor] = []
+    handle = norm.register_forward_pre_hook(lambda _module, args: seen.append(args[0].detach()))
+    try:
+        ids = torch.tensor([[0, 1, 0]], device=next(model.parameters()).device)
+        expected = model(input_ids=ids, use_cache=False).logits[0].float().cpu()
+    finally:
+        handle.remove()
+    off = (read(seen[-1][0]) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+    if not bool(off <= 1e-2 if next(model.parameters()).dtype != torch.float32 else off <= 1e-4):
+        raise FairpruneError(
+            f"{type(model).__name__} cannot be read out: its final norm and head give other logits ({off:.1e})"
+        )

@@ -1,0 +1,118 @@
+"""Between categories: do they choose the same neurons, and does what is chosen on one help another?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fairprune_framework.reporting.charts.chart import DIVERGING, Chart, Table, axis, interval, number, percent, plain
+from fairprune_framework.reporting.source import Source
+
+
+def overlap(source: Source) -> Chart | None:
+    """Jaccard indices of the neurons that each category would choose alone. None without `overlap.json`."""
+    found = source.more.get("overlap")
+    if not found:
+        return None
+    names = [plain(name, 30) for name in found["categories"]]
+    values = found["jaccard"]
+    adjusted = found.get("p_adjusted")
+    rows = [
+        [a, b, str(_cell(found.get("counts"), i, j)), number(values[i][j]), number(_cell(adjusted, i, j), 2)]
+        for i, a in enumerate(found["categories"])
+        for j, b in enumerate(found["categories"])
+        if j < i
+    ]
+    return _matrix(
+        name="overlap",
+        title="Neurons that categories share",
+        caption="Each category would choose neurons of its own. The number is the share that two categories have in common (Jaccard index: "
+        "1 the same neurons, 0 none). What is shared may be one mechanism for all; what is not needs its own treatment.",
+        labels=(names, names),
+        axes=("category", "category"),
+        values=values,
+        text=[[f"{value:.2f}" for value in row] for row in values],
+        colors={"colorscale": "Cividis", "zmin": 0, "zmax": 1},
+        bar="Jaccard",
+        table=Table(
+            columns=("category", "category", "shared", "Jaccard", "p, adjusted"),
+            rows=rows,
+            note="p: against chance, hypergeometric.",
+        ),
+    )
+
+
+def transfer(source: Source) -> Chart | None:
+    """Change of each category's divergence by what another one chose. None without `transfer.json`."""
+    found = source.more.get("transfer")
+    if not found:
+        return None
+    chosen = [plain(name, 30) for name in found["categories"]]
+    judged = found.get("judged") or found["categories"]
+    values = found["change"]
+    known = [value for row in values for value in row if value is not None]
+    most = max((abs(value) for value in known), default=1.0)
+    rows = []
+    for i, a in enumerate(found["categories"]):
+        for j, b in enumerate(judged):
+            bounds = {"ci_low": _cell(found.get("ci_low"), i, j), "ci_high": _cell(found.get("ci_high"), i, j)}
+            rows.append([a, b, percent(values[i][j]), interval(bounds)])
+    return _matrix(
+        name="transfer",
+        title="Chosen on one category, judged on another",
+        caption="Each row takes out neurons chosen on one category alone; each column says how the held-out divergence of a "
+        "category changed. Blue is less divergence. What helps only on the diagonal does not transfer.",
+        labels=(chosen, [plain(name, 30) for name in judged]),
+        axes=("chosen on", "judged on"),
+        values=values,
+        text=[[percent(value, 0) for value in row] for row in values],
+        colors={"colorscale": DIVERGING, "zmin": -most, "zmax": most},
+        bar="change",
+        table=Table(columns=("chosen on", "judged on", "change", "95 % interval"), rows=rows),
+    )
+
+
+def _cell(matrix: Sequence[Sequence[Any]] | None, row: int, column: int) -> Any:
+    return None if matrix is None else matrix[row][column]
+
+
+def _matrix(
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    labels: tuple[Sequence[str], Sequence[str]],
+    axes: tuple[str, str],
+    values: Sequence[Sequence[float]],
+    text: Sequence[Sequence[str]],
+    colors: Mapping[str, Any],
+    bar: str,
+    table: Table,
+) -> Chart:
+    return Chart(
+        name=name,
+        title=title,
+        caption=caption,
+        summary=f"A matrix of {len(labels[0])} by {len(labels[1])} categories; the table below lists every number.",
+        data=[
+            {
+                "type": "heatmap",
+                "z": values,
+                "x": labels[1],
+                "y": labels[0],
+                "text": text,
+                "texttemplate": "%{text}",
+                **colors,
+                "colorbar": {"title": {"text": bar}, "thickness": 14, "outlinewidth": 0},
+                "hovertemplate": f"{axes[0]} %{{y}}, {axes[1]} %{{x}}: %{{text}}<extra></extra>",
+                "xgap": 2,
+                "ygap": 2,
+            }
+        ],
+        layout={
+            "xaxis": axis(axes[1], type="category", showgrid=False),
+            "yaxis": axis(axes[0], type="category", showgrid=False, autorange="reversed"),
+        },
+        table=table,
+        height=200 + 42 * len(labels[0]),
+    )

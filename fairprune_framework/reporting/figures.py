@@ -1,0 +1,105 @@
+"""The charts of the report as figure objects, for notebooks: `fp.figures.activation_by_layer("run")`.
+
+Each function takes a run (as `fp.run` gives it) or a folder and returns a `plotly.graph_objects.Figure`. Where the report offers a
+choice above a chart, the function takes it as a keyword, by the words of the report or by their place:
+`token_projection("run", contrast=0, output="MLP output", layer=12)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from fairprune_framework.errors import RunFolderError, UserError, did_you_mean
+from fairprune_framework.reporting.charts.chart import Chart, Control
+from fairprune_framework.reporting.page import CHARTS
+from fairprune_framework.reporting.source import Source, read_source
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+    from fairprune_framework.session import Run
+
+    Of: TypeAlias = Run | Source | str | Path
+
+
+def change_by_category(run: Of, *, metric: str | int | None = None) -> Figure:
+    """Relative change by category with 95 % intervals, controls beside it."""
+    return _figure("change-by-category", run, metric=metric)
+
+
+def activation_by_layer(run: Of, *, category: str | int | None = None) -> Figure:
+    """Mean activation difference by layer, before and after."""
+    return _figure("activation-by-layer", run, category=category)
+
+
+def token_projection(
+    run: Of, *, contrast: str | int | None = None, output: str | int | None = None, layer: str | int | None = None
+) -> Figure:
+    """Tokens of a contrast in the plane of the first two principal components. A number for `layer` is the layer itself."""
+    return _figure("token-projection", run, contrast=contrast, output=output, layer=None if layer is None else str(layer))
+
+
+def layer_neuron_map(run: Of) -> Figure:
+    """Bias of every neuron, one row a layer."""
+    return _figure("layer-neuron-map", run)
+
+
+def bias_against_importance(run: Of) -> Figure:
+    """All neurons by both scores, the chosen ones marked."""
+    return _figure("bias-against-importance", run)
+
+
+def overlap(run: Of) -> Figure:
+    """Neurons that categories share."""
+    return _figure("overlap", run)
+
+
+def transfer(run: Of) -> Figure:
+    """Chosen on one category, judged on another."""
+    return _figure("transfer", run)
+
+
+def retention(run: Of) -> Figure:
+    """Benchmarks before and after."""
+    return _figure("retention", run)
+
+
+def pareto(run: Of) -> Figure:
+    """Divergence against perplexity of every cell of an ablation."""
+    return _figure("pareto", run)
+
+
+def chart(name: str, run: Of) -> Chart:
+    """A chart by its name in the report, with its table.
+
+    Raises:
+        UserError: there is no chart of that name.
+        RunFolderError: the folder does not hold what it needs.
+    """
+    if name not in CHARTS:
+        raise UserError(f"no chart {name!r}.{did_you_mean(name, CHARTS)} There are {', '.join(CHARTS)}.")
+    source = run if isinstance(run, Source) else read_source(run if isinstance(run, (str, Path)) else run.folder)
+    found = CHARTS[name](source)
+    if found is None:
+        raise RunFolderError(
+            f"{source.folder} does not hold what the chart {name!r} needs: `fairprune report` names what is missing"
+        )
+    return found
+
+
+def _figure(name: str, run: Of, **wanted: str | int | None) -> Figure:
+    found = chart(name, run)
+    return found.figure(*(_place(control, wanted.get(control.label.lower())) for control in found.controls))
+
+
+def _place(control: Control, wanted: str | int | None) -> int:
+    options: Sequence[str] = control.options
+    if wanted is None:
+        return control.start
+    if isinstance(wanted, int) and 0 <= wanted < len(options):
+        return wanted
+    if wanted in options:
+        return options.index(str(wanted))
+    raise UserError(f"{control.label.lower()} must be one of {', '.join(map(repr, options))}. Got {wanted!r} instead.")

@@ -1,0 +1,188 @@
+"""The page: one self-contained HTML file about a run, an ablation, or several of them side by side.
+
+Nothing is fetched: plotly.js stands in the file, packed, and a content security policy forbids every request. Texts of users reach
+the page through Jinja's autoescape, and charts through `chart.plain`.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.reporting import words
+from fairprune_framework.reporting.charts import ablation, categories, changes, neurons, tokens
+from fairprune_framework.reporting.charts.chart import Chart, number, percent
+from fairprune_framework.reporting.comparison import compare
+from fairprune_framework.reporting.source import Source
+
+CHARTS = {
+    "change-by-category": changes.change_by_category,
+    "activation-by-layer": changes.activation_by_layer,
+    "token-projection": tokens.token_projection,
+    "layer-neuron-map": neurons.layer_neuron_map,
+    "bias-against-importance": neurons.bias_against_importance,
+    "overlap": categories.overlap,
+    "transfer": categories.transfer,
+    "retention": changes.retention,
+    "pareto": ablation.pareto,
+}
+"""Every chart by its name, in the order of the page; each is None where the folder does not hold what it needs."""
+
+
+def charts_of(source: Source) -> list[Chart]:
+    """The charts that a folder gives."""
+    found = (make(source) for make in CHARTS.values())
+    return [chart for chart in found if chart is not None]
+
+
+def page(sources: Sequence[Source]) -> str:
+    """The HTML of one folder, or of several compared.
+
+    Args:
+        sources: at least one; the first is the one that others are compared with.
+    """
+    charts = charts_of(sources[0]) if len(sources) == 1 else []
+    comparison = compare(sources) if len(sources) > 1 else None
+    if comparison is not None:
+        charts = list(comparison.charts)
+    data = packed([chart.to_json() for chart in charts])
+    library = _library()
+    nonce = hashlib.sha256((data + sources[0].folder.name).encode()).hexdigest()[:32]
+    source = sources[0]
+    return str(
+        _environment()
+        .get_template("comparison.html" if comparison else "report.html")
+        .render(
+            source=source,
+            comparison=comparison,
+            verdict=words.verdict(source),
+            charts={chart.name: chart for chart in charts},
+            charts_json=data,
+            library=library,
+            nonce=nonce,
+            units=_units(source),
+            generations=_generations(source),
+            cost=changes.benchmark_table(_cost_rows(source)),
+            provenance=_provenance(source),
+            command=command_of(source),
+            version=_version(),
+        )
+    )
+
+
+def packed(value: Any) -> str:
+    """JSON for a script element: nothing in it can end the element, and arrays of numpy go as plotly's packed form."""
+    text = json.dumps(value, default=_array, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
+
+
+def _array(value: Any) -> Any:
+    import numpy as np
+
+    if isinstance(value, np.ndarray):
+        kind = {"float32": "f4", "float64": "f8", "int32": "i4"}[str(value.dtype)]
+        found = {"dtype": kind, "bdata": base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()}
+        return found | ({"shape": ", ".join(map(str, value.shape))} if value.ndim > 1 else {})
+    return value.item()
+
+
+@lru_cache(maxsize=1)
+def _library() -> str:
+    """plotly.js, gzipped and base64: a third of its size, unpacked by the browser."""
+    from importlib.resources import files
+
+    source = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(source, compresslevel=6, mtime=0)).decode()
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("fairprune_framework.reporting"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "number": number}
+    return environment
+
+
+def _version() -> str:
+    from fairprune_framework import __version__
+
+    return __version__
+
+
+# -- what the template shows beside charts -----------------------------------------------------------------------------------
+
+
+def _units(source: Source) -> list[dict[str, Any]]:
+    """The units of the exhibits, the attribute marked in each text."""
+    found = []
+    for unit in (source.exhibits or {}).get("units", ()):
+        moving = []
+        for contrast in unit["contrasts"]:
+            marked = words.attribute_marked([variant["text"] for variant in contrast["variants"]])
+            variants = sorted(zip(contrast["variants"], marked, strict=True), key=lambda pair: -pair[0]["mean"])
+            moving.append({**contrast, "variants": [{**variant, "pieces": pieces} for variant, pieces in variants]})
+        found.append({**unit, "contrasts": moving})
+    return found
+
+
+def _generations(source: Source) -> list[dict[str, Any]]:
+    found = []
+    for entry in (source.evaluation or {}).get("generations", ()):
+        before, after = entry["before"], entry.get("after")
+        pieces = words.words_apart(before, after) if after is not None else ([words.Piece(text=before, differs=False)], None)
+        found.append({"prompt": entry["prompt"], "before": pieces[0], "after": pieces[1], "equal": after == before})
+    return found
+
+
+def _cost_rows(source: Source) -> list[Mapping[str, Any]]:
+    """Perplexity and KL, and whatever benchmarks say."""
+    language = [row for row in source.rows if row["metric"] in changes.LANGUAGE_METRICS]
+    return [*language, *changes.benchmark_rows(source)]
+
+
+def command_of(source: Source) -> str:
+    """The command that does the run again, quoted for a shell; empty for a model or prompts in memory."""
+    recipe = source.recipe
+    if not recipe.get("model") or not recipe.get("prompts"):
+        return ""
+    parts = ["fairprune", "run", str(recipe["model"]), "--prompts", str(recipe["prompts"]), "--recipe"]
+    return shlex.join([*parts, str(source.folder / "recipe.yaml"), "--output", f"{source.folder}-again"])
+
+
+def _provenance(source: Source) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Tables of names and values, each with its title."""
+    record = source.record
+    plugins = {
+        kind: f"{plugin['distribution']}:{plugin['name']} {plugin['version']}"
+        for kind, plugin in record.get("plugins", {}).items()
+    }
+    stages = {name: f"{value:,.1f} s" for name, value in record.get("seconds", {}).items()}
+    groups: list[tuple[str, Mapping[str, Any]]] = [
+        ("Versions", record.get("versions", {})),
+        ("Plugins", plugins),
+        ("Hashes", record.get("hashes", {})),
+        ("Seeds", record.get("seeds", {})),
+        ("Timings", stages),
+        ("Counts", record.get("contrasts", {})),
+    ]
+    return [(title, [(str(name), str(value)) for name, value in found.items()]) for title, found in groups if found]
+
+
+def write_page(sources: Sequence[Source], path: Path) -> None:
+    """Write the page, whole or not at all."""
+    from fairprune_framework.provenance import write_text
+
+    write_text(path, page(sources))

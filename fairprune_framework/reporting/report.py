@@ -1,0 +1,52 @@
+"""`fairprune report`: the page of a run or an ablation, or of several runs compared, and figures as files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fairprune_framework.errors import UserError
+from fairprune_framework.reporting.source import Source, read_source
+
+NAME = "report.html"
+
+
+def make_report(
+    folders: Sequence[Path], output: Path | None = None, figures: Path | None = None, format: str = "svg"
+) -> tuple[list[Source], list[Path]]:
+    """Write the page and, where `figures` names a folder, each chart as a file.
+
+    Args:
+        folders: run folders or ablation folders; several are compared with the first.
+        output: the HTML file; None: `report.html` in the folder.
+
+    Returns:
+        What was read, and the files written, the page first.
+
+    Raises:
+        UserError: several folders without `output`, or another format.
+        RunFolderError: a folder is none of ours.
+    """
+    from fairprune_framework.reporting import static
+    from fairprune_framework.reporting.comparison import compare
+    from fairprune_framework.reporting.page import charts_of, write_page
+
+    if not folders:
+        raise UserError("name a run folder: fairprune report RUN")
+    if format not in static.FORMATS:
+        raise UserError(f"--format must be one of {', '.join(static.FORMATS)}. Got {format!r} instead.")
+    if output is None:
+        if len(folders) > 1:
+            raise UserError("several runs are compared in a file of their own: name it with --output FILE.html")
+        output = folders[0] / NAME
+    elif output.is_dir():
+        raise UserError(f"--output {output} is a folder: name a file, such as {output / NAME}")
+    elif not output.parent.is_dir():
+        raise UserError(f"there is no folder {output.parent}")
+    sources = [read_source(folder) for folder in folders]
+    write_page(sources, output)
+    written = [output]
+    if figures is not None:
+        charts = charts_of(sources[0]) if len(sources) == 1 else list(compare(sources).charts)
+        written += static.save(charts, figures, format)
+    return sources, written

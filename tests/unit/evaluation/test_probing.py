@@ -1,0 +1,103 @@
+"""Probes, the search for a factor, and the readout, against masking by hand and the untouched forward of transformers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+from fairprune_framework.architecture import recognise
+from fairprune_framework.auditing.batches import compose
+from fairprune_framework.contrasts.alignment import Encoder, align_all, attribute_tokens, vocabularies
+from fairprune_framework.evaluation.probing import Prober, unit_choice
+from fairprune_framework.planning import FACTORS, best_factor
+from fairprune_framework.readout import readout_of
+from fairprune_framework.testing.planted import planted_model
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+from fairprune_framework.types import Choice, Measurement
+
+DOCUMENTS = (tuple(range(5, 25)), tuple(range(30, 44)))
+
+
+def prober_of(model: Any, contrasts: Any, factor: float = 0.0) -> Prober:
+    aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+    values = {category: len(found) for category, found in vocabularies(contrasts).items()}
+    return Prober(model, recognise(model), aligned, list(compose(aligned, values, 128)), DOCUMENTS, factor)
+
+
+def perplexity_by_hand(model: Any) -> float:
+    losses = [
+        torch.nn.functional.cross_entropy(
+            model(input_ids=torch.tensor([ids])).logits[0, :-1], torch.tensor(ids[1:]), reduction="sum"
+        )
+        for ids in DOCUMENTS
+    ]
+    return math.exp(sum(loss.item() for loss in losses) / sum(len(ids) - 1 for ids in DOCUMENTS))
+
+
+@torch.no_grad()
+def test_a_probe_measures_what_scaled_weights_would_do() -> None:
+    contrasts = [contrast for contrast in tiny_contrasts() if not contrast.control]
+    model: Any = tiny_model("llama")
+    site, units, factor = "model.layers.1.mlp", [3, 17, 30], 0.25
+    prober = prober_of(model, contrasts, factor)
+    nothing, found = prober.probe()(Choice(units={})), prober.probe()(unit_choice({site: units}))
+    other = prober.probe()(unit_choice({site: units}, factor=2.0))
+    one = prober.probe("race")(unit_choice({site: units}))
+    before = perplexity_by_hand(model)
+    assert nothing.cost == pytest.approx(0, abs=1e-6)
+    model.get_submodule(site).down_proj.weight[:, units] *= factor  # carried out by hand
+    assert found.cost == pytest.approx(perplexity_by_hand(model) / before - 1, abs=1e-5)
+    assert found.retention == pytest.approx(1 / (1 + found.cost))
+    assert found.divergence == pytest.approx(prober_of(model, contrasts).probe()(Choice(units={})).divergence, rel=1e-4)
+    race = [contrast for contrast in contrasts if contrast.category == "race"]
+    assert one.divergence == pytest.approx(prober_of(model, race).probe()(Choice(units={})).divergence, rel=1e-4)
+    assert len({nothing.divergence, found.divergence, other.divergence, one.divergence}) == 4
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_searched_factor_silences_planted_neurons() -> None:
+    case = planted_model(seed=0)
+    units = {name: torch.tensor(found) for name, found in case.planted.items()}
+    prober = prober_of(case.model, case.contrasts)
+    factor, seen = best_factor(units, prober.probe(), max_cost=10.0)
+    assert factor == 0.0
+    assert len(seen) == len(FACTORS)
+    assert seen["0"]["divergence"] < 0.2 * prober.probe()(Choice(units={})).divergence
+    assert best_factor(units, prober.probe(), max_cost=-1.0)[0] is None  # nothing is allowed
+
+
+def test_no_factor_where_none_lowers_the_divergence() -> None:
+    flat = Measurement(divergence=1.0, cost=0.0, retention=1.0)
+    assert best_factor({}, lambda choice: flat, 0.05)[0] is None
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "mixtral"])
+def test_a_readout_says_what_the_model_says(family: str) -> None:
+    model: Any = tiny_model(family)
+    read = readout_of(model)
+    ids = torch.arange(4, 16).unsqueeze(0)
+    with torch.no_grad():
+        entering = model(input_ids=ids, output_hidden_states=True)
+        before_norm: list[torch.Tensor] = []
+        handle = model.model.norm.register_forward_pre_hook(lambda _module, args: before_norm.append(args[0]))
+        model(input_ids=ids)
+        handle.remove()
+    torch.testing.assert_close(read(before_norm[0][0]), entering.logits[0], rtol=1e-4, atol=1e-5)
+    assert read(torch.zeros(0, before_norm[0].shape[-1])).shape == (0, entering.logits.shape[-1])
+    assert len(model.model.layers) > 0
+
+
+def test_attribute_tokens_are_the_first_of_each_span() -> None:
+    contrasts = tiny_contrasts()
+    tokenizer = tiny_tokenizer()
+    aligned, _ = align_all(contrasts, Encoder(tokenizer))
+    names = vocabularies(contrasts)
+    for category, tokens in attribute_tokens(aligned).items():
+        assert len(tokens) == len(names[category])
+        for value, found in zip(names[category], tokens, strict=True):
+            texts = {v.text for c in contrasts if c.category == category for v in c.variants if v.attribute == value}
+            assert all(any(token in tokenizer(text).input_ids for text in texts) for token in found)
+            assert found

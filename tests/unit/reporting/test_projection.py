@@ -1,0 +1,37 @@
+"""Principal components against scikit-learn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.decomposition import PCA
+
+from fairprune_framework.reporting.projection import principal, steadied
+
+
+@pytest.mark.parametrize("shape", [(12, 300), (40, 8)])
+def test_against_scikit_learn(shape: tuple[int, int]) -> None:
+    draw = np.random.default_rng(0)
+    before, after = draw.normal(size=shape) * np.linspace(3, 1, shape[1]), draw.normal(size=shape)
+    wanted = PCA(2).fit(before)
+    found, then, share = principal(before, after)
+    signs = np.sign((found * wanted.transform(before)).sum(0))
+    np.testing.assert_allclose(found * signs, wanted.transform(before), atol=1e-9)
+    assert then is not None
+    np.testing.assert_allclose(then * signs, wanted.transform(after), atol=1e-9)
+    np.testing.assert_allclose(share, wanted.explained_variance_ratio_, atol=1e-12)
+
+
+def test_points_that_do_not_differ_stay_at_the_origin() -> None:
+    found, then, share = principal(np.ones((4, 6)), np.ones((4, 6)))
+    assert then is not None
+    assert not found.any()
+    assert not then.any()
+    assert np.isfinite(share).all()
+    assert principal(np.ones((1, 6)), None)[0].shape == (1, 2)
+
+
+def test_signs_follow_the_layer_before() -> None:
+    first = np.array([[1.0, -2.0], [-0.5, 1.0]])
+    np.testing.assert_array_equal(steadied(first, None), [1, -1])
+    np.testing.assert_array_equal(steadied(first * [-1, 1], first), [-1, 1])
