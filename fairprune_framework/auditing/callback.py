@@ -6,7 +6,7 @@ been seen, keeps only sums, and detaches on every path out, also when a `predict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -19,7 +19,7 @@ from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.observing import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, OBSERVED, Statistics, StatisticSums, described, key_of
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
-from fairprune_framework.interfaces import ArchitectureAdapter, Pass, Statistic
+from fairprune_framework.interfaces import ArchitectureAdapter, Observation, Pass, Statistic
 from fairprune_framework.types import Site, Tap
 
 WeightsOf = Callable[[nn.Module, Site], Mapping[str, Tensor]]
@@ -192,10 +192,28 @@ class ActivationStatisticsCallback(Callback):
             rows = None if rows is None else rows.cpu()
             objective_C = None if objective_C is None else objective_C.cpu()
             geometry = Geometry(geometry.batch.to("cpu"))
-        batch = geometry.batch
+        step, stream = geometry.batch.step, geometry.batch.stream
         weights = self._weights_of(self.model, site) if self._weights_of else {}
-        member_GC, totals = self._member_GC.to(values["neuron"].device), dict[str, Tensor]()
-        observation = observe(site, values, rows, geometry, batch.step, weights, grads, objective_C)
+        totals: dict[str, Tensor] = {}
+        counted = self._counting.get(stream) == step
+        for part in geometry.parts(values["neuron"].shape[-1]):
+            member_GC = self._member_GC if part.contrasts is None else self._member_GC[:, part.contrasts]
+            member_GC = member_GC.to(values["neuron"].device)
+            observation = observe(site, values, rows, part, step, weights, grads)
+            for key, summands_CRK in self._summands(site, observation, part.batch):
+                total_GRK = torch.tensordot(member_GC, summands_CRK, 1)
+                totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
+            if counted:
+                key, reached_C11 = (
+                    key_of(stream, site.name, OBSERVED),
+                    observation.aligned_mask.any(2).any(1).double().reshape(-1, 1, 1),
+                )
+                total_GRK = torch.tensordot(member_GC, reached_C11, 1)
+                totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
+        self.sums.update(totals)
+
+    def _summands(self, site: Site, observation: Observation, batch: MicroBatch) -> Iterator[tuple[str, Tensor]]:
+        """Key and summands (C, R, K) of every output of every statistic that listens, checked."""
         for statistic in self._listening.get(batch.step, ()):
             try:
                 outputs = statistic.summands(narrowed(observation, statistic.taps))
@@ -208,11 +226,7 @@ class ActivationStatisticsCallback(Callback):
                     raise ContractViolation(
                         f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
                     )
-                totals[key] = torch.tensordot(member_GC, summands_CRK, 1)
-        if self._counting.get(batch.stream) == batch.step:
-            reached_C11 = observation.aligned_mask.any(2).any(1).double().reshape(-1, 1, 1)
-            totals[key_of(batch.stream, site.name, OBSERVED)] = torch.tensordot(member_GC, reached_C11, 1)
-        self.sums.update(totals)
+                yield key, summands_CRK
 
     def _check(self, statistic: Statistic, name: str, summands_CRK: Tensor, site: Site, batch: MicroBatch) -> None:
         if summands_CRK.ndim != 3 or summands_CRK.shape[0] != len(batch.ids) or summands_CRK.dtype != torch.float64:

@@ -14,6 +14,9 @@ from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.interfaces import Observation, Pass
 from fairprune_framework.types import Site, Tap
 
+CACHED = 2**21
+"""Bytes of aligned slots that are looked at together on a CPU, where temporaries beyond the cache cost more than all arithmetic."""
+
 
 class Lazy(Mapping[Tap, Tensor]):
     """A read-only mapping whose values are made when first asked for."""
@@ -46,6 +49,45 @@ class Geometry:
     """Index tensors of one micro-batch, made once and used by every site."""
 
     batch: MicroBatch
+    contrasts: tuple[int, ...] | None = None
+    """Which contrasts of a larger micro-batch these are; None: all."""
+
+    @cached_property
+    def _parts(self) -> dict[int, tuple[Geometry, ...]]:
+        return {}
+
+    def parts(self, columns: int) -> tuple[Geometry, ...]:
+        """The contrasts in groups of alike shape, so small that their slots of `columns` values stay in a processor's cache.
+
+        On other devices than the CPU there is one group: they pay for each call, and not for memory.
+        """
+        if self.batch.text.device.type != "cpu":
+            return (self,)
+        if columns not in self._parts:
+            self._parts[columns] = tuple(self._part(group) for group in self._grouped(columns))
+        return self._parts[columns]
+
+    def _grouped(self, columns: int) -> Iterator[list[int]]:
+        batch = self.batch
+        variants = batch.present.sum(1).tolist()
+        slots = ((batch.length - batch.end) * batch.present).amax(1).tolist()
+        group: list[int] = []
+        for i in sorted(range(len(variants)), key=lambda i: (variants[i], slots[i], i)):
+            size = (len(group) + 1) * variants[i] * (slots[i] + 1) * columns * 8
+            if group and (variants[i] != variants[group[0]] or size > CACHED):
+                yield group
+                group = []
+            group.append(i)
+        if group:
+            yield group
+
+    def _part(self, group: list[int]) -> Geometry:
+        batch, index = self.batch, torch.tensor(group)
+        variants = int(batch.present[index].sum(1).max())
+        names = ("text", "present", "length", "start", "end", "attribute")
+        tables: dict[str, Any] = {name: getattr(batch, name)[index, :variants] for name in names}
+        chosen: dict[str, Any] = {name: tuple(getattr(batch, name)[i] for i in group) for name in ("ids", "categories")}
+        return Geometry(replace(batch, **tables, **chosen), tuple(group))
 
     @property
     def width(self) -> int:
@@ -142,7 +184,8 @@ class _Reach:
         pooled, in_span = self.gather(values_MK, span, in_span)
         if span.shape[2] > 1:
             count = in_span.sum(2, keepdim=True).unsqueeze(-1)
-            pooled = (pooled.double() * in_span.unsqueeze(-1)).sum(2, keepdim=True) / count.clamp_min(1)
+            weight_CVP1 = (in_span / count.squeeze(-1).clamp_min(1).double()).unsqueeze(-1)
+            pooled = pooled.double().mul_(weight_CVP1).sum(2, keepdim=True)
         suffix, exists = self.geometry.suffix_CVS
         slots = values_MK.new_empty((*suffix.shape[:2], suffix.shape[2] + 1, values_MK.shape[1]), dtype=torch.float64)
         slots[:, :, :1] = pooled
