@@ -59,7 +59,16 @@ _GROUPS = {
     ),
     "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
     "judging": ("judge_prompts", "suite", "task_data", "task_limit", "against", "cells"),
-    "model and machine": ("revision", "trust_remote_code", "dtype", "micro_batch_tokens", "accelerator", "compile", "seed"),
+    "model and machine": (
+        "revision",
+        "trust_remote_code",
+        "dtype",
+        "micro_batch_tokens",
+        "prefix_sharing",
+        "accelerator",
+        "compile",
+        "seed",
+    ),
     "many devices": ("devices", "nodes", "strategy", "checkpoint_every", "log"),
 }
 

@@ -78,7 +78,8 @@ def _audit(run: Run) -> list[str]:
     run.begin("audit")
     outcome.statistics.save(run.folder)
     shutil.rmtree(run.folder / CHECKPOINT, ignore_errors=True)
-    run.note(hashes={"composition": outcome.statistics.composition}, audit=outcome.to_json())
+    sharing = {"prefixes": run.sharing.up_to > 0, "because": run.sharing.because}
+    run.note(hashes={"composition": outcome.statistics.composition}, audit=outcome.to_json() | {"sharing": sharing})
     return ["statistics.safetensors", "statistics.json"]
 
 

@@ -108,6 +108,8 @@ class Recipe:
     """More prompts to continue before and after, beside the two of the article."""
     micro_batch_tokens: int = 0
     """Padded tokens per forward; 0: 512 on a CPU, as many as fit on a GPU."""
+    prefix_sharing: Literal["auto", "never"] = "auto"
+    """Compute the tokens that texts begin with in common once, where the model allows it; or never."""
     devices: int = 1
     """Devices (on a CPU processes) per node that share an audit; -1: all GPUs."""
     nodes: int = 1
@@ -173,7 +175,7 @@ class Recipe:
             raise UserError(f"The 'protected_layers' of a recipe are counted from 0. Got {min(self.protected_layers)} instead.")
         if not self.max_perplexity_increase >= 0:
             raise UserError(f"The 'max_perplexity_increase' must not be negative. Got {self.max_perplexity_increase} instead.")
-        for name in ("dtype", "bad_prompts", "operator", "accelerator", "strategy"):
+        for name in ("dtype", "bad_prompts", "operator", "accelerator", "strategy", "prefix_sharing"):
             choices = choices_of(name)
             if getattr(self, name) is not None and getattr(self, name) not in choices:
                 raise UserError(

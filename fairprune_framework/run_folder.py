@@ -51,7 +51,7 @@ FIELDS: Mapping[str, tuple[str, ...]] = {
         "chat_template",
         "architecture",
     ),
-    "audit": ("micro_batch_tokens", "calibration", "calibration_documents", "calibration_tokens"),
+    "audit": ("micro_batch_tokens", "prefix_sharing", "calibration", "calibration_documents", "calibration_tokens"),
     "score": ("bias", "importance"),
     "plan": (
         "policy",

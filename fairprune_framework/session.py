@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fairprune_framework.architecture import Architecture
     from fairprune_framework.auditing.calibration import Calibration
     from fairprune_framework.auditing.layout import Layout
+    from fairprune_framework.auditing.sharing import Sharing
     from fairprune_framework.auditing.sums import Statistics
     from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
     from fairprune_framework.contrasts.sets import Alignment, ContrastSet
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 LOADED = (
     "_model_and_tokenizer",
     "architecture",
+    "sharing",
     "fingerprint",
     "encoder",
     "contrasts",
@@ -175,6 +177,15 @@ class Run(RunFolder):
         if unchecked:
             self.notify(f"{len(unchecked)} sites could not be confirmed: no token reached them")
         return found
+
+    @cached_property
+    def sharing(self) -> Sharing:
+        """Whether prefixes that texts share are computed once, and why."""
+        from fairprune_framework.auditing.sharing import Sharing, prefix_sharing
+
+        if self.recipe.prefix_sharing == "never":
+            return Sharing(up_to=0, because="--prefix-sharing never")
+        return prefix_sharing(self.model)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -93,6 +93,8 @@ class Job:
     """Of calibration text that are scored on."""
     budget: int
     """Padded tokens of a micro-batch, at most."""
+    share_up_to: int = 0
+    """Longest text that may stand in a packed row."""
     tokens: int = 0
     """Of all variants of those contrasts; 0: not counted."""
     done: Done = field(default_factory=Done)
@@ -140,6 +142,7 @@ def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) ->
             count=-(-sizes[step.stream] // WINDOW),
             values=largest[step.stream],
             budget=job.budget,
+            share_up_to=job.share_up_to,
         )
         for number, step in enumerate(passes)
     ]
@@ -294,6 +297,7 @@ def audit(
     *,
     calibration: Calibration | None = None,
     micro_batch_tokens: int = 512,
+    share_up_to: int = 0,
     accelerator: str = "auto",
 ) -> tuple[Statistics, Outcome]:
     """Stream contrasts in memory through a model on one device; `values` gives the size of each category's vocabulary."""
@@ -304,6 +308,7 @@ def audit(
         contrasts=len(contrasts),
         documents=len(documents),
         budget=micro_batch_tokens,
+        share_up_to=share_up_to,
     )
     streams = HeldStreams(Held(contrasts), Held(documents))
     outcome = perform(model, architecture, demand, job, streams, layout=Layout(accelerator=accelerator), quiet=True)

@@ -1,6 +1,7 @@
 """Contrasts into micro-batches: a pure function of the contrasts and the token budget, fixed before any sharding.
 
-Each distinct text of a micro-batch is computed once, and contrasts that share texts are brought together within a window.
+Each distinct text of a micro-batch is computed once, and contrasts that share texts are brought together within a window. Where a
+model allows it, tokens of a shared prefix are computed once too (`packing.py`); a row then holds several texts.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fairprune_framework.auditing.packing import Packer, width_of
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.interfaces import Pass
 
@@ -38,14 +40,18 @@ class Place(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)  # not frozen: under `precision="bf16-true"` Lightning refuses frozen dataclasses
 class MicroBatch:
-    """Whole contrasts, of any categories. U distinct texts, padded on the right to T. Treated as immutable."""
+    """Whole contrasts, of any categories: U distinct texts in R rows, padded on the right to L tokens. Treated as immutable.
+
+    Plain rows: R = U, row u holds text u. Packed rows (`paths` is given): texts that begin alike stand in one row behind their prefix;
+    such a batch needs the mask of `packing.tree_mask` and its `position_ids`.
+    """
 
     input_ids: Tensor
-    """(U, T) int64."""
+    """(R, L) int64."""
     attention_mask: Tensor
-    """(U, T) int64."""
+    """(R, L) int64: 1 where a token is."""
     text: Tensor
-    """(C, V) int64: row of each variant's text; 0 for an absent variant."""
+    """(C, V) int64: which of the U texts each variant is; 0 for an absent variant."""
     present: Tensor
     """(C, V) bool."""
     length: Tensor
@@ -67,6 +73,10 @@ class MicroBatch:
     """Which micro-batch of the audit it is."""
     idle: bool = False
     """Computed only because other ranks compute in step: nothing of it is summed."""
+    position_ids: Tensor | None = None
+    """(R, L) int64 where rows are packed: place of each token in its texts."""
+    paths: Tensor | None = None
+    """(U, T) int64 where rows are packed: flat index into R*L of each token of each text; -1 behind its end."""
     pass_of: Callable[[], Pass] = Pass
     """Gives the pass that computes it. A call, since Lightning looks into the dataclasses of a batch and refuses frozen ones."""
 
@@ -94,14 +104,20 @@ class MicroBatch:
 
     def _part(self, some: slice) -> MicroBatch:
         present, text = self.present[some], self.text[some]
-        rows = torch.unique(text[present])
-        place = torch.zeros(self.input_ids.shape[0], dtype=torch.long, device=text.device)
-        place[rows] = torch.arange(len(rows), device=text.device)
-        width = int(self.attention_mask[rows].sum(1).max())
+        texts = torch.unique(text[present])
+        input_ids, mask = self.input_ids, self.attention_mask
+        if self.paths is not None:  # parts have a row a text: what ran out of memory need not be fast
+            mask = (self.paths >= 0).long()
+            input_ids = input_ids.flatten()[self.paths.clamp_min(0)]
+        place = torch.zeros(len(mask), dtype=torch.long, device=text.device)
+        place[texts] = torch.arange(len(texts), device=text.device)
+        width = int(mask[texts].sum(1).max())
         return replace(
             self,
-            input_ids=self.input_ids[rows, :width],
-            attention_mask=self.attention_mask[rows, :width],
+            input_ids=input_ids[texts, :width],
+            attention_mask=mask[texts, :width],
+            position_ids=None,
+            paths=None,
             text=place[text] * present,
             present=present,
             length=self.length[some],
@@ -127,10 +143,12 @@ class Portion:
 
     contrasts: tuple[AlignedContrast, ...]
     rows: int
-    """Texts to compute."""
+    """Rows to compute: texts, or texts that share prefixes."""
     width: int
     """Padded length of each."""
     step: Pass
+    packed: int | None = None
+    """Rows are packed, the first of them filled up to so many tokens; None: a row a text."""
 
     @property
     def tokens(self) -> int:
@@ -145,15 +163,21 @@ class Portion:
             tuple(contrast.category for contrast in self.contrasts),
             tuple(contrast.id for contrast in self.contrasts),
             (self.rows, self.width),
+            self.packed is not None,
         )
 
     def micro_batch(self, values: int, pad: int = 0, place: Place | None = None) -> MicroBatch:
         """Its tensors. `values`: size of the largest vocabulary of the set."""
-        return _collate(self.contrasts, values, pad, self.step, place)
+        return _collate(self.contrasts, values, pad, self.step, place, self.packed)
 
 
 def compose(
-    contrasts: Iterable[AlignedContrast], values: Mapping[str, int], budget: int, pad: int = 0, step: Pass | None = None
+    contrasts: Iterable[AlignedContrast],
+    values: Mapping[str, int],
+    budget: int,
+    pad: int = 0,
+    step: Pass | None = None,
+    share_up_to: int = 0,
 ) -> Iterator[MicroBatch]:
     """Fill micro-batches with at most `budget` padded tokens, or with one contrast.
 
@@ -164,10 +188,12 @@ def compose(
         values: category -> size of its attribute vocabulary.
         pad: token id of the padding; masked, so that its value does not matter.
         step: the pass that the micro-batches are for; by default a plain forward of contrasts.
+        share_up_to: contrasts whose texts are at most so long get packed rows, in which shared prefixes are computed once. Passes with
+            an objective and calibration text never do.
     """
     step, largest = step or Pass(), max(values.values())
     for window in windows_of(contrasts):
-        for portion in portions(window, budget, step):
+        for portion in portions(window, budget, step, share_up_to):
             yield portion.micro_batch(largest, pad)
 
 
@@ -178,18 +204,45 @@ def windows_of(contrasts: Iterable[AlignedContrast]) -> Iterator[list[AlignedCon
         yield window
 
 
-def portions(window: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
-    """What stands together: a pure function of one window, the token budget and the pass."""
+def portions(window: Sequence[AlignedContrast], budget: int, step: Pass, share_up_to: int = 0) -> Iterator[Portion]:
+    """What stands together: a pure function of one window, the token budget, the pass and the length up to which rows are packed."""
     if budget < 1:
         raise ValueError(f"a token budget must be at least 1. Got {budget} instead (a run's own is `Run.micro_batch_tokens`).")
+    if step.objective is not None or step.stream != "contrasts":
+        share_up_to = 0
     groups: dict[str, list[AlignedContrast]] = {}
     for contrast in window:
         groups.setdefault(contrast.category if step.objective else "", []).append(contrast)
     for group in groups.values():
-        yield from _portions_of_group(group, budget, step)
+        yield from _plain_portions([contrast for contrast in group if contrast.length > share_up_to], budget, step)
+        yield from _packed_portions([contrast for contrast in group if contrast.length <= share_up_to], budget, step)
 
 
-def _portions_of_group(group: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
+def _packed_portions(window: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
+    """Rows as wide as the first contrasts of a micro-batch want them; groups that want the widest rows come first."""
+    groups = [[window[i] for i in group] for group in _groups(window)]
+    widths = [width_of(tokens.ids for contrast in group for tokens in contrast.variants) for group in groups]
+    batch: list[AlignedContrast] = []
+    start, packer = 0, Packer(0)
+
+    def portion() -> Portion:
+        return Portion(contrasts=tuple(batch), rows=len(packer.rows), width=packer.longest, step=step, packed=start)
+
+    for place in sorted(range(len(groups)), key=lambda place: -widths[place]):
+        for contrast in groups[place]:
+            texts = [tokens.ids for tokens in contrast.variants]
+            if not batch or not packer.fits(texts, budget):
+                if batch:
+                    yield portion()
+                start = max(min(widths[place], budget), contrast.length)
+                batch, packer = [], Packer(start)
+                packer.add(texts)
+            batch.append(contrast)
+    if batch:
+        yield portion()
+
+
+def _plain_portions(group: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
     batch: list[AlignedContrast] = []
     rows: dict[object, int] = {}
     longest = 0
@@ -214,6 +267,12 @@ def _row_keys(contrast: AlignedContrast, step: Pass) -> list[object]:
 
 def _ordered(window: Sequence[AlignedContrast]) -> list[AlignedContrast]:
     """Contrasts that share texts side by side, longest first; ties by their place in the set."""
+    order = sorted(_groups(window), key=lambda group: -max(window[i].length for i in group))
+    return [window[i] for group in order for i in group]
+
+
+def _groups(window: Sequence[AlignedContrast]) -> list[list[int]]:
+    """Places of contrasts that share texts, directly or through others; in the order of their first places."""
     parent = list(range(len(window)))
 
     def root(i: int) -> int:
@@ -229,11 +288,20 @@ def _ordered(window: Sequence[AlignedContrast]) -> list[AlignedContrast]:
     groups: dict[int, list[int]] = {}
     for i in range(len(window)):
         groups.setdefault(root(i), []).append(i)
-    order = sorted(groups.values(), key=lambda group: (-max(window[i].length for i in group), group[0]))
-    return [window[i] for group in order for i in group]
+    return list(groups.values())
 
 
-def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, step: Pass, place: Place | None = None) -> MicroBatch:
+def _collate(
+    batch: Sequence[AlignedContrast], values: int, pad: int, step: Pass, place: Place | None = None, packed: int | None = None
+) -> MicroBatch:
+    if packed is not None:
+        packer = Packer(packed)
+        for contrast in batch:
+            packer.add([tokens.ids for tokens in contrast.variants])
+        layout = packer.layout(pad)
+        found = [[layout.places[tokens.ids] for tokens in contrast.variants] for contrast in batch]
+        tensors = {name: getattr(layout, name) for name in ("input_ids", "attention_mask", "position_ids", "paths")}
+        return _described(batch, values, step, found, place, **tensors)
     rows: dict[object, int] = {}
     texts: list[tuple[int, ...]] = []
     row_of: list[list[int]] = []
@@ -250,15 +318,26 @@ def _collate(batch: Sequence[AlignedContrast], values: int, pad: int, step: Pass
     for row, ids in enumerate(texts):
         input_ids[row, : len(ids)] = torch.tensor(ids)
         mask[row, : len(ids)] = 1
+    return _described(batch, values, step, row_of, place, input_ids=input_ids, attention_mask=mask)
+
+
+def _described(
+    batch: Sequence[AlignedContrast],
+    values: int,
+    step: Pass,
+    text_of: Sequence[list[int]],
+    place: Place | None,
+    **tensors: Any,
+) -> MicroBatch:
+    """Rows with what is known of the contrasts in them; `text_of`: the text of each variant of each contrast."""
     most = max(len(contrast.variants) for contrast in batch)
 
     def table(cell: Any, absent: int) -> Tensor:
         return torch.tensor([[cell(c, v) if v < len(c.variants) else absent for v in range(most)] for c in batch])
 
     return MicroBatch(
-        input_ids=input_ids,
-        attention_mask=mask,
-        text=torch.tensor([found + [0] * (most - len(found)) for found in row_of]),
+        **tensors,
+        text=torch.tensor([found + [0] * (most - len(found)) for found in text_of]),
         present=table(lambda c, v: 1, 0).bool(),
         length=table(lambda c, v: len(c.variants[v].ids), 0),
         start=table(lambda c, v: c.variants[v].start, 0),
@@ -277,18 +356,18 @@ def _always(step: Pass) -> Pass:
     return step
 
 
-def _content(step: Pass, categories: tuple[str, ...], ids: tuple[str, ...], shape: tuple[int, ...]) -> int:
-    return int.from_bytes(hashlib.sha256(repr((repr(step), categories, ids, shape)).encode()).digest(), "big")
+def _content(step: Pass, categories: tuple[str, ...], ids: tuple[str, ...], shape: tuple[int, ...], packed: bool) -> int:
+    return int.from_bytes(hashlib.sha256(repr((repr(step), categories, ids, shape, packed)).encode()).digest(), "big")
 
 
 def composition_hash(parts: Iterable[MicroBatch | Portion]) -> str:
-    """Hash over which contrasts stand together and how far each micro-batch is padded, whatever the order of the micro-batches."""
+    """Hash over which contrasts stand together and how each micro-batch is laid out, whatever the order of the micro-batches."""
     total = 0
     for part in parts:
         if isinstance(part, Portion):
             total += part.content
         else:
-            total += _content(part.step, part.categories, part.ids, tuple(part.input_ids.shape))
+            total += _content(part.step, part.categories, part.ids, tuple(part.input_ids.shape), part.paths is not None)
     return hashed_sum(total)
 
 

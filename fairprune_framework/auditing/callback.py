@@ -7,7 +7,7 @@ it has been computed, or not at all: what is summed can be saved, and a part tha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -31,7 +31,7 @@ from fairprune_framework.auditing.sums import (
     key_of,
 )
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
-from fairprune_framework.interfaces import ArchitectureAdapter, Pass, Statistic
+from fairprune_framework.interfaces import ArchitectureAdapter, Observation, Pass, Statistic
 from fairprune_framework.types import Site, Tap
 
 IN_PARTS = "in parts"
@@ -285,12 +285,32 @@ class ActivationStatisticsCallback(Callback):
             rows = None if rows is None else rows.cpu()
             objective_C = None if objective_C is None else objective_C.cpu()
             geometry = Geometry(geometry.batch.to("cpu"))
-        batch = geometry.batch
+        step, stream = geometry.batch.step, geometry.batch.stream
         weights = self._weights_of(self.model, site) if self._weights_of else {}
         columns = values["neuron"].shape[-1]
         sliced = columns < site.units * site.unit_width
-        member_GC, totals = self._member_GC.to(values["neuron"].device), dict[str, Tensor]()
-        observation = observe(site, values, rows, geometry, batch.step, weights, grads, objective_C)
+        totals: dict[str, Tensor] = {}
+        counted = self._counting.get(stream) == step
+        for part in geometry.parts(columns):
+            member_GC = self._member_GC if part.contrasts is None else self._member_GC[:, part.contrasts]
+            member_GC = member_GC.to(values["neuron"].device)
+            mine_C = objective_C if objective_C is None or part.contrasts is None else objective_C[list(part.contrasts)]
+            observation = observe(site, values, rows, part, step, weights, grads, mine_C)
+            for key, summands_CRK, of_units in self._summands(site, observation, part.batch):
+                total_GRK = torch.tensordot(member_GC, summands_CRK, 1)
+                totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
+                if sliced and of_units and summands_CRK.shape[2] == columns:
+                    self.sliced[key] = site.units * site.unit_width
+            if counted:
+                key = key_of(stream, site.name, OBSERVED)
+                reached_C11 = observation.aligned_mask.any(2).any(1).double().reshape(-1, 1, 1)
+                total_GRK = torch.tensordot(member_GC, reached_C11, 1)
+                totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
+        for key, value in totals.items():
+            self._pending[key] = self._pending[key] + value if key in self._pending else value
+
+    def _summands(self, site: Site, observation: Observation, batch: MicroBatch) -> Iterator[tuple[str, Tensor, bool]]:
+        """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
         for statistic in self._listening.get(batch.step, ()):
             try:
                 outputs = statistic.summands(narrowed(observation, statistic.taps))
@@ -303,14 +323,7 @@ class ActivationStatisticsCallback(Callback):
                     raise ContractViolation(
                         f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
                     )
-                totals[key] = torch.tensordot(member_GC, summands_CRK, 1)
-                if sliced and summands_CRK.shape[2] == columns and statistic.taps & {"neuron", "gate", "up"}:
-                    self.sliced[key] = site.units * site.unit_width
-        if self._counting.get(batch.stream) == batch.step:
-            reached_C11 = observation.aligned_mask.any(2).any(1).double().reshape(-1, 1, 1)
-            totals[key_of(batch.stream, site.name, OBSERVED)] = torch.tensordot(member_GC, reached_C11, 1)
-        for key, value in totals.items():
-            self._pending[key] = self._pending[key] + value if key in self._pending else value
+                yield key, summands_CRK, bool(statistic.taps & {"neuron", "gate", "up"})
 
     def _check(self, statistic: Statistic, name: str, summands_CRK: Tensor, site: Site, batch: MicroBatch) -> None:
         if summands_CRK.ndim != 3 or summands_CRK.shape[0] != len(batch.ids) or summands_CRK.dtype != torch.float64:

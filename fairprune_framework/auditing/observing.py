@@ -14,6 +14,9 @@ from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.interfaces import Observation, Pass
 from fairprune_framework.types import Site, Tap
 
+CACHED = 2**21
+"""Bytes of aligned slots that are looked at together on a CPU, where temporaries beyond the cache cost more than all arithmetic."""
+
 
 class Lazy(Mapping[Tap, Tensor]):
     """A read-only mapping whose values are made when first asked for."""
@@ -46,18 +49,72 @@ class Geometry:
     """Index tensors of one micro-batch, made once and used by every site."""
 
     batch: MicroBatch
+    contrasts: tuple[int, ...] | None = None
+    """Which contrasts of a larger micro-batch these are; None: all."""
+
+    @cached_property
+    def _parts(self) -> dict[int, tuple[Geometry, ...]]:
+        return {}
+
+    def parts(self, columns: int) -> tuple[Geometry, ...]:
+        """The contrasts in groups of alike shape, so small that their slots of `columns` values stay in a processor's cache.
+
+        On other devices than the CPU there is one group: they pay for each call, and not for memory.
+        """
+        if self.batch.text.device.type != "cpu":
+            return (self,)
+        if columns not in self._parts:
+            self._parts[columns] = tuple(self._part(group) for group in self._grouped(columns))
+        return self._parts[columns]
+
+    def _grouped(self, columns: int) -> Iterator[list[int]]:
+        batch = self.batch
+        variants = batch.present.sum(1).tolist()
+        slots = ((batch.length - batch.end) * batch.present).amax(1).tolist()
+        group: list[int] = []
+        for i in sorted(range(len(variants)), key=lambda i: (variants[i], slots[i], i)):
+            size = (len(group) + 1) * variants[i] * (slots[i] + 1) * columns * 8
+            if group and (variants[i] != variants[group[0]] or size > CACHED):
+                yield group
+                group = []
+            group.append(i)
+        if group:
+            yield group
+
+    def _part(self, group: list[int]) -> Geometry:
+        batch, index = self.batch, torch.tensor(group)
+        variants = int(batch.present[index].sum(1).max())
+        names = ("text", "present", "length", "start", "end", "attribute")
+        tables: dict[str, Any] = {name: getattr(batch, name)[index, :variants] for name in names}
+        chosen: dict[str, Any] = {
+            name: tuple(getattr(batch, name)[i] for i in group if getattr(batch, name))
+            for name in ("ids", "categories", "clusters")
+        }
+        return Geometry(replace(batch, **tables, **chosen), tuple(group))
+
+    @property
+    def width(self) -> int:
+        """T, the tokens of the longest text, with the padding of plain rows."""
+        paths = self.batch.paths
+        return (self.batch.input_ids if paths is None else paths).shape[1]
+
+    def flat(self, place_CVS: Tensor) -> Tensor:
+        """Flat index into the tokens of the forward for places in the variants' texts; any index where there is no token."""
+        batch = self.batch
+        if batch.paths is None:
+            return batch.text.unsqueeze(-1) * self.width + place_CVS
+        return batch.paths[batch.text].gather(2, place_CVS).clamp_min_(0)
 
     @cached_property
     def tokens_CVT(self) -> Tensor:
-        """Flat index into U*T of every token."""
-        width = self.batch.input_ids.shape[1]
-        return self.batch.text.unsqueeze(-1) * width + torch.arange(width, device=self.batch.text.device)
+        """Flat index of every token."""
+        steps = torch.arange(self.width, device=self.batch.text.device)
+        return self.flat(steps.expand(*self.batch.text.shape, -1))
 
     @cached_property
     def mask_CVT(self) -> Tensor:
         """True where a present variant has a token."""
-        width = self.batch.input_ids.shape[1]
-        steps = torch.arange(width, device=self.batch.text.device)
+        steps = torch.arange(self.width, device=self.batch.text.device)
         return (steps < self.batch.length.unsqueeze(-1)) & self.batch.present.unsqueeze(-1)
 
     @cached_property
@@ -69,7 +126,7 @@ class Geometry:
         steps = torch.arange(most, device=batch.text.device)
         exists = steps < suffix_CV.unsqueeze(-1)
         place = (batch.end.unsqueeze(-1) + steps).where(exists, 0)
-        return batch.text.unsqueeze(-1) * batch.input_ids.shape[1] + place, exists
+        return self.flat(place), exists
 
     @cached_property
     def span_CVP(self) -> tuple[Tensor, Tensor]:
@@ -79,7 +136,7 @@ class Geometry:
         steps = torch.arange(max(int(size_CV.max()), 1), device=batch.text.device)
         exists = steps < size_CV.unsqueeze(-1)
         place = (batch.start.unsqueeze(-1) + steps).where(exists, 0)
-        return batch.text.unsqueeze(-1) * batch.input_ids.shape[1] + place, exists
+        return self.flat(place), exists
 
     @cached_property
     def equal_length_C(self) -> Tensor:
@@ -106,7 +163,7 @@ class _Reach:
 
     geometry: Geometry
     routed: Tensor | None
-    """(U*T,) row of the tap's values, or -1; None: row = flat index."""
+    """(R*L,) row of the tap's values, or -1; None: row = flat index."""
 
     def rows(self, index: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows of the values for flat token indices, and where they exist."""
@@ -130,7 +187,8 @@ class _Reach:
         pooled, in_span = self.gather(values_MK, span, in_span)
         if span.shape[2] > 1:
             count = in_span.sum(2, keepdim=True).unsqueeze(-1)
-            pooled = (pooled.double() * in_span.unsqueeze(-1)).sum(2, keepdim=True) / count.clamp_min(1)
+            weight_CVP1 = (in_span / count.squeeze(-1).clamp_min(1).double()).unsqueeze(-1)
+            pooled = pooled.double().mul_(weight_CVP1).sum(2, keepdim=True)
         suffix, exists = self.geometry.suffix_CVS
         slots = values_MK.new_empty((*suffix.shape[:2], suffix.shape[2] + 1, values_MK.shape[1]), dtype=torch.float64)
         slots[:, :, :1] = pooled
@@ -160,7 +218,7 @@ def observe(
 
     Args:
         values: tap -> (M, K) as the adapter showed them.
-        rows: (M,) flat token index of each row; None: all U*T tokens in order.
+        rows: (M,) flat token index of each row; None: all R*L tokens in order.
         grads: tap -> (M, K), d objective / d values.
         objective_C: value of the pass's objective.
     """

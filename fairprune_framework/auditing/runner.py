@@ -18,6 +18,7 @@ from fairprune_framework.auditing.callback import IN_PARTS, ActivationStatistics
 from fairprune_framework.auditing.layout import Layout, environments, strategy_of
 from fairprune_framework.auditing.objectives import objective_of
 from fairprune_framework.auditing.progress import RateBar
+from fairprune_framework.auditing.sharing import forward_inputs
 
 __all__ = ["ContrastDataModule", "RateBar", "TrunkModule", "stream"]
 
@@ -59,6 +60,10 @@ class TrunkModule(LightningModule):
         """The forward of one micro-batch."""
         if batch.step.objective is not None:
             return objective_of(self.model, batch)
+        if batch.paths is not None:
+            assert batch.position_ids is not None
+            self._trunk[0](**forward_inputs(self.model, batch.input_ids, batch.position_ids, batch.paths))
+            return None
         mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
         self._trunk[0](input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
         return None

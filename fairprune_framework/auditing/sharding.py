@@ -141,6 +141,7 @@ class Work:
     """How many windows there are."""
     values: int
     budget: int
+    share_up_to: int = 0
     pad: int = 0
 
 
@@ -156,7 +157,7 @@ def dealt(work: Sequence[Work], rank: int, world: int, done: Done, together: boo
         owner = {} if together else whole_windows(left, world)
         mine = {window for window in left if owner.get(window, rank) == rank}
         for window, contrasts in each.windows(mine.__contains__):
-            found = list(portions(contrasts, each.budget, each.step))
+            found = list(portions(contrasts, each.budget, each.step, each.share_up_to))
             todo = [i for i in range(len(found)) if (each.number, window, i) not in done]
             if window in owner:
                 chosen = todo
@@ -177,4 +178,4 @@ def composed(work: Iterable[Work]) -> Iterator[Portion]:
     """All portions of an audit, in order."""
     for each in work:
         for _, contrasts in each.windows(lambda _: True):
-            yield from portions(contrasts, each.budget, each.step)
+            yield from portions(contrasts, each.budget, each.step, each.share_up_to)

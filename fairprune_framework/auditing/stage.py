@@ -89,6 +89,7 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
         contrasts=run.alignment.selecting,
         documents=len(calibration.scoring) if calibration is not None else 0,
         budget=budget,
+        share_up_to=run.sharing.up_to,
         tokens=run.alignment.selecting_tokens,
         facts={"vocabularies": run.contrasts.vocabularies},
     )
@@ -203,7 +204,13 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
         "prompt set": provenance.file_digest(run.folder / "contrasts.jsonl"),
         "calibration text": run.calibration.hash if demand.calibration else None,
         "set of statistics": [*sorted(demand.names(layers)), "clusters" if demand.clusters else "no clusters"],
-        "composition of micro-batches": [job.budget, WINDOW, run.recipe.chat_template, sorted(job.values.items())],
+        "composition of micro-batches": [
+            job.budget,
+            job.share_up_to,
+            WINDOW,
+            run.recipe.chat_template,
+            sorted(job.values.items()),
+        ],
         "architecture": run.architecture.name,
         "code version": code_digest(demand, run.architecture.adapter),
         "version of torch": versions["torch"],
@@ -235,7 +242,7 @@ def code_digest(demand: Demand, adapter: Any) -> str:
 def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams) -> float | None:
     """Say what there is to do; returns the measured limit in tokens per second."""
     _, window = next(streams(job)[CONTRASTS](lambda number: number == 0))
-    found = list(portions(window, job.budget, passes[0]))
+    found = list(portions(window, job.budget, passes[0], job.share_up_to))
     limit = None if run.layout.sharded else probing.limit_of(run.model, found, run.device)
     ranks = max(run.layout.devices, 1) * run.layout.nodes
     rate = limit[0] if limit else None

@@ -19,6 +19,7 @@ from fairprune_framework.auditing.audit import selecting
 from fairprune_framework.auditing.batches import MicroBatch, compose, composition_hash
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.runner import stream
+from fairprune_framework.auditing.sharing import prefix_sharing
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
@@ -263,7 +264,8 @@ def test_composition_stands_in_run_json(finished: Path, prompts: Path, llama: Pa
     contrasts = read(prompts).contrasts
     aligned, _ = align_all(contrasts, Encoder(load_tokenizer(str(llama))))
     values = {category: len(names) for category, names in vocabularies(contrasts).items()}
-    expected = composition_hash(compose(selecting(aligned), values, 512))
+    shared = prefix_sharing(tiny_model("llama")).up_to
+    expected = composition_hash(compose(selecting(aligned), values, 512, share_up_to=shared))
     assert json.loads((finished / "run.json").read_text())["hashes"]["composition"] == expected
 
 

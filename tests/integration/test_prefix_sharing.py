@@ -1,0 +1,159 @@
+"""Computing shared prefixes once: the same statistics as from plain rows in every family, or plain rows."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fairprune_framework.architecture import recognise
+from fairprune_framework.auditing.audit import Demand, audit, batches_of, selecting
+from fairprune_framework.auditing.batches import MicroBatch, composition_hash
+from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.runner import stream
+from fairprune_framework.auditing.sharing import prefix_sharing
+from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.cli import main
+from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
+from fairprune_framework.discovery import build
+from fairprune_framework.testing.tiny import FAMILIES, tiny_contrasts, tiny_model, tiny_tokenizer
+
+VALUES = {category: len(found) for category, found in vocabularies(tiny_contrasts()).items()}
+
+
+@pytest.fixture(scope="module")
+def contrasts() -> list[AlignedContrast]:
+    return selecting(align_all(tiny_contrasts(), Encoder(tiny_tokenizer()))[0])
+
+
+def audited(model: nn.Module, contrasts: Sequence[AlignedContrast], share_up_to: int) -> Statistics:
+    architecture = recognise(model)
+    plugins = [build("bias", "variance", {"relative": True}), build("bias", "gate-up-difference")]
+    demand = Demand.of(plugins, len(architecture.sites))
+    found, _ = audit(model, architecture, contrasts, VALUES, demand, share_up_to=share_up_to, accelerator="cpu")
+    return found
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_the_statistics_of_plain_rows(family: str, contrasts: list[AlignedContrast]) -> None:
+    model = tiny_model(family)
+    up_to = prefix_sharing(model).up_to
+    assert up_to >= max(contrast.length for contrast in contrasts)
+    shared, plain = audited(model, contrasts, up_to), audited(model, contrasts, 0)
+    assert shared.composition != plain.composition
+    assert shared.sums.keys() == plain.sums.keys()
+    for key, value in plain.sums.items():
+        if key.endswith("/observed"):
+            assert torch.equal(shared.sums[key], value), key
+        torch.testing.assert_close(shared.sums[key], value, rtol=1e-4, atol=1e-9, msg=lambda text, key=key: f"{key}: {text}")
+
+
+def test_fewer_tokens_are_computed(contrasts: list[AlignedContrast]) -> None:
+    shared, plain = (batches_of(contrasts, VALUES, None, 512, share_up_to=up_to) for up_to in (512, 0))
+    texts = {tokens.ids for contrast in contrasts for tokens in contrast.variants}
+    beginnings = {ids[:n] for ids in texts for n in range(1, len(ids) + 1)}
+    assert sum(batch.tokens for batch in shared) < 0.8 * sum(batch.tokens for batch in plain)
+    assert sum(int(batch.attention_mask.sum()) for batch in shared) >= len(beginnings)
+
+
+def test_order_of_packed_micro_batches_changes_no_bit(contrasts: list[AlignedContrast]) -> None:
+    model = tiny_model("llama")
+    architecture = recognise(model)
+    found = batches_of(contrasts, VALUES, None, 32, share_up_to=512)
+    assert len(found) > 3
+
+    def run(batches: Sequence[MicroBatch]) -> Statistics:
+        callback = ActivationStatisticsCallback(
+            model=model,
+            adapter=architecture.adapter,
+            sites=list(architecture.sites.values()),
+            statistics=build("bias", "variance").needs().statistics,
+            categories=sorted(VALUES),
+        )
+        stream(model, batches, [callback], "cpu")
+        return callback.result(composition_hash(batches))
+
+    one, two = run(found), run(random.Random(3).sample(found, len(found)))
+    assert all(torch.equal(value, two.sums[key]) for key, value in one.sums.items())
+
+
+# -- where it cannot be done ---------------------------------------------------------------------------------------------------
+
+
+def test_recurrent_models_get_plain_rows() -> None:
+    from transformers import MambaConfig, MambaForCausalLM
+
+    config = MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=2, initializer_range=0.5)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = MambaForCausalLM(config).eval()
+    model.get_decoder = lambda: model.backbone
+    found = prefix_sharing(model)
+    assert found.up_to == 0
+    assert found.because
+
+
+@pytest.mark.parametrize("ignored", ["position_ids", "attention_mask"])
+def test_a_model_that_ignores_what_it_is_given_gets_plain_rows(ignored: str) -> None:
+    model: Any = tiny_model("llama")
+    forward = model.model.forward
+    model.model.forward = lambda **words: forward(**{**words, ignored: None})
+    found = prefix_sharing(model)
+    assert found.up_to == 0
+    assert "differs from plain ones" in found.because
+
+
+def test_a_model_that_refuses_a_tree_gets_plain_rows_and_keeps_its_mode() -> None:
+    model: Any = tiny_model("llama").train()
+
+    def refuse(**_words: Any) -> Any:
+        raise ValueError("2-D masks only")
+
+    model.model.forward = refuse
+    found = prefix_sharing(model)
+    assert (found.up_to, found.because) == (0, "the model takes no tree mask (ValueError)")
+    assert model.training
+
+
+def test_a_model_that_sees_no_other_token_tells_nothing() -> None:
+    model: Any = tiny_model("llama")
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+    assert "nothing can be told" in prefix_sharing(model).because
+
+
+def test_texts_longer_than_the_sliding_window_are_not_packed(contrasts: list[AlignedContrast]) -> None:
+    """A tree mask replaces the window's: with it, the long texts would see too much."""
+    model = tiny_model("mistral", sliding_window=9)
+    up_to = prefix_sharing(model).up_to
+    assert up_to == 9
+    lengths = {contrast.length for contrast in contrasts}
+    assert min(lengths) <= 9 < max(lengths)
+    shared, plain = audited(model, contrasts, up_to), audited(model, contrasts, 0)
+    for key, value in plain.sums.items():
+        torch.testing.assert_close(shared.sums[key], value, rtol=1e-4, atol=1e-9)
+
+
+# -- in a run ------------------------------------------------------------------------------------------------------------------
+
+
+def test_run_json_says_what_was_shared_and_never_switches_it_off(
+    llama: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["audit", str(llama), "--prompts", str(prompts), "--output", str(tmp_path / "run"), "--accelerator", "cpu"]
+    assert main(words) == 0
+    first = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert first["audit"]["sharing"]["prefixes"] is True
+    assert main([*words, "--prefix-sharing", "never"]) == 2
+    assert "prefix_sharing" in capsys.readouterr().err
+    assert main([*words, "--prefix-sharing", "never", "--overwrite"]) == 0
+    second = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert second["audit"]["sharing"] == {"prefixes": False, "because": "--prefix-sharing never"}
+    assert first["hashes"]["composition"] != second["hashes"]["composition"]
