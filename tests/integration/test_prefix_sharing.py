@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from fairprune_framework.architecture import recognise
-from fairprune_framework.auditing.audit import Demand, audit, batches_of, selecting
-from fairprune_framework.auditing.batches import MicroBatch, composition_hash
+from fairprune_framework.auditing.audit import Demand, audit, selecting
+from fairprune_framework.auditing.batches import MicroBatch, compose, composition_hash
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sharing import prefix_sharing
@@ -55,7 +55,7 @@ def test_every_family_gives_the_statistics_of_plain_rows(family: str, contrasts:
 
 
 def test_fewer_tokens_are_computed(contrasts: list[AlignedContrast]) -> None:
-    shared, plain = (batches_of(contrasts, VALUES, None, 512, share_up_to=up_to) for up_to in (512, 0))
+    shared, plain = (list(compose(contrasts, VALUES, 512, share_up_to=up_to)) for up_to in (512, 0))
     texts = {tokens.ids for contrast in contrasts for tokens in contrast.variants}
     beginnings = {ids[:n] for ids in texts for n in range(1, len(ids) + 1)}
     assert sum(batch.tokens for batch in shared) < 0.8 * sum(batch.tokens for batch in plain)
@@ -65,7 +65,7 @@ def test_fewer_tokens_are_computed(contrasts: list[AlignedContrast]) -> None:
 def test_order_of_packed_micro_batches_changes_no_bit(contrasts: list[AlignedContrast]) -> None:
     model = tiny_model("llama")
     architecture = recognise(model)
-    found = batches_of(contrasts, VALUES, None, 32, share_up_to=512)
+    found = list(compose(contrasts, VALUES, 32, share_up_to=512))
     assert len(found) > 3
 
     def run(batches: Sequence[MicroBatch]) -> Statistics:
@@ -148,6 +148,7 @@ def test_run_json_says_what_was_shared_and_never_switches_it_off(
     llama: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["audit", str(llama), "--prompts", str(prompts), "--output", str(tmp_path / "run"), "--accelerator", "cpu"]
+    words += ["--recipe", "variance"]  # passes with an objective never share
     assert main(words) == 0
     first = json.loads((tmp_path / "run" / "run.json").read_text())
     assert first["audit"]["sharing"]["prefixes"] is True
