@@ -197,9 +197,10 @@ class ActivationStatisticsCallback(Callback):
         totals: dict[str, Tensor] = {}
         counted = self._counting.get(stream) == step
         for part in geometry.parts(values["neuron"].shape[-1]):
-            member_GC = self._member_GC if part.contrasts is None else self._member_GC[:, part.contrasts]
+            member_GC = self._member_GC if part.contrasts is None else self._member_GC[:, list(part.contrasts)]
             member_GC = member_GC.to(values["neuron"].device)
-            observation = observe(site, values, rows, part, step, weights, grads)
+            chosen_C = objective_C if objective_C is None or part.contrasts is None else objective_C[list(part.contrasts)]
+            observation = observe(site, values, rows, part, step, weights, grads, chosen_C)
             for key, summands_CRK in self._summands(site, observation, part.batch):
                 total_GRK = torch.tensordot(member_GC, summands_CRK, 1)
                 totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
