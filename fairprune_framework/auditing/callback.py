@@ -292,7 +292,7 @@ class ActivationStatisticsCallback(Callback):
         totals: dict[str, Tensor] = {}
         counted = self._counting.get(stream) == step
         for part in geometry.parts(columns):
-            member_GC = self._member_GC if part.contrasts is None else self._member_GC[:, part.contrasts]
+            member_GC = self._member_GC if part.contrasts is None else self._member_GC[:, list(part.contrasts)]
             member_GC = member_GC.to(values["neuron"].device)
             mine_C = objective_C if objective_C is None or part.contrasts is None else objective_C[list(part.contrasts)]
             observation = observe(site, values, rows, part, step, weights, grads, mine_C)
