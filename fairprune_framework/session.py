@@ -43,6 +43,8 @@ LOADED = (
     "calibration",
 )
 """What a run has loaded, and hands on to another view of the same folder."""
+OF_THE_MOMENT = ("devices", "nodes", "strategy", "log")
+"""Options that say how a command computes, not what: a folder does not hand them on to the next command."""
 
 
 class Run(RunFolder):
@@ -430,7 +432,8 @@ def open_run(
     if isinstance(recipe, Recipe):
         resolved = overlaid(recipe.resolved().to_yaml(), words, "the recipe") if words else recipe.resolved()
     elif existing and folder is not None and not fresh:
-        known = laid_over(read_yaml(folder / RECIPE), {} if recipe is None else named(recipe))
+        kept = {name: value for name, value in read_yaml(folder / RECIPE).items() if name not in OF_THE_MOMENT}
+        known = laid_over(kept, {} if recipe is None else named(recipe))
         resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
     else:
         resolved = layered(recipe, words).resolved()

@@ -81,6 +81,8 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
     layout = run.layout
     calibration = run.calibration if demand.calibration else None
     passes = passes_of(demand.statistics, len({site.layer for site in run.architecture.sites.values()}))
+    if calibration is not None and not (run.folder / "calibration.jsonl").exists():  # a text in memory: all ranks read it there
+        calibration.save(run.folder / "calibration.jsonl", run.tokenizer)
     budget = run.micro_batch_tokens
     streams = FiledStreams(run.folder, run.encoder)
     job = Job(

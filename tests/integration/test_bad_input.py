@@ -184,7 +184,7 @@ def test_an_adapter_that_does_not_fit(hostile: Hostile) -> None:
         (["--seed", "x"], "--seed must be a whole number. Got 'x' instead."),
         (["--seed", "-1"], "'seed'"),
         (["--seed", str(2**70)], "'seed'"),
-        (["--micro-batch-tokens", "0"], "'micro_batch_tokens'"),
+        (["--micro-batch-tokens", "-1"], "'micro_batch_tokens'"),
         (["--calibration-tokens", "1"], "'calibration_tokens'"),
         (["--calibration-documents", "2"], "'calibration_documents'"),
         (["--max-perplexity-increase", "-0.1"], "must not be negative"),
@@ -208,7 +208,7 @@ def test_an_adapter_that_does_not_fit(hostile: Hostile) -> None:
     ],
 )
 def test_options(hostile: Hostile, words: list[str], expected: str) -> None:
-    assert expected in hostile.run(*words)
+    assert expected in hostile.run("--recipe", "relative-variance", *words)
 
 
 @pytest.mark.parametrize("budget", ["0", "1", "20", "-1", "-0.5", "1.0", "nan", "inf"])
@@ -312,7 +312,7 @@ def test_skip_lists_what_cannot_be_used_and_goes_on(hostile: Hostile) -> None:
     used = [json.loads(text)["id"] for text in (hostile.output / "contrasts.jsonl").read_text().splitlines()]
     assert used == ["good"]
     record = json.loads((hostile.output / "run.json").read_text())
-    assert record["contrasts"] == {"used": 1, "skipped": 3}
+    assert record["contrasts"] == {"used": 1, "skipped": 3, "others": {}}
 
 
 def test_skip_does_not_hide_that_nothing_is_left(hostile: Hostile) -> None:

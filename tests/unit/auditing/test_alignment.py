@@ -49,7 +49,8 @@ def check(texts: list[str]) -> None:
             for other in found.variants
             if len(other.ids) >= tokens.start
         )
-    assert any(tokens.end > tokens.start for tokens in found.variants)  # what differs is inside of a span
+    if len({tokens.ids for tokens in found.variants}) > 1:  # a tokenizer may drop what differs, such as a space
+        assert any(tokens.end > tokens.start for tokens in found.variants)  # what differs is inside of a span
 
 
 @given(PART, VALUES, PART)
