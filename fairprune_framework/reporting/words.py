@@ -158,7 +158,7 @@ def words_apart(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
     a, b = re.findall(r"\s+|\S+", before), re.findall(r"\s+|\S+", after)
     first: list[Piece] = []
     second: list[Piece] = []
-    for kind, i, j, m, n in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
+    for kind, i, j, m, n in SequenceMatcher(None, a, b).get_opcodes():
         for found, words, start, stop in ((first, a, i, j), (second, b, m, n)):
             if start < stop:
                 found.append(Piece(text="".join(words[start:stop]), differs=kind != "equal"))
