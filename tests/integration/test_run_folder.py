@@ -255,7 +255,7 @@ def half_written(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("place", "stage"),
     [
-        ("fairprune_framework.auditing.audit.audit", "audit"),
+        ("fairprune_framework.auditing.audit.perform", "audit"),
         ("fairprune_framework.planning.make_plan", "plan"),
         ("fairprune_framework.surgery.removal._compare", "prune"),
         ("fairprune_framework.evaluation.evidence.Evaluation.save", "evaluate"),
