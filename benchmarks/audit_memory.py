@@ -93,7 +93,9 @@ def plot(samples: list[tuple[float, int]], width: int = 72, height: int = 12) ->
     columns: list[list[int]] = [[] for _ in range(width)]
     for moment, used in samples:
         columns[min(width - 1, int(moment / end * width))].append(used)
-    bars = [max(column) if column else 0 for column in columns]
+    bars: list[int] = []
+    for column in columns:  # an empty column is as high as the one before
+        bars.append(max(column) if column else (bars[-1] if bars else 0))
     lines = []
     for row in range(height, 0, -1):
         label = f"{top * row / height / 1e6:7.0f} MB |"
