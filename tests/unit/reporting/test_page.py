@@ -68,7 +68,7 @@ def test_hostile_texts_are_texts(documents: dict[str, Document], hostile_texts: 
 
 def test_charts_and_the_tables_behind_them(documents: dict[str, Document], full: Path) -> None:
     charts = charts_of(read_source(full))
-    assert {chart.name for chart in charts} == set(CHARTS) - {"retention"}  # the tiny run has no benchmark
+    assert {chart.name for chart in charts} == set(CHARTS)
     labels = {a.get("aria-label") for _, a in documents["full"].elements}
     for chart in charts:
         assert f"Table behind the chart: {chart.title}" in labels
