@@ -6,6 +6,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ PROBED = 3
 """Micro-batches that are timed."""
 
 
-def limit_of(model: nn.Module, portions: Sequence[Portion], device: torch.device) -> tuple[float, float] | None:
-    """(tokens, distinct-text tokens of the variants' forwards) per second of bare trunk forwards; None where too few are there."""
+def limit_of(model: nn.Module, portions: Sequence[Portion], device: torch.device) -> float | None:
+    """Padded tokens per second of bare trunk forwards; None where too few are there."""
     if len(portions) < 4 * PROBED:
         return None
     chosen = [portions[len(portions) * (2 * i + 1) // (2 * PROBED)] for i in range(PROBED)]
@@ -45,7 +46,7 @@ def limit_of(model: nn.Module, portions: Sequence[Portion], device: torch.device
         return None
     finally:
         model.train(training)
-    return tokens / seconds, tokens / PROBED
+    return tokens / seconds
 
 
 def find_budget(forward: Callable[[int, int], Any], width: int, most: int = MOST_TOKENS) -> int:
@@ -90,26 +91,40 @@ def memory_used(device: torch.device) -> float:
     return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What one pass will compute, reckoned from its first window."""
+
+    forwards: float
+    tokens: float
+    """Padded."""
+    backward: bool
+
+    @classmethod
+    def of(cls, portions: Sequence[Portion], share: float, backward: bool) -> Planned:
+        """`share`: how many such windows there are."""
+        tokens = sum(portion.tokens for portion in portions) * share
+        return cls(forwards=len(portions) * share, tokens=tokens, backward=backward)
+
+
 def announcement(
-    contrasts: int, tokens: int, passes: int, portions: Sequence[Portion], of: int, limit: float | None, ranks: int, done: int
+    contrasts: int, tokens: int, planned: Sequence[Planned], limit: float | None, ranks: int, done: int, left: float
 ) -> str:
     """What an audit is about to do, in one line.
 
     Args:
         contrasts: that may feed scores; `tokens`: of all their variants.
-        portions: micro-batches of one window; `of`: contrasts in it.
-        limit: tokens per second of a bare forward.
-        done: contrasts of all passes that an earlier session did.
+        planned: the passes.
+        limit: tokens per second of a bare forward; a backward takes more, so that the time is a lower bound where there is one.
+        done: contrasts of all passes that an earlier session did; `left`: the share that is still to do.
     """
-    share = contrasts / max(of, 1)
-    forwards = max(1, round(len(portions) * share)) * passes
-    computed = sum(portion.tokens for portion in portions) * share * passes
+    forwards, computed = max(1, round(sum(each.forwards for each in planned))), sum(each.tokens for each in planned)
     text = f"{contrasts:,} contrasts, {tokens:,} tokens, about {forwards:,} forwards of {computed:,.0f} padded tokens in all"
-    if passes > 1:
-        text += f" ({passes} passes)"
-    left = max(0.0, 1 - done / max(contrasts * passes, 1))
+    if len(planned) > 1:
+        text += f" ({len(planned)} passes)"
     if limit:
-        text += f"; expected {in_time(computed * left / limit / ranks)} at {limit:,.0f} tokens/s"
+        backward = any(each.backward for each in planned)
+        text += f"; expected {'at least ' if backward else ''}{in_time(computed * max(left, 0.0) / limit / ranks)} at {limit:,.0f} tokens/s"
         if ranks > 1:
             text += f" on each of {ranks} ranks"
     if done:

@@ -7,10 +7,10 @@ what one set of ranks has done can be taken on by another set.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from fairprune_framework.auditing.batches import MicroBatch, Place, Portion, hashed_sum, portions
+from fairprune_framework.auditing.batches import MicroBatch, Place, hashed_sum, portions
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.interfaces import Pass
@@ -172,10 +172,3 @@ def dealt(work: Sequence[Work], rank: int, world: int, done: Done, together: boo
                 idle = min(todo, key=lambda i: found[i].tokens)
                 for _ in range(most - len(chosen)):
                     yield replace(found[idle].micro_batch(each.values, each.pad), idle=True)
-
-
-def composed(work: Iterable[Work]) -> Iterator[Portion]:
-    """All portions of an audit, in order."""
-    for each in work:
-        for _, contrasts in each.windows(lambda _: True):
-            yield from portions(contrasts, each.budget, each.step, each.share_up_to)

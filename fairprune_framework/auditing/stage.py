@@ -17,7 +17,7 @@ from fairprune_framework.auditing import audit as auditing
 from fairprune_framework.auditing import layout as layouts
 from fairprune_framework.auditing import probing
 from fairprune_framework.auditing.audit import Demand, Held, Job, Outcome
-from fairprune_framework.auditing.batches import WINDOW, portions
+from fairprune_framework.auditing.batches import WINDOW, Portion, portions
 from fairprune_framework.auditing.calibration import Calibration
 from fairprune_framework.auditing.callback import passes_of
 from fairprune_framework.auditing.checkpoint import Checkpoint
@@ -243,12 +243,18 @@ def code_digest(demand: Demand, adapter: Any) -> str:
 
 def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams) -> float | None:
     """Say what there is to do; returns the measured limit in tokens per second."""
-    _, window = next(streams(job)[CONTRASTS](lambda number: number == 0))
-    found = list(portions(window, job.budget, passes[0], job.share_up_to))
-    limit = None if run.layout.sharded else probing.limit_of(run.model, found, run.device)
+    sizes = {CONTRASTS: job.contrasts, CALIBRATION: job.documents}
+    planned: list[probing.Planned] = []
+    first: list[Portion] = []
+    for work in auditing.work_of(job, passes, streams(job)):
+        _, window = next(work.windows(lambda number: number == 0))
+        found = list(portions(window, work.budget, work.step, work.share_up_to))
+        first = first or found
+        planned.append(probing.Planned.of(found, sizes[work.step.stream] / len(window), work.step.objective is not None))
+    rate = None if run.layout.sharded else probing.limit_of(run.model, first, run.device)
     ranks = max(run.layout.devices, 1) * run.layout.nodes
-    rate = limit[0] if limit else None
-    text = probing.announcement(job.contrasts, job.tokens, len(passes), found, len(window), rate, ranks, job.done.contrasts)
+    left = 1 - job.done.contrasts / max(sum(sizes[step.stream] for step in passes), 1)
+    text = probing.announcement(job.contrasts, job.tokens, planned, rate, ranks, job.done.contrasts, left)
     run.notify(f"audit of {text}; {probing.memory_used(run.device) / 1e9:.1f} GB in use")
     return rate * ranks if rate else None
 
