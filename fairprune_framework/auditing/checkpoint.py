@@ -152,6 +152,35 @@ class Checkpoint:
         metadata = {"header": json.dumps(head), "sha256": _checksum(head, part.words)}
         write_tensors(self.folder / f"{name}.safetensors", part.words, metadata=metadata, durable=True)
 
+    # -- why ranks failed -----------------------------------------------------------------------------------------------
+
+    def confess(self, rank: int, error: BaseException) -> None:
+        """Leave the reason of a rank that fails where the others find it; the first reason stands. Does not raise."""
+        path = self.folder / f"failed-{rank}.json"
+        text = " ".join(str(error).split()) or type(error).__name__
+        try:
+            if self.folder.parent.is_dir() and not path.exists():
+                self.folder.mkdir(exist_ok=True)
+                path.write_text(json.dumps({"rank": rank, "reason": text}), encoding="utf-8")
+        except OSError:
+            return
+
+    def failure_beside(self, rank: int) -> str | None:
+        """What another rank has left."""
+        for path in sorted(self.folder.glob("failed-*.json")):
+            try:
+                data = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if data["rank"] != rank:
+                return f"rank {data['rank']} failed: {data['reason']}"
+        return None
+
+    def forget_failures(self) -> None:
+        """Begin without the reasons of an earlier session."""
+        for path in self.folder.glob("failed-*.json"):
+            path.unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove the folder with all that is ours in it."""
         for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.json"), *self.folder.glob(".*.safetensors.*")]:

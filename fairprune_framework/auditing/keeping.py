@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -137,8 +136,8 @@ class KeepingCallback(Callback):
             if failed:
                 raise
         finally:
-            if failed and self._world > 1 and not isinstance(exception, RankFailed):
-                self._tell(exception)
+            if failed and self._world > 1 and self.checkpoint is not None and not isinstance(exception, RankFailed):
+                self.checkpoint.confess(self._rank, exception)
             if self._rank == 0 and self._world > 1:
                 for child in getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ():
                     if not self.layout.forked:
@@ -189,28 +188,9 @@ class KeepingCallback(Callback):
 
     # -- other ranks ----------------------------------------------------------------------------------------------------
 
-    def _tell(self, exception: BaseException) -> None:
-        if self.checkpoint is None:
-            return
-        text = " ".join(str(exception).split()) or type(exception).__name__
-        try:
-            self.checkpoint.folder.mkdir(parents=True, exist_ok=True)
-            path = self.checkpoint.folder / f"failed-{self._rank}.json"
-            path.write_text(json.dumps({"rank": self._rank, "reason": text}), encoding="utf-8")
-        except OSError:
-            return
-
     def _reason(self) -> str | None:
-        if self.checkpoint is None:
-            return None
-        for path in sorted(self.checkpoint.folder.glob("failed-*.json")):
-            try:
-                data = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
-                continue
-            if data["rank"] != self._rank:
-                return f"rank {data['rank']} failed: {data['reason']}; {self._progress()}"
-        return None
+        found = self.checkpoint.failure_beside(self._rank) if self.checkpoint is not None else None
+        return None if found is None else f"{found}; {self._progress()}"
 
     def _watch(self, trainer: Trainer) -> None:
         """In a thread: end this process where its parent is gone; notice children that die."""

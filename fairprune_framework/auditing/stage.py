@@ -105,8 +105,7 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
         checkpoint.session = 0
     before = checkpoint.load()
     checkpoint.begin(before)
-    for path in checkpoint.folder.glob("failed-*.json"):
-        path.unlink(missing_ok=True)
+    checkpoint.forget_failures()
     facts = {**job.facts, "binding": checkpoint.binding}
     job = replace(job, done=before.done, session=checkpoint.session, facts=facts)
     limit = _announce(run, job, passes, streams)
@@ -135,7 +134,7 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
 def take_part(run: Run, demand: Callable[[], Demand]) -> int:
     """Take part in the audit of a run as a rank that is not 0; returns the exit code. Writes nothing but its own checkpoints, says
     nothing; why it fails, it writes down where rank 0 finds it."""
-    rank = run.layout.rank
+    checkpoint = Checkpoint(run.folder / FOLDER, {})
     run.notify = _silent
     try:
         layouts.meet(run.layout)
@@ -148,7 +147,7 @@ def take_part(run: Run, demand: Callable[[], Demand]) -> int:
             None,
             FiledStreams(run.folder, run.encoder),
             layout=run.layout,
-            checkpoint=Checkpoint(run.folder / FOLDER, {}),
+            checkpoint=checkpoint,
             every=run.recipe.checkpoint_every,
             quiet=True,
         )
@@ -159,7 +158,8 @@ def take_part(run: Run, demand: Callable[[], Demand]) -> int:
     except Exception as error:
         if os.environ.get("FAIRPRUNE_DEBUG"):
             raise
-        _write_down(run, rank, error)
+        if not isinstance(error, RankFailed):
+            checkpoint.confess(run.layout.rank, error)
         return 1
     finally:
         layouts.part_company(run.layout)
@@ -168,20 +168,6 @@ def take_part(run: Run, demand: Callable[[], Demand]) -> int:
 
 def _silent(text: str) -> None:
     """Say nothing."""
-
-
-def _write_down(run: Run, rank: int, error: BaseException) -> None:
-    """Leave the reason of a rank that fails where rank 0 finds it."""
-    folder = run.folder / FOLDER
-    if isinstance(error, RankFailed) or not run.folder.is_dir():
-        return
-    try:
-        folder.mkdir(exist_ok=True)
-        path = folder / f"failed-{rank}.json"
-        if not path.exists():
-            path.write_text(json.dumps({"rank": rank, "reason": " ".join(str(error).split())}), encoding="utf-8")
-    except OSError:
-        return
 
 
 def check_layout(run: Run) -> None:
