@@ -336,7 +336,7 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
         if not quiet:
             print(f"[{command}] {text}", file=sys.stderr, flush=True)
 
-    common = {**words, "overwrite": overwrite, "notify": notify, "quiet": quiet}
+    common = {**words, "overwrite": overwrite, "notify": notify}
     if recipe_name is not None:
         common["recipe"] = recipe_name
     with progress.shown(not quiet):

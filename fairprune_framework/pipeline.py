@@ -404,7 +404,7 @@ def report(
 
 def _open(output: str | Path | None, words: dict[str, Any], **more: Any) -> Run:
     words = dict(words)
-    for name in ("model", "tokenizer", "prompts", "overwrite", "notify", "quiet", "recipe"):
+    for name in ("model", "tokenizer", "prompts", "overwrite", "notify", "recipe"):
         if name in words:
             more.setdefault(name, words.pop(name))
     return open_run(output, words, **more)

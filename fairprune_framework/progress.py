@@ -21,10 +21,22 @@ def shown(allowed: bool = True) -> Iterator[None]:
         _SHOWN.reset(token)
 
 
+def is_shown() -> bool:
+    """The command line wants progress on stderr."""
+    return _SHOWN.get()
+
+
 @contextmanager
-def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-    """Give a function that counts what is done: `with bar("audit", 190, "contrasts") as advance: ... advance(8)`."""
-    if not _SHOWN.get():
+def bar(
+    label: str, total: int, unit: str, *, done: int = 0, text: Callable[[], str] | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Give a function that counts what is done: `with bar("audit", 190, "contrasts") as advance: ... advance(8)`.
+
+    Args:
+        done: done before.
+        text: says what stands behind the bar, instead of count, rate and time left.
+    """
+    if not is_shown():
         yield lambda done: None
         return
     from rich.console import Console
@@ -43,10 +55,17 @@ def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
             speed = task.completed / task.elapsed if task.elapsed else 0.0
             return Text(f"{unit}, {speed:.3g}/s" if speed else unit)
 
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
+    class Told(ProgressColumn):
+        """What the caller says."""
+
+        def render(self, task: Task) -> Text:
+            return Text("" if text is None else text())
+
+    behind = (MofNCompleteColumn(), Rate(), TimeRemainingColumn()) if text is None else (Told(),)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), *behind)
     with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(label, total=total)
-        yield lambda done: progress.advance(task, done)
+        task = progress.add_task(label, total=total, completed=done)
+        yield lambda more: progress.advance(task, more)
 
 
 def counted(items: Sequence[Item], label: str, unit: str) -> Iterator[Item]:

@@ -65,8 +65,6 @@ class Run(RunFolder):
         self._given_model, self._given_tokenizer, self._given_contrasts = model, tokenizer, contrasts
         self.also: tuple[Plugin, ...] = ()
         """Plugins that the audit serves beside those of the recipe."""
-        self.quiet = False
-        """No progress bar."""
 
     def changed(self, options: Mapping[str, Any], overwrite: bool) -> Run:
         """The same folder, model and prompts under a recipe with some fields changed."""
@@ -81,7 +79,7 @@ class Run(RunFolder):
             contrasts=self._given_contrasts,
             notify=self.notify,
         )
-        run._temporary, run.also, run.quiet = self._temporary, self.also, self.quiet
+        run._temporary, run.also = self._temporary, self.also
         if all(getattr(run.recipe, name) == getattr(self.recipe, name) for name in (*FIELDS["read"], *FIELDS["audit"])):
             vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
         return run
@@ -97,7 +95,7 @@ class Run(RunFolder):
             contrasts=self._given_contrasts,
             notify=self.notify,
         )
-        run._temporary, run.also, run.quiet = self._temporary, self.also, self.quiet
+        run._temporary, run.also = self._temporary, self.also
         vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
         return run
 
@@ -400,7 +398,6 @@ def open_run(
     tokenizer: Any = None,
     prompts: Any = None,
     notify: Callable[[str], None] = lambda text: None,
-    quiet: bool = False,
 ) -> Run:
     """Open a run folder, new or existing; nothing is written yet.
 
@@ -437,7 +434,7 @@ def open_run(
         resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
     else:
         resolved = layered(recipe, words).resolved()
-    run = Run(
+    return Run(
         resolved,
         folder,
         overwrite=overwrite,
@@ -446,5 +443,3 @@ def open_run(
         contrasts=in_memory_prompts,
         notify=notify,
     )
-    run.quiet = quiet
-    return run

@@ -225,7 +225,6 @@ def perform(
     every: int = 0,
     loggers: Sequence[Any] = (),
     limit: float | None = None,
-    quiet: bool = False,
 ) -> Outcome | None:
     """Compute what is left of an audit on this rank, and add all ranks up. None on every rank but 0.
 
@@ -249,7 +248,7 @@ def perform(
     total = 0
     if job is not None:
         total = sum(job.contrasts if step.stream == CONTRASTS else job.documents for step in callback.passes)
-    bar = RateBar(total, done=before.done.contrasts if before else 0, limit=limit, quiet=quiet)
+    bar = RateBar(total, done=before.done.contrasts if before else 0, limit=limit)
     module = TrunkModule(model, compile=layout.compile)
     if layout.sharded:
         sites = tuple(architecture.sites.values())
@@ -311,6 +310,6 @@ def audit(
         share_up_to=share_up_to,
     )
     streams = HeldStreams(Held(contrasts), Held(documents))
-    outcome = perform(model, architecture, demand, job, streams, layout=Layout(accelerator=accelerator), quiet=True)
+    outcome = perform(model, architecture, demand, job, streams, layout=Layout(accelerator=accelerator))
     assert outcome is not None
     return outcome.statistics, outcome

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from fairprune_framework.progress import bar, is_shown
 
 LINE_EVERY = 60.0
 """Seconds between two lines where there is no terminal."""
@@ -16,43 +19,36 @@ LOG_EVERY = 1.0
 
 
 class RateBar(Callback):
-    """A progress bar on stderr; where that is no terminal, a line a minute.
+    """A progress bar on stderr where the command line shows them; where stderr is no terminal, a line a minute.
 
     Args:
         total: contrasts (and documents, over all passes) that there are, done ones included.
         done: of them, by earlier sessions.
         limit: tokens per second of a bare forward on this device, where it was measured.
-        quiet: say nothing.
     """
 
-    def __init__(
-        self, total: int, label: str = "audit", *, done: int = 0, limit: float | None = None, quiet: bool = False
-    ) -> None:
+    def __init__(self, total: int, label: str = "audit", *, done: int = 0, limit: float | None = None) -> None:
         self.total, self.label, self.done, self.before = total, label, done, done
-        self.limit, self.quiet = limit, quiet
+        self.limit = limit
         self.tokens, self.batches = 0, 0
         self.seconds = 0.0
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._open: ExitStack | None = None  # made when it starts: before, Lightning may pickle this
+        self._advance: Callable[[int], None] | None = None
         self._said = self._logged = self._began = 0.0
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        from rich.console import Console
-
         self._began = self._said = self._logged = time.perf_counter()
-        console = Console(stderr=True)
-        if console.is_terminal and trainer.is_global_zero and not self.quiet:
-            columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[text]}"))
-            self._progress = Progress(*columns, console=console, transient=True)
-            self._progress.start()
-            self._task = self._progress.add_task(self.label, total=self.total, text="-", completed=self.done)
+        if trainer.is_global_zero:
+            shown = bar(self.label, self.total, "contrasts", done=self.done, text=self.line)
+            self._open = ExitStack()
+            self._advance = self._open.enter_context(shown)
 
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Count contrasts."""
-        ranks = 1 if getattr(pl_module, "slices", False) else trainer.world_size
+        ranks, before = 1 if getattr(pl_module, "slices", False) else trainer.world_size, self.done
         self.done = min(self.total, self.done + len(batch.ids) * ranks) if self.total else self.done + len(batch.ids)
         self.tokens += batch.tokens * ranks
         self.batches += ranks
@@ -60,9 +56,9 @@ class RateBar(Callback):
         self.seconds = now - self._began
         if not trainer.is_global_zero:
             return
-        if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=self.done, text=self.line())
-        elif not self.quiet and self.total and now - self._said > LINE_EVERY:
+        if self._advance is not None:
+            self._advance(self.done - before)
+        if is_shown() and not sys.stderr.isatty() and self.total and now - self._said > LINE_EVERY:
             self._said = now
             print(f"[{self.label}] {self.line()}", file=sys.stderr, flush=True)
         if trainer.loggers and now - self._logged > LOG_EVERY:
@@ -108,9 +104,9 @@ class RateBar(Callback):
         self._stop()
 
     def _stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = None
+        if self._open is not None:
+            self._open.close()
+        self._open = self._advance = None
 
 
 def in_time(seconds: float) -> str:

@@ -121,7 +121,6 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
         every=run.recipe.checkpoint_every,
         loggers=loggers_of(run.recipe.log, run.folder),
         limit=limit,
-        quiet=run.quiet,
     )
     assert outcome is not None
     if outcome.splits:
@@ -149,7 +148,6 @@ def take_part(run: Run, demand: Callable[[], Demand]) -> int:
             layout=run.layout,
             checkpoint=checkpoint,
             every=run.recipe.checkpoint_every,
-            quiet=True,
         )
     except Interrupted:
         return 0  # rank 0 tells: its exit code counts
