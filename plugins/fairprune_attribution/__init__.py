@@ -9,7 +9,7 @@ docs/method/attribution.md. Its integrated form: IG2 (ICLR 2024), docs/method/in
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -44,6 +44,7 @@ class SentenceGap:
         return (variance_C + 1e-12).sqrt()
 
 
+Term = Literal["next-token", "sentence"]
 OBJECTIVES: Mapping[str, Pass] = {
     "next-token": Pass(objective=NextTokenDivergence()),
     "sentence": Pass(objective=SentenceGap(), logits="all"),
@@ -58,7 +59,7 @@ class ActivationTimesGradient(Statistic):
     """Sum over variants and tokens of activation x gradient, 1 if the site was reached, and the objective's value."""
 
     name: str = "activation-times-gradient"
-    objective: Literal["next-token", "sentence"] = "next-token"
+    objective: Term = "next-token"
 
     def passes(self, layers: int) -> Sequence[Pass]:
         """One forward and backward of every contrast."""
@@ -89,7 +90,7 @@ class PathGradient(ActivationTimesGradient):
         return [replace(step, scale=factor, layer=layer) for layer in chosen for factor in factors]
 
 
-def _terms(objective: str, weight: float) -> list[tuple[Literal["next-token", "sentence"], float]]:
+def _terms(objective: str, weight: float) -> list[tuple[Term, float]]:
     if objective == "both":
         return [("next-token", weight), ("sentence", 1 - weight)]
     return [("sentence" if objective == "sentence" else "next-token", 1.0)]
@@ -100,15 +101,25 @@ def _checked_weight(weight: float) -> None:
         raise ValueError(f"The 'weight' must be in [0, 1]. Got {weight} instead.")
 
 
-def _slopes(objective: Literal["next-token", "sentence"]) -> ActivationTimesGradient:
+def _slopes(objective: Term) -> ActivationTimesGradient:
     return ActivationTimesGradient(name=f"activation-times-gradient-{objective}", objective=objective)
 
 
-def _share(found_N: Tensor, at: SiteContext, objective: Literal["next-token", "sentence"]) -> Tensor:
+def _share(found_N: Tensor, at: SiteContext, objective: Term) -> Tensor:
     """A mean in the objective's unit as a share of the objective's own mean over the same contrasts."""
     name = _slopes(objective).name
     reached_N, value = at.sums[f"{name}.product"][1], at.sums[f"{name}.objective"][0, 0]
     return found_N * reached_N / value.clamp_min(TINY)
+
+
+def _mixed(at: SiteContext, plugin: Attribution | IntegratedGradients, of: Callable[[Term], ActivationTimesGradient]) -> Tensor:
+    """Means over the contrasts that reached a neuron, of one objective, or of both by their weights."""
+    parts = []
+    for name, weight in _terms(plugin.objective, plugin.weight):
+        product_N, reached_N = at.sums[f"{of(name).name}.product"]
+        mean_N = product_N / reached_N.clamp_min(1)
+        parts.append(weight * _share(mean_N, at, name) if plugin.objective == "both" else mean_N)
+    return torch.stack(parts).sum(0)
 
 
 TINY = 1e-12
@@ -133,12 +144,7 @@ class Attribution(BiasScorer):
 
     def score(self, at: SiteContext) -> Tensor:
         """See `BiasScorer.score`."""
-        parts = []
-        for name, weight in _terms(self.objective, self.weight):
-            product_N, reached_N = at.sums[f"{_slopes(name).name}.product"]
-            mean_N = product_N / reached_N.clamp_min(1)
-            parts.append(weight * _share(mean_N, at, name) if self.objective == "both" else mean_N)
-        return torch.stack(parts).sum(0)
+        return _mixed(at, self, _slopes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,15 +172,10 @@ class IntegratedGradients(BiasScorer):
         ends = [_slopes(name) for name in terms] if self.objective == "both" else []
         return Needs(statistics=(*(self._path(name) for name in terms), *ends))
 
-    def _path(self, objective: Literal["next-token", "sentence"]) -> PathGradient:
+    def _path(self, objective: Term) -> PathGradient:
         name = f"path-gradient-{objective}-{self.scope}-{self.steps}"
         return PathGradient(name=name, objective=objective, steps=self.steps, scope=self.scope)
 
     def score(self, at: SiteContext) -> Tensor:
         """See `BiasScorer.score`."""
-        parts = []
-        for name, weight in _terms(self.objective, self.weight):
-            product_N, reached_N = at.sums[f"{self._path(name).name}.product"]
-            mean_N = product_N / reached_N.clamp_min(1)
-            parts.append(weight * _share(mean_N, at, name) if self.objective == "both" else mean_N)
-        return torch.stack(parts).sum(0)
+        return _mixed(at, self, self._path)
