@@ -182,10 +182,10 @@ def contrast_rows(items: Sequence[Mapping[str, Any]], layers: Sequence[int], see
         for category in [None, *sorted({item["category"] for item in group})]:
             chosen = [item for item in group if category in (None, item["category"])]
             for metric, unit in METRICS.items():
-                rows.append(_row(metric, unit, split, control, category, None, chosen, metric, None, seed))
+                rows.append(mean_row(metric, unit, split, control, category, None, chosen, metric, None, seed))
             for place, layer in enumerate(layers):
                 metric = "activation-difference"
-                rows.append(_row(metric, METRICS[metric], split, control, category, layer, chosen, "by_layer", place, seed))
+                rows.append(mean_row(metric, METRICS[metric], split, control, category, layer, chosen, "by_layer", place, seed))
     return rows
 
 
@@ -202,7 +202,7 @@ def paired(items: Sequence[Mapping[str, Any]], metric: str, seed: int) -> Paired
     )
 
 
-def _row(
+def mean_row(
     metric: str,
     unit: str,
     split: str | None,
@@ -214,6 +214,13 @@ def _row(
     place: int | None,
     seed: int,
 ) -> Row:
+    """The row of a metric that is a mean over contrasts, templates and categories, and ideally 0.
+
+    Args:
+        key: the items hold its values as `<key>_before` and `<key>_after`.
+        place: where these are lists over layers, the place of `layer` in them; such a row is a point estimate.
+    """
+
     def column(name: str) -> list[float]:
         return [item[name] if place is None else item[name][place] for item in items]
 

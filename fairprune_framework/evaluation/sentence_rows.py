@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fairprune_framework.contrasts.schema import Contrast
-from fairprune_framework.evaluation.evidence import Row
-from fairprune_framework.evaluation.paired import MIN_CLUSTERS, minimum_detectable_change, paired_change
+from fairprune_framework.evaluation.evidence import Row, mean_row
 from fairprune_framework.evaluation.resampling import change_of
 from fairprune_framework.evaluation.sentences import SentenceMeasure, stereotyping_variants
 from fairprune_framework.evaluation.statistics import MIN_ITEMS, cohens_h, flips, holm, paired_effect_size, wilson
@@ -73,41 +72,11 @@ def adjusted(rows: Sequence[Row]) -> list[Row]:
 def _gap_row(
     items: Sequence[Mapping[str, Any]], metric: str, split: str | None, control: bool, category: str | None, seed: int
 ) -> Row:
-    before = [item[f"{GAP}_before"] for item in items]
-    after = [item[f"{GAP}_after"] for item in items]
-    alone = after[0] is None
-    found = paired_change(
-        before,
-        before if alone else after,
-        [item["category"] for item in items],
-        [item["template_id"] for item in items],
-        seed=seed,
-        resamples=0 if alone else 2000,
-    )
-    smallest = None if alone else minimum_detectable_change(found)
-    few = not alone and found.clusters < MIN_CLUSTERS
-    return Row(
-        metric=metric,
-        split=split,
-        control=control,
-        category=category,
-        layer=None,
-        before=found.before,
-        after=None if alone else found.after,
-        difference=None if alone else found.difference,
-        change=None if alone else found.change,
-        ideal=0.0,
-        unit="nats",
-        ci_low=None if alone else found.ci_low,
-        ci_high=None if alone else found.ci_high,
-        p_value=None if alone else found.p_value,
-        n=found.n,
-        clusters=found.clusters,
-        standard_error=None if alone else found.standard_error,
-        effect_size=None if alone else paired_effect_size(before, after),
-        detectable=None if smallest is None else smallest * found.before,
-        note=f"{found.clusters} templates are too few for an interval; {MIN_CLUSTERS} are needed" if few else None,
-    )
+    row = mean_row(metric, "nats", split, control, category, None, items, GAP, None, seed)
+    if row.after is None:
+        return row
+    effect = paired_effect_size([item[f"{GAP}_before"] for item in items], [item[f"{GAP}_after"] for item in items])
+    return replace(row, effect_size=effect)
 
 
 def _preference_row(
