@@ -5,12 +5,11 @@ Each answer is one JSON file in the run folder. Contrasts that judge are held ou
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,9 +24,10 @@ from fairprune_framework.session import Run, open_run
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.types import Plan, Scores
 
+if TYPE_CHECKING:
+    from fairprune_framework.auditing.sums import Statistics
+
 Notify = Callable[[str], None]
-BUCKETS = 32
-"""Groups of clusters of a category that are resampled: the audit keeps sums for each."""
 
 
 def _silent(text: str) -> None:
@@ -187,16 +187,17 @@ def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = _si
     that choose each planned neuron, and the mean Jaccard index of two replicates. One more audit, which keeps sums by groups of
     templates (at most 32 a category). Importance is not resampled. Writes `stability.json`."""
     opened = _opened(run, notify, "score")
+    from fairprune_framework.auditing.sums import resampled
+
     if replicates < 2:
         raise UserError(f"--replicates must be at least 2. Got {replicates} instead.")
-    groups, statistics = _audited_by_group(opened, notify)
+    statistics = _audited_by_cluster(opened, notify)
     scores = opened.scores
     generator = torch.Generator().manual_seed(opened.recipe.seed)
     counts = {name: torch.zeros(site.units, dtype=torch.long) for name, site in scores.sites.items()}
     sets: list[set[tuple[str, int]]] = []
-    for _ in range(replicates):
-        bias = resampled_bias(opened, statistics, groups, generator)
-        plan = plan_of(opened, replace(scores, bias=bias))
+    for drawn in resampled(statistics, replicates, generator):
+        plan = plan_of(opened, replace(scores, bias=bias_of(opened, drawn)))
         sets.append(_as_set(plan))
         for name, units in plan.sites.items():
             counts[name][list(units)] += 1
@@ -211,7 +212,10 @@ def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = _si
     answer = {
         "format": "fairprune-stability/1",
         "replicates": replicates,
-        "groups": {category: len(found) for category, found in groups.items()},
+        "groups": {
+            category: sum(count > 0 for count in counts)
+            for category, counts in zip(statistics.categories, statistics.cluster_counts, strict=True)
+        },
         "planned": len(planned),
         "mean_frequency": sum(shares) / len(shares) if shares else None,
         "stable_75": sum(share >= 0.75 for share in shares),
@@ -226,32 +230,25 @@ def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = _si
     return answer
 
 
-def _audited_by_group(run: Run, notify: Notify) -> tuple[dict[str, list[int]], Any]:
-    """Audit `select` anew with each category divided into groups of templates: category -> places of its groups, and the sums."""
+def _audited_by_cluster(run: Run, notify: Notify) -> Statistics:
+    """Audit `select` anew, with the sums of clusters of templates kept apart."""
     from fairprune_framework.auditing.audit import Demand, audit, selecting
 
-    named = {f"{c.category}\x1f{_bucket(c.category, c.template_id):02d}" for c in selecting(run.aligned[0])}
-    contrasts = [
-        replace(c, category=f"{c.category}\x1f{_bucket(c.category, c.template_id):02d}") for c in selecting(run.aligned[0])
-    ]
-    demand = Demand.of([run.bias], len({site.layer for site in run.architecture.sites.values()}))
-    values = {name: run.values[name.partition("\x1f")[0]] for name in named}
-    notify(f"auditing {len(contrasts)} contrasts in {len(named)} groups of templates")
+    contrasts = selecting(run.aligned[0])
+    demand = replace(Demand.of([run.bias], len({site.layer for site in run.architecture.sites.values()})), clusters=True)
+    notify(f"auditing {len(contrasts)} contrasts by clusters of templates")
     statistics, _ = audit(
         run.model,
         run.architecture,
         contrasts,
-        values,
+        run.values,
         demand,
         calibration=run.calibration if demand.calibration else None,
         micro_batch_tokens=run.micro_batch_tokens,
         accelerator=run.recipe.accelerator,
     )
     run.model.to(run.device)
-    groups: dict[str, list[int]] = {}
-    for place, name in enumerate(statistics.categories):
-        groups.setdefault(name.partition("\x1f")[0], []).append(place)
-    return groups, statistics
+    return statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,38 +259,14 @@ class _Unimportant(ImportanceScorer):
         return torch.zeros(at.site.units, dtype=torch.float64)
 
 
-def _bucket(category: str, template_id: str) -> int:
-    return int(hashlib.sha256(repr((category, template_id)).encode()).hexdigest()[:8], 16) % BUCKETS
-
-
-def resampled_bias(
-    run: Run, statistics: Any, groups: Mapping[str, Sequence[int]], generator: torch.Generator
-) -> dict[str, Tensor]:
-    """The bias scores of one bootstrap replicate: groups of templates drawn with replacement within each category."""
+def bias_of(run: Run, statistics: Statistics) -> Mapping[str, Tensor]:
+    """The bias scores of other statistics than the run's."""
     from fairprune_framework import scoring
-    from fairprune_framework.auditing.sums import CONTRASTS
     from fairprune_framework.deciding import services
 
-    weights = []
-    for places in groups.values():
-        drawn = torch.randint(len(places), (len(places),), generator=generator)
-        row = torch.zeros(len(statistics.categories), dtype=torch.float64)
-        row.index_add_(0, torch.tensor(list(places))[drawn], torch.ones(len(places), dtype=torch.float64))
-        weights.append(row)
-    weight_KG = torch.stack(weights)
-    contrasts = {key: value for key, value in statistics.sums.items() if key.startswith(f"{CONTRASTS}/")}
-    rest = {key: value for key, value in statistics.sums.items() if key not in contrasts}
-    drawn_sums = {key: torch.tensordot(weight_KG, value, 1) for key, value in contrasts.items()}
-    counts = torch.tensor(statistics.counts[CONTRASTS], dtype=torch.float64)
-    replicate = replace(
-        statistics,
-        sums={**rest, **drawn_sums},
-        categories=tuple(groups),
-        counts={**statistics.counts, CONTRASTS: tuple(int(n) for n in (weight_KG @ counts).tolist())},
-    )
     labels = (run.label("bias"), "importance")
-    found = (replicate, run.model, run.architecture, run.bias, _Unimportant(), labels, run.recipe.seed)
-    return dict(scoring.score(*found, services=services(run)).bias)
+    found = (statistics, run.model, run.architecture, run.bias, _Unimportant(), labels, run.recipe.seed)
+    return scoring.score(*found, services=services(run)).bias
 
 
 # -- causality ---------------------------------------------------------------------------------------------------------
@@ -371,8 +344,9 @@ def activation_norms(run: Run) -> dict[str, Tensor]:
         squares[site.name] += values.double().square().sum(0).reshape(site.units, -1).sum(1).cpu()
 
     device = next(run.model.parameters()).device
+    documents = run.calibration.scoring  # read here: text that the model itself writes must not pass through the tap
     with run.architecture.adapter.tap(run.model, list(sites.values()), frozenset({"neuron"}), add):
-        for document in run.calibration.scoring:
+        for document in documents:
             run.model.get_decoder()(input_ids=torch.tensor([document], device=device), use_cache=False)  # type: ignore[operator]
     return {name: value.sqrt() for name, value in squares.items()}
 
