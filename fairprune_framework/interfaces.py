@@ -74,8 +74,16 @@ class Observation:
     aligned: Mapping[Tap, Tensor]
     """tap -> (C, V, S, K): one pooled slot (the mean over the attribute's tokens), then the tokens after the attribute,
     matched one to one. float64; arbitrary where `aligned_mask` is False."""
+    aligned_variance: Mapping[Tap, Tensor]
+    """tap -> (C, S, K): population variance over the present variants in each aligned slot, for a pair (a - b)^2 / 4; arbitrary
+    where `aligned_mask` is False. In the model's dtype, at least float32; a third of the work of taking it from `aligned`."""
     aligned_mask: Tensor
     """(C, V, S) bool. True only where every present variant has the slot (for an expert: was routed to it)."""
+    slot_weight: Tensor
+    """(C, S) float64, weights of a mean over slots: 1 / the number of shared slots where a slot is shared, else 0. A row adds up to
+    1, or to 0 for a contrast without a shared slot."""
+    reached: Tensor
+    """(C, 1, 1) float64: 1 for a contrast with a shared slot, else 0. Summed beside a quantity, it gives the divisor of its mean."""
     attribute: Tensor
     """(C, V) int64: which value of the contrast's category, below `values`; -1 for an absent variant."""
     values: int

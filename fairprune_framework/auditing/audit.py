@@ -243,6 +243,7 @@ def perform(
         categories=job.categories if job else (),
         weights_of=weights_of if demand.weights else None,
         clusters=CLUSTERS if demand.clusters else 1,
+        early=not layout.sharded and not layout.compile,
     )
     keeper = KeepingCallback(callback, checkpoint, every, layout, before)
     total = 0

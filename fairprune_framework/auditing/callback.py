@@ -36,6 +36,12 @@ from fairprune_framework.types import Site, Tap
 
 IN_PARTS = "in parts"
 """What a `predict_step` returns when it has had its batch computed by `ActivationStatisticsCallback.in_parts`."""
+
+
+class EverySiteSeen(Exception):
+    """Ends a forward early: what comes after the last site (its output projection, the last norm) is not needed."""
+
+
 WeightsOf = Callable[[nn.Module, Site], Mapping[str, Tensor]]
 
 
@@ -61,6 +67,8 @@ class ActivationStatisticsCallback(Callback):
         categories: all categories of the stream, in the order of the result.
         weights_of: gives statistics the weights of a site, where a scorer declared them.
         clusters: hashed clusters per category that are summed apart, for bootstrap replicates; 1: none.
+        early: raise `EverySiteSeen` out of a forward without objective when it has passed every site, where forwards before it showed
+            each site once. The module must catch it, as `TrunkModule` does; not for forwards that other ranks compute in step.
 
     Raises:
         UserError: a statistic asks for logits, a scale or a layer without an objective.
@@ -76,7 +84,9 @@ class ActivationStatisticsCallback(Callback):
         categories: Sequence[str],
         weights_of: WeightsOf | None = None,
         clusters: int = 1,
+        early: bool = False,
     ) -> None:
+        self.early = early
         self.model, self.adapter, self.sites = model, adapter, tuple(sites)
         self.statistics = tuple(dict.fromkeys(statistics))
         self.clusters = clusters
@@ -106,6 +116,10 @@ class ActivationStatisticsCallback(Callback):
         self._seen: dict[str, dict[Tap, Tensor]] = {}
         self._geometry: Geometry | None = None
         self._member_GC = torch.zeros(0)
+        self._member_of: dict[int, list[Tensor]] = {}
+        self._shown = 0
+        self._once: set[Pass] = set()
+        """Passes of which a whole forward has shown each site once."""
         self._graphs: list[tuple[Site, dict[Tap, Tensor], dict[Tap, Tensor], Tensor | None]] = []
 
     def announce(self, categories: Sequence[str]) -> None:
@@ -148,10 +162,11 @@ class ActivationStatisticsCallback(Callback):
 
     def begin(self, batch: MicroBatch) -> None:
         """Look at the micro-batch, or the part of one, that is about to be computed."""
-        self._geometry, self._seen, self._graphs = Geometry(batch), {}, []
+        self._geometry, self._seen, self._graphs, self._shown = Geometry(batch), {}, [], 0
         groups = [self._group(batch, i) for i in range(len(batch.categories))]
         self._member_GC = torch.zeros(len(self.counts[batch.stream]), len(groups), dtype=torch.float64)
         self._member_GC[groups, range(len(groups))] = 1
+        self._member_of = {}
 
     def _group(self, batch: MicroBatch, i: int) -> int:
         if batch.stream == CALIBRATION:
@@ -195,6 +210,8 @@ class ActivationStatisticsCallback(Callback):
             raise FairpruneError(f"site {site} showed only the taps {', '.join(taps)}: the module did not run the whole model")
         if batch.step.objective is not None:
             self._differentiate(outputs)
+        elif self.early and self._shown == len(self.sites):
+            self._once.add(batch.step)
 
     def in_parts(self, batch: MicroBatch, compute: Callable[[MicroBatch], Any]) -> None:
         """Compute a micro-batch in halves, and those in halves, after it ran out of memory; nothing of the failed attempt is kept.
@@ -262,6 +279,9 @@ class ActivationStatisticsCallback(Callback):
             seen[tap] = values.detach()
             if wanted | {"neuron"} <= seen.keys():
                 self._sum(site, self._seen.pop(site.name), {}, rows, geometry)
+                self._shown += 1
+                if self._shown == len(self.sites) and step in self._once:
+                    raise EverySiteSeen
             return None
         scale = step.scale if tap == "neuron" else 1.0
         inside = values * scale if values.requires_grad else (values.detach() * scale).requires_grad_()
@@ -290,24 +310,46 @@ class ActivationStatisticsCallback(Callback):
         columns = values["neuron"].shape[-1]
         sliced = columns < site.units * site.unit_width
         totals: dict[str, Tensor] = {}
-        counted = self._counting.get(stream) == step
-        for part in geometry.parts(columns):
-            member_GC = self._member_GC if part.contrasts is None else self._member_GC[:, list(part.contrasts)]
-            member_GC = member_GC.to(values["neuron"].device)
+
+        def add(key: str, member_GC: Tensor, summands_CRK: Tensor) -> None:
+            total_GRK = (member_GC @ summands_CRK.flatten(1)).view(-1, *summands_CRK.shape[1:])
+            totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
+
+        for part, member_GC in zip(geometry.parts(columns), self._members(geometry, columns), strict=True):
             mine_C = objective_C if objective_C is None or part.contrasts is None else objective_C[list(part.contrasts)]
             observation = observe(site, values, rows, part, step, weights, grads, mine_C)
             for key, summands_CRK, of_units in self._summands(site, observation, part.batch):
-                total_GRK = torch.tensordot(member_GC, summands_CRK, 1)
-                totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
+                add(key, member_GC, summands_CRK)
                 if sliced and of_units and summands_CRK.shape[2] == columns:
                     self.sliced[key] = site.units * site.unit_width
-            if counted:
-                key = key_of(stream, site.name, OBSERVED)
-                reached_C11 = observation.aligned_mask.any(2).any(1).double().reshape(-1, 1, 1)
-                total_GRK = torch.tensordot(member_GC, reached_C11, 1)
-                totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
+            if self._counting.get(stream) == step:
+                add(key_of(stream, site.name, OBSERVED), member_GC, observation.reached)
         for key, value in totals.items():
+            if not torch.isfinite(value.sum()):
+                self._blame(key, site, values, rows, geometry, weights, grads, objective_C)
             self._pending[key] = self._pending[key] + value if key in self._pending else value
+
+    def _members(self, geometry: Geometry, columns: int) -> list[Tensor]:
+        """(G, C') of each part of a micro-batch: 1 where a contrast belongs to a group; made once for all sites."""
+        if columns not in self._member_of:
+            member_GC = self._member_GC.to(geometry.batch.text.device)
+            parts = geometry.parts(columns)
+            self._member_of[columns] = [member_GC if p.contrasts is None else member_GC[:, list(p.contrasts)] for p in parts]
+        return self._member_of[columns]
+
+    def _blame(
+        self, key: str, site: Site, values: Any, rows: Any, geometry: Geometry, weights: Any, grads: Any, objective: Any
+    ) -> None:
+        """Say which contrast made a sum NaN or Inf."""
+        observation = observe(site, values, rows, geometry, geometry.batch.step, weights, grads, objective)
+        for found, summands_CRK, _ in self._summands(site, observation, geometry.batch):
+            finite_C = torch.isfinite(summands_CRK).flatten(1).all(1)
+            if found == key and not finite_C.all():
+                bad = geometry.batch.ids[finite_C.tolist().index(False)]
+                raise FairpruneError(
+                    f"NaN or Inf in statistic {key.rpartition('/')[2]!r} of site {site.name} at contrast {bad!r}"
+                )
+        raise FairpruneError(f"NaN or Inf in statistic {key.rpartition('/')[2]!r} of site {site.name}")
 
     def _summands(self, site: Site, observation: Observation, batch: MicroBatch) -> Iterator[tuple[str, Tensor, bool]]:
         """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
@@ -331,11 +373,6 @@ class ActivationStatisticsCallback(Callback):
                 f"statistic {statistic.name!r}, output {name!r}: expected ({len(batch.ids)}, R, K) float64, "
                 f"got {tuple(summands_CRK.shape)} {summands_CRK.dtype}"
             )
-        if not torch.isfinite(summands_CRK.sum()):
-            bad = next(
-                (i for i, row in zip(batch.ids, summands_CRK, strict=True) if not torch.isfinite(row).all()), batch.ids[0]
-            )
-            raise FairpruneError(f"NaN or Inf in statistic {statistic.name!r} of site {site.name} at contrast {bad!r}")
 
     def result(self, composition: str) -> Statistics:
         """What was summed, rounded to float64."""

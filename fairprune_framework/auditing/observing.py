@@ -14,7 +14,7 @@ from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.interfaces import Observation, Pass
 from fairprune_framework.types import Site, Tap
 
-CACHED = 2**21
+CACHED = 2**22
 """Bytes of aligned slots that are looked at together on a CPU, where temporaries beyond the cache cost more than all arithmetic."""
 
 
@@ -73,7 +73,7 @@ class Geometry:
         slots = ((batch.length - batch.end) * batch.present).amax(1).tolist()
         group: list[int] = []
         for i in sorted(range(len(variants)), key=lambda i: (variants[i], slots[i], i)):
-            size = (len(group) + 1) * variants[i] * (slots[i] + 1) * columns * 8
+            size = (len(group) + 1) * variants[i] * (slots[i] + 1) * columns * 4
             if group and (variants[i] != variants[group[0]] or size > CACHED):
                 yield group
                 group = []
@@ -139,6 +139,18 @@ class Geometry:
         return self.flat(place), exists
 
     @cached_property
+    def slots(self) -> Tensor:
+        """(C*V*S,) flat index of the aligned slots; of the pooled one its first token."""
+        return torch.cat([self.span_CVP[0][:, :, :1], self.suffix_CVS[0]], 2).flatten()
+
+    @cached_property
+    def pooled(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Which contrasts have an attribute of several tokens, (C',), and those tokens as in `span_CVP`; None: no contrast has."""
+        index, exists = self.span_CVP
+        several_C = exists[:, :, 1:].any(2).any(1)
+        return (several_C.nonzero().squeeze(1), index[several_C], exists[several_C]) if bool(several_C.any()) else None
+
+    @cached_property
     def equal_length_C(self) -> Tensor:
         """True where all present variants have the same number of tokens."""
         batch = self.batch
@@ -155,6 +167,18 @@ class Geometry:
         """The aligned slots that every present variant has: the pooled one first."""
         (_, in_span), (_, exists) = self.span_CVP, self.suffix_CVS
         return self.shared(torch.cat([in_span.any(2, keepdim=True), exists], 2))
+
+    @cached_property
+    def slots_shared(self) -> tuple[Tensor, Tensor]:
+        """`Observation.slot_weight` and `Observation.reached` of a site that saw all tokens."""
+        return slots_shared(self.aligned_mask_CVS)
+
+
+def slots_shared(aligned_mask_CVS: Tensor) -> tuple[Tensor, Tensor]:
+    """`Observation.slot_weight`, (C, S), and `Observation.reached`, (C, 1, 1)."""
+    shared_CS = aligned_mask_CVS.any(1)
+    count_C1 = shared_CS.sum(1, keepdim=True)
+    return shared_CS / count_C1.clamp_min(1).double(), (count_C1 > 0).double().unsqueeze(-1)
 
 
 @dataclass(frozen=True)
@@ -181,19 +205,36 @@ class _Reach:
         values = values_MK.index_select(0, rows.reshape(-1)).reshape(*index.shape, values_MK.shape[1])
         return values, exists
 
+    def slots(self, values_MK: Tensor, wide: torch.dtype) -> Tensor:
+        """(C, V, S, K) in a dtype that is at least as wide as the model's: the pooled attribute slot first, then the matched suffix."""
+        geometry, columns = self.geometry, values_MK.shape[1]
+        shape = (*geometry.batch.text.shape, -1, columns)
+        if values_MK.shape[0] == 0:
+            return values_MK.new_zeros((len(geometry.slots), columns), dtype=wide).view(shape)
+        slots_CVSK = values_MK.index_select(0, self.rows(geometry.slots)[0]).view(shape).to(wide)
+        if geometry.pooled is not None:
+            several, span, in_span = geometry.pooled
+            values, in_span = self.gather(values_MK, span, in_span)
+            weight_CVP = in_span / in_span.sum(2, keepdim=True).clamp_min(1).to(wide)
+            slots_CVSK[several, :, 0] = values.to(wide).mul_(weight_CVP.unsqueeze(-1)).sum(2)
+        return slots_CVSK
+
     def aligned(self, values_MK: Tensor) -> Tensor:
-        """(C, V, S, K) float64: the pooled attribute slot first, then the matched suffix."""
-        span, in_span = self.geometry.span_CVP
-        pooled, in_span = self.gather(values_MK, span, in_span)
-        if span.shape[2] > 1:
-            count = in_span.sum(2, keepdim=True).unsqueeze(-1)
-            weight_CVP1 = (in_span / count.squeeze(-1).clamp_min(1).double()).unsqueeze(-1)
-            pooled = pooled.double().mul_(weight_CVP1).sum(2, keepdim=True)
-        suffix, exists = self.geometry.suffix_CVS
-        slots = values_MK.new_empty((*suffix.shape[:2], suffix.shape[2] + 1, values_MK.shape[1]), dtype=torch.float64)
-        slots[:, :, :1] = pooled
-        slots[:, :, 1:] = self.gather(values_MK, suffix, exists)[0]
-        return slots
+        """See `Observation.aligned`."""
+        return self.slots(values_MK, torch.float64)
+
+    def variance(self, values_MK: Tensor) -> Tensor:
+        """See `Observation.aligned_variance`. From the differences to the first variant, whose squares do not cancel."""
+        wide = values_MK.dtype if values_MK.dtype.itemsize >= 4 else torch.float32
+        slots_CVSK = self.slots(values_MK, wide)
+        first_C1SK, others_CVSK = slots_CVSK[:, :1], slots_CVSK[:, 1:]
+        if others_CVSK.shape[1] == 1:
+            return others_CVSK.sub_(first_C1SK).squeeze(1).mul_(0.5).square_()
+        present_CV11 = self.geometry.batch.present[:, 1:, None, None]
+        count_C11 = 1 + present_CV11.sum(1).to(wide)
+        delta_CVSK = others_CVSK.sub_(first_C1SK).mul_(present_CV11)
+        mean_CSK = delta_CVSK.sum(1).div_(count_C11)
+        return delta_CVSK.square_().sum(1).div_(count_C11).sub_(mean_CSK.square_()).clamp_min_(0)
 
     def aligned_mask(self) -> Tensor:
         """(C, V, S): where `aligned` holds something; elsewhere its values are arbitrary."""
@@ -232,17 +273,22 @@ def observe(
     mask = geometry.mask_CVT if routed is None else geometry.mask_CVT & (routed[geometry.tokens_CVT] >= 0)
 
     slopes = grads or {}
+    aligned_mask = reach.aligned_mask()
+    slot_weight, reached = geometry.slots_shared if routed is None else slots_shared(aligned_mask)
 
     def tokens(found: Tensor) -> Tensor:
         gathered, seen = reach.gather(found, geometry.tokens_CVT, geometry.mask_CVT)
-        return gathered * seen.unsqueeze(-1)
+        return gathered.masked_fill_(~seen.unsqueeze(-1), 0)
 
     return Observation(
         acts=Lazy(taps, lambda tap: tokens(values[tap])),
         grads=Lazy(frozenset(slopes), lambda tap: tokens(slopes[tap])),
         mask=mask,
         aligned=Lazy(taps, lambda tap: reach.aligned(values[tap])),
-        aligned_mask=reach.aligned_mask(),
+        aligned_variance=Lazy(taps, lambda tap: reach.variance(values[tap])),
+        aligned_mask=aligned_mask,
+        slot_weight=slot_weight,
+        reached=reached,
         attribute=batch.attribute,
         values=batch.values,
         equal_length=geometry.equal_length_C,
@@ -254,5 +300,9 @@ def observe(
 
 def narrowed(observation: Observation, taps: frozenset[Tap]) -> Observation:
     """What a statistic that declared `taps` may see of a site; values are made once for all statistics."""
-    parts: dict[str, Any] = {name: getattr(observation, name).only(taps) for name in ("acts", "grads", "aligned")}
+    if taps >= set(observation.acts):
+        return observation
+    parts: dict[str, Any] = {
+        name: getattr(observation, name).only(taps) for name in ("acts", "grads", "aligned", "aligned_variance")
+    }
     return replace(observation, **parts)

@@ -6,6 +6,7 @@ import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fairprune_framework.auditing.batches import MicroBatch
-from fairprune_framework.auditing.callback import IN_PARTS, ActivationStatisticsCallback
+from fairprune_framework.auditing.callback import IN_PARTS, ActivationStatisticsCallback, EverySiteSeen
 from fairprune_framework.auditing.layout import Layout, environments, strategy_of
 from fairprune_framework.auditing.objectives import objective_of
 from fairprune_framework.auditing.progress import RateBar
@@ -60,13 +61,17 @@ class TrunkModule(LightningModule):
         """The forward of one micro-batch."""
         if batch.step.objective is not None:
             return objective_of(self.model, batch)
+        with suppress(EverySiteSeen):
+            self._forward(batch)
+        return None
+
+    def _forward(self, batch: MicroBatch) -> None:
         if batch.paths is not None:
             assert batch.position_ids is not None
             self._trunk[0](**forward_inputs(self.model, batch.input_ids, batch.position_ids, batch.paths))
-            return None
+            return
         mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
         self._trunk[0](input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
-        return None
 
 
 class _Stream(IterableDataset[MicroBatch]):

@@ -74,14 +74,17 @@ class Poisoned(Statistic):
         """As the one inside."""
         acts = {tap: value.masked_fill(~obs.mask.unsqueeze(-1), 1e4) for tap, value in obs.acts.items()}
         aligned = {tap: value.masked_fill(~obs.aligned_mask.unsqueeze(-1), 1e4) for tap, value in obs.aligned.items()}
-        return self.inner.summands(replace(obs, acts=acts, aligned=aligned))
+        shared = obs.aligned_mask.any(1).unsqueeze(-1)
+        variance = {tap: value.masked_fill(~shared, 1e4) for tap, value in obs.aligned_variance.items()}
+        return self.inner.summands(replace(obs, acts=acts, aligned=aligned, aligned_variance=variance))
 
 
 def _shown(obs: Observation, taps: frozenset[Any]) -> dict[str, Tensor]:
     values = {f"acts[{tap!r}]": obs.acts[tap] for tap in taps if tap in obs.acts}
     values |= {f"aligned[{tap!r}]": obs.aligned[tap] for tap in taps if tap in obs.aligned}
+    values |= {f"aligned_variance[{tap!r}]": obs.aligned_variance[tap] for tap in taps if tap in obs.aligned_variance}
     values |= {f"weights[{role!r}]": value for role, value in obs.weights.items()}
-    for name in ("mask", "aligned_mask", "attribute", "equal_length"):
+    for name in ("mask", "aligned_mask", "slot_weight", "attribute", "equal_length"):
         values[name] = getattr(obs, name)
     return values
 

@@ -68,8 +68,10 @@ class ActivationTimesGradient(Statistic):
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `product`: (C, 2, N), and `objective`: (C, 1, 1)."""
         assert obs.objective is not None
-        mask = obs.mask.unsqueeze(-1)
-        product_CN = (obs.acts["neuron"].double() * obs.grads["neuron"].double() * mask).sum((1, 2))
+        acts_CVTN, grads_CVTN = obs.acts["neuron"], obs.grads["neuron"]
+        wide = torch.promote_types(acts_CVTN.dtype, torch.float32)
+        product_CVTN = (acts_CVTN.to(wide) * grads_CVTN).mul_(obs.mask.unsqueeze(-1))
+        product_CN = product_CVTN.sum(2).double().sum(1)
         reached_C1 = obs.mask.any(-1).any(-1).double().unsqueeze(-1)
         value_C1 = obs.objective.unsqueeze(-1) * reached_C1
         return {"product": torch.stack([product_CN, reached_C1.expand_as(product_CN)], 1), "objective": value_C1.unsqueeze(1)}

@@ -19,34 +19,40 @@ from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext,
 
 @dataclass(frozen=True, kw_only=True)
 class PairDifference(Statistic):
-    """Two rows a contrast: mean over pairs and tokens of |delta gate| + |delta up|, and 1 if anything could be compared."""
+    """Mean over pairs and tokens of |delta gate| + |delta up|, and 1 if anything could be compared."""
 
     name: str = "gate-up-difference"
     taps: frozenset = frozenset({"gate", "up"})  # type: ignore[type-arg]
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `difference`: (C, 2, N)."""
-        present_CV = obs.attribute >= 0
+        """See `Statistic.summands`. Outputs `difference`: (C, 1, N), and `seen`: (C, 1, 1)."""
+        present_CV, equal_C1 = obs.attribute >= 0, obs.equal_length.unsqueeze(1)
         both_CVT = obs.mask & (obs.mask | ~present_CV.unsqueeze(-1)).all(1, keepdim=True)
-        token_CN, token_seen_C = self._mean(obs.acts, both_CVT)
-        slot_CN, slot_seen_C = self._mean(obs.aligned, obs.aligned_mask)
-        equal_C1 = obs.equal_length.unsqueeze(1)
-        seen_C1 = torch.where(equal_C1, token_seen_C.unsqueeze(1), slot_seen_C.unsqueeze(1)).double()
-        difference_CN = torch.where(equal_C1, token_CN, slot_CN)
-        return {"difference": torch.stack([difference_CN, seen_C1.expand_as(difference_CN)], 1)}
+        found = []
+        if bool(equal_C1.any()):
+            found.append((equal_C1, *self._mean(obs.acts, both_CVT)))
+        if not bool(equal_C1.all()):
+            found.append((~equal_C1, *self._mean(obs.aligned, obs.aligned_mask)))
+        difference_CN = torch.stack([mean_CN.where(chosen_C1, 0) for chosen_C1, mean_CN, _ in found]).sum(0)
+        seen_C1 = torch.stack([seen_C1 & chosen_C1 for chosen_C1, _, seen_C1 in found]).any(0).double()
+        return {"difference": difference_CN.unsqueeze(1), "seen": seen_C1.unsqueeze(1)}
 
     def _mean(self, acts: Mapping, mask_CVS: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[type-arg]
+        """(C, N) float64, mean over pairs of variants and tokens; (C, 1) whether there was anything to compare."""
         total_CN, pairs_C1 = 0.0, 0.0
-        values = {tap: acts[tap].double() for tap in ("gate", "up")}
+        wide = torch.promote_types(acts["gate"].dtype, torch.float32)
+        values = [acts[tap].to(wide) for tap in ("gate", "up")]
         for first, second in combinations(range(mask_CVS.shape[1]), 2):
-            both_CS1 = (mask_CVS[:, first] & mask_CVS[:, second]).unsqueeze(-1)
-            tokens_C1 = both_CS1.sum(1)
-            for value in values.values():
-                total_CN = total_CN + ((value[:, first] - value[:, second]).abs() * both_CS1).sum(1) / tokens_C1.clamp_min(1)
+            both_CS = mask_CVS[:, first] & mask_CVS[:, second]
+            tokens_C1 = both_CS.sum(1, keepdim=True)
+            weight_C1S = (both_CS / tokens_C1.clamp_min(1)).to(wide).unsqueeze(1)
+            for value in values:
+                delta_CSN = (value[:, first] - value[:, second]).abs_()
+                total_CN = total_CN + torch.bmm(weight_C1S, delta_CSN).squeeze(1).double()
             pairs_C1 = pairs_C1 + (tokens_C1 > 0).double()
         assert isinstance(total_CN, Tensor)
         assert isinstance(pairs_C1, Tensor)
-        return total_CN / pairs_C1.clamp_min(1), pairs_C1.squeeze(1) > 0
+        return total_CN / pairs_C1.clamp_min(1), pairs_C1 > 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,5 +65,5 @@ class GateUpDifference(BiasScorer):
 
     def score(self, at: SiteContext) -> Tensor:
         """See `BiasScorer.score`."""
-        difference_N, seen_N = at.sums["gate-up-difference.difference"]
-        return difference_N / seen_N.clamp_min(1)
+        seen_1 = at.sums["gate-up-difference.seen"][0]
+        return at.sums["gate-up-difference.difference"][0] / seen_1.clamp_min(1)

@@ -40,8 +40,11 @@ class TaylorTerms(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `terms`: (C, 1, N)."""
-        product = obs.acts["neuron"].double() * obs.grads["neuron"].double()
-        return {"terms": (product.abs() ** self.power * obs.mask.unsqueeze(-1)).sum((1, 2)).unsqueeze(1)}
+        acts_CVTN, grads_CVTN = obs.acts["neuron"], obs.grads["neuron"]
+        wide = torch.promote_types(acts_CVTN.dtype, torch.float32)
+        product_CVTN = (acts_CVTN.to(wide) * grads_CVTN).mul_(obs.mask.unsqueeze(-1))
+        terms_CVTN = product_CVTN.abs_() if self.power == 1 else product_CVTN.square_()
+        return {"terms": terms_CVTN.sum(2).double().sum(1, keepdim=True)}
 
 
 @dataclass(frozen=True, kw_only=True)

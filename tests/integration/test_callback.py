@@ -197,9 +197,26 @@ def test_nan_is_named_with_site_and_contrast(model: nn.Module) -> None:
     with torch.no_grad():
         model.get_submodule("model.embed_tokens").weight[token] = float("nan")
     callback = callback_for(model)
-    with pytest.raises(FairpruneError, match=r"'contrast-variance' of site model\.layers\.0\.mlp at contrast 'tiny-[24]'"):
+    with pytest.raises(FairpruneError, match=r"'contrast-variance.mean' of site model\.layers\.0\.mlp at contrast 'tiny-[24]'"):
         trainer(callback).predict(Own(model), loader(batches_of(4096)))
     assert hooks(model) == 0
+
+
+def test_the_last_output_projection_is_computed_once_only(model: nn.Module) -> None:
+    late, early = callback_for(model), callback_for(model)
+    early.early = True
+    counts = []
+    for callback in (late, early):
+        called: list[int] = []
+        last = model.get_submodule(callback.sites[-1].name).down_proj
+        handle = last.register_forward_hook(lambda *_, called=called: called.append(1))  # type: ignore[operator]
+        stream(model, batches_of(), [callback], "cpu")
+        handle.remove()
+        counts.append(len(called))
+    assert counts == [len(batches_of()), 1]
+    assert counts[0] > 1
+    for key, value in late.result("").sums.items():
+        assert torch.equal(value, early.result("").sums[key])
 
 
 def test_bfloat16_models_are_summed_in_float64(model: nn.Module) -> None:
@@ -213,7 +230,7 @@ def test_bfloat16_models_are_summed_in_float64(model: nn.Module) -> None:
     wanted = exact.result("").sums
     for key, value in callback.result("").sums.items():
         assert value.dtype == torch.float64
-        assert not torch.equal(value, value.bfloat16().double()) or key.endswith("observed")
+        assert not torch.equal(value, value.bfloat16().double()) or key.endswith(("observed", "seen"))
         assert (value - wanted[key]).norm() <= 0.05 * wanted[key].norm(), key
 
 
