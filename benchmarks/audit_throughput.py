@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import statistics
 import subprocess
@@ -36,6 +37,8 @@ from fairprune_framework.models import load_model
 
 SIZES = (16, 32, 64, 128)
 """Texts of a batch of the bare forward; the fastest is the limit."""
+BEST = 64
+"""What it was on the machine of the record."""
 TEMPLATES = (
     "A {} man walked into the bank to open an account .",
     "The {} student asked the teacher for help with the homework .",
@@ -98,6 +101,7 @@ class Bench:
         """optipfair's own loop over the same contrasts, as pairs."""
         from optipfair.bias.activations import analyze_neuron_bias
 
+        logging.getLogger("optipfair").setLevel(logging.WARNING)
         pairs = [
             (a.text, b.text)
             for contrast in contrasts
@@ -147,7 +151,9 @@ def ranks(contrasts: Path, devices: int, folder: Path, every: int | None = None)
     """The entry `audit` of a run with so many ranks of one thread, in processes of its own."""
     command = [sys.executable, "-m", "fairprune_framework", "audit", "smollm2-135m", "--prompts", str(contrasts), "--quiet"]
     command += ["--recipe", "variance", "--accelerator", "cpu", "--devices", str(devices), "--output", str(folder)]
-    command += ["--dtype", "float32", "--bad-prompts", "skip"] + (["--checkpoint-every", str(every)] if every is not None else [])
+    command += ["--dtype", "float32", "--bad-prompts", "skip"] + (
+        ["--checkpoint-every", str(every)] if every is not None else []
+    )
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
     record: Mapping[str, Any] = json.loads((folder / "run.json").read_text())["audit"]
@@ -182,9 +188,10 @@ def main() -> None:
         table.add(f"audit / limit ({limit} texts), {name}", found[limit], found["audit"], "0.92")
     try:
         for (name, contrasts), wanted in zip(sets.items(), ("9", "40"), strict=True):
-            functions = {"peer": bench.peer(contrasts), "audit": bench.audit(contrasts)}
+            functions = {"peer": bench.peer(contrasts), "audit": bench.audit(contrasts), "limit": bench.bare(contrasts, BEST)}
             found = paired(functions, max(2, options.rounds // 2))
             table.add(f"audit / optipfair 0.4.2, {name}", found["peer"], found["audit"], wanted)
+            table.add(f"limit / optipfair 0.4.2, {name}: no audit can be faster", found["peer"], found["limit"], "")
     except ImportError as error:
         table.row(f"| audit / optipfair | not measured: {error} | | 9 and 40 |")
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from common import DATA, machine
-from evidence_arms import FORMS, plan_of
+from evidence_arms import FORMS, plan_of, row_of
 from evidence_record import render
 
 from fairprune_framework.architecture import recognise
@@ -120,10 +120,9 @@ def rows_of(material: Material, base: Measured, arm: Measured) -> list[Row]:
 def _halves(part: str, items: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
     """CrowS-Pairs by odd and even rows, WinoBias by dev and test: what chose neurons may not judge them."""
     if part == "crows":
-        number = {item["id"]: int(item["id"].rpartition("/")[2]) + 1 for item in items}  # the file counts from 0, rows from 1
         return {
-            "crows-odd": [item for item in items if number[item["id"]] % 2 == 1],
-            "crows-even": [item for item in items if number[item["id"]] % 2 == 0],
+            "crows-odd": [item for item in items if row_of(item["id"]) % 2 == 1],
+            "crows-even": [item for item in items if row_of(item["id"]) % 2 == 0],
         }
     if part == "winobias":
         return {f"winobias-{half}": [item for item in items if f"-{half}-" in item["id"]] for half in ("dev", "test")}
@@ -261,6 +260,7 @@ def main(words: Sequence[str] | None = None) -> int:
             contrasts=material.contrasts,
             neurons=options.neurons,
             work=work,
+            data=material.data,
         )
         for name, spec in arms.items()
     }

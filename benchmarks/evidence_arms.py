@@ -1,22 +1,30 @@
-"""The arms of the record: what a name such as `article=recipe:article` or `chance=random:1` stands for, as a plan for one model."""
+"""The arms of the record: what a name such as `article=recipe:article` or `chance=random:1@60` stands for, as a plan for one model.
+
+`@N` after a form sets its neurons. `crows:odd` chooses on the odd rows of CrowS-Pairs, `occupations` on `occupations.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import occupations
 
 import fairprune_framework as fp
 from fairprune_framework.architecture import Architecture
+from fairprune_framework.contrasts.report import contrasts_of
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import UserError
 from fairprune_framework.provenance import read_json, write_json
 from fairprune_framework.surgery.masking import check_plan
 from fairprune_framework.types import Plan
 
-FORMS = "a plan file, a run folder, recipe:NAME, optipfair, or random:SEED"
+FORMS = "a plan file, a run folder, recipe:NAME, optipfair, random:SEED, crows:odd, or occupations"
+TOWARDS = {"bias": {"plugin": "attribution", "objective": "stereotype"}}
+"""The recipe `default`, made to lower how much likelier stereotyping sentences are."""
 
 
 def plan_of(
@@ -32,12 +40,15 @@ def plan_of(
     contrasts: Sequence[Contrast],
     neurons: int,
     work: Path,
+    data: Path,
 ) -> Plan:
     """The plan of an arm: read, or made and kept in the work folder.
 
     Raises:
         UserError: no such form, or a plan for another model.
     """
+    spec, _, budget = spec.partition("@")
+    neurons = int(budget) if budget else neurons
     kept = work / "plans" / f"{name}.json"
     path = Path(spec)
     if path.is_dir():
@@ -48,17 +59,12 @@ def plan_of(
         plan = Plan.from_json(read_json(kept), str(kept))
     else:
         kind, _, rest = spec.partition(":")
+        given = {"model": model, "tokenizer": tokenizer, "output": work / "runs" / name, "budget": f"{neurons}n"}
         if kind == "recipe":
-            run = fp.audit(
-                model=model,
-                tokenizer=tokenizer,
-                prompts=prompts,
-                output=work / "runs" / name,
-                recipe=rest,
-                budget=f"{neurons}n",
-                notify=print,
-            )
-            plan = fp.plan(fp.score(run)).plan
+            plan = fp.plan(fp.score(fp.audit(prompts=prompts, recipe=rest, notify=print, **given))).plan
+        elif kind in ("crows", "occupations"):
+            chosen = occupations.contrasts() if kind == "occupations" else odd_rows(data)
+            plan = fp.plan(fp.score(fp.audit(prompts=chosen, recipe="default", notify=print, **TOWARDS, **given))).plan
         elif kind == "random":
             plan = _plan(model_name, fingerprint, drawn(architecture, neurons, int(rest)), neurons)
         elif kind == "optipfair":
@@ -69,6 +75,17 @@ def plan_of(
         write_json(kept, plan.to_json())
     check_plan(plan, model, architecture)
     return plan
+
+
+def odd_rows(data: Path) -> list[Contrast]:
+    """The odd rows of CrowS-Pairs, the first of which is row 1."""
+    found = contrasts_of(str(data / "crows_pairs" / "crows_pairs_anonymized.csv"), bad="skip")[0]
+    return [replace(contrast, split="select") for contrast in found if row_of(contrast.id) % 2 == 1]
+
+
+def row_of(identity: str) -> int:
+    """Row of CrowS-Pairs; ids count from 0."""
+    return int(identity.rpartition("/")[2]) + 1
 
 
 def _plan(model: str, fingerprint: str, sites: Mapping[str, Sequence[int]], neurons: int) -> Plan:

@@ -32,7 +32,7 @@ TOP = {
 """Page of the repository -> page of the site."""
 NAVIGATION: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("index.md", "quickstart.md", "concepts.md", "notebooks/*.md", "comparison.md", "responsible-use.md")),
-    ("How to", ("prompts.md", "howto/*.md", "many-gpus.md", "ablations.md", "write-a-plugin.md")),
+    ("How to", ("prompts.md", "howto/*.md", "many-devices.md", "ablations.md", "write-a-plugin.md")),
     ("Reference", ("cli.md", "python.md", "api.md", "scale.md")),
     ("Methods", ("method/*.md",)),
     ("Errors", ("errors/*.md",)),

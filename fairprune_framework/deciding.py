@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import torch
+from torch import Tensor
+
+from fairprune_framework.errors import UserError
+from fairprune_framework.interfaces import ImportanceScorer, SiteContext
+
 if TYPE_CHECKING:
+    from fairprune_framework.auditing.sums import Statistics
     from fairprune_framework.scoring import Services
     from fairprune_framework.session import Run
     from fairprune_framework.types import Plan, Scores
@@ -20,16 +29,35 @@ def scores_of(run: Run) -> Scores:
     return scoring.score(*found, services=services(run))
 
 
+def rescored(run: Run, scores: Scores, statistics: Statistics) -> Scores:
+    """The same with the bias of other statistics; importance stays: calibration text is not resampled."""
+    from fairprune_framework import scoring
+
+    labels = (run.label("bias"), "importance")
+    found = scoring.score(
+        statistics, run.model, run.architecture, run.bias, _Unimportant(), labels, run.recipe.seed, services=services(run)
+    )
+    return replace(scores, bias=found.bias, by_category=found.by_category, observed=found.observed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Unimportant(ImportanceScorer):
+    """In the place of an importance scorer that need not run again."""
+
+    def score(self, at: SiteContext) -> Tensor:
+        return torch.zeros(at.site.units, dtype=torch.float64)
+
+
 def plan_of(run: Run, scores: Scores) -> Plan:
     """What the policy of a run chooses by these scores; nothing is written."""
-    from fairprune_framework.auditing.sums import CALIBRATION
-    from fairprune_framework.planning import make_plan, policy_context
-    from fairprune_framework.scoring import context, generator_for, refuse_unserved
+    from fairprune_framework.auditing.sums import CALIBRATION, resampled
+    from fairprune_framework.planning import make_plan, no_replicates, policy_context
+    from fairprune_framework.scoring import context, generator_for
     from fairprune_framework.surgery.slices import weights_of
 
     recipe, label = run.recipe, run.label("policy")
     operator, sites, served = recipe.operator or "remove", run.architecture.sites, services(run)
-    needs = refuse_unserved(run.policy, label)
+    needs = run.policy.needs()
     given = served.for_plugin(needs, None)
     statistics = cache(lambda: run.statistics)
 
@@ -37,11 +65,22 @@ def plan_of(run: Run, scores: Scores) -> Plan:
         weights = weights_of(run.model, sites[name]) if needs.weights else {}
         return context(statistics(), CALIBRATION, 0, sites[name], weights, generator_for(recipe.seed, label, name), given)
 
+    def replicates() -> Iterator[Scores]:
+        for drawn in resampled(statistics(), needs.replicates, generator_for(recipe.seed, label, "replicates")):
+            yield rescored(run, scores, drawn)
+
+    if needs.replicates and not statistics().cluster_counts:
+        raise UserError(
+            f"{label} asks for bootstrap replicates, and the audit in {run.folder} kept no clusters: give --overwrite to audit "
+            "again, or another --output"
+        )
+    generator = generator_for(recipe.seed, label)
+    resampling = replicates if needs.replicates else no_replicates
     return make_plan(
         scores,
         run.policy,
         recipe.limits(),
-        policy_context(operator, recipe.max_perplexity_increase, at, generator_for(recipe.seed, label), given["probe"]),
+        policy_context(operator, recipe.max_perplexity_increase, at, generator, given["probe"], resampling),
         label,
         model=recipe.model or "in-memory",
         fingerprint=run.fingerprint,

@@ -43,8 +43,11 @@ class Outputs:
     """(C, V, T) int64."""
     mask: Tensor
     """(C, V, T) bool."""
-    attribute_tokens: tuple[tuple[int, ...], ...]
-    """First token ids of each attribute value of the category."""
+    attribute: Tensor
+    """(C, V) int64, as `Observation.attribute`."""
+    lean: Tensor
+    """(C, V) int64: 1 for a stereotyping variant, -1 for its counterpart (CrowS-Pairs "more" and "less", WinoBias "pro" and "anti"), 0
+    where a contrast names neither."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -196,7 +196,10 @@ def _demand(run: Run) -> Any:
 def _missing_statistics(run: Run) -> str | None:
     """A statistic that the plugins want and the audit does not hold."""
     layers = len({site.layer for site in run.architecture.sites.values()})
-    return min(_demand(run).names(layers) - set(run.statistics.statistics), default=None)
+    demand = _demand(run)
+    if demand.clusters and not run.statistics.cluster_counts:
+        return "clusters of templates, which a policy resamples"
+    return min(demand.names(layers) - set(run.statistics.statistics), default=None)
 
 
 def _finished(run: Run, stage: str) -> bool:
@@ -270,12 +273,12 @@ def _prepare(run: Run, stages: tuple[str, ...]) -> None:
 
 
 def _refuse_unrunnable(run: Run, callback: Any) -> None:
-    from fairprune_framework.scoring import refuse_unserved
+    from fairprune_framework.scoring import needs_of_scorer
 
-    for kind, plugin in (("bias", run.bias), ("importance", run.importance), ("policy", run.policy)):
-        needs = refuse_unserved(plugin, run.label(kind))
-        if kind == "policy" and needs.probe and run.recipe.factor == "auto":
-            raise UserError(f"{run.label(kind)} probes while it chooses, and needs a number for --factor: auto comes after it")
+    needs_of_scorer(run.bias, run.label("bias"))
+    needs_of_scorer(run.importance, run.label("importance"))
+    if run.policy.needs().probe and run.recipe.factor == "auto":
+        raise UserError(f"{run.label('policy')} probes while it chooses, and needs a number for --factor: auto comes after it")
     callback(
         model=run.model,
         adapter=run.architecture.adapter,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -181,9 +181,12 @@ def no_replicates() -> Iterator[Scores]:
 
 
 def policy_context(
-    operator: str, max_cost: float, at: Any, generator: torch.Generator, probe: Probe | None = None
+    operator: str,
+    max_cost: float,
+    at: Any,
+    generator: torch.Generator,
+    probe: Probe | None = None,
+    replicates: Callable[[], Iterator[Scores]] = no_replicates,
 ) -> PolicyContext:
-    """The context of a policy that declared no replicates."""
-    return PolicyContext(
-        operator=operator, max_cost=max_cost, at=at, replicates=no_replicates, probe=probe, generator=generator
-    )
+    """The context of a policy; by default of one that declared no replicates."""
+    return PolicyContext(operator=operator, max_cost=max_cost, at=at, replicates=replicates, probe=probe, generator=generator)

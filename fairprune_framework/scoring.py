@@ -25,11 +25,11 @@ def generator_for(seed: int, *names: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
 
 
-def refuse_unserved(plugin: Plugin, label: str) -> Needs:
-    """What a plugin needs; raises `UserError` for what this version does not give."""
-    needs = plugin.needs()
+def needs_of_scorer(scorer: Plugin, label: str) -> Needs:
+    """What a scorer needs; raises `UserError` where it asks for what only policies are given."""
+    needs = scorer.needs()
     if needs.replicates:
-        raise UserError(f"{label} asks for bootstrap replicates, which this version does not give")
+        raise UserError(f"{label} asks for bootstrap replicates, which are given to selection policies alone")
     return needs
 
 
@@ -95,7 +95,7 @@ def score(
         ContractViolation: a score of the wrong shape or dtype, not finite, or negative without being signed.
         FairpruneError: the scorer raised; its own error is chained.
     """
-    bias_needs, importance_needs = refuse_unserved(bias, labels[0]), refuse_unserved(importance, labels[1])
+    bias_needs, importance_needs = needs_of_scorer(bias, labels[0]), needs_of_scorer(importance, labels[1])
     services = services or Services()
     for_bias = {category: services.for_plugin(bias_needs, category) for category in statistics.categories}
     for_importance = services.for_plugin(importance_needs, None)

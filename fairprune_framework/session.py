@@ -27,14 +27,13 @@ if TYPE_CHECKING:
     from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
     from fairprune_framework.contrasts.sets import Alignment, ContrastSet
     from fairprune_framework.evaluation.evidence import Evaluation
-    from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Plugin, SelectionPolicy
+    from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Pass, Plugin, SelectionPolicy
     from fairprune_framework.types import Plan, Scores
 
 
 LOADED = (
     "_model_and_tokenizer",
     "architecture",
-    "sharing",
     "fingerprint",
     "encoder",
     "contrasts",
@@ -185,6 +184,9 @@ class Run(RunFolder):
 
         if self.recipe.prefix_sharing == "never":
             return Sharing(up_to=0, because="--prefix-sharing never")
+        steps = [step for step in self._passes if step.stream == "contrasts"]
+        if steps and all(step.objective for step in steps):
+            return Sharing(up_to=0, because="every pass over the contrasts has an objective: each text carries a gradient of its own")
         return prefix_sharing(self.model)
 
     @cached_property
@@ -300,15 +302,16 @@ class Run(RunFolder):
             return CPU_TOKENS
         known = self.record.get("micro_batch_tokens")
         if known is None:
-            gradients = any(
-                step.objective
-                for plugin in (self.bias, self.importance, self.policy)
-                for statistic in plugin.needs().statistics
-                for step in statistic.passes(1)
-            )
+            gradients = any(step.objective for step in self._passes)
             known = budget_on(self.model, self.device, self.alignment.longest, gradients)
             self.note(micro_batch_tokens=known)
         return int(known)
+
+    @property
+    def _passes(self) -> list[Pass]:
+        """The passes that the plugins' statistics listen to."""
+        plugins = (self.bias, self.importance, self.policy, *self.also)
+        return [step for plugin in plugins for statistic in plugin.needs().statistics for step in statistic.passes(1)]
 
     def forget_model(self) -> None:
         """Let go of the model that an audit spread over devices: the next stage loads it whole."""

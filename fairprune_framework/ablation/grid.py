@@ -139,9 +139,6 @@ def _cell(base: Recipe, values: Mapping[str, Any], where: str, control: bool = F
         policy = cell.plugins[2]
     except UserError as error:
         raise UserError(f"impossible cell in {where}: {error}") from error
-    for kind, plugin in zip(KINDS, cell.plugins, strict=True):
-        if plugin.needs().replicates:
-            raise UserError(f"impossible cell in {where}: {getattr(recipe, kind).plugin} asks for bootstrap replicates")
     if policy.needs().probe and recipe.factor == "auto":
         name = cast(PluginSpec, recipe.policy).plugin
         raise UserError(f"impossible cell in {where}: {name} probes while it chooses, and needs a number as factor, not auto")

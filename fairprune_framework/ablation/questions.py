@@ -6,7 +6,7 @@ Each answer is one JSON file in the run folder. Contrasts that judge are held ou
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +16,8 @@ from torch import Tensor
 
 from fairprune_framework.ablation.judging import changed
 from fairprune_framework.choosing import matched
-from fairprune_framework.deciding import plan_of
+from fairprune_framework.deciding import plan_of, rescored
 from fairprune_framework.errors import UserError
-from fairprune_framework.interfaces import ImportanceScorer, SiteContext
 from fairprune_framework.provenance import write_json
 from fairprune_framework.session import Run, open_run
 from fairprune_framework.surgery.masking import masked
@@ -197,7 +196,7 @@ def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = _si
     counts = {name: torch.zeros(site.units, dtype=torch.long) for name, site in scores.sites.items()}
     sets: list[set[tuple[str, int]]] = []
     for drawn in resampled(statistics, replicates, generator):
-        plan = plan_of(opened, replace(scores, bias=bias_of(opened, drawn)))
+        plan = plan_of(opened, rescored(opened, scores, drawn))
         sets.append(_as_set(plan))
         for name, units in plan.sites.items():
             counts[name][list(units)] += 1
@@ -249,24 +248,6 @@ def _audited_by_cluster(run: Run, notify: Notify) -> Statistics:
     )
     run.model.to(run.device)
     return statistics
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Unimportant(ImportanceScorer):
-    """Importance is not resampled: the run's own is kept."""
-
-    def score(self, at: SiteContext) -> Tensor:
-        return torch.zeros(at.site.units, dtype=torch.float64)
-
-
-def bias_of(run: Run, statistics: Statistics) -> Mapping[str, Tensor]:
-    """The bias scores of other statistics than the run's."""
-    from fairprune_framework import scoring
-    from fairprune_framework.deciding import services
-
-    labels = (run.label("bias"), "importance")
-    found = (statistics, run.model, run.architecture, run.bias, _Unimportant(), labels, run.recipe.seed)
-    return scoring.score(*found, services=services(run)).bias
 
 
 # -- causality ---------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from fairprune_framework.auditing.sums import (
     finished,
 )
 from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.contrasts.schema import may_select
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.surgery.slices import weights_of
@@ -72,12 +73,7 @@ class Demand:
 
 def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
     """The contrasts that may feed scores: no controls, and of the split `select` where there are splits."""
-    return [contrast for contrast in contrasts if may_select(contrast)]
-
-
-def may_select(contrast: Any) -> bool:
-    """A contrast, aligned or not, may feed scores."""
-    return not contrast.control and contrast.split in (None, "select")
+    return [contrast for contrast in contrasts if may_select(contrast.control, contrast.split)]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -62,6 +62,8 @@ class MicroBatch:
     """(C, V) int64: one past the last attribute token; the matched suffix begins here."""
     attribute: Tensor
     """(C, V) int64: index into the category's vocabulary; -1 for an absent variant."""
+    lean: Tensor
+    """(C, V) int64: 1 for a stereotyping variant, -1 for its counterpart, 0 where a contrast names neither."""
     categories: tuple[str, ...]
     """Category of each contrast."""
     values: int
@@ -124,6 +126,7 @@ class MicroBatch:
             start=self.start[some],
             end=self.end[some],
             attribute=self.attribute[some],
+            lean=self.lean[some],
             categories=self.categories[some],
             clusters=self.clusters[some],
             ids=self.ids[some],
@@ -343,6 +346,7 @@ def _described(
         start=table(lambda c, v: c.variants[v].start, 0),
         end=table(lambda c, v: c.variants[v].end, 0),
         attribute=table(lambda c, v: c.attributes[v], -1),
+        lean=table(lambda c, v: 0 if c.stereotyping is None else (1 if v == c.stereotyping else -1), 0),
         categories=tuple(contrast.category for contrast in batch),
         values=values,
         ids=tuple(contrast.id for contrast in batch),

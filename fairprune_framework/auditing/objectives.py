@@ -67,7 +67,8 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
             logits=shown,
             tokens=batch.input_ids[batch.text],
             mask=(steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1),
-            attribute_tokens=(),
+            attribute=batch.attribute,
+            lean=batch.lean,
         )
         found = objective(outputs)
     if not isinstance(found, Tensor) or found.shape != (len(batch.ids),):

@@ -25,7 +25,7 @@ from fairprune_framework.auditing.dividing import check_tensor_parallel
 from fairprune_framework.auditing.sharding import Windows
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, aligned
-from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.contrasts.schema import Contrast, may_select
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
 from fairprune_framework.run_folder import CHECKPOINT as FOLDER
 
@@ -47,7 +47,7 @@ class FiledWindows:
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 data = json.loads(line)
-                if data["control"] or data["split"] not in (None, "select"):
+                if not may_select(data["control"], data["split"]):
                     continue
                 number = seen // WINDOW
                 seen += 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
-from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
 from fairprune_framework.errors import PromptError, UserError
 
 VALUES = 16
@@ -43,6 +43,8 @@ class AlignedContrast:
     variants: tuple[Tokens, ...]
     attributes: tuple[int, ...]
     """Index of each variant's value in the category's vocabulary."""
+    stereotyping: int | None = None
+    """Place of the stereotyping one of two variants, where they are named so: see `schema.stereotyping_variants`."""
 
     @property
     def suffix(self) -> int:
@@ -141,6 +143,7 @@ class Encoder:
         if len({tuple(ids) for ids, _ in encoded}) < len(encoded):
             raise PromptError(f"contrast {contrast.id!r} has variants with equal tokens under this tokenizer")
         starts, suffix = _token_spans(encoded, attribute_spans(texts))
+        stereotyped = stereotyping_variants(contrast)
         variants = tuple(
             Tokens(ids=tuple(ids), start=min(start, len(ids) - suffix), end=len(ids) - suffix)
             for (ids, _), start in zip(encoded, starts, strict=True)
@@ -153,6 +156,7 @@ class Encoder:
             split=contrast.split,
             variants=variants,
             attributes=tuple(vocabulary.get(variant.attribute, len(vocabulary)) for variant in contrast.variants),
+            stereotyping=stereotyped[0] if stereotyped else None,
         )
 
 

@@ -82,3 +82,27 @@ class Contrast:
             )
         except (KeyError, TypeError) as error:
             raise PromptError(f"not a contrast: {type(error).__name__}: {error}") from error
+
+
+STEREOTYPED: Mapping[str, str] = {"more": "less", "pro": "anti", "stereotype": "anti-stereotype"}
+"""Attribute of the stereotyping variant -> attribute of the other one: CrowS-Pairs, WinoBias, StereoSet."""
+
+
+def stereotyping_variants(contrast: Contrast) -> tuple[int, int] | None:
+    """Places of the stereotyping variant and of the other one; None where a contrast has no such pair.
+
+    >>> pair = (Variant(attribute="anti", text="She fixed it."), Variant(attribute="pro", text="He fixed it."))
+    >>> stereotyping_variants(Contrast(id="1", category="gender", template_id="1", variants=pair))
+    (1, 0)
+    """
+    names = [variant.attribute for variant in contrast.variants]
+    if len(names) == 2:
+        for place, name in enumerate(names):
+            if STEREOTYPED.get(name) == names[1 - place]:
+                return place, 1 - place
+    return None
+
+
+def may_select(control: bool, split: str | None) -> bool:
+    """A contrast may feed scores: it is no control, and of the split `select` where there are splits."""
+    return not control and split in (None, "select")

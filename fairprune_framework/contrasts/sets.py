@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fairprune_framework.contrasts.alignment import Encoder, aligned, ranked_values
 from fairprune_framework.contrasts.readers import Scan, short_hash
-from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.contrasts.schema import Contrast, may_select
 from fairprune_framework.contrasts.splits import Splitter, overlapping, refuse_shared_templates
 from fairprune_framework.errors import PromptError
 
@@ -134,7 +134,7 @@ def check_alignment(contrasts: ContrastSet, encoder: Encoder, bad: Literal["erro
     for contrast in aligned(contrasts, encoder, contrasts.vocabularies, bad, skipped):
         tokens = sum(len(variant.ids) for variant in contrast.variants)
         counts.update(contrasts=1, texts=len(contrast.variants), tokens=tokens, unequal=not contrast.equal_length)
-        if not contrast.control and contrast.split in (None, "select"):
+        if may_select(contrast.control, contrast.split):
             counts.update(selecting=1, selecting_tokens=tokens)
             categories.add(contrast.category)
         longest = max(longest, contrast.length)

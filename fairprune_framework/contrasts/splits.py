@@ -21,7 +21,7 @@ from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 
 from fairprune_framework.contrasts.readers import short_hash
-from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.contrasts.schema import Contrast, may_select
 from fairprune_framework.errors import PromptError, UserError, did_you_mean
 
 _SOME = 1024
@@ -171,7 +171,7 @@ def refuse_shared(selecting: Sequence[Contrast], judging: Sequence[Contrast], na
     Raises:
         PromptError: with the first of them.
     """
-    chosen = [contrast for contrast in selecting if contrast.split != "heldout" and not contrast.control]
+    chosen = [contrast for contrast in selecting if may_select(contrast.control, contrast.split)]
     templates = {contrast.cluster: contrast for contrast in chosen}
     texts = {variant.text: contrast for contrast in chosen for variant in contrast.variants}
     for contrast in judging:

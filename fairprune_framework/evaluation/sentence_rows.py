@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
 from fairprune_framework.evaluation.evidence import Row, mean_row
 from fairprune_framework.evaluation.resampling import change_of
-from fairprune_framework.evaluation.sentences import SentenceMeasure, stereotyping_variants
+from fairprune_framework.evaluation.sentences import SentenceMeasure
 from fairprune_framework.evaluation.statistics import MIN_ITEMS, cohens_h, flips, holm, paired_effect_size, wilson
 
 GAP, PREFERENCE = "sequence-gap", "stereotype-preference"

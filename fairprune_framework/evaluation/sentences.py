@@ -9,7 +9,7 @@ first, as the attribution of the same gap sees them: a model without BOS gives i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -17,11 +17,7 @@ from typing import Any
 from torch import nn
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.evaluation.continuations import score
-
-STEREOTYPED: Mapping[str, str] = {"more": "less", "pro": "anti", "stereotype": "anti-stereotype"}
-"""Attribute of the stereotyping variant -> attribute of the other one: CrowS-Pairs, WinoBias, StereoSet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,22 +37,6 @@ class SentenceMeasure:
     def prefers(self, stereotyping: int, other: int) -> bool:
         """The stereotyping variant is the likelier one; a tie does not count, as in lm-eval."""
         return self.log_probabilities[stereotyping] > self.log_probabilities[other]
-
-
-def stereotyping_variants(contrast: Contrast) -> tuple[int, int] | None:
-    """Places of the stereotyping variant and of the other one; None where a contrast has no such pair.
-
-    >>> from fairprune_framework.contrasts.schema import Variant
-    >>> pair = (Variant(attribute="anti", text="She fixed it."), Variant(attribute="pro", text="He fixed it."))
-    >>> stereotyping_variants(Contrast(id="1", category="gender", template_id="1", variants=pair))
-    (1, 0)
-    """
-    names = [variant.attribute for variant in contrast.variants]
-    if len(names) == 2:
-        for place, name in enumerate(names):
-            if STEREOTYPED.get(name) == names[1 - place]:
-                return place, 1 - place
-    return None
 
 
 def start_token(tokenizer: Any) -> int | None:

@@ -2,7 +2,8 @@
 
 attribution_i = sum over variants and tokens of a_i dJ/da_i, averaged over contrasts, where a_i is the neuron's activation and J the
 objective: the generalised Jensen-Shannon divergence of the variants' next-token distributions (nats), the spread of the log
-probabilities of whole sentences, or a weighted sum of both, each as a share of its own mean. Signed: below zero, zeroing the neuron
+probabilities of whole sentences, a weighted sum of both, each as a share of its own mean, or by how much a stereotyping sentence is
+likelier than its counterpart. Signed: below zero, zeroing the neuron
 would raise J. Source: first-order Taylor criterion (Molchanov et al. 2019) applied to a fairness objective, this project,
 docs/method/attribution.md. Its integrated form: IG2 (ICLR 2024), docs/method/integrated-gradients.md.
 """
@@ -34,9 +35,7 @@ class SentenceGap:
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, V, T, vocab) logits -> (C,)."""
-        log_p = torch.log_softmax(outputs.logits[:, :, :-1].float(), -1)
-        token = log_p.gather(-1, outputs.tokens[:, :, 1:].unsqueeze(-1)).squeeze(-1)
-        total_CV = (token.double() * outputs.mask[:, :, 1:]).sum(-1)
+        total_CV = sentence_log_probabilities(outputs)
         present_CV = outputs.mask.any(-1)
         count_C1 = present_CV.sum(1, keepdim=True)
         mean_C1 = (total_CV * present_CV).sum(1, keepdim=True) / count_C1
@@ -44,14 +43,34 @@ class SentenceGap:
         return (variance_C + 1e-12).sqrt()
 
 
-Term = Literal["next-token", "sentence"]
+@dataclass(frozen=True, kw_only=True)
+class StereotypeGap:
+    """log p of the stereotyping text - log p of its counterpart, nats, signed; 0 where a contrast names neither.
+
+    Zeroing what has a positive share moves the preference towards the counterpart, on average over the contrasts.
+    """
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """(C, V, T, vocab) logits -> (C,)."""
+        return (sentence_log_probabilities(outputs) * outputs.lean).sum(1)
+
+
+def sentence_log_probabilities(outputs: Outputs) -> Tensor:
+    """(C, V, T, vocab) logits -> (C, V) float64, nats, of all tokens but the first."""
+    log_p = torch.log_softmax(outputs.logits[:, :, :-1].float(), -1)
+    token = log_p.gather(-1, outputs.tokens[:, :, 1:].unsqueeze(-1)).squeeze(-1)
+    return (token.double() * outputs.mask[:, :, 1:]).sum(-1)
+
+
+Term = Literal["next-token", "sentence", "stereotype"]
 OBJECTIVES: Mapping[str, Pass] = {
     "next-token": Pass(objective=NextTokenDivergence()),
     "sentence": Pass(objective=SentenceGap(), logits="all"),
+    "stereotype": Pass(objective=StereotypeGap(), logits="all"),
 }
 
 
-Objective = Literal["next-token", "sentence", "both"]
+Objective = Literal["next-token", "sentence", "stereotype", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +111,10 @@ class PathGradient(ActivationTimesGradient):
         return [replace(step, scale=factor, layer=layer) for layer in chosen for factor in factors]
 
 
-def _terms(objective: str, weight: float) -> list[tuple[Term, float]]:
+def _terms(objective: Objective, weight: float) -> list[tuple[Term, float]]:
     if objective == "both":
         return [("next-token", weight), ("sentence", 1 - weight)]
-    return [("sentence" if objective == "sentence" else "next-token", 1.0)]
+    return [(objective, 1.0)]
 
 
 def _checked_weight(weight: float) -> None:
@@ -133,7 +152,8 @@ class Attribution(BiasScorer):
 
     signed: ClassVar[bool] = True
     objective: Objective = "next-token"
-    """What is differentiated: the divergence of next-token distributions, the gap of whole sentences' log probabilities, or both."""
+    """What is differentiated: the divergence of next-token distributions, the gap of whole sentences' log probabilities, both, or the
+    signed gap between stereotyping sentences and their counterparts."""
     weight: float = 0.5
     """With `both`: the part of next-token; the rest is sentence. Each counts as a share of its own mean."""
 

@@ -286,3 +286,13 @@ def test_doctests(name: str) -> None:
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+def test_the_table_of_scale_is_what_the_calculator_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    scale = importlib.import_module("scale_model")
+    text = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- scale-table -->\n(.*?)\n<!-- /scale-table -->", text, re.DOTALL)
+    assert shown
+    assert shown[1].splitlines() == list(scale.table(scale.Assumptions()))
+    assert f"{scale.Assumptions.contrasts:.0f}" == "10000000"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairprune_framework.contrasts.alignment import Encoder, align_all
-from fairprune_framework.contrasts.schema import Contrast, Variant
+from fairprune_framework.contrasts.schema import Contrast, Variant, stereotyping_variants
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.sentences import (
@@ -17,7 +17,6 @@ from fairprune_framework.evaluation.sentences import (
     log_probabilities,
     measure_sentences,
     start_token,
-    stereotyping_variants,
 )
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 

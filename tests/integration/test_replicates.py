@@ -1,0 +1,98 @@
+"""A policy that asks for bootstrap replicates is given the bias scores of resampled clusters, and an audit that kept them."""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import fairprune_framework as fp
+from fairprune_framework.errors import UserError
+from fairprune_framework.interfaces import Budget, Choice, Needs, PolicyContext, SelectionPolicy
+from fairprune_framework.testing.planted import Planted, planted_model
+from fairprune_framework.types import Scores
+
+SEEN: list[dict[str, torch.Tensor]] = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class OftenHighest(SelectionPolicy):
+    """The units that are among the highest of all in most replicates."""
+
+    def needs(self) -> Needs:
+        return Needs(replicates=12)
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        wanted = budget.units(scores.sites)
+        votes = {name: torch.zeros(site.units) for name, site in scores.sites.items()}
+        SEEN.clear()
+        for drawn in context.replicates():
+            SEEN.append(dict(drawn.bias))
+            for name, importance in drawn.importance.items():
+                assert torch.equal(importance, scores.importance[name])
+            lowest = torch.cat(list(drawn.bias.values())).topk(wanted).values.min()
+            for name, found in drawn.bias.items():
+                votes[name] += found >= lowest
+        units = {name: torch.sort(found, descending=True, stable=True).indices[:wanted] for name, found in votes.items()}
+        return Choice(units=units, order={name: votes[name][chosen] for name, chosen in units.items()})
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.entry_points
+    module: Any = types.ModuleType("often_highest")
+    module.OftenHighest = OftenHighest
+    monkeypatch.setitem(sys.modules, "often_highest", module)
+
+    def more(**words: Any) -> Any:
+        found = list(real(**words))
+        if words.get("group") == "fairprune.selection_policies":
+            found.append(metadata.EntryPoint("often-highest", "often_highest:OftenHighest", words["group"]))
+        return found
+
+    monkeypatch.setattr(metadata, "entry_points", more)
+
+
+@pytest.fixture(scope="module")
+def case() -> Planted:
+    return planted_model(count=4)
+
+
+def audited(case: Planted, folder: Path, policy: str) -> Any:
+    recipe = fp.Recipe(bias="variance", importance="max-abs-weight", policy=policy, budget="12n", operator="zero")  # type: ignore[arg-type]
+    given = {"model": case.model, "tokenizer": case.tokenizer, "prompts": case.contrasts}
+    return fp.score(fp.audit(recipe=recipe, output=folder, calibration_tokens=16, calibration_documents=8, **given))
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_policy_sees_the_scores_of_resampled_clusters(case: Planted, tmp_path: Path) -> None:
+    run = fp.plan(audited(case, tmp_path / "run", "often-highest"))
+    assert len(SEEN) == 12
+    name = max(case.planted, key=lambda site: len(case.planted[site]))
+    drawn = torch.stack([bias[name] for bias in SEEN])
+    assert (drawn.std(0) > 0).any()  # clusters differ
+    mean = drawn.mean(0)
+    torch.testing.assert_close(mean, run.scores.bias[name], rtol=0.5, atol=float(mean.max()) * 0.2)
+    planned = {(site, unit) for site, units in run.plan.sites.items() for unit in units}
+    planted = {(site, unit) for site, units in case.planted.items() for unit in units}
+    assert len(planned) == 12
+    assert len(planned & planted) >= 6
+    first = [{name: value.clone() for name, value in bias.items()} for bias in SEEN]
+    fp.plan(run, overwrite=True)
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(first, SEEN, strict=True) for name in a)
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_audit_without_clusters_is_refused(case: Planted, tmp_path: Path) -> None:
+    run = audited(case, tmp_path / "run", "uniform")
+    assert json.loads((run.folder / "statistics.json").read_text())["cluster_counts"] == []
+    with pytest.raises(UserError, match="clusters"):
+        fp.plan(run, policy="often-highest")
+    assert not (run.folder / "plan.json").exists()
