@@ -54,7 +54,6 @@ def audit(folder: Path) -> None:
         recipe="variance",
         accelerator="cpu",
         micro_batch_tokens=4096,
-        quiet=True,
     )
     done.set()
     print(json.dumps({"peak": peak(), "samples": samples, "audit": run.record["audit"], "seconds": run.record["seconds"]}))

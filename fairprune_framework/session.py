@@ -186,7 +186,9 @@ class Run(RunFolder):
             return Sharing(up_to=0, because="--prefix-sharing never")
         steps = [step for step in self._passes if step.stream == "contrasts"]
         if steps and all(step.objective for step in steps):
-            return Sharing(up_to=0, because="every pass over the contrasts has an objective: each text carries a gradient of its own")
+            return Sharing(
+                up_to=0, because="every pass over the contrasts has an objective: each text carries a gradient of its own"
+            )
         return prefix_sharing(self.model)
 
     @cached_property

@@ -61,6 +61,16 @@ def transfer(run: Of) -> Figure:
     return _figure("transfer", run)
 
 
+def stability(run: Of) -> Figure:
+    """How often resampled templates choose each neuron."""
+    return _figure("stability", run)
+
+
+def causal(run: Of) -> Figure:
+    """What the plan does beside random neurons of equal activation norm."""
+    return _figure("causal", run)
+
+
 def retention(run: Of) -> Figure:
     """Benchmarks before and after."""
     return _figure("retention", run)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.reporting import words
-from fairprune_framework.reporting.charts import ablation, categories, changes, neurons, tokens
+from fairprune_framework.reporting.charts import ablation, categories, changes, neurons, questions, tokens
 from fairprune_framework.reporting.charts.chart import Chart, number, percent
 from fairprune_framework.reporting.comparison import compare
 from fairprune_framework.reporting.source import Source
@@ -30,6 +30,8 @@ CHARTS = {
     "bias-against-importance": neurons.bias_against_importance,
     "overlap": categories.overlap,
     "transfer": categories.transfer,
+    "stability": questions.stability,
+    "causal": questions.causal,
     "retention": changes.retention,
     "pareto": ablation.pareto,
 }

@@ -83,7 +83,17 @@ def _table(evaluation: Evaluation) -> list[str]:
         lines.append(
             f"{name:<42}{row.before:>9.4g} {'' if row.after is None else f'{row.after:.4g}':>9}  {_change(row)}".rstrip()
         )
+        if (least := _least(row)) is not None:
+            lines.append(f"{'':63}would show from {least:.0%}")
     return lines
+
+
+def _least(row: Row) -> float | None:
+    """The smallest relative change that would have shown with 80 % power, of a row that showed none."""
+    distance = abs(row.before - row.ideal)
+    if row.detectable is None or row.ci_low is None or row.ci_high is None or not row.ci_low <= 0 <= row.ci_high or not distance:
+        return None
+    return row.detectable / distance
 
 
 def _change(row: Row) -> str:

@@ -22,7 +22,7 @@ CATEGORIES = ["age", "race"]
 
 
 def add_optional(folder: Path) -> None:
-    """What other commands leave: overlap, transfer, an ablation."""
+    """What other commands leave: overlap, transfer, stability, causal, an ablation."""
     overlap = {
         "format": "fairprune-overlap/1",
         "categories": CATEGORIES,
@@ -67,7 +67,33 @@ def add_optional(folder: Path) -> None:
         )
     ]
     ablation = {"format": "fairprune-ablation/1", "cells": [*cells, {"cell": "failed"}], "confirmed": None}
-    for name, content in (("overlap", overlap), ("transfer", transfer), ("ablation", ablation)):
+    stability = {
+        "format": "fairprune-stability/1",
+        "replicates": 20,
+        "planned": 2,
+        "mean_frequency": 0.6,
+        "stable_75": 1,
+        "mean_jaccard": 0.4,
+        "units": [
+            {"site": "model.layers.0.mlp", "unit": 3, "frequency": 0.9, "planned": True},
+            {"site": "model.layers.1.mlp", "unit": 5, "frequency": 0.4, "planned": False},
+            {"site": "model.layers.0.mlp", "unit": 4, "frequency": 0.3, "planned": True},
+        ],
+        "units_ever_chosen": 7,
+    }
+    effect = {"before": 0.2, "after": 0.1, "change": -0.5, "ci_low": -0.6, "ci_high": -0.4, "p_value": 0.001, "clusters": 12}
+    causal = {
+        "format": "fairprune-causal/1",
+        "split": "heldout",
+        "units": 9,
+        "operator": "zero",
+        "demographic": effect,
+        "control": {**effect, "change": -0.1, "ci_low": None, "ci_high": None},
+        "random": [{"change": -0.02, "control_change": None}, {"change": None, "control_change": None}, {"change": 0.03}],
+        "p_value": 0.25,
+    }
+    more = {"overlap": overlap, "transfer": transfer, "ablation": ablation, "stability": stability, "causal": causal}
+    for name, content in more.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
