@@ -21,7 +21,8 @@ def principal(before_MH: NDArray[Any], after_MH: NDArray[Any] | None) -> tuple[F
     before = before_MH.astype(np.float64)
     center_H = before.mean(0)
     before = before - center_H
-    values, vectors = np.linalg.eigh(before @ before.T)
+    gram = before @ before.T
+    values, vectors = np.linalg.eigh(gram)
     top = np.argsort(values)[::-1][:2]
     if len(top) < 2:
         return np.zeros((len(before), 2)), None if after_MH is None else np.zeros((len(before), 2)), np.zeros(2)
@@ -30,8 +31,8 @@ def principal(before_MH: NDArray[Any], after_MH: NDArray[Any] | None) -> tuple[F
     along = vectors[:, top] / np.where(
         strength > 1e-9 * max(strength[0], 1e-30), strength, np.inf
     )  # a flat direction stays at 0
-    after = None if after_MH is None else (after_MH.astype(np.float64) - center_H) @ before.T @ along
-    return before @ before.T @ along, after, strength**2 / total
+    after = None if after_MH is None else (after_MH.astype(np.float64) - center_H) @ (before.T @ along)
+    return gram @ along, after, strength**2 / total
 
 
 def steadied(coordinates_M2: Floats, previous_M2: Floats | None) -> Floats:

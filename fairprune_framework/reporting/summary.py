@@ -91,7 +91,13 @@ def _table(evaluation: Evaluation) -> list[str]:
 def _least(row: Row) -> float | None:
     """The smallest relative change that would have shown with 80 % power, of a row that showed none."""
     distance = abs(row.before - row.ideal)
-    if row.detectable is None or row.ci_low is None or row.ci_high is None or not row.ci_low <= 0 <= row.ci_high or not distance:
+    if (
+        row.detectable is None
+        or row.ci_low is None
+        or row.ci_high is None
+        or not row.ci_low <= 0 <= row.ci_high
+        or not distance
+    ):
         return None
     return row.detectable / distance
 

@@ -23,7 +23,7 @@ from fairprune_framework.reporting.charts.chart import (
 )
 from fairprune_framework.reporting.source import Source
 
-CONTRAST_METRICS = ("next-token-divergence", "activation-difference")
+CONTRAST_METRICS = ("next-token-divergence", "activation-difference", "sequence-gap", "stereotype-preference")
 LANGUAGE_METRICS = ("perplexity", "kl-to-original")
 _SPLITS = {"heldout": "held-out contrasts", "select": "contrasts of the choice itself", None: "all contrasts"}
 

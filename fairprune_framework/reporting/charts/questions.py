@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fairprune_framework.reporting.charts.chart import (
@@ -92,13 +93,6 @@ def causal(source: Source) -> Chart | None:
         }
     ]
     for (label, effect), color, symbol in zip(known, (BEFORE, AFTER), ("diamond", "square"), strict=False):
-        has = effect["ci_low"] is not None and effect["ci_high"] is not None
-        bounds = {
-            "type": "data",
-            "symmetric": False,
-            "array": [effect["ci_high"] - effect["change"]],
-            "arrayminus": [effect["change"] - effect["ci_low"]],
-        }
         traces.append(
             {
                 "type": "scatter",
@@ -108,7 +102,7 @@ def causal(source: Source) -> Chart | None:
                 "y": [label],
                 "marker": {"color": color, "symbol": symbol, "size": 12},
                 "hovertemplate": "%{x:.1%}<extra></extra>",
-                **({"error_x": bounds} if has else {}),
+                **_bounds(effect, color),
             }
         )
     return Chart(
@@ -134,6 +128,15 @@ def causal(source: Source) -> Chart | None:
         ),
         height=260,
     )
+
+
+def _bounds(effect: Mapping[str, Any], color: str) -> dict[str, Any]:
+    """The interval as a bar; nothing where there is none."""
+    low, change, high = effect["ci_low"], effect["change"], effect["ci_high"]
+    if low is None or high is None:
+        return {}
+    bar = {"type": "data", "symmetric": False, "array": [high - change], "arrayminus": [change - low], "color": color}
+    return {"error_x": bar}
 
 
 def _share(value: float | None) -> str:
