@@ -116,7 +116,7 @@ class ActivationStatisticsCallback(Callback):
         self._seen: dict[str, dict[Tap, Tensor]] = {}
         self._geometry: Geometry | None = None
         self._member_GC = torch.zeros(0)
-        self._member_of: dict[int, list[Tensor]] = {}
+        self._member_of: dict[int, list[tuple[Tensor, Tensor]]] = {}
         self._shown = 0
         self._once: set[Pass] = set()
         """Passes of which a whole forward has shown each site once."""
@@ -310,31 +310,39 @@ class ActivationStatisticsCallback(Callback):
         columns = values["neuron"].shape[-1]
         sliced = columns < site.units * site.unit_width
         totals: dict[str, Tensor] = {}
+        counts: set[str] = set()
 
-        def add(key: str, member_GC: Tensor, summands_CRK: Tensor) -> None:
-            total_GRK = (member_GC @ summands_CRK.flatten(1)).view(-1, *summands_CRK.shape[1:])
-            totals[key] = totals[key].add_(total_GRK) if key in totals else total_GRK
+        def add(key: str, total_GRK: Tensor) -> None:
+            totals[key] = totals[key] + total_GRK if key in totals else total_GRK
 
-        for part, member_GC in zip(geometry.parts(columns), self._members(geometry, columns), strict=True):
+        for part, (member_GC, reached_G11) in zip(geometry.parts(columns), self._members(geometry, columns), strict=True):
             mine_C = objective_C if objective_C is None or part.contrasts is None else objective_C[list(part.contrasts)]
             observation = observe(site, values, rows, part, step, weights, grads, mine_C)
             for key, summands_CRK, of_units in self._summands(site, observation, part.batch):
-                add(key, member_GC, summands_CRK)
+                if summands_CRK is part.slots_shared[1]:  # the same for all sites that see every token: added up once
+                    counts.add(key)
+                    add(key, reached_G11)
+                else:
+                    add(key, _grouped(member_GC, summands_CRK))
                 if sliced and of_units and summands_CRK.shape[2] == columns:
                     self.sliced[key] = site.units * site.unit_width
             if self._counting.get(stream) == step:
-                add(key_of(stream, site.name, OBSERVED), member_GC, observation.reached)
+                key = key_of(stream, site.name, OBSERVED)
+                counts.add(key)
+                add(key, reached_G11 if rows is None else _grouped(member_GC, observation.reached))
         for key, value in totals.items():
-            if not torch.isfinite(value.sum()):
+            if key not in counts and not torch.isfinite(value.sum()):
                 self._blame(key, site, values, rows, geometry, weights, grads, objective_C)
             self._pending[key] = self._pending[key] + value if key in self._pending else value
 
-    def _members(self, geometry: Geometry, columns: int) -> list[Tensor]:
-        """(G, C') of each part of a micro-batch: 1 where a contrast belongs to a group; made once for all sites."""
+    def _members(self, geometry: Geometry, columns: int) -> list[tuple[Tensor, Tensor]]:
+        """For each part of a micro-batch, made once for all sites: (G, C'), 1 where a contrast belongs to a group; and (G, 1, 1), the
+        contrasts of each group that reach a site which sees every token."""
         if columns not in self._member_of:
             member_GC = self._member_GC.to(geometry.batch.text.device)
             parts = geometry.parts(columns)
-            self._member_of[columns] = [member_GC if p.contrasts is None else member_GC[:, list(p.contrasts)] for p in parts]
+            members = [member_GC if part.contrasts is None else member_GC[:, list(part.contrasts)] for part in parts]
+            self._member_of[columns] = [(m, _grouped(m, part.slots_shared[1])) for m, part in zip(members, parts, strict=True)]
         return self._member_of[columns]
 
     def _blame(
@@ -378,3 +386,8 @@ class ActivationStatisticsCallback(Callback):
         """What was summed, rounded to float64."""
         ran = [f"{step.stream}/{described(statistic)}" for step, found in self._listening.items() for statistic in found]
         return finished(self.sums, self.counts, self.clusters, tuple(sorted(set(ran))), composition)
+
+
+def _grouped(member_GC: Tensor, summands_CRK: Tensor) -> Tensor:
+    """(G, R, K): summands added up by group."""
+    return (member_GC @ summands_CRK.flatten(1)).view(-1, *summands_CRK.shape[1:])

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import mse_loss
 
 from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.interfaces import Observation, Pass
@@ -229,7 +230,7 @@ class _Reach:
         slots_CVSK = self.slots(values_MK, wide)
         first_C1SK, others_CVSK = slots_CVSK[:, :1], slots_CVSK[:, 1:]
         if others_CVSK.shape[1] == 1:
-            return others_CVSK.sub_(first_C1SK).squeeze(1).mul_(0.5).square_()
+            return mse_loss(others_CVSK.squeeze(1), first_C1SK.squeeze(1), reduction="none").mul_(0.25)  # one pass, not two
         present_CV11 = self.geometry.batch.present[:, 1:, None, None]
         count_C11 = 1 + present_CV11.sum(1).to(wide)
         delta_CVSK = others_CVSK.sub_(first_C1SK).mul_(present_CV11)
