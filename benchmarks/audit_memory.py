@@ -3,7 +3,7 @@
     python benchmarks/audit_memory.py                      1,000 against 100,000: the ratio of peak memory
     python benchmarks/audit_memory.py --contrasts 1000000  one size, with memory over time as a plot
 
-Writes a record beside itself with --record.
+Writes a record with --record FILE.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def main() -> None:
     """Measure, print, record."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--contrasts", type=int, help="one size instead of the comparison")
-    parser.add_argument("--record", action="store_true", help="write a record beside this file")
+    parser.add_argument("--record", help="the .md file to write")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -136,8 +136,7 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if options.record:
-        what = f"audit_memory_{sizes[-1]}" if options.contrasts else "audit_memory"
-        Path(__file__).with_name(f"{what}_{date.today():%Y%m}.md").write_text(text, encoding="utf-8")
+        Path(options.record).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
