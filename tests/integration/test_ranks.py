@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -80,6 +82,30 @@ def test_fewer_micro_batches_than_ranks(llama: Path, many: Path, words: Callable
         codes, text = processes.run(world, words(tmp_path / str(world), prompts=few), tmp_path / "log")
         assert codes == [0] * world, text
     same(tmp_path / "1", tmp_path / "3")
+
+
+def test_torchrun_starts_the_ranks(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--no-python", "--standalone"]
+    command += [sys.executable, "-m", "fairprune_framework", *words(tmp_path / "run"), "--devices", "2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    same(alone, tmp_path / "run")
+
+
+def test_slurm_starts_the_ranks(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    """As `srun` would with two tasks on this machine: its variables are all that is known of it."""
+    common = {"JOB_ID": "77", "JOB_NAME": "fp", "NTASKS": "2", "NTASKS_PER_NODE": "2", "NNODES": "1", "NODEID": "0"}
+    common |= {"NODELIST": "localhost", "STEP_NODELIST": "localhost"}
+    running = []
+    for rank in range(2):
+        told = {f"SLURM_{name}": value for name, value in {**common, "PROCID": str(rank), "LOCALID": str(rank)}.items()}
+        environment = {**os.environ, **told, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-m", "fairprune_framework", *words(tmp_path / "run"), "--devices", "2"]
+        running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    texts = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], texts
+    same(alone, tmp_path / "run")
 
 
 @pytest.mark.parametrize(("first", "then", "batches"), [(2, 3, 4), (3, 1, 4)])
