@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -253,7 +254,9 @@ def perform(
         module.in_step = True
     gradients = any(step.objective for step in callback.passes)
     data = AuditDataModule(job, open, callback, layout, checkpoint)
+    began = time.perf_counter()
     stream(module, data, [callback, keeper, bar], layout=layout, loggers=loggers, gradients=gradients)
+    elapsed = time.perf_counter() - began
     if layout.forked and checkpoint is not None:
         keeper.total = Checkpoint(checkpoint.folder, checkpoint.binding).load()
     if layout.rank or job is None or keeper.total is None:
@@ -271,7 +274,7 @@ def perform(
     ran = tuple(sorted(demand.names(len({site.layer for site in architecture.sites.values()}))))
     return Outcome(
         statistics=finished(sums, part.counts, callback.clusters, ran, part.done.composition),
-        seconds=bar.seconds,
+        seconds=elapsed if layout.forked else bar.seconds,  # the bar of another process knows
         contrasts=part.done.contrasts,
         resumed=before.done.contrasts if before else 0,
         splits=part.splits,

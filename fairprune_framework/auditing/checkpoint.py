@@ -64,6 +64,10 @@ class Checkpoint:
         self.session = 0
         self._written: dict[int, int] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process of its own: nobody is told there, and a closure cannot go there."""
+        return {**vars(self), "notify": _silent}
+
     def load(self) -> Part:
         """All that earlier sessions did.
 
@@ -187,6 +191,10 @@ class Checkpoint:
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
+
+
+def _silent(text: str) -> None:
+    """Tells nobody."""
 
 
 class _Damaged(Exception):

@@ -108,6 +108,32 @@ def test_slurm_starts_the_ranks(alone: Path, words: Callable[..., list[str]], tm
     same(alone, tmp_path / "run")
 
 
+SPAWN = """
+import sys
+import fairprune_framework as fp
+from fairprune_framework.models import load_model
+
+if __name__ == "__main__":
+    model, tokenizer = load_model(sys.argv[1])
+    for strategy in ("ddp_spawn", "ddp_fork"):
+        run = fp.audit(model=model, tokenizer=tokenizer, prompts=sys.argv[2], output=f"{sys.argv[3]}-{strategy}", recipe="variance",
+                       accelerator="cpu", micro_batch_tokens=128, devices=2, strategy=strategy, notify=lambda text: None)
+        assert run.record["audit"]["seconds"] > 0
+"""
+
+
+def test_ranks_as_children_of_one_process(alone: Path, llama: Path, many: Path, tmp_path: Path) -> None:
+    """A model in memory, and a closure that hears the notices."""
+    script = tmp_path / "spawn.py"
+    script.write_text(SPAWN)
+    command = [sys.executable, str(script), str(llama), str(many), str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for strategy in ("ddp_spawn", "ddp_fork"):
+        same(alone, tmp_path / f"run-{strategy}")
+
+
 @pytest.mark.parametrize(("first", "then", "batches"), [(2, 3, 4), (3, 1, 4)])
 def test_killed_and_resumed_elsewhere(
     first: int, then: int, batches: int, alone: Path, words: Callable[..., list[str]], tmp_path: Path
