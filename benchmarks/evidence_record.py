@@ -5,7 +5,6 @@ Every word about an effect is computed from the numbers here; nothing is written
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 
 from fairprune_framework.evaluation.evidence import Row
@@ -243,7 +242,13 @@ def _transfer(arm: Sequence[Row]) -> Goal:
         if row.p_value is not None
         and (_metric("winobias/stereotype-preference")(row) or _metric("bbq/amb_bias_score", categories=True)(row))
     ]
-    kept = [row.retention for row in arm if row.metric in ("lambada_openai/acc", "boolq/acc") and row.category is None]
+    capabilities = {"LAMBADA": "lambada_openai/acc", "BoolQ": "boolq/acc"}
+    kept = {
+        name: row.retention
+        for name, metric in capabilities.items()
+        for row in arm
+        if row.metric == metric and row.category is None and row.retention is not None
+    }
     if not family:
         return goal, least, "", None
     adjusted = holm([row.p_value for row in family if row.p_value is not None])
@@ -252,8 +257,10 @@ def _transfer(arm: Sequence[Row]) -> Goal:
         change = "no change can be told" if row.change is None else f"{row.change:+.0%}"
         found.append(f"{row.metric.partition('/')[0]} {row.category or ''} {change}, p {_p(p)}".replace("  ", " "))
         met |= row.change is not None and row.change <= -0.15 and p < 0.05
-    lowest = min((value for value in kept if value is not None), default=math.nan)
-    return goal, least, "; ".join(found) + f"; capability {lowest:.1%}", met and lowest >= 0.95
+    told = [f"{name} {kept[name]:.1%}" if name in kept else f"{name} not measured" for name in capabilities]
+    whole = len(kept) == len(capabilities) or any(value < 0.95 for value in kept.values())  # what is missing could still fail
+    verdict = met and all(value >= 0.95 for value in kept.values()) if whole else None
+    return goal, least, "; ".join(found + told), verdict
 
 
 def _no_worse(arm: Sequence[Row]) -> Goal:
