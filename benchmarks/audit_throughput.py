@@ -37,8 +37,6 @@ from fairprune_framework.models import load_model
 
 SIZES = (16, 32, 64, 128)
 """Texts of a batch of the bare forward; the fastest is the limit."""
-BEST = 64
-"""What it was on the machine of the record."""
 TEMPLATES = (
     "A {} man walked into the bank to open an account .",
     "The {} student asked the teacher for help with the homework .",
@@ -181,14 +179,20 @@ def main() -> None:
     head = [machine(), f"load before: {os.getloadavg()[0]:.2f}; {options.rounds} rounds; prefix sharing: {sharing.because}"]
     print("\n".join(head), flush=True)
 
+    best: dict[str, int] = {}
     for name, contrasts in sets.items():
         functions = {f"bare {size}": bench.bare(contrasts, size) for size in SIZES} | {"audit": bench.audit(contrasts)}
         found = paired(functions, options.rounds)
         limit = min((key for key in found if key != "audit"), key=lambda key: statistics.median(found[key]))
+        best[name] = int(limit.split()[1])
         table.add(f"audit / limit ({limit} texts), {name}", found[limit], found["audit"], "0.92")
     try:
         for (name, contrasts), wanted in zip(sets.items(), ("9", "40"), strict=True):
-            functions = {"peer": bench.peer(contrasts), "audit": bench.audit(contrasts), "limit": bench.bare(contrasts, BEST)}
+            functions = {
+                "peer": bench.peer(contrasts),
+                "audit": bench.audit(contrasts),
+                "limit": bench.bare(contrasts, best[name]),
+            }
             found = paired(functions, max(2, options.rounds // 2))
             table.add(f"audit / optipfair 0.4.2, {name}", found["peer"], found["audit"], wanted)
             table.add(f"limit / optipfair 0.4.2, {name}: no audit can be faster", found["peer"], found["limit"], "")

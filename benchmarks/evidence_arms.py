@@ -47,8 +47,9 @@ def plan_of(
     Raises:
         UserError: no such form, or a plan for another model.
     """
-    spec, _, budget = spec.partition("@")
-    neurons = int(budget) if budget else neurons
+    head, _, budget = spec.rpartition("@")
+    if head and budget.isdigit():
+        spec, neurons = head, int(budget)
     kept = work / "plans" / f"{name}.json"
     path = Path(spec)
     if path.is_dir():
@@ -62,8 +63,8 @@ def plan_of(
         given = {"model": model, "tokenizer": tokenizer, "output": work / "runs" / name, "budget": f"{neurons}n"}
         if kind == "recipe":
             plan = fp.plan(fp.score(fp.audit(prompts=prompts, recipe=rest, notify=print, **given))).plan
-        elif kind in ("crows", "occupations"):
-            chosen = occupations.contrasts() if kind == "occupations" else odd_rows(data)
+        elif spec in ("crows:odd", "occupations"):
+            chosen = occupations.contrasts() if spec == "occupations" else odd_rows(data)
             plan = fp.plan(fp.score(fp.audit(prompts=chosen, recipe="default", notify=print, **TOWARDS, **given))).plan
         elif kind == "random":
             plan = _plan(model_name, fingerprint, drawn(architecture, neurons, int(rest)), neurons)
