@@ -23,6 +23,7 @@ from evidence_record import render
 
 from fairprune_framework.architecture import recognise
 from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.formats import rows as rows_in
 from fairprune_framework.contrasts.report import contrasts_of
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation import evidence
@@ -63,21 +64,20 @@ class Material:
             self.sets = {name: found[:: max(1, len(found) // (4 * options.limit))] for name, found in self.sets.items()}
         self.aligned = {name: align_all(found, encoder, "skip")[0] for name, found in self.sets.items()}
         self.values = {category: len(found) for category, found in vocabularies(self.contrasts).items()}
-        pages = (
-            [row["page"] for row in _jsonl(self.data / "wikitext2" / "test_docs.jsonl")] if "wikitext2" in options.parts else []
+        tokens = options.limit * WINDOW if options.limit else TOKENS
+        self.ids = (
+            first_tokens(self.data / "wikitext2" / "test_docs.jsonl", encoder, tokens) if "wikitext2" in options.parts else []
         )
-        ids: list[int] = []
-        for page in pages:
-            ids += encoder.ids(page)
-            if len(ids) >= TOKENS:
-                break
-        self.ids = ids[: (options.limit or 64) * WINDOW if options.limit else TOKENS]
 
 
-def _jsonl(path: Path) -> list[dict[str, Any]]:
-    from fairprune_framework.contrasts.formats import rows
-
-    return [dict(row.data) for row in rows(path)]
+def first_tokens(path: Path, encoder: Encoder, tokens: int) -> list[int]:
+    """The first tokens of the pages of a .jsonl file."""
+    ids: list[int] = []
+    for row in rows_in(path):
+        ids += encoder.ids(str(row.data["page"]))
+        if len(ids) >= tokens:
+            break
+    return ids[:tokens]
 
 
 class Measured:

@@ -49,8 +49,11 @@ def ablate(values: dict[str, Any]) -> int:
 
     from fairprune_framework.ablation.board import render
     from fairprune_framework.ablation.search import ablate as run_grid
+    from fairprune_framework.auditing.layout import silent_rank
 
     record = run_grid(words.pop("grid"), words.pop("output"), notify=notify, **words)
+    if silent_rank():
+        return 0
     if record is None:
         print("other parts of the grid are not done yet")
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.ablation import board
 from fairprune_framework.ablation.grid import Cell, Grid, read_grid
@@ -17,6 +17,9 @@ from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.evaluation.paired import MIN_CLUSTERS
 from fairprune_framework.provenance import read_json, write_json, write_text
 from fairprune_framework.session import Run
+
+if TYPE_CHECKING:
+    from fairprune_framework.auditing.layout import Layout
 
 FIT_SHARE = "template:0.5"
 """Share of the templates of `select` that feed scores; the others judge the cells."""
@@ -109,19 +112,26 @@ class Ablation:
         path = self.folder / "cells" / f"{cell.id}.json"
         return read_json(path) if path.is_file() else None
 
-    def run_cells(self, part: tuple[int, int] = (0, 1)) -> None:
-        """Do every cell that is not done, of those that belong to this part: cell i to part i mod n."""
-        from fairprune_framework.ablation.judging import Judge, Scorekeeper, evaluate_cell
+    def left(self, part: tuple[int, int] = (0, 1)) -> list[Cell]:
+        """Cells that are not done, of those that belong to a part: cell i to part i mod n."""
+        mine = [cell for place, cell in enumerate(self.grid.cells) if place % part[1] == part[0]]
+        return [cell for cell in mine if self.result(cell) is None]
+
+    def audit(self) -> Run:
+        """Make the one audit of all cells, where it is not done."""
         from fairprune_framework.pipeline import run_stages
 
-        mine = [cell for place, cell in enumerate(self.grid.cells) if place % part[1] == part[0]]
-        left = [cell for cell in mine if self.result(cell) is None]
+        return run_stages(self.search_run(), "read", "audit")
+
+    def run_cells(self, part: tuple[int, int] = (0, 1)) -> None:
+        """Do every cell of a part that is not done."""
+        from fairprune_framework.ablation.judging import Judge, Scorekeeper, evaluate_cell
+
+        left = self.left(part)
         if not left:
             return
-        run = self.search_run()
-        if part[0] == 0:
-            run_stages(run, "read", "audit")
-        elif "audit" not in run.record["stages"]:
+        run = self.audit() if part[0] == 0 else self.search_run()
+        if "audit" not in run.record["stages"]:
             raise UserError(f"the audit in {run.folder} is not done yet: part 0 makes it; start the others after it")
         judge, keeper = Judge(run), Scorekeeper(run)
         judged = {c.template_id for c in judge.contrasts if not c.control}
@@ -200,7 +210,7 @@ def ablate(
     output: str | Path,
     *,
     confirm: int = 0,
-    part: tuple[int, int] = (0, 1),
+    part: tuple[int, int] | None = None,
     overwrite: bool = False,
     model: Any = None,
     tokenizer: Any = None,
@@ -214,7 +224,8 @@ def ablate(
         grid: a YAML file, or a mapping.
         output: the folder; the same grid in the same folder goes on, a grown one does its new cells.
         confirm: re-run that many of the best cells and judge them on held-out contrasts: once.
-        part: (i, n): do cell i, i + n, ...; n processes share the work of one folder.
+        part: (i, n): do cell i, i + n, ...; n processes share the work of one folder. By default all cells; of ranks that torchrun
+            or SLURM started together, each does its own, and rank 0 waits for all and writes the table.
         model, prompts: names, or in memory (with `tokenizer`).
         words: fields of the recipe, the same for all cells.
 
@@ -224,28 +235,71 @@ def ablate(
     import yaml
 
     from fairprune_framework.ablation.confirming import confirm_best, refuse_second_look
+    from fairprune_framework.auditing import layout as layouts
 
-    if not 0 <= part[0] < part[1]:
+    if part is not None and not 0 <= part[0] < part[1]:
         raise UserError(f"--part must be I/N with 0 <= I < N. Got {part[0]}/{part[1]} instead.")
     if confirm < 0:
         raise UserError(f"--confirm must be a number of cells. Got {confirm} instead.")
     in_memory = {"model": model, "prompts": prompts}
     named = {name: str(value) for name, value in in_memory.items() if isinstance(value, (str, Path))}
     read = read_grid(grid, {**words, **named})
-    given = {name: None if name in named else value for name, value in in_memory.items()}
-    found = Ablation(read, Path(output), **given, tokenizer=tokenizer, overwrite=overwrite, notify=notify)
-    if confirm:
-        refuse_second_look(found, confirm)
-    if any(found.result(cell) is None for cell in read.cells):
-        check(found)
+    given: dict[str, Any] = {name: None if name in named else value for name, value in in_memory.items()}
     written = dict(grid) if isinstance(grid, Mapping) else None
     text = yaml.safe_dump(written, sort_keys=False) if written else Path(str(grid)).read_text(encoding="utf-8")
-    found.begin(text)
-    found.run_cells(part)
-    record = found.assemble()
+
+    def opened(**more: Any) -> Ablation:
+        return Ablation(read, Path(output), **given, tokenizer=tokenizer, **more)
+
+    def prepared() -> Ablation:
+        found = opened(overwrite=overwrite, notify=notify)
+        if confirm:
+            refuse_second_look(found, confirm)
+        if found.left():
+            check(found)
+        found.begin(text)
+        return found
+
+    rank, ranks = layouts.started_together() if part is None else (0, 1)
+    if ranks > 1:
+        done = _together(layouts.Layout(devices=ranks), (rank, ranks), prepared, opened)
+    else:
+        done = prepared()
+        done.run_cells(part or (0, 1))
+    if done is None:
+        return None
+    record = done.assemble()
     if confirm and record is not None:
-        confirm_best(found, confirm)
-    return found.record if record is not None else None
+        confirm_best(done, confirm)
+    return done.record if record is not None else None
+
+
+def _together(
+    layout: Layout, part: tuple[int, int], prepared: Callable[[], Ablation], opened: Callable[[], Ablation]
+) -> Ablation | None:
+    """The cells over ranks that were started together: rank 0 checks, audits, tells the others to begin, and waits for them."""
+    from fairprune_framework.auditing import layout as layouts
+
+    layouts.meet(layout)
+    try:
+        if part[0]:
+            if layouts.tell(layout, None) == "cells":
+                opened().run_cells(part)
+                layouts.wait(layout)
+            return None
+        told = "leave"
+        try:
+            found = prepared()
+            if found.left():
+                found.audit()
+            told = "cells"
+        finally:
+            layouts.tell(layout, told)
+        found.run_cells(part)
+        layouts.wait(layout)
+        return found
+    finally:
+        layouts.part_company(layout)
 
 
 def check(found: Ablation) -> None:

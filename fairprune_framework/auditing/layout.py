@@ -54,10 +54,8 @@ class Layout:
         """Global rank of this process; 0 where the audit is not spread, or not yet."""
         if not self.spread or self.forked:
             return 0
-        if _torchrun():
-            return int(os.environ["RANK"])
-        if _slurm():
-            return int(os.environ["SLURM_PROCID"])
+        if _torchrun() or _slurm():
+            return started_together()[0]
         return int(os.environ.get("NODE_RANK", 0)) * max(self.devices, 1) + int(os.environ.get("LOCAL_RANK", 0))
 
     def check(self) -> None:
@@ -68,7 +66,7 @@ class Layout:
             raise UserError(f"--strategy {self.strategy} works on one node: take ddp for {self.nodes} nodes")
         if not self.external or self.devices < 1:
             return
-        world = int(os.environ["WORLD_SIZE"] if _torchrun() else os.environ["SLURM_NTASKS"])
+        world = started_together()[1]
         if world != self.devices * self.nodes:
             raise UserError(
                 f"{'torchrun' if _torchrun() else 'SLURM'} started {world} processes, but --devices {self.devices} times --nodes "
@@ -76,9 +74,19 @@ class Layout:
             )
 
 
+def started_together() -> tuple[int, int]:
+    """(rank, number of ranks) that torchrun or SLURM started at once; (0, 1) where neither did."""
+    if _torchrun():
+        return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if _slurm():
+        return int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
+    return 0, 1
+
+
 def silent_rank() -> bool:
     """This process was started as a further rank: rank 0 speaks for it."""
-    return int(os.environ.get("RANK", 0) if _torchrun() else os.environ.get("LOCAL_RANK", 0)) > 0
+    rank, ranks = started_together()
+    return rank > 0 if ranks > 1 else int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
 def _torchrun() -> bool:
@@ -125,6 +133,15 @@ def tell(layout: Layout, text: str | None) -> str | None:
     told = [text]
     distributed.broadcast_object_list(told, 0, device=torch.device("cpu"))
     return told[0]
+
+
+def wait(layout: Layout) -> None:
+    """Wait until every rank that was started at once has come here."""
+    import torch
+    from torch import distributed
+
+    if layout.external and distributed.is_initialized():
+        distributed.all_reduce(torch.zeros(1))  # on the CPU, that is by gloo
 
 
 def part_company(layout: Layout) -> None:

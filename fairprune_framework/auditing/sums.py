@@ -200,6 +200,28 @@ def finished(
     )
 
 
+def weighted(statistics: Statistics, weights_GB: Tensor) -> Statistics:
+    """Statistics in which each cluster counts by its weight: zeros leave clusters out, so that a half can choose for the other.
+
+    Args:
+        weights_GB: (G, B) float64, for B hashed clusters of G categories. Sums of calibration text stay as they are.
+
+    Raises:
+        ValueError: the audit kept no clusters (no policy declared `Needs.replicates`).
+    """
+    if not statistics.cluster_counts:
+        raise ValueError("the audit kept no clusters: no policy had declared replicates")
+    sums = {key: torch.einsum("gb,gbrk->grk", weights_GB, value) for key, value in statistics.clustered.items()}
+    counts = tuple(int(count) for count in (weights_GB * torch.tensor(statistics.cluster_counts)).sum(1))
+    return replace(
+        statistics,
+        sums={**statistics.sums, **sums},
+        counts={**statistics.counts, CONTRASTS: counts},
+        clustered={},
+        cluster_counts=(),
+    )
+
+
 def resampled(statistics: Statistics, replicates: int, generator: torch.Generator) -> Iterator[Statistics]:
     """Bootstrap over clusters: statistics of which each category's clusters were drawn with replacement, one set in memory at a time.
 
@@ -218,12 +240,4 @@ def resampled(statistics: Statistics, replicates: int, generator: torch.Generato
             if len(filled):
                 drawn = filled[torch.randint(len(filled), (len(filled),), generator=generator)]
                 weights_GB[group] = torch.bincount(drawn, minlength=len(counts)).double()
-        sums = {key: torch.einsum("gb,gbrk->grk", weights_GB, value) for key, value in statistics.clustered.items()}
-        counts = tuple(int(count) for count in (weights_GB * counts_GB).sum(1))
-        yield replace(
-            statistics,
-            sums={**statistics.sums, **sums},
-            counts={**statistics.counts, CONTRASTS: counts},
-            clustered={},
-            cluster_counts=(),
-        )
+        yield weighted(statistics, weights_GB)

@@ -108,6 +108,59 @@ def test_slurm_starts_the_ranks(alone: Path, words: Callable[..., list[str]], tm
     same(alone, tmp_path / "run")
 
 
+GRID = """
+bias: variance
+importance: max-abs-weight
+policy: {plugin: protected-global, protect: 0.0}
+operator: zero
+budget: [4n, 8n, 12n]
+controls: [{plugin: random, matched: true}]
+calibration_documents: 4
+calibration_tokens: 12
+max_perplexity_increase: 5.0
+split: keep
+accelerator: cpu
+"""
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("grid") / "grid.yaml"
+    path.write_text(GRID)
+    return path
+
+
+def together(ranks: int, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--no-python", "--standalone"]
+    command += [sys.executable, "-m", "fairprune_framework", *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+
+
+def test_cells_of_a_grid_over_ranks(llama: Path, many: Path, grid: Path, tmp_path: Path, fairprune: Any) -> None:
+    common = ["--model", str(llama), "--prompts", str(many)]
+    answer = fairprune("ablate", grid, *common, "--output", tmp_path / "one")
+    assert answer.code == 0, answer.err
+    done = together(2, "ablate", str(grid), *common, "--output", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert "cell 6 of 6" in done.stderr  # rank 0 did half of the twelve cells
+    assert done.stdout.count("Pareto front") == 1  # and alone prints the leaderboard
+    tables = [json.loads((tmp_path / name / "ablation.json").read_text())["cells"] for name in ("one", "two")]
+    for row in [row for table in tables for row in table]:
+        for name in ("seconds", "planning_seconds", "masking_ms"):
+            del row[name]
+    assert tables[0] == tables[1]
+
+
+def test_a_wrong_grid_lets_further_ranks_go(llama: Path, many: Path, grid: Path, tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(GRID + "protected_layers: [99]\n")
+    done = together(2, "ablate", str(grid), "--model", str(llama), "--prompts", str(many), "--output", str(tmp_path / "run"))
+    assert done.returncode != 0
+    assert done.stderr.count("--protected-layers names layer 99") == 1
+    assert not (tmp_path / "run").exists()
+
+
 SPAWN = """
 import sys
 import fairprune_framework as fp
