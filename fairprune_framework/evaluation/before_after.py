@@ -18,7 +18,7 @@ from fairprune_framework.evaluation import evidence, exhibits
 from fairprune_framework.evaluation.cells import Cells
 from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure, measure
 from fairprune_framework.evaluation.fixed_text import TextLoss
-from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS, first_difference
+from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS, Continuation, first_difference
 from fairprune_framework.evaluation.language import language_cost
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.sentences import SentenceMeasure
@@ -42,7 +42,7 @@ class Measured:
 
     contrasts: list[ContrastMeasure]
     sentences: list[SentenceMeasure]
-    generations: list[str]
+    generations: list[Continuation]
     text: TextLoss
     judged: dict[str, tuple[list[ContrastMeasure], list[SentenceMeasure]]] = field(default_factory=dict)
     tasks: list[TaskResult] = field(default_factory=list)
@@ -296,10 +296,11 @@ def judge(run: Run, items: list[dict[str, Any]]) -> Verdict:
     )
 
 
-def _side_by_side(run: Run, before: Sequence[str], after: Sequence[str] | None) -> list[dict[str, Any]]:
+def _side_by_side(run: Run, before: Sequence[Continuation], after: Sequence[Continuation] | None) -> list[dict[str, Any]]:
     prompts = [*ARTICLE_PROMPTS, *run.recipe.generate]
-    others = [None] * len(prompts) if after is None else after
+    alone = {"after": None, "first_difference": None}
     return [
-        {"prompt": p, "before": b, "after": a, "first_difference": None if a is None else first_difference(b, a)}
-        for p, b, a in zip(prompts, before, others, strict=True)
+        {"prompt": prompt, "before": first.text}
+        | (alone if after is None else {"after": after[place].text, "first_difference": first_difference(first, after[place])})
+        for place, (prompt, first) in enumerate(zip(prompts, before, strict=True))
     ]

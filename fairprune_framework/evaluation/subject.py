@@ -22,7 +22,7 @@ from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
 from fairprune_framework.evaluation.cells import Cells, model_key
 from fairprune_framework.evaluation.contrast_metrics import TAPS, ContrastMeasure, measure
 from fairprune_framework.evaluation.fixed_text import TextLoss, text_loss, windows_of
-from fairprune_framework.evaluation.generation import BEAMS, NEW_TOKENS, continue_prompts
+from fairprune_framework.evaluation.generation import BEAMS, NEW_TOKENS, Continuation, continue_prompts
 from fairprune_framework.evaluation.lm_harness import TaskResult, language_model, run_task
 from fairprune_framework.evaluation.sentences import SentenceMeasure, measure_sentences
 from fairprune_framework.evaluation.task_data import LOCAL, TaskSettings, files_of
@@ -153,16 +153,18 @@ class Subject:
         found = self._cell(name, key, lambda: asdict(text_loss(self.model, documents, self.budget)))
         return TextLoss(nll=tuple(found["nll"]), tokens=tuple(found["tokens"]))
 
-    def generations(self, prompts: Sequence[str]) -> list[str]:
+    def generations(self, prompts: Sequence[str]) -> list[Continuation]:
         """The continuation of each prompt."""
         key = {
             "prompts": list(prompts),
             "wrapped": [self.encoder.wrapped(text) for text in prompts],
-            "settings": [BEAMS, NEW_TOKENS],
+            "settings": [BEAMS, NEW_TOKENS, "tokens"],
         }
-        return list(
-            self._cell("generations", key, lambda: continue_prompts(self.model, self.tokenizer, self.encoder, list(prompts)))
-        )
+
+        def make() -> Any:
+            return [asdict(one) for one in continue_prompts(self.model, self.tokenizer, self.encoder, list(prompts))]
+
+        return [Continuation(one["text"], tuple(one["ends"])) for one in self._cell("generations", key, make)]
 
 
 def _texts(aligned: Sequence[AlignedContrast]) -> str:

@@ -19,7 +19,7 @@ from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure, measure
 from fairprune_framework.evaluation.exhibits import After, project
-from fairprune_framework.evaluation.generation import continue_prompts
+from fairprune_framework.evaluation.generation import Continuation, continue_prompts
 from fairprune_framework.models import load_model
 from fairprune_framework.reporting.source import Source
 from fairprune_framework.session import Run, open_run
@@ -150,12 +150,12 @@ class Explorer:
             for token in most.topk(min(top, len(most))).indices.tolist()
         )
 
-    def generate(self, first: str, second: str) -> list[tuple[str, str, str | None]]:
+    def generate(self, first: str, second: str) -> list[tuple[str, Continuation, Continuation | None]]:
         """(prompt, continuation before, after), with the settings of `evaluate`."""
         prompts = checked(first, second)
         run = self.run
         before = continue_prompts(run.model, run.tokenizer, run.encoder, prompts)
-        after: list[str] | list[None] = [None, None]
+        after: list[Continuation] | list[None] = [None, None]
         if self.after is not None:
             with self._changed_model() as model:
                 after = continue_prompts(model, run.tokenizer, run.encoder, prompts)

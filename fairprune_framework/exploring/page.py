@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS
+from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS, Continuation, first_difference
 from fairprune_framework.exploring.compare import Comparison, Explorer
 from fairprune_framework.reporting.charts.chart import BLUE, VERMILLION, axis
 from fairprune_framework.reporting.charts.tokens import TAPS, token_projection
-from fairprune_framework.reporting.words import words_apart
+from fairprune_framework.reporting.words import Piece, tokens_apart
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -178,20 +178,23 @@ def next_tokens(found: Comparison, place: int) -> list[list[str]]:
     ]
 
 
-def generations(texts: list[tuple[str, str, str | None]]) -> str:
-    """Continuations, what differs marked; all of it as text, never as markup."""
+def generations(texts: list[tuple[str, Continuation, Continuation | None]]) -> str:
+    """Continuations, what differs marked and the first differing token framed; all of it as text, never as markup."""
     parts = []
     for prompt, before, after in texts:
-        first, second = words_apart(before, after or "") if after is not None else ([], [])
-        shown = [("before", first), ("after", second)] if after is not None else [("before", None)]
         parts.append(f"<h3 dir='auto'>{html.escape(prompt)}</h3>")
+        if after is None:
+            shown = [("before", [Piece(text=before.text, differs=False)])]
+        else:
+            apart = tokens_apart(before.text, after.text, first_difference(before, after))
+            shown = list(zip(("before", "after"), apart, strict=True))
         for name, pieces in shown:
-            text = (
-                html.escape(before)
-                if pieces is None
-                else "".join(
-                    f"<mark>{html.escape(piece.text)}</mark>" if piece.differs else html.escape(piece.text) for piece in pieces
-                )
-            )
-            parts.append(f"<p dir='auto'><b>{name}</b> {text}</p>")
+            parts.append(f"<p dir='auto'><b>{name}</b> {''.join(map(_marked, pieces))}</p>")
     return "".join(parts)
+
+
+def _marked(piece: Piece) -> str:
+    text = html.escape(piece.text)
+    if piece.first:
+        return f"<mark style='outline: 2px solid' title='the first token that differs'>{text}</mark>"
+    return f"<mark>{text}</mark>" if piece.differs else text

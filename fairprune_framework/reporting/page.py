@@ -144,8 +144,10 @@ def _generations(source: Source) -> list[dict[str, Any]]:
     found = []
     for entry in (source.evaluation or {}).get("generations", ()):
         before, after = entry["before"], entry.get("after")
-        pieces = words.words_apart(before, after) if after is not None else ([words.Piece(text=before, differs=False)], None)
-        found.append({"prompt": entry["prompt"], "before": pieces[0], "after": pieces[1], "equal": after == before})
+        shown: dict[str, Any] = {"before": [words.Piece(text=before, differs=False)], "after": None}
+        if after is not None:
+            shown = dict(zip(("before", "after"), words.tokens_apart(before, after, entry["first_difference"]), strict=True))
+        found.append({"prompt": entry["prompt"], **shown, "equal": after == before})
     return found
 
 

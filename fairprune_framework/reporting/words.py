@@ -145,6 +145,33 @@ class Piece:
 
     text: str
     differs: bool
+    first: bool = False
+    """It is the first token that differs."""
+
+
+def tokens_apart(before: str, after: str, first: Mapping[str, Any] | None) -> tuple[list[Piece], list[Piece]]:
+    """As `words_apart`, with the first differing token, as `generation.first_difference` found it, a piece of its own.
+
+    >>> where = {"token": 2, "before": [7, 12], "after": [7, 10]}
+    >>> [piece.text for piece in tokens_apart(" he was lost", " he was tired", where)[1] if piece.first]
+    ['ti']
+    """
+    both = words_apart(before, after)
+    if first is None:
+        return both
+    return _cut(both[0], before, *first["before"]), _cut(both[1], after, *first["after"])
+
+
+def _cut(pieces: Sequence[Piece], whole: str, start: int, end: int) -> list[Piece]:
+    found, at = [], 0
+    start = start + len(whole[start:end]) - len(whole[start:end].lstrip()) if whole[start:end].strip() else start
+    for piece in pieces:
+        length = len(piece.text)
+        a, b = (min(max(edge - at, 0), length) for edge in (start, end))
+        parts = ((piece.text[:a], False), (piece.text[a:b], True), (piece.text[b:], False))
+        found += [Piece(text=text, differs=piece.differs, first=inside) for text, inside in parts if text]
+        at += length
+    return found
 
 
 def words_apart(before: str, after: str) -> tuple[list[Piece], list[Piece]]:

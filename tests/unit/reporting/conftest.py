@@ -106,7 +106,13 @@ def make_hostile(folder: Path) -> None:
     """Put the hostile texts wherever texts of a user can stand."""
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     evaluation["generations"] = [
-        {"prompt": text, "before": text, "after": text[::-1], "first_difference": 0} for text in HOSTILE
+        {
+            "prompt": text,
+            "before": text,
+            "after": text[::-1],
+            "first_difference": {"token": 0, "before": [0, 2], "after": [0, 2]},
+        }
+        for text in HOSTILE
     ]
     exhibits = json.loads((folder / "exhibits.json").read_text(encoding="utf-8"))
     for place, projection in enumerate(exhibits["projections"]):
