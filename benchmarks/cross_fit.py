@@ -33,9 +33,9 @@ from fairprune_framework.evaluation.cells import Cells
 from fairprune_framework.evaluation.evidence import Row
 from fairprune_framework.evaluation.sentence_rows import PREFERENCE, sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
+from fairprune_framework.opening import open_run
 from fairprune_framework.pipeline import run_stages
 from fairprune_framework.provenance import write_text
-from fairprune_framework.session import open_run
 
 WINDOW = 512
 

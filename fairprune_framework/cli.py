@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from fairprune_framework import __version__, cli_questions, discovery, recipe
+from fairprune_framework import __version__, cli_inputs, cli_questions, discovery, recipe
 from fairprune_framework.auditing.layout import silent_rank
 from fairprune_framework.commands import COMMANDS
 from fairprune_framework.errors import FairpruneError, Interrupted, UserError, did_you_mean
@@ -80,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(words)
     except UserError as error:
         if not silent_rank():
-            print(f"fairprune: error: {_one_line(error)}", file=sys.stderr)
+            print(f"fairprune: error: {cli_inputs.one_line(error)}", file=sys.stderr)
         return 2
     except Interrupted as error:
-        print(f"fairprune: {_one_line(error)}", file=sys.stderr)
+        print(f"fairprune: {cli_inputs.one_line(error)}", file=sys.stderr)
         return 143
     except KeyboardInterrupt:
         print("fairprune: interrupted", file=sys.stderr)
@@ -94,12 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("FAIRPRUNE_DEBUG"):
             raise
         cause = f"cause: {type(error.__cause__).__name__}; " if error.__cause__ else ""
-        print(f"fairprune: error: {_one_line(error)} ({cause}FAIRPRUNE_DEBUG=1 shows the traceback)", file=sys.stderr)
+        print(f"fairprune: error: {cli_inputs.one_line(error)} ({cause}FAIRPRUNE_DEBUG=1 shows the traceback)", file=sys.stderr)
         return 1
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
 
 
 def _dispatch(words: list[str]) -> int:
@@ -232,8 +228,12 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         commands.add_subcommand(name, made, help=command.text)
         known[name] = _options_of(made)
     for name, text, actions in (
-        ("prompts", "check a prompt set, or build one", (("check", _check_parser), ("build", _build_parser))),
-        ("plugins", "list what is installed", (("list", _list_parser), ("check", _contract_parser))),
+        (
+            "prompts",
+            "check a prompt set, or build one",
+            (("check", cli_inputs.check_parser), ("build", cli_inputs.build_parser)),
+        ),
+        ("plugins", "list what is installed", (("list", cli_inputs.list_parser), ("check", cli_inputs.contract_parser))),
         (
             "ask",
             "ask a finished run the article's questions",
@@ -325,9 +325,9 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
                 f"--protected-layers must be numbers such as 0,1. Got {words['protected_layers']!r} instead."
             ) from None
     if "columns" in words:
-        words["columns"] = _pairs(words["columns"], "--columns must be FIELD=COLUMN")
+        words["columns"] = cli_inputs.pairs(words["columns"], "--columns must be FIELD=COLUMN")
     if "judge_prompts" in words:
-        words["judge_prompts"] = _pairs(words["judge_prompts"], "--judge-prompts must be NAME=SET")
+        words["judge_prompts"] = cli_inputs.pairs(words["judge_prompts"], "--judge-prompts must be NAME=SET")
     words |= plugin_options
 
     from fairprune_framework import pipeline, progress
@@ -390,138 +390,16 @@ def _report(values: dict[str, Any]) -> int:
     return 0
 
 
-def _pairs(given: Sequence[str], wanted: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in given]
-    if bad := next((pair for pair in pairs if not (pair[0] and pair[2])), None):
-        raise UserError(f"{wanted}. Got {''.join(bad)!r} instead.")
-    return {field: column for field, _, column in pairs}
-
-
-# -- prompts -------------------------------------------------------------------------------------------------------------
-
-
-def _check_parser() -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(
-        exit_on_error=False, description="report counts, token lengths and alignment under a model's tokenizer"
-    )
-    parser.add_argument("set", help="a file, a hub data set, or builtin:en")
-    parser.add_argument("--model", required=True, help="whose tokenizer: hub id, folder or smollm2-135m")
-    parser.add_argument("--split", help="as in `fairprune run`")
-    parser.add_argument("--columns", action="append", metavar="FIELD=COLUMN", help="our field = the set's column")
-    parser.add_argument("--bad-prompts", choices=["error", "skip"], help="skip: list what cannot be used, and go on")
-    parser.add_argument("--chat-template", action="store_true", help="wrap texts in the chat template")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    return parser
-
-
-def _prompts_check(values: dict[str, Any]) -> int:
-    from fairprune_framework.contrasts.report import check_prompts, render
-
-    columns = _pairs(values.get("columns") or (), "--columns must be FIELD=COLUMN") or None
-    report = check_prompts(
-        values["set"],
-        values["model"],
-        split=values.get("split") or "keep",
-        columns=columns,
-        bad=values.get("bad_prompts") or "error",
-        chat_template=bool(values.get("chat_template")),
-    )
-    print(json.dumps(report, indent=1, ensure_ascii=False) if values.get("json") else render(report))
-    return 0
-
-
-def _build_parser() -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False, description="cross a file of templates with a file of attribute values")
-    parser.add_argument("templates", help="YAML, JSON, JSONL or CSV: category, template_id, context, text, [control], [split]")
-    parser.add_argument("values", help="the same kinds: category, attribute, and any other form that the texts name")
-    parser.add_argument("--output", required=True, help="the .jsonl file to write")
-    return parser
-
-
-def _prompts_build(values: dict[str, Any]) -> int:
-    from pathlib import Path
-
-    from fairprune_framework.contrasts.build import build_files, write_jsonl
-    from fairprune_framework.contrasts.splits import apply_split
-
-    contrasts = apply_split(build_files(Path(values["templates"]), Path(values["values"])), "keep", 0)
-    output = Path(values["output"])
-    if not output.parent.is_dir():
-        raise UserError(f"there is no folder {output.parent}")
-    write_jsonl(contrasts, output)
-    print(f"{len(contrasts)} contrasts, {sum(len(contrast.variants) for contrast in contrasts)} texts -> {output}")
-    return 0
-
-
-# -- plugins -------------------------------------------------------------------------------------------------------------
-
-
-def _list_parser() -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False, description="show kind, name, distribution, version and state")
-    parser.add_argument("--load", action="store_true", help="import each one: ok, or broken and why")
-    parser.add_argument("--json", action="store_true", help="machine-readable")
-    return parser
-
-
-def _plugins_list(values: dict[str, Any]) -> int:
-
-    rows = []
-    for kind in (*discovery.GROUPS, "recipe"):
-        for entry in discovery.entries(kind):
-            row = {**dataclasses.asdict(entry), "state": "not loaded", "error": None}
-            if values.get("load") and kind != "recipe":
-                try:
-                    discovery.load(entry)
-                    row["state"] = "ok"
-                except FairpruneError as error:
-                    row |= {"state": "broken", "error": _one_line(error)}
-            rows.append(row)
-    if values.get("json"):
-        print(json.dumps(rows, indent=1))
-        return 0
-    names = ("kind", "name", "distribution", "version", "state")
-    widths = [max([len(name), *(len(str(row[name])) for row in rows)]) for name in names]
-    for line in [dict(zip(names, names, strict=True)), *rows]:
-        print("  ".join(str(line[name]).ljust(width) for name, width in zip(names, widths, strict=True)).rstrip())
-    for row in rows:
-        if row["error"]:
-            print(f"\n{row['error']}")
-    return 0
-
-
-def _contract_parser() -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False, description="run the contract suite on an installed plugin")
-    parser.add_argument("kind", choices=["bias", "importance", "policy", "architecture"], help="which interface")
-    parser.add_argument("name", help="as in `fairprune plugins list`")
-    return parser
-
-
-def _plugins_check(values: dict[str, Any]) -> int:
-    from fairprune_framework.testing.contracts import check_plugin
-
-    report = check_plugin(values["kind"], discovery.build(values["kind"], values["name"]))
-    print(report)
-    return 1 if report.failures else 0
-
-
 _PLAIN: dict[str, Callable[[dict[str, Any]], int]] = {
     "report": _report,
     "ablate": cli_questions.ablate,
     "inspect": cli_questions.inspect,
 }
 _ACTIONS: dict[tuple[str, str], Callable[[dict[str, Any]], int]] = {
-    ("prompts", "check"): _prompts_check,
-    ("prompts", "build"): _prompts_build,
-    ("plugins", "list"): _plugins_list,
-    ("plugins", "check"): _plugins_check,
+    ("prompts", "check"): cli_inputs.prompts_check,
+    ("prompts", "build"): cli_inputs.prompts_build,
+    ("plugins", "list"): cli_inputs.plugins_list,
+    ("plugins", "check"): cli_inputs.plugins_check,
     **{("ask", name): cli_questions.question(name) for name in cli_questions.QUESTIONS},
 }
 

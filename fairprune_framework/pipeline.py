@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.deciding import plan_of, scores_of
 from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.opening import open_run
+from fairprune_framework.preparing import demand_of, missing_statistics, prepare
 from fairprune_framework.provenance import digest, read_json, write_json, write_text
-from fairprune_framework.recipe import PLUGIN_KINDS, Recipe
+from fairprune_framework.recipe import Recipe
 from fairprune_framework.run_folder import CHECKPOINT, STAGES
-from fairprune_framework.session import Run, open_run
+from fairprune_framework.session import Run
 
 if TYPE_CHECKING:
     from fairprune_framework.contrasts.schema import Contrast
@@ -70,7 +72,7 @@ def _audit(run: Run) -> list[str]:
 
     from fairprune_framework.auditing.stage import audit_run
 
-    outcome = audit_run(run, _demand(run))
+    outcome = audit_run(run, demand_of(run))
     if run.layout.sharded:
         run.forget_model()
     else:
@@ -186,29 +188,13 @@ _WORK: dict[str, Callable[[Run], list[str]]] = {
 # -- running them ----------------------------------------------------------------------------------------------------------
 
 
-def _demand(run: Run) -> Any:
-    from fairprune_framework.auditing.audit import Demand
-
-    layers = len({site.layer for site in run.architecture.sites.values()})
-    return Demand.of([run.bias, run.importance, run.policy, *run.also], layers)
-
-
-def _missing_statistics(run: Run) -> str | None:
-    """A statistic that the plugins want and the audit does not hold."""
-    layers = len({site.layer for site in run.architecture.sites.values()})
-    demand = _demand(run)
-    if demand.clusters and not run.statistics.cluster_counts:
-        return "clusters of templates, which a policy resamples"
-    return min(demand.names(layers) - set(run.statistics.statistics), default=None)
-
-
 def _finished(run: Run, stage: str) -> bool:
     """The stage is done; an audit only if it holds every statistic that the plugins want."""
     if not run.done(stage):
         return False
     if stage == "audit" and "score" in run.record["stages"] and run.record["stages"]["score"]["key"] == run.key("score"):
         return True  # its scores are there: no need to load a model to ask
-    if stage == "audit" and (missing := _missing_statistics(run)):
+    if stage == "audit" and (missing := missing_statistics(run)):
         if not run.overwrite:
             raise UserError(
                 f"the audit in {run.folder} holds no {missing}: give --overwrite to audit again, or another --output"
@@ -231,73 +217,6 @@ def _do(run: Run, stage: str) -> None:
     run.finish(stage, time.perf_counter() - began, files)
 
 
-def _prepare(run: Run, stages: tuple[str, ...]) -> None:
-    """Everything that can be wrong with the input is found here, before a folder is made or a file written."""
-    if {run.done(stage) for stage in stages if stage != "report"} <= {True}:  # a report is made of files alone
-        return
-    for kind in PLUGIN_KINDS:
-        if getattr(run.recipe, kind) is not None:
-            run.label(kind)
-    if "score" in stages:
-        run.recipe.limits()
-        _ = (run.bias, run.importance, run.policy)
-    if "audit" in stages:
-        run.layout.check()
-    if "read" in stages:
-        _ = run.contrasts
-    _ = run.model, run.architecture, run.fingerprint
-    layers = {site.layer for site in run.architecture.sites.values()}
-    if unknown := sorted(set(run.recipe.protected_layers) - layers):
-        raise UserError(f"--protected-layers names layer {unknown[0]}; the model's are {min(layers)} to {max(layers)}")
-    if run.recipe.calibration is not None:
-        from fairprune_framework.auditing.calibration import from_file
-
-        from_file(Path(run.recipe.calibration), run.encoder, run.recipe.calibration_tokens)
-    if "read" in stages:
-        _ = run.alignment
-    if "evaluate" in stages:
-        from fairprune_framework.evaluation.before_after import check
-
-        check(run, planning="plan" in stages)
-    if "audit" in stages:
-        from fairprune_framework.auditing.callback import ActivationStatisticsCallback
-
-        _refuse_unrunnable(run, ActivationStatisticsCallback)
-        _refuse_layout(run)
-        if not run.alignment.selecting:
-            raise UserError("no contrast may feed scores: all are controls, or of the split 'heldout'")
-    elif ("score" in stages or "plan" in stages) and (missing := _missing_statistics(run)):
-        raise UserError(
-            f"the audit in {run.folder} holds no {missing}: run `fairprune audit --overwrite` with these options first"
-        )
-
-
-def _refuse_unrunnable(run: Run, callback: Any) -> None:
-    from fairprune_framework.scoring import needs_of_scorer
-
-    needs_of_scorer(run.bias, run.label("bias"))
-    needs_of_scorer(run.importance, run.label("importance"))
-    if run.policy.needs().probe and run.recipe.factor == "auto":
-        raise UserError(f"{run.label('policy')} probes while it chooses, and needs a number for --factor: auto comes after it")
-    callback(
-        model=run.model,
-        adapter=run.architecture.adapter,
-        sites=list(run.architecture.sites.values()),
-        statistics=_demand(run).statistics,
-        categories=(),
-    )
-
-
-def _refuse_layout(run: Run) -> None:
-    """What a spread audit cannot have."""
-    layout = run.layout
-    if not layout.spread:
-        return
-    from fairprune_framework.auditing.stage import check_layout
-
-    check_layout(run)
-
-
 def run_stages(run: Run, *stages: str) -> Run:
     """Validate all, then do these stages in order. Ranks that are not 0 take part in the audit, and leave the process."""
     if not run.recipe.spread or "audit" not in stages:
@@ -305,7 +224,7 @@ def run_stages(run: Run, *stages: str) -> Run:
     from fairprune_framework.auditing import layout, stage
 
     if run.layout.rank:
-        raise SystemExit(stage.take_part(run, lambda: _demand(run)))
+        raise SystemExit(stage.take_part(run, lambda: demand_of(run)))
     layout.meet(run.layout)
     try:
         return _run_stages(run, stages)
@@ -314,7 +233,7 @@ def run_stages(run: Run, *stages: str) -> Run:
 
 
 def _run_stages(run: Run, stages: tuple[str, ...]) -> Run:
-    _prepare(run, stages)
+    prepare(run, stages)
     for name in stages:
         _do(run, name)
     return run
@@ -441,7 +360,7 @@ def _adopt_plan(run: Run, path: Path) -> Run:
         raise RunFolderError(f"{run.folder} has a plan of its own: give another --output for {path}")
     run.record["plan_file"] = digest(data)
     if not run.done("plan"):
-        _prepare(run, ("prune",))
+        prepare(run, ("prune",))
         run.begin("plan")
         write_json(run.folder / "plan.json", plan.to_json())
         run.note(hashes={"model": run.fingerprint})

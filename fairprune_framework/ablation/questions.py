@@ -18,8 +18,9 @@ from fairprune_framework.ablation.judging import changed
 from fairprune_framework.choosing import matched
 from fairprune_framework.deciding import plan_of, rescored
 from fairprune_framework.errors import UserError
+from fairprune_framework.opening import open_run
 from fairprune_framework.provenance import write_json
-from fairprune_framework.session import Run, open_run
+from fairprune_framework.session import Run
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.types import Plan, Scores
 

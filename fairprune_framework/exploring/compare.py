@@ -21,8 +21,9 @@ from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure, mea
 from fairprune_framework.evaluation.exhibits import After, project
 from fairprune_framework.evaluation.generation import Continuation, continue_prompts
 from fairprune_framework.models import load_model
+from fairprune_framework.opening import open_run
 from fairprune_framework.reporting.source import Source
-from fairprune_framework.session import Run, open_run
+from fairprune_framework.session import Run
 from fairprune_framework.surgery.masking import masked
 
 MOST_CHARACTERS = 10_000
