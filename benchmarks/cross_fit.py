@@ -3,7 +3,7 @@
     python benchmarks/cross_fit.py --splits 5 --record benchmarks/cross_fit_smollm2-135m_202611.md
 
 One audit of all pairs keeps the sums of hashed clusters of them apart. Each split draws half of the clusters of every category; each
-half chooses by the recipe `default` with the objective `stereotype`, and the other half judges. How many neurons is settled without
+half chooses by the recipe `default` with the objective `--objective`, and the other half judges. How many neurons is settled without
 judging: the most of `--neurons` that cost at most `--cost` in perplexity on text that judges nothing. Every measurement is a cell in
 the work folder, so that a call goes on where the last one stopped.
 """
@@ -80,6 +80,8 @@ def main() -> int:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--data", default=str(DATA), help="folder of public data, as benchmarks/README.md explains")
     parser.add_argument("--work", default="runs/cross_fit", help="audit and cells; a later call goes on from it")
+    parser.add_argument("--objective", default="preference", choices=sorted(TOWARDS))
+    parser.add_argument("--first", type=int, default=0, help="number (and seed) of the first split")
     parser.add_argument("--splits", type=int, default=5)
     parser.add_argument("--neurons", type=int, nargs="+", default=[92, 75, 60, 50, 40, 30, 20])
     parser.add_argument("--cost", type=float, default=0.015, help="perplexity, relative, on text that judges nothing")
@@ -96,7 +98,7 @@ def main() -> int:
 
     data, work = Path(words.data), Path(words.work)
     found, _, prompts_hash = contrasts_of(str(data / "crows_pairs" / "crows_pairs_anonymized.csv"), bad="skip")
-    options = {**TOWARDS, "budget": f"{max(words.neurons)}n"}
+    options = {**TOWARDS[words.objective], "budget": f"{max(words.neurons)}n"}
     run = open_run(work / "run", options, recipe="default", model=words.model, prompts=found, notify=say)
     run.also = (KeepClusters(),)
     run_stages(run, "read", "audit")
@@ -132,7 +134,7 @@ def main() -> int:
         )
 
     done: dict[int, list[Half]] = {}
-    for split in range(words.splits):
+    for split in range(words.first, words.first + words.splits):
         both = halves(run.statistics.cluster_counts, split)
         done[split] = [half(split, name, choosing_GB) for name, choosing_GB in zip("AB", both, strict=True)]
         say(pooled_line(split, done[split]))
@@ -140,7 +142,7 @@ def main() -> int:
         "model": f"{words.model} ({run.fingerprint[:12]}), float32, masked",
         "machine": machine(),
         "pairs": f"CrowS-Pairs, {len(before):,} pairs, sha256 {prompts_hash[:12]}, in {CLUSTERS} hashed clusters a category",
-        "choosing": f"recipe default, objective stereotype; of {', '.join(map(str, words.neurons))} neurons the most that cost at most "
+        "choosing": f"recipe default, {words.objective}; of {', '.join(map(str, words.neurons))} neurons the most that cost at most "
         f"{words.cost:.1%} on the first {words.tokens:,} tokens of WikiText-2 validation",
         "judging": f"the other half; the first {words.tokens:,} tokens of WikiText-2 test; first token of a sentence not counted",
     }

@@ -203,6 +203,7 @@ def options_of(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--arms", nargs="+", required=True, metavar="NAME=WHAT", help=f"WHAT: {FORMS}")
     parser.add_argument("--ours", help="the arm that the goals are about")
     parser.add_argument("--crows-arm", help="the arm that was chosen on the odd rows of CrowS-Pairs; by default --ours")
+    parser.add_argument("--transfer-arm", help="the arm that public benchmarks of another source judge; by default --ours")
     parser.add_argument("--controls", nargs="*", default=[], help="arms of random neurons")
     parser.add_argument("--note", action="append", default=[], metavar="NAME=TEXT", help="what chose an arm, for the record")
     parser.add_argument("--prompts", default="builtin:en", help="contrasts for recipes, optipfair, and the contrast metrics")
@@ -222,7 +223,13 @@ def options_of(words: Sequence[str] | None) -> argparse.Namespace:
     names = [arm.partition("=")[0] for arm in options.arms]
     if bad := [arm for arm in options.arms if not all(arm.partition("="))] or [name for name in names if names.count(name) > 1]:
         parser.error(f"--arms must be NAME=WHAT, each name once: {bad[0]}")
-    for given in [options.ours, options.crows_arm, *options.controls, *(note.partition("=")[0] for note in options.note)]:
+    for given in [
+        options.ours,
+        options.crows_arm,
+        options.transfer_arm,
+        *options.controls,
+        *(note.partition("=")[0] for note in options.note),
+    ]:
         if given is not None and given not in names:
             parser.error(f"no arm is named {given!r}: {', '.join(names)}")
     if "contrasts" not in options.parts:
@@ -288,6 +295,7 @@ def main(words: Sequence[str] | None = None) -> int:
         notes=dict(note.split("=", 1) for note in options.note),
         ours=options.ours,
         crows_arm=options.crows_arm or options.ours,
+        transfer_arm=options.transfer_arm or options.ours,
         controls=options.controls,
         facts={
             "model": f"{options.model} ({fingerprint(model)[:12]}), float32, masked",

@@ -23,8 +23,8 @@ from fairprune_framework.surgery.masking import check_plan
 from fairprune_framework.types import Plan
 
 FORMS = "a plan file, a run folder, recipe:NAME, optipfair, random:SEED, crows:odd, or occupations"
-TOWARDS = {"bias": {"plugin": "attribution", "objective": "stereotype"}}
-"""The recipe `default`, made to lower how much likelier stereotyping sentences are."""
+TOWARDS = {objective: {"bias": {"plugin": "attribution", "objective": objective}} for objective in ("stereotype", "preference")}
+"""The recipe `default`, made to lower how much likelier stereotyping sentences are, or how often they are."""
 
 
 def plan_of(
@@ -64,8 +64,11 @@ def plan_of(
         if kind == "recipe":
             plan = fp.plan(fp.score(fp.audit(prompts=prompts, recipe=rest, notify=print, **given))).plan
         elif spec in ("crows:odd", "occupations"):
-            chosen = occupations.contrasts() if spec == "occupations" else odd_rows(data)
-            plan = fp.plan(fp.score(fp.audit(prompts=chosen, recipe="default", notify=print, **TOWARDS, **given))).plan
+            chosen, objective = (
+                (occupations.contrasts(), "stereotype") if spec == "occupations" else (odd_rows(data), "preference")
+            )
+            found = fp.audit(prompts=chosen, recipe="default", notify=print, **TOWARDS[objective], **given)
+            plan = fp.plan(fp.score(found)).plan
         elif kind == "random":
             plan = _plan(model_name, fingerprint, drawn(architecture, neurons, int(rest)), neurons)
         elif kind == "optipfair":

@@ -3,7 +3,7 @@
 attribution_i = sum over variants and tokens of a_i dJ/da_i, averaged over contrasts, where a_i is the neuron's activation and J the
 objective: the generalised Jensen-Shannon divergence of the variants' next-token distributions (nats), the spread of the log
 probabilities of whole sentences, a weighted sum of both, each as a share of its own mean, or by how much a stereotyping sentence is
-likelier than its counterpart. Signed: below zero, zeroing the neuron
+likelier than its counterpart, or whether it is likelier, softened, pushed towards neither. Signed: below zero, zeroing the neuron
 would raise J. Source: first-order Taylor criterion (Molchanov et al. 2019) applied to a fairness objective, this project,
 docs/method/attribution.md. Its integrated form: IG2 (ICLR 2024), docs/method/integrated-gradients.md.
 """
@@ -55,6 +55,23 @@ class StereotypeGap:
         return (sentence_log_probabilities(outputs) * outputs.lean).sum(1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class SoftPreference:
+    """sigmoid(gap / softness) - 1/2 for the signed gap above: whether the stereotyping text is likelier, softened; in (-1/2, 1/2).
+
+    Its mean over contrasts is the distance of the stereotype share from 50 %, softened. Pairs near the edge, which could change
+    sides, count most.
+    """
+
+    softness: float = 2.0
+    """Nats: a pair with that gap counts 0.79 of one at the edge."""
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """(C, V, T, vocab) logits -> (C,)."""
+        gap_C = (sentence_log_probabilities(outputs) * outputs.lean).sum(1)
+        return (gap_C / self.softness).sigmoid() - 0.5
+
+
 def sentence_log_probabilities(outputs: Outputs) -> Tensor:
     """(C, V, T, vocab) logits -> (C, V) float64, nats, of all tokens but the first."""
     log_p = torch.log_softmax(outputs.logits[:, :, :-1].float(), -1)
@@ -62,15 +79,16 @@ def sentence_log_probabilities(outputs: Outputs) -> Tensor:
     return (token.double() * outputs.mask[:, :, 1:]).sum(-1)
 
 
-Term = Literal["next-token", "sentence", "stereotype"]
+Term = Literal["next-token", "sentence", "stereotype", "preference"]
 OBJECTIVES: Mapping[str, Pass] = {
     "next-token": Pass(objective=NextTokenDivergence()),
     "sentence": Pass(objective=SentenceGap(), logits="all"),
     "stereotype": Pass(objective=StereotypeGap(), logits="all"),
+    "preference": Pass(objective=SoftPreference(), logits="all"),
 }
 
 
-Objective = Literal["next-token", "sentence", "stereotype", "both"]
+Objective = Literal["next-token", "sentence", "stereotype", "preference", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,12 +151,18 @@ def _share(found_N: Tensor, at: SiteContext, objective: Term) -> Tensor:
     return found_N * reached_N / value.clamp_min(TINY)
 
 
+def _value(statistic: ActivationTimesGradient, at: SiteContext) -> Tensor:
+    return at.sums[f"{statistic.name}.objective"][0, 0]
+
+
 def _mixed(at: SiteContext, plugin: Attribution | IntegratedGradients, of: Callable[[Term], ActivationTimesGradient]) -> Tensor:
     """Means over the contrasts that reached a neuron, of one objective, or of both by their weights."""
     parts = []
     for name, weight in _terms(plugin.objective, plugin.weight):
         product_N, reached_N = at.sums[f"{of(name).name}.product"]
         mean_N = product_N / reached_N.clamp_min(1)
+        if name == "preference":  # a category that leans the other way is pushed the other way
+            mean_N = mean_N * _value(of(name), at).sign()
         parts.append(weight * _share(mean_N, at, name) if plugin.objective == "both" else mean_N)
     return torch.stack(parts).sum(0)
 
@@ -152,8 +176,8 @@ class Attribution(BiasScorer):
 
     signed: ClassVar[bool] = True
     objective: Objective = "next-token"
-    """What is differentiated: the divergence of next-token distributions, the gap of whole sentences' log probabilities, both, or the
-    signed gap between stereotyping sentences and their counterparts."""
+    """What is differentiated: the divergence of next-token distributions, the gap of whole sentences' log probabilities, both, the
+    signed gap between stereotyping sentences and their counterparts, or the distance of their softened share from 50 %."""
     weight: float = 0.5
     """With `both`: the part of next-token; the rest is sentence. Each counts as a share of its own mean."""
 

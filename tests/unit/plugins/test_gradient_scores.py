@@ -84,8 +84,15 @@ def lean(model: Any, contrast: AlignedContrast) -> float:
     return stereotyping - other
 
 
+def preference(model: Any, contrast: AlignedContrast) -> float:
+    return 1 / (1 + float(np.exp(-lean(model, contrast) / 2))) - 0.5
+
+
+OBJECTIVES = [("next-token", divergence), ("sentence", gap), ("stereotype", lean), ("preference", preference)]
+
+
 @pytest.mark.parametrize("family", ["llama", "phi3"])
-@pytest.mark.parametrize(("objective", "value"), [("next-token", divergence), ("sentence", gap), ("stereotype", lean)])
+@pytest.mark.parametrize(("objective", "value"), OBJECTIVES)
 def test_attribution_is_the_derivative_of_scaling_a_neuron(family: str, objective: str, value: Any) -> None:
     bench = Bench(family)
     plugin = discovery.build("bias", "attribution", {"objective": objective})
@@ -103,6 +110,8 @@ def test_attribution_is_the_derivative_of_scaling_a_neuron(family: str, objectiv
                     ends.append([value(bench.model, contrast) for contrast in mine])
             reached = bench.statistics(plugin).observed(CONTRASTS, name, group)
             slope = (np.array(ends[0]) - np.array(ends[1])).sum() / (2 * step) / max(reached, 1)
+            if objective == "preference":  # towards 50 %, from wherever the category stands
+                slope *= np.sign(sum(value(bench.model, contrast) for contrast in mine))
             assert found[name][unit].item() == pytest.approx(slope, rel=1e-2, abs=2e-5)
             checked += abs(slope) > 2e-4
     assert checked >= 3  # most neurons do something, so that the line above says something
