@@ -87,7 +87,7 @@ def test_items_of_a_cluster_are_drawn_together() -> None:
     assert (found.low, found.high) == pytest.approx((once.low, once.high))
 
 
-@pytest.mark.parametrize("clusters", [10, 20, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("clusters", [10, 20, 80])
 def test_coverage_of_the_difference_and_of_the_change(clusters: int) -> None:
     """Perplexity-like ratios, skewed: within three standard errors of 95 % in so many samples."""
     rng = np.random.default_rng(7)
