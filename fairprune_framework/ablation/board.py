@@ -14,18 +14,18 @@ Row = dict[str, Any]
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Which rows no other beats: lower divergence at no more perplexity, or less perplexity at no more divergence.
+    """Which rows no other beats: less bias at no more perplexity, or less perplexity at no more bias.
 
-    Rows without a change (an empty plan, or no divergence to lower) and controls are never on the front.
+    Rows without a change (an empty plan, or no bias to lower) and controls are never on the front.
 
-    >>> a, b, c = ({"divergence_change": d, "perplexity_change": p, "units": 1} for d, p in ((-0.4, 0.01), (-0.2, 0.02), (-0.1, 0.0)))
+    >>> a, b, c = ({"bias_change": d, "perplexity_change": p, "units": 1} for d, p in ((-0.4, 0.01), (-0.2, 0.02), (-0.1, 0.0)))
     >>> pareto([a, b, c])
     [True, False, True]
     """
 
     def point(row: Mapping[str, Any]) -> tuple[float, float] | None:
-        usable = row["units"] and row["divergence_change"] is not None and not row.get("control")
-        return (row["divergence_change"], row["perplexity_change"]) if usable else None
+        usable = row["units"] and row["bias_change"] is not None and not row.get("control")
+        return (row["bias_change"], row["perplexity_change"]) if usable else None
 
     points = [point(row) for row in rows]
     real = {found for found in points if found is not None}
@@ -41,9 +41,9 @@ def completed(rows: Sequence[Row]) -> list[Row]:
     front = pareto(rows)
     best: dict[Any, float] = {}
     for row in rows:
-        if row["control"] and row["divergence_change"] is not None:
+        if row["control"] and row["bias_change"] is not None:
             key = (row["operator"], row["factor"], row["budget"])
-            best[key] = min(best.get(key, row["divergence_change"]), row["divergence_change"])
+            best[key] = min(best.get(key, row["bias_change"]), row["bias_change"])
     tested = [row["p_value"] for row in rows if row["p_value"] is not None and not row["control"] and row["units"]]
     adjusted = iter(holm(tested))
     done = []
@@ -55,11 +55,9 @@ def completed(rows: Sequence[Row]) -> list[Row]:
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """The cells that may be confirmed: no controls, something planned, the guard held; the largest fall of divergence first."""
+    """The cells that may be confirmed: no controls, something planned, the guard held; the largest fall of the judging metric first."""
     able = [row for row in rows if not row["control"] and row["units"] and row["guard_held"]]
-    return sorted(
-        (row for row in able if row["divergence_change"] is not None), key=lambda row: (row["divergence_change"], row["cell"])
-    )
+    return sorted((row for row in able if row["bias_change"] is not None), key=lambda row: (row["bias_change"], row["cell"]))
 
 
 def save(folder: Path, rows: Sequence[Row], record: Mapping[str, Any]) -> None:
@@ -80,11 +78,12 @@ def render(record: Mapping[str, Any], most: int = 12) -> str:
     rows = record["cells"]
     best, controls = ranked(rows), [row for row in rows if row["control"]]
     judged = record["judged_on"]
+    short = record["judged_by"].rpartition("-")[2]
     lines = [
         f"{len(rows)} cells ({len(controls)} of them controls), judged on {judged['contrasts']} contrasts of select, "
         f"{judged['templates']} templates, that chose nothing",
         "",
-        f"{'cell':<11} {'divergence [95 %]':<24} {'controls':>9} {'perplexity':>11} {'units':>6}   ",
+        f"{'cell':<11} {short + ' [95 %]':<24} {'controls':>9} {'perplexity':>11} {'units':>6}   ",
     ]
     for row in best[:most]:
         lines.append(_line(row))
@@ -100,10 +99,10 @@ def render(record: Mapping[str, Any], most: int = 12) -> str:
     if empty:
         lines.append(f"{empty} cells planned nothing: their reasons stand in results.parquet")
     if controls:
-        changes = [row["divergence_change"] for row in controls if row["divergence_change"] is not None]
+        changes = [row["bias_change"] for row in controls if row["bias_change"] is not None]
         if changes:
             lines.append(f"controls, neurons by chance: {min(changes):+.1%} to {max(changes):+.1%}, {len(changes)} cells")
-    lines.append("* on the Pareto front of divergence against perplexity")
+    lines.append(f"* on the Pareto front of {short} against perplexity")
     confirmed = record.get("confirmed")
     if confirmed is None:
         lines += ["", "held-out contrasts were not looked at: --confirm K does it, once"]
@@ -118,7 +117,7 @@ def _line(row: Mapping[str, Any]) -> str:
     star = "*" if row["pareto"] else " "
     interval = "" if row["ci_low"] is None else f" [{row['ci_low']:+.1%}, {row['ci_high']:+.1%}]"
     control = "" if row["control_change"] is None else f"{row['control_change']:+.1%}"
-    change = f"{row['divergence_change']:+.1%}{interval}"
+    change = f"{row['bias_change']:+.1%}{interval}"
     return f"{row['cell']:<11} {change:<24} {control:>9} {row['perplexity_change']:>+11.2%} {row['units']:>6} {star}"
 
 

@@ -38,7 +38,7 @@ def confirm_best(ablation: Ablation, best: int) -> None:
     known = {cell.id: cell for cell in ablation.grid.cells}
     chosen = before["chosen"] if before else [row["cell"] for row in board.ranked(ablation.record["cells"])[:best]]
     if not chosen:
-        raise UserError("no cell holds the guard and plans anything: there is nothing to confirm")
+        raise UserError("no cell holds the guard, plans anything and has a change to rank it by: there is nothing to confirm")
     looked = ablation.record["cells_looked_at"]
     note = {"best": best, "chosen": chosen, "cells_looked_at": looked, "complete": False, "results": []}
     ablation.record["confirmed"] = note
@@ -70,7 +70,7 @@ def _confirmed(ablation: Ablation, cell: Cell) -> dict[str, Any]:
         vars(run)[name] = getattr(base, name)
     _keep_text(run, base)
     run_stages(run, *STAGES)
-    row = run.evaluation.find("next-token-divergence", split="heldout")
+    row = run.evaluation.find(ablation.grid.judge, split="heldout")
     guard = run.record.get("guard", {})
     return {
         "cell": cell.id,

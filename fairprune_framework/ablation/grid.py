@@ -8,6 +8,7 @@
     seed: [0]
     controls: [random, {plugin: random, matched: true}]
     control_seeds: 3
+    judge: next-token-divergence
 
 An axis that is absent has the recipe's one value. Every other key is an option of the recipe, the same for all cells.
 """
@@ -30,6 +31,10 @@ AXES = ("bias", "importance", "policy", "operator", "budget", "seed")
 KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
 CONTROLS, CONTROL_SEEDS = "controls", "control_seeds"
 DEFAULT_CONTROL_SEEDS = 3
+JUDGE = "judge"
+DIVERGENCE, GAP, PREFERENCE = "next-token-divergence", "sequence-gap", "stereotype-preference"
+METRICS = {DIVERGENCE: 0.0, GAP: 0.0, PREFERENCE: 0.5}
+"""What may judge cells, with its ideal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,8 @@ class Grid:
     recipe: Recipe
     """What all cells share, with the first value of each axis."""
     cells: tuple[Cell, ...]
+    judge: str = DIVERGENCE
+    """The metric of contrasts that judges all cells."""
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
@@ -74,7 +81,7 @@ class Grid:
     def key(self) -> str:
         """Hash over everything that the numbers depend on."""
         shared = {name: value for name, value in self.recipe.to_yaml().items() if name not in (*AXES, "factor")}
-        return digest(shared)
+        return digest([shared, self.judge])
 
 
 def built(kind: discovery.Kind, spec: PluginSpec) -> Plugin:
@@ -95,9 +102,9 @@ def read_grid(source: str | Path | Mapping[str, Any], options: Mapping[str, Any]
     data = dict(source) if isinstance(source, Mapping) else read_yaml(Path(source))
     options = dict(options or {})
     for name in data:
-        if name not in (*AXES, CONTROLS, CONTROL_SEEDS, "recipe", *FIELDS) or name == "factor":
+        if name not in (*AXES, CONTROLS, CONTROL_SEEDS, JUDGE, "recipe", *FIELDS) or name == "factor":
             hint = " A factor stands with its operator: {operator: scale, factor: 0.5}." if name == "factor" else ""
-            raise UserError(f"{where} has no key {name!r}.{hint or did_you_mean(str(name), (*AXES, CONTROLS, *FIELDS))}")
+            raise UserError(f"{where} has no key {name!r}.{hint or did_you_mean(str(name), (*AXES, CONTROLS, JUDGE, *FIELDS))}")
     for name in options:
         if name.partition(".")[0] in (*AXES, "factor") and name.partition(".")[0] in (*data, "factor"):
             raise UserError(f"--{name} stands in the grid {where} already")
@@ -108,7 +115,10 @@ def read_grid(source: str | Path | Mapping[str, Any], options: Mapping[str, Any]
     cells = [_cell(base, dict(zip(AXES, values, strict=True)), where) for values in product(*axes.values())]
     cells += _controls(base, axes, data, where)
     _refuse_duplicates(cells, where)
-    return Grid(recipe=cells[0].recipe, cells=tuple(cells))
+    judge = data.get(JUDGE, DIVERGENCE)
+    if judge not in METRICS:
+        raise UserError(f"{where} can judge by {', '.join(METRICS)}. Got {judge!r} instead.{did_you_mean(str(judge), METRICS)}")
+    return Grid(recipe=cells[0].recipe, cells=tuple(cells), judge=judge)
 
 
 def _axis(name: str, data: Mapping[str, Any], base: Recipe, where: str) -> list[Any]:

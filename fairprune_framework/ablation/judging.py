@@ -10,13 +10,15 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from fairprune_framework.ablation.grid import Cell, described
+from fairprune_framework.ablation.grid import DIVERGENCE, GAP, METRICS, PREFERENCE, Cell, described
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.deciding import plan_of, scores_of
+from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.contrast_metrics import measure
 from fairprune_framework.evaluation.language import perplexity
 from fairprune_framework.evaluation.paired import PairedChange, paired_change
+from fairprune_framework.evaluation.sentences import measure_sentences
 from fairprune_framework.session import Run
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.types import Plan, Scores
@@ -27,22 +29,38 @@ class Judge:
 
     Args:
         run: the search run: its `select` chose, its `heldout` (the judging part of the real `select`) judges.
+        metric: what of the contrasts is judged, one of `METRICS`.
+
+    Raises:
+        UserError: the judging part holds no contrast that has the metric.
     """
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
+    def __init__(self, run: Run, metric: str = DIVERGENCE) -> None:
+        self.run, self.metric = run, metric
         self.contrasts = [contrast for contrast in run.aligned[0] if contrast.split == "heldout"]
+        if metric == PREFERENCE:
+            self.contrasts = [contrast for contrast in self.contrasts if contrast.stereotyping is not None]
+        if not any(not contrast.control for contrast in self.contrasts):
+            raise UserError(f"the judging part of select holds no contrast that {metric} can be measured on")
         self._batches = list(compose(self.contrasts, run.values, run.micro_batch_tokens))
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
-    def _divergences(self) -> dict[str, float]:
-        found = measure(self.run.model, self.run.architecture, self._batches, taps=frozenset())
-        return {measured.id: measured.divergence for measured in found}
+    def _values(self) -> dict[str, float]:
+        """id -> the metric of each judging contrast, of the model as it is now."""
+        model = self.run.model
+        if self.metric == DIVERGENCE:
+            divergences = measure(model, self.run.architecture, self._batches, taps=frozenset())
+            return {measured.id: measured.divergence for measured in divergences}
+        sentences = measure_sentences(model, self.contrasts, budget=self.run.micro_batch_tokens)
+        if self.metric == GAP:
+            return {measured.id: measured.gap for measured in sentences}
+        places = {contrast.id: contrast.stereotyping or 0 for contrast in self.contrasts}
+        return {found.id: float(found.prefers(places[found.id], 1 - places[found.id])) for found in sentences}
 
     @cached_property
     def before(self) -> tuple[dict[str, float], float]:
-        """Divergence of each judging contrast, and perplexity of the judging text, of the model as it is."""
-        return self._divergences(), perplexity(self.run.model, self.run.calibration.judging)
+        """The metric of each judging contrast, and perplexity of the judging text, of the model as it is."""
+        return self._values(), perplexity(self.run.model, self.run.calibration.judging)
 
     def judge(self, plan: Plan) -> dict[str, Any]:
         """The columns of one cell that come from measuring."""
@@ -52,30 +70,30 @@ class Judge:
         return self._known[key]
 
     def _measured(self, plan: Plan) -> dict[str, Any]:
-        divergences, text = self.before
-        after, text_after, milliseconds = divergences, text, 0.0
+        values, text = self.before
+        after, text_after, milliseconds = values, text, 0.0
         if plan.count:
             began = time.perf_counter()
             with masked(self.run.model, self.run.architecture, plan.sites, plan.multiplier):
                 milliseconds = (time.perf_counter() - began) * 1000
-                after = self._divergences()
+                after = self._values()
                 text_after = perplexity(self.run.model, self.run.calibration.judging)
         contrasts = self.contrasts
         bias = [contrast for contrast in contrasts if not contrast.control]
         controls = [contrast for contrast in contrasts if contrast.control]
-        seed = self.run.recipe.seed
-        change = changed(bias, divergences, after, seed)
-        control = changed(controls, divergences, after, seed) if controls else None
+        seed, ideal = self.run.recipe.seed, METRICS[self.metric]
+        change = changed(bias, values, after, seed, ideal=ideal)
+        control = changed(controls, values, after, seed, ideal=ideal) if controls else None
         increase = text_after / text - 1
         by_category = {
-            category: changed([c for c in bias if c.category == category], divergences, after, seed, resamples=0).change
+            category: changed([c for c in bias if c.category == category], values, after, seed, 0, ideal).change
             for category in sorted({contrast.category for contrast in bias})
         }
         return {
             "guard_held": bool(increase <= self.run.recipe.max_perplexity_increase),
-            "divergence_before": change.before,
-            "divergence_after": change.after,
-            "divergence_change": change.change,
+            "bias_before": change.before,
+            "bias_after": change.after,
+            "bias_change": change.change,
             "ci_low": change.ci_low,
             "ci_high": change.ci_high,
             "p_value": change.p_value,
@@ -95,13 +113,15 @@ def changed(
     after: Mapping[str, float],
     seed: int,
     resamples: int = 2000,
+    ideal: float = 0.0,
 ) -> PairedChange:
-    """The paired change of the divergence over contrasts, with its interval over templates."""
+    """The paired change of a metric over contrasts, relative to its distance from the ideal, with its interval over templates."""
     return paired_change(
         [before[contrast.id] for contrast in contrasts],
         [after[contrast.id] for contrast in contrasts],
         [contrast.category for contrast in contrasts],
         [contrast.template_id for contrast in contrasts],
+        ideal=ideal,
         seed=seed,
         resamples=resamples,
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.ablation import board
-from fairprune_framework.ablation.grid import Cell, Grid, read_grid
+from fairprune_framework.ablation.grid import PREFERENCE, Cell, Grid, read_grid
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.evaluation.paired import MIN_CLUSTERS
 from fairprune_framework.provenance import read_json, write_json, write_text
@@ -133,7 +133,7 @@ class Ablation:
         run = self.audit() if part[0] == 0 else self.search_run()
         if "audit" not in run.record["stages"]:
             raise UserError(f"the audit in {run.folder} is not done yet: part 0 makes it; start the others after it")
-        judge, keeper = Judge(run), Scorekeeper(run)
+        judge, keeper = Judge(run, self.grid.judge), Scorekeeper(run)
         judged = {c.template_id for c in judge.contrasts if not c.control}
         if len(judged) < MIN_CLUSTERS:
             self.notify(
@@ -169,6 +169,7 @@ class Ablation:
         looked = {path.stem for path in (self.folder / "cells").glob("*.json")}
         self.record = {
             "recipe": self.grid.recipe.to_yaml(),
+            "judged_by": self.grid.judge,
             "judged_on": read_json(self.folder / "judged_on.json"),
             "cells_looked_at": len(looked) + self._earlier,
             "earlier_cells": self._earlier,
@@ -316,3 +317,6 @@ def check(found: Ablation) -> None:
     if unknown := sorted(set(found.grid.recipe.protected_layers) - layers):
         raise UserError(f"--protected-layers names layer {unknown[0]}; the model's are {min(layers)} to {max(layers)}")
     Demand.of(found.grid.plugins, len(layers))
+    selecting = (one for one in base.aligned[0] if one.split in (None, "select"))
+    if found.grid.judge == PREFERENCE and not any(one.stereotyping is not None for one in selecting):
+        raise UserError(f"judge: {PREFERENCE} needs contrasts that name a stereotype, and those of select name none")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import fairprune_framework as fp
 from fairprune_framework.ablation.inspecting import moved_by
 from fairprune_framework.ablation.questions import activation_norms
 from fairprune_framework.ablation.search import ablate
+from fairprune_framework.contrasts.alignment import Encoder
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.session import Run
 from fairprune_framework.testing.planted import Planted, planted_model
@@ -58,14 +60,60 @@ def test_the_planted_neurons_beat_every_control(case: Planted, done: Path) -> No
     assert record["cells_looked_at"] == 8
     assert record["confirmed"] is None
     for operator in ("zero", "scale"):
-        mine = [c["divergence_change"] for c in cells if c["operator"] == operator and not c["control"]]
-        controls = [c["divergence_change"] for c in cells if c["operator"] == operator and c["control"]]
+        mine = [c["bias_change"] for c in cells if c["operator"] == operator and not c["control"]]
+        controls = [c["bias_change"] for c in cells if c["operator"] == operator and c["control"]]
         assert max(mine) < -0.2 < min(controls)
     assert all(cell["units"] == 12 for cell in cells)
     assert all(0 < cell["masking_ms"] < 50 for cell in cells)
     assert any(cell["pareto"] for cell in cells)
     table = pq.read_table(done / "results.parquet").to_pylist()
-    assert [row["divergence_change"] for row in table] == [cell["divergence_change"] for cell in cells]
+    assert [row["bias_change"] for row in table] == [cell["bias_change"] for cell in cells]
+
+
+@pytest.mark.parametrize("metric", ["sequence-gap", "stereotype-preference"])
+def test_cells_judged_by_sentences(case: Planted, tmp_path: Path, metric: str) -> None:
+    pairs = [one for one in case.contrasts if len(one.variants) == 2]
+    named = []
+    for one in pairs:  # the likelier text is the stereotype
+        likelier = _log_probability(case, one.variants[0].text) > _log_probability(case, one.variants[1].text)
+        names = ("stereotype", "anti-stereotype") if likelier else ("anti-stereotype", "stereotype")
+        named.append(replace(one, variants=tuple(replace(v, attribute=a) for v, a in zip(one.variants, names, strict=True))))
+    given_here = {**given(case), "prompts": named}
+    bias = [{"plugin": "attribution", "objective": "preference"}]
+    grid = {**GRID, "bias": bias, "operator": "zero", "control_seeds": 1, "judge": metric}
+    record = ablate(grid, tmp_path / "grid", confirm=1, **given_here)
+    assert record is not None
+    assert record["judged_by"] == metric
+    seen = [json.loads(line) for line in (tmp_path / "grid/search/contrasts.jsonl").read_text().splitlines()]
+    judged = {row["id"]: row["category"] for row in seen if row["split"] == "heldout"}
+    by_category: dict[str, list[float]] = {}
+    for one in named:
+        if one.id in judged:
+            found = {variant.attribute: _log_probability(case, variant.text) for variant in one.variants}
+            first, second = found["stereotype"], found["anti-stereotype"]
+            value = abs(first - second) if metric == "sequence-gap" else float(first > second)
+            by_category.setdefault(one.category, []).append(value)
+    expected = np.mean([np.mean(values) for values in by_category.values()])
+    assert all(cell["bias_before"] == pytest.approx(expected, rel=1e-4) for cell in record["cells"])
+    if metric == "sequence-gap":  # a share of few may stand still
+        assert len({cell["bias_after"] for cell in record["cells"]}) > 1
+    confirmed = record["confirmed"]["results"][0]
+    rows = json.loads((tmp_path / "grid" / confirmed["folder"] / "evaluation.json").read_text())["results"]
+    (row,) = (r for r in rows if (r["metric"], r["split"], r["category"], r["control"]) == (metric, "heldout", None, False))
+    assert confirmed["change"] == row["change"]
+
+
+def _log_probability(case: Planted, text: str) -> float:
+    ids = torch.tensor([Encoder(case.tokenizer).ids(text)])
+    with torch.no_grad():
+        log_p = torch.log_softmax(case.model(input_ids=ids).logits[0, :-1].double(), -1)
+    return float(log_p.gather(-1, ids[0, 1:, None]).sum())
+
+
+def test_a_preference_needs_stereotypes(case: Planted, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="those of select name none"):
+        ablate({**GRID, "judge": "stereotype-preference"}, tmp_path / "grid", **given(case))
+    assert not (tmp_path / "grid").exists()
 
 
 def test_cells_are_judged_on_select_alone_and_never_on_what_chose(case: Planted, done: Path) -> None:
@@ -91,8 +139,8 @@ def test_a_stopped_grid_goes_on_and_a_grown_one_does_its_new_cells(case: Planted
     record = ablate({**GRID, "budget": ["12n"]}, folder, **given(case), notify=messages.append)
     assert record is not None
     again = json.loads(cells[0].read_text())
-    assert [before[name] for name in ("units", "divergence_change", "perplexity_change")] == [
-        again[name] for name in ("units", "divergence_change", "perplexity_change")
+    assert [before[name] for name in ("units", "bias_change", "perplexity_change")] == [
+        again[name] for name in ("units", "bias_change", "perplexity_change")
     ]
     assert {name: (folder / "cells" / name).stat().st_mtime_ns for name in kept} == kept
     assert "audit: done before" in messages
@@ -117,7 +165,7 @@ def test_held_out_contrasts_are_looked_at_once(case: Planted, done: Path, tmp_pa
     assert record is not None
     confirmed = record["confirmed"]
     assert (confirmed["complete"], confirmed["cells_looked_at"], len(confirmed["results"])) == (True, 8, 1)
-    best = min((c for c in record["cells"] if not c["control"]), key=lambda c: c["divergence_change"])
+    best = min((c for c in record["cells"] if not c["control"]), key=lambda c: c["bias_change"])
     assert confirmed["chosen"] == [best["cell"]]
     result = confirmed["results"][0]
     assert result["verdict"] == "fairer"

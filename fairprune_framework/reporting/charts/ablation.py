@@ -1,4 +1,4 @@
-"""The Pareto front of an ablation: what each combination took off the divergence, and what it cost."""
+"""The Pareto front of an ablation: what each combination took off the bias, and what it cost."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from fairprune_framework.reporting.source import Source
 
 
 def pareto(source: Source) -> Chart | None:
-    """Divergence against perplexity of every cell, with intervals; the front as a line. None without `ablation.json`."""
+    """The metric that judged against perplexity of every cell, with intervals; the front as a line. None without `ablation.json`."""
     cells = [cell for cell in (source.ablation or {}).get("cells", ()) if _known(cell)]
     if not cells:
         return None
+    metric = str((source.ablation or {}).get("judged_by", "next-token-divergence")).replace("-", " ")
     ordinary = [cell for cell in cells if not cell.get("control")]
     kinds = list(dict.fromkeys(str(cell.get("bias")) for cell in ordinary))
     data = [_marks("random controls", [cell for cell in cells if cell.get("control")], CONTROL, "x-thin-open")]
@@ -39,7 +40,7 @@ def pareto(source: Source) -> Chart | None:
             "mode": "lines",
             "name": "Pareto front",
             "x": [cell["perplexity_change"] for cell in front],
-            "y": [cell["divergence_change"] for cell in front],
+            "y": [cell["bias_change"] for cell in front],
             "line": {"color": BLUE, "dash": "dot", "width": 2},
             "hoverinfo": "skip",
         }
@@ -49,33 +50,33 @@ def pareto(source: Source) -> Chart | None:
             _label(cell),
             str(cell.get("budget", "–")),
             str(cell.get("units", "–")),
-            percent(cell["divergence_change"]),
+            percent(cell["bias_change"]),
             interval(cell),
             percent(cell["perplexity_change"]),
             "yes" if cell.get("pareto") else "",
             {True: "held", False: "failed"}.get(cell.get("guard_held"), "–"),
         ]
-        for cell in sorted(cells, key=lambda cell: float(cell["divergence_change"]))
+        for cell in sorted(cells, key=lambda cell: float(cell["bias_change"]))
     ]
     left_out = len((source.ablation or {}).get("cells", ())) - len(cells)
     return Chart(
         name="pareto",
         title="What each combination bought, and its price",
-        caption="Each mark is one combination of scores, policy and budget: down is less divergence, right is more perplexity. "
+        caption="Each mark is one combination of scores, policy and budget: down is less bias, right is more perplexity. "
         "Bars are 95 % intervals. The dotted line joins those that no other beats on both. Crosses are random neurons of the same "
         "number: what is no better than they are is no finding. The best of many looks better than it is; only a confirmation on "
         "contrasts that took no part counts.",
-        summary=f"{len(cells)} combinations by change of divergence and of perplexity; the table below lists every one.",
+        summary=f"{len(cells)} combinations by change of {metric} and of perplexity; the table below lists every one.",
         data=data,
         layout={
             "xaxis": axis("change of perplexity", tickformat="+.1%", zeroline=True),
-            "yaxis": axis("change of divergence", tickformat="+.0%", zeroline=True),
+            "yaxis": axis(f"change of {metric}", tickformat="+.0%", zeroline=True),
             "showlegend": True,
             "legend": LEGEND_ABOVE,
             "hovermode": "closest",
         },
         table=Table(
-            columns=("combination", "budget", "neurons", "divergence", "95 % interval", "perplexity", "Pareto", "guard"),
+            columns=("combination", "budget", "neurons", metric, "95 % interval", "perplexity", "Pareto", "guard"),
             rows=rows,
             note=f"{left_out} combinations have no result and are left out." if left_out else "",
         ),
@@ -85,7 +86,7 @@ def pareto(source: Source) -> Chart | None:
 
 
 def _known(cell: Mapping[str, Any]) -> bool:
-    return cell.get("divergence_change") is not None and cell.get("perplexity_change") is not None
+    return cell.get("bias_change") is not None and cell.get("perplexity_change") is not None
 
 
 def _label(cell: Mapping[str, Any]) -> str:
@@ -95,14 +96,14 @@ def _label(cell: Mapping[str, Any]) -> str:
 
 def _marks(name: str, cells: Sequence[Mapping[str, Any]], color: str, symbol: str) -> dict[str, Any]:
     def reach(cell: Mapping[str, Any], bound: str) -> float:
-        return abs(cell[bound] - cell["divergence_change"]) if cell.get(bound) is not None else 0.0
+        return abs(cell[bound] - cell["bias_change"]) if cell.get(bound) is not None else 0.0
 
     return {
         "type": "scatter",
         "mode": "markers",
         "name": name,
         "x": [cell["perplexity_change"] for cell in cells],
-        "y": [cell["divergence_change"] for cell in cells],
+        "y": [cell["bias_change"] for cell in cells],
         "customdata": [plain(f"{_label(cell)}, {cell.get('budget', '')}", 80) for cell in cells],
         "error_y": {
             "type": "data",

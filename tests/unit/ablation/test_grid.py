@@ -65,6 +65,7 @@ def test_axes_that_are_absent_have_the_recipes_value(tmp_path: Path) -> None:
         ({"buget": ["0.1"]}, "has no key 'buget'. Did you mean 'budget'?"),
         ({"controls": ["randon"]}, "Did you mean 'random'?"),
         ({"control_seeds": 0}, "at least 1"),
+        ({"judge": "stereotype-preferences"}, "Did you mean 'stereotype-preference'?"),
         ({"seed": [-1]}, "'seed'"),
     ],
 )
@@ -81,7 +82,7 @@ def test_options_may_not_name_an_axis_of_the_grid() -> None:
 
 
 def row(divergence: float | None, perplexity: float, **more: Any) -> dict[str, Any]:
-    base = {"divergence_change": divergence, "perplexity_change": perplexity, "units": 3, "control": False, "guard_held": True}
+    base = {"bias_change": divergence, "perplexity_change": perplexity, "units": 3, "control": False, "guard_held": True}
     axes = {"operator": "zero", "factor": None, "budget": "3n", "p_value": 0.01, "cell": "x"}
     return {**base, **axes, **more}
 
@@ -90,7 +91,7 @@ def test_the_front_by_brute_force() -> None:
     rng = np.random.default_rng(0)
     rows = [row(float(d), float(p)) for d, p in rng.normal(size=(40, 2)).round(1)]
     rows += [row(-9.0, -9.0, control=True), row(-9.0, -9.0, units=0), row(None, 0.0)]
-    points = [(r["divergence_change"], r["perplexity_change"]) for r in rows[:40]]
+    points = [(r["bias_change"], r["perplexity_change"]) for r in rows[:40]]
     for found, mine in zip(pareto(rows)[:40], points, strict=True):
         beaten = any((a <= mine[0] and b < mine[1]) or (a < mine[0] and b <= mine[1]) for a, b in points)
         assert found is not beaten
@@ -108,4 +109,4 @@ def test_controls_at_equal_budget_and_holm_over_all_cells() -> None:
     done = completed(rows)
     assert [each["best_control"] for each in done[:2]] == [-0.1, -0.1]
     assert [each["p_adjusted"] for each in done] == [0.02, 0.03, None, None, None]
-    assert [each["divergence_change"] for each in ranked(done)] == [-0.4]
+    assert [each["bias_change"] for each in ranked(done)] == [-0.4]

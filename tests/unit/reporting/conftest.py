@@ -57,7 +57,7 @@ def add_optional(folder: Path) -> None:
             "control": control,
             "units": 9,
             "guard_held": True,
-            "divergence_change": change,
+            "bias_change": change,
             "ci_low": change - 0.1,
             "ci_high": change + 0.1,
             "perplexity_change": cost,

@@ -79,8 +79,8 @@ def test_static_points_are_where_the_chart_says(full: Path) -> None:
     drawn = np.concatenate(
         [np.asarray(c.get_offsets()) for c in axes.collections if len(np.asarray(c.get_offsets())) and c.get_zorder() == 3]
     )
-    cells = [cell for cell in json.loads((full / "ablation.json").read_text())["cells"] if "divergence_change" in cell]
-    assert {tuple(point) for point in drawn} == {(cell["perplexity_change"], cell["divergence_change"]) for cell in cells}
+    cells = [cell for cell in json.loads((full / "ablation.json").read_text())["cells"] if "bias_change" in cell]
+    assert {tuple(point) for point in drawn} == {(cell["perplexity_change"], cell["bias_change"]) for cell in cells}
 
 
 def test_without_matplotlib_it_says_what_to_install(full: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
