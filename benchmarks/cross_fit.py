@@ -21,14 +21,15 @@ from typing import Any
 
 import torch
 from common import DATA, machine
-from evidence import first_tokens, text_row
+from evidence import WINDOW, first_tokens, text_row
 from evidence_arms import TOWARDS
+from evidence_record import significantly_worse
 
 from fairprune_framework.api import Choice, Needs, SelectionPolicy
 from fairprune_framework.auditing.sums import CLUSTERS, cluster_of, weighted
-from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.report import contrasts_of
 from fairprune_framework.deciding import plan_of, rescored, scores_of
+from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.cells import Cells
 from fairprune_framework.evaluation.evidence import Row
 from fairprune_framework.evaluation.sentence_rows import PREFERENCE, sentence_items, sentence_rows
@@ -36,8 +37,7 @@ from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.opening import open_run
 from fairprune_framework.pipeline import run_stages
 from fairprune_framework.provenance import write_text
-
-WINDOW = 512
+from fairprune_framework.types import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +55,20 @@ class KeepClusters(SelectionPolicy):
 class Half:
     """What one half of one split chose, and how the other half found it."""
 
-    split: int
-    name: str
     neurons: int
-    settling: float
-    """Change of perplexity on the text that settled the count."""
     text: Row
     items: list[dict[str, Any]]
+
+
+class Split:
+    """Both halves of a split, and its rows: every pair once, judged by what the other half chose."""
+
+    def __init__(self, halves_of: Sequence[Half]) -> None:
+        self.halves = halves_of
+        items = sorted((item for half in halves_of for item in half.items), key=lambda item: str(item["id"]))
+        rows = [row for row in sentence_rows(items, 0) if row.metric == PREFERENCE]
+        self.row = next(row for row in rows if row.category is None)
+        self.worse = [row.category or "" for row in significantly_worse(rows)]
 
 
 def halves(counts: Sequence[Sequence[int]], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,42 +109,40 @@ def main() -> int:
     run = open_run(work / "run", options, recipe="default", model=words.model, prompts=found, notify=say)
     run.also = (KeepClusters(),)
     run_stages(run, "read", "audit")
-    scores = scores_of(run)
+    scores, statistics = scores_of(run), run.statistics
+    groups = {category: place for place, category in enumerate(statistics.categories)}
     settling = run.encoder.ids((data / "wikitext2" / "valid_raw.txt").read_text(encoding="utf-8"))[: words.tokens]
     judging = first_tokens(data / "wikitext2" / "test_docs.jsonl", run.encoder, words.tokens)
     subject = Subject(run.model, run.tokenizer, run.architecture, Cells(work / "cells", say), encoder=run.encoder, notify=say)
     base = subject.text("settling", settling, WINDOW), subject.text("judging", judging, WINDOW)
     before = {one.id: one for one in subject.sentences("crows", run.aligned[0])}
 
-    def place(one: AlignedContrast) -> tuple[int, int]:
-        return run.statistics.categories.index(one.category), cluster_of(one.category, one.template_id)
-
-    def half(split: int, name: str, choosing_GB: torch.Tensor) -> Half:
-        chosen = rescored(run, scores, weighted(run.statistics, choosing_GB))
+    def chosen_by(split: int, name: str, choosing_GB: torch.Tensor) -> Plan:
+        chosen = rescored(run, scores, weighted(statistics, choosing_GB))
         for neurons in sorted(words.neurons, reverse=True):
             plan = plan_of(run.under(budget=f"{neurons}n"), chosen)
-            arm = subject.masked_by(plan.sites, plan.multiplier)
-            cost = text_row(base[0], arm.text("settling", settling, WINDOW)).change
+            cost = text_row(base[0], subject.masked_by(plan.sites, plan.multiplier).text("settling", settling, WINDOW)).change
+            assert cost is not None  # a perplexity is never its ideal, 0
             say(f"split {split}, half {name}: {neurons} neurons cost {cost:+.2%} on the text that settles")
-            if cost is not None and cost <= words.cost:
-                break
-        others = [one for one in run.aligned[0] if not choosing_GB[place(one)]]
-        after = arm.sentences("crows", others)
-        items = sentence_items(found, [before[one.id] for one in others], after)
-        return Half(
-            split=split,
-            name=name,
-            neurons=plan.count,
-            settling=float(cost),
-            text=text_row(base[1], arm.text("judging", judging, WINDOW)),
-            items=items,
-        )
+            if cost <= words.cost:
+                return plan
+        raise UserError(f"split {split}, half {name}: no number of --neurons costs at most --cost {words.cost}")
 
-    done: dict[int, list[Half]] = {}
+    def half(split: int, name: str, choosing_GB: torch.Tensor) -> Half:
+        plan = chosen_by(split, name, choosing_GB)
+        arm = subject.masked_by(plan.sites, plan.multiplier)
+        others = [
+            one for one in run.aligned[0] if not choosing_GB[groups[one.category], cluster_of(one.category, one.template_id)]
+        ]
+        items = sentence_items(found, [before[one.id] for one in others], arm.sentences("crows", others))
+        return Half(neurons=plan.count, text=text_row(base[1], arm.text("judging", judging, WINDOW)), items=items)
+
+    done: dict[int, Split] = {}
     for split in range(words.first, words.first + words.splits):
-        both = halves(run.statistics.cluster_counts, split)
-        done[split] = [half(split, name, choosing_GB) for name, choosing_GB in zip("AB", both, strict=True)]
-        say(pooled_line(split, done[split]))
+        both = halves(statistics.cluster_counts, split)
+        done[split] = Split([half(split, name, choosing_GB) for name, choosing_GB in zip("AB", both, strict=True)])
+        row = done[split].row
+        say(f"split {split}: share {row.before:.2%} to {row.after:.2%}, p {row.p_value:.2g}")
     facts = {
         "model": f"{words.model} ({run.fingerprint[:12]}), float32, masked",
         "machine": machine(),
@@ -157,22 +162,7 @@ def main() -> int:
 # -- the record ------------------------------------------------------------------------------------------------------------
 
 
-def pooled(halves_of: Sequence[Half]) -> list[Row]:
-    """The rows of one split: every pair once, judged by what the other half chose."""
-    items = [item for half in halves_of for item in half.items]
-    return [row for row in sentence_rows(sorted(items, key=lambda item: item["id"]), 0) if row.metric == PREFERENCE]
-
-
-def overall(halves_of: Sequence[Half]) -> Row:
-    return next(row for row in pooled(halves_of) if row.category is None)
-
-
-def pooled_line(split: int, halves_of: Sequence[Half]) -> str:
-    row = overall(halves_of)
-    return f"split {split}: share {row.before:.2%} to {row.after:.2%}, flips {row.only_before} / {row.only_after}, p {row.p_value:.2g}"
-
-
-def render(done: Mapping[int, Sequence[Half]], facts: Mapping[str, str]) -> str:
+def render(done: Mapping[int, Split], facts: Mapping[str, str]) -> str:
     lines = ["# CrowS-Pairs, cross-fitted", "", *(f"- {name}: {text}" for name, text in facts.items()), ""]
     lines += [
         "Each line: every pair once, judged by the neurons that the half without it chose. Distance: of the share of pairs whose",
@@ -183,27 +173,19 @@ def render(done: Mapping[int, Sequence[Half]], facts: Mapping[str, str]) -> str:
         "| split | neurons | share | distance | flips | McNemar | perplexity, both halves | categories worse, Holm p < 0.05 |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    rows = {split: overall(halves_of) for split, halves_of in done.items()}
-    for split, halves_of in done.items():
-        row = rows[split]
-        worse = [
-            one.category
-            for one in pooled(halves_of)
-            if one.category is not None
-            and one.p_adjusted is not None
-            and one.p_adjusted < 0.05
-            and abs((one.after or 0) - 0.5) > abs(one.before - 0.5)
-        ]
+    for number, split in done.items():
+        row = split.row
         interval = "" if row.ci_low is None else f" [{row.ci_low:+.0%}, {row.ci_high:+.0%}]"
         change = "" if row.change is None else f"{row.change:+.1%}{interval}"
-        costs = ", ".join(f"{half.text.change:+.2%}" for half in halves_of if half.text.change is not None)
+        costs = ", ".join(f"{half.text.change:+.2%}" for half in split.halves if half.text.change is not None)
         lines.append(
-            f"| {split} | {', '.join(str(half.neurons) for half in halves_of)} | {row.before:.2%} to {row.after:.2%} | {change} "
-            f"| {row.only_before} / {row.only_after} | {row.p_value:.2g} | {costs} | {', '.join(worse) or 'none'} |"
+            f"| {number} | {', '.join(str(half.neurons) for half in split.halves)} | {row.before:.2%} to {row.after:.2%} | {change} "
+            f"| {row.only_before} / {row.only_after} | {row.p_value:.2g} | {costs} | {', '.join(split.worse) or 'none'} |"
         )
-    changes = [row.change for row in rows.values() if row.change is not None]
-    spent = [half.text.change for halves_of in done.values() for half in halves_of if half.text.change is not None]
-    worst = max(row.p_value for row in rows.values() if row.p_value is not None)
+    rows = [split.row for split in done.values()]
+    changes = [row.change for row in rows if row.change is not None]
+    spent = [half.text.change for split in done.values() for half in split.halves if half.text.change is not None]
+    worst = max(row.p_value for row in rows if row.p_value is not None)
     lines += [
         "",
         f"Over {len(rows)} splits: distance {median(changes):+.1%} (median; {min(changes):+.1%} to {max(changes):+.1%}), largest p "
@@ -213,4 +195,7 @@ def render(done: Mapping[int, Sequence[Half]], facts: Mapping[str, str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"cross_fit: {error}")

@@ -265,6 +265,16 @@ def _transfer(rows: Rows, name: str | None) -> Goal:
     return goal, least, "; ".join(found + told), verdict
 
 
+def significantly_worse(rows: Sequence[Row]) -> list[Row]:
+    """Rows of categories that are further from the ideal than before, significantly after Holm."""
+    return [
+        row
+        for row in rows
+        if row.category is not None and row.after is not None and row.p_adjusted is not None and row.p_adjusted < 0.05
+        if abs(row.after - row.ideal) > abs(row.before - row.ideal)
+    ]
+
+
 def _no_worse(arm: Sequence[Row]) -> Goal:
     """Categories in which the distance from the ideal grew, significantly after Holm over the categories."""
     goal, least = "BBQ and CrowS-Pairs: categories significantly worse", "0"
@@ -272,10 +282,5 @@ def _no_worse(arm: Sequence[Row]) -> Goal:
     rows = [row for row in arm if row.metric in judged and row.category is not None and row.after is not None]
     if not rows:
         return goal, least, "", None
-    worse = [
-        f"{row.metric} {row.category}"
-        for row in rows
-        if row.p_adjusted is not None and row.p_adjusted < 0.05 and row.after is not None
-        if abs(row.after - row.ideal) > abs(row.before - row.ideal)
-    ]
+    worse = [f"{row.metric} {row.category}" for row in significantly_worse(rows)]
     return goal, least, f"{len(worse)} of {len(rows)}" + (f": {', '.join(worse)}" if worse else ""), not worse

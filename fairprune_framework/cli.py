@@ -7,7 +7,6 @@ audit goes on later. Nothing heavy is imported before it is needed.
 from __future__ import annotations
 
 import ast
-import dataclasses
 import inspect
 import json
 import os
@@ -215,7 +214,6 @@ def _parser() -> tuple[Any, dict[str, list[str]]]:
         commands.add_subcommand(name, stage, help=text)
         known[name] = _options_of(stage)
     for name, make in (
-        ("report", _report_parser),
         ("ablate", cli_questions.ablate_parser),
         ("inspect", cli_questions.inspect_parser),
     ):
@@ -355,43 +353,7 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
     return 0
 
 
-def _report_parser() -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False, description="make the page of a run again, or compare several runs")
-    parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run folder or ablation folder; several are compared with the first"
-    )
-    parser.add_argument("--output", help="the HTML file; for one folder, report.html in it")
-    parser.add_argument("--figures", metavar="DIR", help="write each chart as a file into this folder, too")
-    parser.add_argument("--format", choices=["svg", "png", "pdf"], help="of the figures; svg if not given")
-    parser.add_argument("--json", action="store_true", help="machine-readable: the files written, and what is missing")
-    return parser
-
-
-def _report(values: dict[str, Any]) -> int:
-    from pathlib import Path
-
-    from fairprune_framework.reporting.report import make_report
-
-    output, figures = (Path(values[name]) if values.get(name) else None for name in ("output", "figures"))
-    sources, written = make_report([Path(run) for run in values["runs"]], output, figures, values.get("format") or "svg")
-    missing = [dataclasses.asdict(item) for source in sources for item in source.missing]
-    damaged = [{"file": str(source.folder / name), "reason": why} for source in sources for name, why in source.damaged]
-    if values.get("json"):
-        print(json.dumps({"written": [str(path) for path in written], "missing": missing, "damaged": damaged}, indent=1))
-        return 0
-    for item in missing:
-        print(f"missing: {item['file']}, so no word on {item['what']}: {item['command']}", file=sys.stderr)
-    for item in damaged:
-        print(f"cannot be read: {item['file']}: {item['reason']}", file=sys.stderr)
-    for path in written:
-        print(path)
-    return 0
-
-
 _PLAIN: dict[str, Callable[[dict[str, Any]], int]] = {
-    "report": _report,
     "ablate": cli_questions.ablate,
     "inspect": cli_questions.inspect,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,35 @@ class Command:
 
 def _say(command: str, text: str) -> None:
     print(f"[{command}] {text}", file=sys.stderr, flush=True)
+
+
+def _report_options(parser: Any) -> None:
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run folder or ablation folder; several are compared with the first"
+    )
+    parser.add_argument("--output", help="the HTML file; for one folder, report.html in it")
+    parser.add_argument("--figures", metavar="DIR", help="write each chart as a file into this folder, too")
+    parser.add_argument("--format", choices=["svg", "png", "pdf"], help="of the figures; svg if not given")
+    parser.add_argument("--json", action="store_true", help="machine-readable: the files written, and what is missing")
+
+
+def _report(values: dict[str, Any]) -> int:
+    from fairprune_framework.reporting.report import make_report
+
+    output, figures = (Path(values[name]) if values.get(name) else None for name in ("output", "figures"))
+    sources, written = make_report([Path(run) for run in values["runs"]], output, figures, values.get("format") or "svg")
+    missing = [asdict(item) for source in sources for item in source.missing]
+    damaged = [{"file": str(source.folder / name), "reason": why} for source in sources for name, why in source.damaged]
+    if values.get("json"):
+        print(json.dumps({"written": [str(path) for path in written], "missing": missing, "damaged": damaged}, indent=1))
+        return 0
+    for item in missing:
+        print(f"missing: {item['file']}, so no word on {item['what']}: {item['command']}", file=sys.stderr)
+    for item in damaged:
+        print(f"cannot be read: {item['file']}: {item['reason']}", file=sys.stderr)
+    for path in written:
+        print(path)
+    return 0
 
 
 def _restore_options(parser: Any) -> None:
@@ -110,6 +139,7 @@ def _completion(values: dict[str, Any]) -> int:
 
 
 COMMANDS: Mapping[str, Command] = {
+    "report": Command(text="make the page of a run again, or compare several runs", options=_report_options, work=_report),
     "restore": Command(text="make the original model from a pruned one, bit by bit", options=_restore_options, work=_restore),
     "push": Command(text="upload the pruned model of a run with its card", options=_push_options, work=_push),
     "explore": Command(text="a local page: type two prompts, see both models", options=_explore_options, work=_explore),

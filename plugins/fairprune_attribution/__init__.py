@@ -68,8 +68,7 @@ class SoftPreference:
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, V, T, vocab) logits -> (C,)."""
-        gap_C = (sentence_log_probabilities(outputs) * outputs.lean).sum(1)
-        return (gap_C / self.softness).sigmoid() - 0.5
+        return (StereotypeGap()(outputs) / self.softness).sigmoid() - 0.5
 
 
 def sentence_log_probabilities(outputs: Outputs) -> Tensor:
@@ -146,9 +145,8 @@ def _slopes(objective: Term) -> ActivationTimesGradient:
 
 def _share(found_N: Tensor, at: SiteContext, objective: Term) -> Tensor:
     """A mean in the objective's unit as a share of the objective's own mean over the same contrasts."""
-    name = _slopes(objective).name
-    reached_N, value = at.sums[f"{name}.product"][1], at.sums[f"{name}.objective"][0, 0]
-    return found_N * reached_N / value.clamp_min(TINY)
+    slopes = _slopes(objective)
+    return found_N * at.sums[f"{slopes.name}.product"][1] / _value(slopes, at).clamp_min(TINY)
 
 
 def _value(statistic: ActivationTimesGradient, at: SiteContext) -> Tensor:
