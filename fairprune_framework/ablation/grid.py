@@ -23,6 +23,7 @@ from typing import Any, cast
 
 from fairprune_framework import discovery
 from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.evaluation.sentence_rows import GAP, PREFERENCE
 from fairprune_framework.interfaces import Plugin
 from fairprune_framework.provenance import digest
 from fairprune_framework.recipe import FIELDS, PluginSpec, Recipe, laid_over, layered, overlaid, read_yaml
@@ -32,7 +33,7 @@ KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
 CONTROLS, CONTROL_SEEDS = "controls", "control_seeds"
 DEFAULT_CONTROL_SEEDS = 3
 JUDGE = "judge"
-DIVERGENCE, GAP, PREFERENCE = "next-token-divergence", "sequence-gap", "stereotype-preference"
+DIVERGENCE = "next-token-divergence"
 METRICS = {DIVERGENCE: 0.0, GAP: 0.0, PREFERENCE: 0.5}
 """What may judge cells, with its ideal."""
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from fairprune_framework.ablation.grid import DIVERGENCE, GAP, METRICS, PREFERENCE, Cell, described
+from fairprune_framework.ablation.grid import DIVERGENCE, METRICS, Cell, described
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.deciding import plan_of, scores_of
@@ -18,6 +18,7 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.contrast_metrics import measure
 from fairprune_framework.evaluation.language import perplexity
 from fairprune_framework.evaluation.paired import PairedChange, paired_change
+from fairprune_framework.evaluation.sentence_rows import GAP, PREFERENCE
 from fairprune_framework.evaluation.sentences import measure_sentences
 from fairprune_framework.session import Run
 from fairprune_framework.surgery.masking import masked
@@ -54,7 +55,7 @@ class Judge:
         sentences = measure_sentences(model, self.contrasts, budget=self.run.micro_batch_tokens)
         if self.metric == GAP:
             return {measured.id: measured.gap for measured in sentences}
-        places = {contrast.id: contrast.stereotyping or 0 for contrast in self.contrasts}
+        places = {one.id: one.stereotyping for one in self.contrasts if one.stereotyping is not None}
         return {found.id: float(found.prefers(places[found.id], 1 - places[found.id])) for found in sentences}
 
     @cached_property

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.ablation import board
-from fairprune_framework.ablation.grid import PREFERENCE, Cell, Grid, read_grid
+from fairprune_framework.ablation.grid import Cell, Grid, read_grid
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.evaluation.paired import MIN_CLUSTERS
+from fairprune_framework.evaluation.sentence_rows import PREFERENCE
 from fairprune_framework.provenance import read_json, write_json, write_text
 from fairprune_framework.session import Run
 
