@@ -181,7 +181,7 @@ class Nothing(ImportanceScorer):
         return torch.zeros(at.site.units, dtype=torch.float64)
 
 
-def test_attribution_finds_planted_neurons_first_and_zeroing_them_removes_the_divergence() -> None:
+def test_attribution_finds_most_planted_neurons_and_zeroing_its_choice_halves_the_divergence() -> None:
     case = planted_model(count=4)
     architecture = recognise(case.model)
     aligned, _ = align_all(case.contrasts, Encoder(case.tokenizer))
