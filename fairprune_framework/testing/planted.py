@@ -4,10 +4,12 @@ How it is made. The two dimensions of an *attribute plane* in the hidden space a
 category share an embedding but for their place on a circle in that plane. One attention head of each layer copies the plane to
 later tokens; the residual stream carries it to later layers. In each layer, `count` planted neurons have an up row that reads the
 plane and a gate row that reads what every token carries, so that they fire at and after an attribute, up or down according to the
-word. As many decoys have the same gate and read another direction: they fire as strongly and answer to no attribute. All other
-weights are random, and hardly read or write the plane (`leak`); the head does not read it, so that what the model says differs
-between variants because of the planted neurons. Lastly neither size nor norm tells a planted neuron apart: each, and each decoy,
-fires at its layer's median strength, and its up row has the median length, most of it in *silent* directions, which no token has.
+word. Each writes what it read to its place in a second plane, the *echo*, so that they add up instead of cancelling; the head of
+the model reads the echo and not the attribute plane. As many decoys have the same gate, read another direction and write at random:
+they fire as strongly and answer to no attribute. All other weights are random, hardly read or write either plane, and hardly write
+what the gates read (`leak`), so that what the model says differs between variants because of the planted neurons alone. Lastly
+neither size nor norm tells a planted neuron apart: each, and each decoy, fires at its layer's median strength, and its up row has
+the median length, most of it in *silent* directions, which no token has.
 """
 
 from __future__ import annotations
@@ -63,23 +65,23 @@ class Planted:
 
 
 def planted_model(
-    *, seed: int = 0, layers: int = 3, hidden: int = 64, width: int = 96, count: int = 4, leak: float = 0.03
+    *, seed: int = 0, layers: int = 3, hidden: int = 64, width: int = 96, count: int = 4, leak: float = 0.01
 ) -> Planted:
     """Make a model with `count` planted neurons and `count` decoys in each layer.
 
     Args:
-        leak: how much the random weights see and write of the attribute plane, 0 to 1.
+        leak: how much the random weights read and write of the attribute plane and its echo, 0 to 1.
     """
     generator = torch.Generator().manual_seed(seed)
     model: Any = tiny_model("llama", seed=seed, layers=layers, hidden=hidden, width=width, tie_word_embeddings=False)
     tokenizer = tiny_tokenizer()
-    plane_2H, common_H, silent_SH = _directions(hidden, generator)
-    aside_HH = torch.eye(hidden) - (1 - leak) * plane_2H.T @ plane_2H
-    heard_HH = torch.eye(hidden) - silent_SH.T @ silent_SH
+    at = _directions(hidden, generator)
+    read_HH = _faded(at.plane_2H, leak) @ _faded(at.echo_2H, leak)
+    write_HH = _faded(at.silent_SH, 0) @ _faded(at.common_1H, leak) @ read_HH
     planted, decoys = {}, {}
     with torch.no_grad():
-        _embed(model.model.embed_tokens.weight, tokenizer, plane_2H, common_H, heard_HH, generator)
-        model.lm_head.weight.copy_(model.lm_head.weight @ aside_HH)
+        _embed(model.model.embed_tokens.weight, tokenizer, at, generator)
+        model.lm_head.weight.copy_(model.lm_head.weight @ _faded(at.plane_2H, leak))
         for number, layer in enumerate(model.model.layers):
             for linear in (
                 layer.self_attn.q_proj,
@@ -88,16 +90,16 @@ def planted_model(
                 layer.mlp.gate_proj,
                 layer.mlp.up_proj,
             ):
-                linear.weight.copy_(linear.weight @ aside_HH)
+                linear.weight.copy_(linear.weight @ read_HH)
             for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
-                linear.weight.copy_(heard_HH @ aside_HH @ linear.weight * 0.5)
-            _copy_plane(layer.self_attn, plane_2H)
+                linear.weight.copy_(0.25 * write_HH @ linear.weight)
+            _copy_plane(layer.self_attn, at.plane_2H)
             chosen = torch.randperm(width, generator=generator)[: 2 * count]
-            _plant(layer.mlp, chosen[:count], chosen[count:], plane_2H, common_H, aside_HH, generator)
+            _plant(layer.mlp, chosen[:count], chosen[count:], at, read_HH, generator)
             planted[f"model.layers.{number}.mlp"] = tuple(sorted(chosen[:count].tolist()))
             decoys[f"model.layers.{number}.mlp"] = tuple(sorted(chosen[count:].tolist()))
         contrasts = _contrasts()
-        _equalise(model, tokenizer, contrasts, planted, decoys, silent_SH, generator)
+        _equalise(model, tokenizer, contrasts, planted, decoys, at.silent_SH, generator)
     return Planted(model=model, tokenizer=tokenizer, contrasts=contrasts, planted=planted, decoys=decoys)
 
 
@@ -115,19 +117,36 @@ def _contrasts() -> list[Contrast]:
     ]
 
 
-def _directions(hidden: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-    """Orthonormal: the attribute plane (2, H), what every token carries (H,), and what none does (H / 8, H)."""
+@dataclass(frozen=True, kw_only=True)
+class _Directions:
+    """Orthonormal rows of the hidden space."""
+
+    plane_2H: Tensor
+    """The attribute plane."""
+    echo_2H: Tensor
+    """Where the planted neurons write what they read of it."""
+    common_1H: Tensor
+    """What every token carries."""
+    silent_SH: Tensor
+    """What none does; S = H / 8."""
+
+
+def _directions(hidden: int, generator: torch.Generator) -> _Directions:
     basis_HH, _ = torch.linalg.qr(torch.randn(hidden, hidden, generator=generator))
-    return basis_HH[:2].clone(), basis_HH[2].clone(), basis_HH[3 : 3 + hidden // 8].clone()
+    plane_2H, echo_2H, common_1H, silent_SH, _ = basis_HH.split([2, 2, 1, hidden // 8, hidden - 5 - hidden // 8])
+    return _Directions(plane_2H=plane_2H, echo_2H=echo_2H, common_1H=common_1H, silent_SH=silent_SH)
 
 
-def _embed(
-    weight_VH: Tensor, tokenizer: Any, plane_2H: Tensor, common_H: Tensor, heard_HH: Tensor, generator: torch.Generator
-) -> None:
+def _faded(rows_DH: Tensor, rest: float) -> Tensor:
+    """The projection that leaves only `rest` of some orthonormal directions, (H, H), symmetric."""
+    return torch.eye(rows_DH.shape[1]) - (1 - rest) * rows_DH.T @ rows_DH
+
+
+def _embed(weight_VH: Tensor, tokenizer: Any, at: _Directions, generator: torch.Generator) -> None:
     """Random embeddings of norm 4 off the plane, plus the common direction; attribute words of a category on their circle."""
-    basis_3H = torch.cat([plane_2H, common_H.unsqueeze(0)])
-    weight_VH.copy_(torch.randn(weight_VH.shape, generator=generator) @ heard_HH)
-    weight_VH -= weight_VH @ basis_3H.T @ basis_3H
+    weight_VH.copy_(torch.randn(weight_VH.shape, generator=generator))
+    for rows_DH in (at.silent_SH, at.plane_2H, at.common_1H):
+        weight_VH.copy_(weight_VH @ _faded(rows_DH, 0))
     weight_VH *= 4 / weight_VH.norm(dim=1, keepdim=True)
     for begin, words in CIRCLES.values():
         rows = [tokenizer.convert_tokens_to_ids(f"\u0120{word}") for word in words]
@@ -135,8 +154,13 @@ def _embed(
         for place, row in enumerate(rows):
             angle = begin + 2 * math.pi * place / len(rows)
             own_H = 0.01 * weight_VH[row]
-            weight_VH[row] = shared_H + own_H + 4 * (math.cos(angle) * plane_2H[0] + math.sin(angle) * plane_2H[1])
-    weight_VH += 2 * common_H
+            weight_VH[row] = shared_H + own_H + 4 * _turned(at.plane_2H, angle)
+    weight_VH += 2 * at.common_1H
+
+
+def _turned(plane_2H: Tensor, angle: float) -> Tensor:
+    """The unit vector at an angle within a plane, (H,)."""
+    return math.cos(angle) * plane_2H[0] + math.sin(angle) * plane_2H[1]
 
 
 def _copy_plane(attention: Any, plane_2H: Tensor) -> None:
@@ -147,23 +171,24 @@ def _copy_plane(attention: Any, plane_2H: Tensor) -> None:
         attention.o_proj.weight[:, start : start + 2] = plane_2H.T
 
 
-def _plant(
-    mlp: Any, planted: Tensor, decoys: Tensor, plane_2H: Tensor, common_H: Tensor, aside_HH: Tensor, generator: torch.Generator
-) -> None:
-    hidden = len(common_H)
+def _plant(mlp: Any, planted: Tensor, decoys: Tensor, at: _Directions, read_HH: Tensor, generator: torch.Generator) -> None:
+    """Neurons by turns on two diagonals of the plane, so that no category's circle is out of their sight; and their decoys."""
+    hidden = len(read_HH)
     size = mlp.up_proj.weight.norm(dim=1).median()
-    for unit in (*planted.tolist(), *decoys.tolist()):
-        jitter_H = 0.1 * torch.randn(hidden, generator=generator) @ aside_HH / math.sqrt(hidden)
-        mlp.gate_proj.weight[unit] = size * (common_H + jitter_H)
-        turn = (
-            math.pi / 4 + math.pi / 2 * torch.randint(4, (), generator=generator) + 0.15 * torch.randn((), generator=generator)
-        )
-        read_H = torch.cos(turn) * plane_2H[0] + torch.sin(turn) * plane_2H[1]  # no category's circle is out of its sight
-        if unit in decoys.tolist():
-            read_H = torch.randn(hidden, generator=generator) @ aside_HH
-            read_H -= read_H @ common_H * common_H
-            read_H /= read_H.norm()
-        mlp.up_proj.weight[unit] = size * (read_H + jitter_H.roll(1) @ aside_HH)
+
+    def jitter_H() -> Tensor:
+        return 0.1 * torch.randn(hidden, generator=generator) @ read_HH / math.sqrt(hidden)
+
+    for place, unit in enumerate(planted.tolist()):
+        flip = math.pi * torch.randint(2, (), generator=generator).item()
+        angle = math.pi / 4 + math.pi / 2 * (place % 2) + flip + 0.15 * torch.randn((), generator=generator).item()
+        mlp.gate_proj.weight[unit] = size * (at.common_1H[0] + jitter_H())
+        mlp.up_proj.weight[unit] = size * (_turned(at.plane_2H, angle) + jitter_H())
+        mlp.down_proj.weight[:, unit] = _turned(at.echo_2H, angle)
+    for unit in decoys.tolist():
+        other_H = torch.randn(hidden, generator=generator) @ read_HH @ _faded(at.common_1H, 0)
+        mlp.gate_proj.weight[unit] = size * (at.common_1H[0] + jitter_H())
+        mlp.up_proj.weight[unit] = size * (other_H / other_H.norm() + jitter_H())
 
 
 def _equalise(

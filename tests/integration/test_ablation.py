@@ -209,16 +209,19 @@ def test_nothing_is_written_for_a_bad_grid(
 
 @pytest.fixture(scope="module")
 def run(case: Planted, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = tmp_path_factory.mktemp("runs")
+    text = folder / "text.txt"  # with attribute words: without them planted neurons are far quieter than any other
+    text.write_text("\n\n".join(f"{one.variants[0].text}. {one.variants[1].text}." for one in case.contrasts))
     recipe = fp.Recipe(
         bias="attribution",  # type: ignore[arg-type]
         importance="max-abs-weight",  # type: ignore[arg-type]
         policy={"plugin": "protected-global", "protect": 0.0},  # type: ignore[arg-type]
         budget="12n",
         operator="zero",
+        calibration=str(text),
         **TEXT,
     )
-    folder = tmp_path_factory.mktemp("runs") / "planted"
-    found = fp.score(fp.audit(recipe=recipe, output=folder, **given(case)))
+    found = fp.score(fp.audit(recipe=recipe, output=folder / "planted", **given(case)))
     return fp.plan(found)
 
 

@@ -181,8 +181,9 @@ class Nothing(ImportanceScorer):
         return torch.zeros(at.site.units, dtype=torch.float64)
 
 
-def test_attribution_finds_most_planted_neurons_and_zeroing_its_choice_halves_the_divergence() -> None:
-    case = planted_model(count=4)
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_attribution_ranks_the_planted_neurons_first_and_zeroing_them_removes_the_divergence(seed: int) -> None:
+    case = planted_model(seed=seed, count=4)
     architecture = recognise(case.model)
     aligned, _ = align_all(case.contrasts, Encoder(case.tokenizer))
     values = {category: len(found) for category, found in vocabularies(case.contrasts).items()}
@@ -191,14 +192,14 @@ def test_attribution_finds_most_planted_neurons_and_zeroing_its_choice_halves_th
     statistics, _ = audit(case.model, architecture, aligned, values, Demand.of([bias], 3), accelerator="cpu")
     scores = score(statistics, case.model, architecture, bias, Nothing(), ("bias", "importance"))
     plan = plan_of(scores, "12n", protect=0.0)
-    assert case.recall(plan) >= 0.6  # of 288 neurons; by chance 4 %
+    assert case.recall(plan) == 1.0  # the first 12 of 288 neurons are the 12 planted ones; by chance 4 %
     from fairprune_framework.auditing.batches import compose
 
     batches = list(compose(aligned, values, 512))
     before = sum(m.divergence for m in measure(case.model, architecture, batches))
     with masked(case.model, architecture, plan):
         after = sum(m.divergence for m in measure(case.model, architecture, batches))
-    assert after < 0.5 * before
+    assert after < 0.05 * before  # what is left is the leak: -97 to -98 % measured
 
 
 def plan_of(scores: Scores, budget: str, **options: Any) -> Mapping[str, tuple[int, ...]]:

@@ -148,8 +148,8 @@ def test_the_planted_neurons_are_what_the_model_says_about_attributes(case: Plan
         without_planted = divergence(case)
     with masked(case.model, architecture, case.decoys):
         without_decoys = divergence(case)
-    assert without_planted < 0.5 * before
-    assert abs(without_decoys - before) < 0.5 * (before - without_planted)
+    assert without_planted < 0.05 * before
+    assert abs(without_decoys - before) < 0.05 * before
 
 
 def test_the_same_seed_gives_the_same_model() -> None:
