@@ -3,9 +3,9 @@
     python benchmarks/cross_fit.py --splits 5 --record benchmarks/cross_fit_smollm2-135m_202611.md
 
 One audit of all pairs keeps the sums of hashed clusters of them apart. Each split draws half of the clusters of every category; each
-half chooses by the recipe `default` with the objective `--objective`, and the other half judges. How many neurons is settled without
-judging: the most of `--neurons` that cost at most `--cost` in perplexity on text that judges nothing. Every measurement is a cell in
-the work folder, so that a call goes on where the last one stopped.
+half chooses by the recipe `default` without `recall`, with the objective `--objective`, and the other half judges. How many neurons is
+settled without judging: the most of `--neurons` that cost at most `--cost` in perplexity on text that judges nothing. Every measurement
+is a cell in the work folder, so that a call goes on where the last one stopped.
 """
 
 from __future__ import annotations

@@ -23,8 +23,12 @@ from fairprune_framework.surgery.masking import check_plan
 from fairprune_framework.types import Plan
 
 FORMS = "a plan file, a run folder, recipe:NAME, optipfair, random:SEED, crows:odd, or occupations"
-TOWARDS = {objective: {"bias": {"plugin": "attribution", "objective": objective}} for objective in ("stereotype", "preference")}
-"""The recipe `default`, made to lower how much likelier stereotyping sentences are, or how often they are."""
+WEIGHED = {"policy": {"plugin": "protected-global", "protect": 0.02, "exchange": 0.5}, "calibration": "sampled"}
+TOWARDS = {
+    objective: {"bias": {"plugin": "attribution", "objective": objective}, **WEIGHED}
+    for objective in ("stereotype", "preference")
+}
+"""The recipe `default` without `recall`, made to lower how much likelier stereotyping sentences are, or how often they are."""
 
 
 def plan_of(

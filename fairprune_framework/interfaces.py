@@ -48,6 +48,8 @@ class Outputs:
     lean: Tensor
     """(C, V) int64: 1 for a stereotyping variant, -1 for its counterpart (CrowS-Pairs "more" and "less", WinoBias "pro" and "anti"), 0
     where a contrast names neither."""
+    rare: Tensor
+    """(C, V, T) bool: tokens of calibration text that at most a quarter of its documents hold; False in contrasts."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.errors import UserError
@@ -38,7 +37,7 @@ def prepare(run: Run, stages: tuple[str, ...]) -> None:
     if run.recipe.calibration is not None:
         from fairprune_framework.auditing.calibration import from_file
 
-        from_file(Path(run.recipe.calibration), run.encoder, run.recipe.calibration_tokens)
+        from_file(run.recipe.calibration, run.encoder, run.recipe.calibration_tokens, run.recipe.calibration_documents)
     if "read" in stages:
         _ = run.alignment
     if "evaluate" in stages:

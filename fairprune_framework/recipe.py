@@ -99,9 +99,9 @@ class Recipe:
     force: bool = False
     """Apply the plan although the guard fails."""
     calibration: str | None = None
-    """Calibration text: a .txt or .jsonl file (field `text`); by default text that the model itself samples."""
+    """Calibration text: `builtin:en`, a .txt or a .jsonl file (field `text`); `sampled`, the same as none: the model itself writes."""
     calibration_documents: int = 32
-    """Documents to sample."""
+    """Documents to sample, or to take of `builtin`."""
     calibration_tokens: int = 256
     """Tokens of a document."""
     generate: tuple[str, ...] = ()
@@ -148,6 +148,8 @@ class Recipe:
             if isinstance(value, str) or not isinstance(value, (list, tuple)):
                 raise UserError(f"The {name!r} of a recipe must be a list. Got {value!r} instead.")
             object.__setattr__(self, name, tuple(value))
+        if self.calibration == "sampled":
+            object.__setattr__(self, "calibration", None)
         for name, hint in typing.get_type_hints(Recipe).items():
             value = getattr(self, name)
             if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, hint))):

@@ -118,7 +118,9 @@ class RunFolder:
         """What stands in a key for a field of the recipe that names a file or something in memory: its hash."""
         if self.recipe.calibration is None:
             return {}
-        path = Path(self.recipe.calibration)
+        from fairprune_framework.auditing.calibration import text_file
+
+        path = text_file(self.recipe.calibration)
         return {"calibration": provenance.file_digest(path) if path.is_file() else None}
 
     def done(self, stage: str) -> bool:

@@ -324,13 +324,15 @@ class Run(RunFolder):
         from fairprune_framework.auditing import calibration
 
         path, recipe = self.folder / "calibration.jsonl", self.recipe
-        file = None if recipe.calibration is None else provenance.file_digest(Path(recipe.calibration))
+        file = None if recipe.calibration is None else provenance.file_digest(calibration.text_file(recipe.calibration))
         wanted = [file, recipe.calibration_documents, recipe.calibration_tokens, recipe.seed, self.fingerprint]
         key = provenance.digest(wanted)
         if path.is_file() and self.record.get("calibration", {}).get("key") == key:
             return calibration.Calibration.load(path)
         if recipe.calibration is not None:
-            found = calibration.from_file(Path(recipe.calibration), self.encoder, recipe.calibration_tokens)
+            found = calibration.from_file(
+                recipe.calibration, self.encoder, recipe.calibration_tokens, recipe.calibration_documents
+            )
         else:
             self.notify(f"sampling {recipe.calibration_documents} calibration documents of {recipe.calibration_tokens} tokens")
             tokens = min(recipe.calibration_tokens, self.encoder.limit or recipe.calibration_tokens)

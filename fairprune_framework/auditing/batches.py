@@ -64,6 +64,8 @@ class MicroBatch:
     """(C, V) int64: index into the category's vocabulary; -1 for an absent variant."""
     lean: Tensor
     """(C, V) int64: 1 for a stereotyping variant, -1 for its counterpart, 0 where a contrast names neither."""
+    rare: Tensor
+    """(C, V, L) bool: places of rare tokens, as `Tokens.rare`."""
     categories: tuple[str, ...]
     """Category of each contrast."""
     values: int
@@ -127,6 +129,7 @@ class MicroBatch:
             end=self.end[some],
             attribute=self.attribute[some],
             lean=self.lean[some],
+            rare=self.rare[some, :, :width],
             categories=self.categories[some],
             clusters=self.clusters[some],
             ids=self.ids[some],
@@ -334,6 +337,10 @@ def _described(
 ) -> MicroBatch:
     """Rows with what is known of the contrasts in them; `text_of`: the text of each variant of each contrast."""
     most = max(len(contrast.variants) for contrast in batch)
+    rare = torch.zeros((len(batch), most, tensors["input_ids"].shape[1]), dtype=torch.bool)
+    for c, contrast in enumerate(batch):
+        for v, tokens in enumerate(contrast.variants):
+            rare[c, v, list(tokens.rare)] = True
 
     def table(cell: Any, absent: int) -> Tensor:
         return torch.tensor([[cell(c, v) if v < len(c.variants) else absent for v in range(most)] for c in batch])
@@ -347,6 +354,7 @@ def _described(
         end=table(lambda c, v: c.variants[v].end, 0),
         attribute=table(lambda c, v: c.attributes[v], -1),
         lean=table(lambda c, v: 0 if c.stereotyping is None else (1 if v == c.stereotyping else -1), 0),
+        rare=rare,
         categories=tuple(contrast.category for contrast in batch),
         values=values,
         ids=tuple(contrast.id for contrast in batch),

@@ -1,4 +1,5 @@
-"""Text on which importance is scored and cost is judged: a file of the user's, or text that the model itself samples.
+"""Text on which importance is scored and cost is judged: passages that ship with this package, a file of the user's, or text that the
+model itself samples.
 
 Even documents serve scores and probes, odd ones judge; neither half ever does the other's work. Stored as `calibration.jsonl`, so
 that a run can be repeated on the same text.
@@ -7,8 +8,10 @@ that a run can be repeated on the same text.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,12 @@ import torch
 from torch import nn
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, Tokens
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import UnknownName, UserError, did_you_mean
 from fairprune_framework.progress import bar
 from fairprune_framework.provenance import digest, write_text
+
+RARE = 0.25
+"""Share of the documents that may hold a rare token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +50,12 @@ class Calibration:
         return self.documents[1::2]
 
     def as_contrasts(self) -> list[AlignedContrast]:
-        """The scoring half as one-variant "contrasts" without an attribute, the form that the audit streams."""
+        """The scoring half as one-variant "contrasts" without an attribute, the form that the audit streams.
+
+        Rare are tokens that at most a quarter of its documents hold.
+        """
+        holding = Counter(token for ids in self.scoring for token in set(ids))
+        most = max(1, int(RARE * len(self.scoring)))
         return [
             AlignedContrast(
                 id=f"calibration/{2 * i}",
@@ -52,7 +63,7 @@ class Calibration:
                 template_id="",
                 control=False,
                 split=None,
-                variants=(Tokens(ids=ids, start=0, end=0),),
+                variants=(Tokens(ids=ids, start=0, end=0, rare=tuple(i for i, t in enumerate(ids) if holding[t] <= most)),),
                 attributes=(0,),
             )
             for i, ids in enumerate(self.scoring)
@@ -73,13 +84,34 @@ class Calibration:
         return cls(documents=tuple(tuple(row["ids"]) for row in rows), source=rows[0]["source"])
 
 
-def from_file(path: Path, encoder: Encoder, tokens: int) -> Calibration:
-    """Read a .txt file (one text) or a .jsonl file (field `text`), in documents of at most `tokens` tokens; nothing is left out
-    but a rest of fewer than two tokens, which has no next token to predict.
+BUILTIN = "builtin:"
+
+
+def text_file(name: str) -> Path:
+    """The file that `builtin:<language>` names; any other name is a path.
 
     Raises:
-        UserError: no such file, another kind, a line without `text`, or fewer than four documents.
+        UnknownName: no text ships for the language.
     """
+    if not name.startswith(BUILTIN):
+        return Path(name)
+    known = {Path(file.name).stem: Path(str(file)) for file in (resources.files(__package__) / "data").iterdir()}
+    language = name.removeprefix(BUILTIN)
+    if language not in known:
+        there = ", ".join(sorted(known))
+        raise UnknownName(f"no built-in calibration text {language!r}; there are: {there}.{did_you_mean(language, known)}")
+    return known[language]
+
+
+def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calibration:
+    """Read a .txt file (one text) or a .jsonl file (field `text`), in documents of at most `tokens` tokens; nothing is left out but
+    a rest of fewer than two tokens, which has no next token to predict. Or the first `documents` passages of `builtin:<language>`,
+    each cut at `tokens`.
+
+    Raises:
+        UserError: no such text or file, another kind, a line without `text`, or fewer than four documents.
+    """
+    path = text_file(name)
     if not path.is_file():
         raise UserError(f"there is no calibration file {path}")
     try:
@@ -99,16 +131,17 @@ def from_file(path: Path, encoder: Encoder, tokens: int) -> Calibration:
             if not isinstance(found, str):
                 raise UserError(f"{path}, line {number}: the field 'text' must be a text. Got {found!r} instead.")
             texts.append(found)
-    documents = []
     tokens = min(tokens, encoder.limit or tokens)
+    if name.startswith(BUILTIN):
+        passages = encoder.encode(texts[:documents])
+        return Calibration(documents=tuple(tuple(ids[:tokens]) for ids, _ in passages), source=name)
+    found = []
     for text in texts:
         ids = encoder.encode([text])[0][0] if text.strip() else []
-        documents += [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens) if len(ids[i : i + tokens]) > 1]
-    if len(documents) < 4:
-        raise UserError(
-            f"the calibration file {path} gives {len(documents)} documents of {tokens} tokens; at least 4 are needed"
-        )
-    return Calibration(documents=tuple(documents), source=path.name)
+        found += [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens) if len(ids[i : i + tokens]) > 1]
+    if len(found) < 4:
+        raise UserError(f"the calibration file {path} gives {len(found)} documents of {tokens} tokens; at least 4 are needed")
+    return Calibration(documents=tuple(found), source=path.name)
 
 
 @torch.no_grad()

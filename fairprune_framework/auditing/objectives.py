@@ -69,6 +69,7 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
             mask=(steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1),
             attribute=batch.attribute,
             lean=batch.lean,
+            rare=batch.rare,
         )
         found = objective(outputs)
     if not isinstance(found, Tensor) or found.shape != (len(batch.ids),):

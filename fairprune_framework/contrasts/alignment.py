@@ -29,6 +29,8 @@ class Tokens:
     ids: tuple[int, ...]
     start: int
     end: int
+    rare: tuple[int, ...] = ()
+    """Of calibration text: the places of tokens that few of its documents hold."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fairprune_framework.architecture import Architecture, recognise
 from fairprune_framework.auditing.audit import Demand, audit
-from fairprune_framework.auditing.sums import CONTRASTS, Statistics
+from fairprune_framework.auditing.calibration import Calibration
+from fairprune_framework.auditing.sums import CALIBRATION, Statistics
 from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
 from fairprune_framework.interfaces import PolicyContext, SelectionPolicy, SiteContext
 from fairprune_framework.planning import check_choice, trim
@@ -23,6 +24,8 @@ from fairprune_framework.types import Budget, Choice, Measurement, Scores
 
 LAYOUTS = ("llama", "mixtral")
 LABEL = "the policy under test"
+DOCUMENTS = tuple(tuple(range(5 + i, 17 + 2 * i)) * 2 for i in range(6))
+"""Calibration text: each document says the same twice."""
 
 
 def made_up(architecture: Architecture, seed: int = 0, levels: int | None = None) -> Scores:
@@ -97,9 +100,12 @@ class PolicyBench:
             aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
             values = {category: len(names) for category, names in vocabularies(contrasts).items()}
             demand = Demand.of([self.policy], len({site.layer for site in self.architecture.sites.values()}))
-            self._statistics, _ = audit(self.model, self.architecture, aligned, values, demand, accelerator="cpu")
+            text = Calibration(documents=DOCUMENTS, source="contract") if demand.calibration else None
+            self._statistics, _ = audit(
+                self.model, self.architecture, aligned, values, demand, calibration=text, accelerator="cpu"
+            )
         weights = weights_of(self.model, site) if needs.weights else {}
-        return context(self._statistics, CONTRASTS, 0, site, weights, generator_for(0, LABEL, name))
+        return context(self._statistics, CALIBRATION, 0, site, weights, generator_for(0, LABEL, name))
 
 
 def _as_sets(kept: dict[str, Tensor]) -> dict[str, list[int]]:

@@ -2,19 +2,76 @@
 
 The top `protect` share of all neurons by importance is never touched; of the others the highest bias goes first, over all layers
 together. Neurons with a bias of 0 or below are not chosen. With `exchange` above 0 the bias of a neuron is divided by what it costs:
-bias / (importance + median importance) ** exchange. Source: the two-stage rule of FASP (Zayed et al., AAAI 2024), for neurons; the
-exchange rate is this project's, docs/method/protected-global.md.
+bias / (importance + median importance) ** exchange. With `recall` neurons that help to recall a word of the text so far stay. Source:
+the two-stage rule of FASP (Zayed et al., AAAI 2024), for neurons; the exchange rate and recall are this project's,
+docs/method/protected-global.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import Budget, Choice, PolicyContext, Scores, SelectionPolicy, eligible, take
+from fairprune_framework.api import (
+    Budget,
+    Choice,
+    Needs,
+    Observation,
+    Outputs,
+    Pass,
+    PolicyContext,
+    Scores,
+    SelectionPolicy,
+    SiteContext,
+    Statistic,
+    eligible,
+    take,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallLoss:
+    """Sum over the recalled tokens of a document of -log p(token | tokens before it), nats.
+
+    Recalled is a rare token that stood in the document before, one to three times, the token just before left out: likely a name or
+    a thing of this text.
+    """
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """(C, 1, T, vocab) logits -> (C,)."""
+        tokens_CT, mask_CT = outputs.tokens[:, 0], outputs.mask[:, 0]
+        same_CTT = (tokens_CT.unsqueeze(2) == tokens_CT.unsqueeze(1)) & mask_CT.unsqueeze(1)
+        times_CT = same_CTT.tril(-2).sum(2)
+        recalled_CT = outputs.rare[:, 0] & (times_CT >= 1) & (times_CT <= 3) & mask_CT
+        log_p = torch.log_softmax(outputs.logits[:, 0, :-1].float(), -1)
+        token = log_p.gather(-1, tokens_CT[:, 1:].unsqueeze(-1)).squeeze(-1)
+        return -(token * recalled_CT[:, 1:]).sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallSlopes(Statistic):
+    """Three rows a document: the sum over its tokens of activation x gradient of the loss above, nats, below 0 where a neuron helps; its
+    square; and 1."""
+
+    name: str = "recall-slopes"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """One forward and backward of the calibration text."""
+        return (Pass(stream="calibration", objective=RecallLoss(), logits="all"),)
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Output `moments`: (C, 3, N)."""
+        acts_CVTN, grads_CVTN = obs.acts["neuron"], obs.grads["neuron"]
+        wide = torch.promote_types(acts_CVTN.dtype, torch.float32)
+        product_CVTN = (acts_CVTN.to(wide) * grads_CVTN).mul_(obs.mask.unsqueeze(-1))
+        slope_CN = product_CVTN.sum(2).double().sum(1)
+        return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}
+
+
+RECALL = RecallSlopes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,12 +82,22 @@ class ProtectedGlobal(SelectionPolicy):
     """Share of all neurons, by importance, that is never touched."""
     exchange: float = 0.0
     """Exponent of the importance that divides the bias; 0: the bias alone decides."""
+    recall: bool = False
+    """Never touch a neuron without which, to first order, rare words of the calibration text would be less likely when they return."""
+    margin: float = 0.5
+    """With `recall`: standard errors over documents that the effect must be from 0 to count."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.exchange <= 2:
             raise ValueError(f"The 'exchange' must be in [0, 2]. Got {self.exchange} instead.")
         if not 0 <= self.protect < 1:
             raise ValueError(f"The 'protect' must be in [0, 1). Got {self.protect} instead.")
+        if self.margin < 0:
+            raise ValueError(f"The 'margin' must not be negative. Got {self.margin} instead.")
+
+    def needs(self) -> Needs:
+        """With `recall` one gradient pass over the scoring half of the calibration text."""
+        return Needs(statistics=(RECALL,) if self.recall else ())
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`."""
@@ -38,8 +105,18 @@ class ProtectedGlobal(SelectionPolicy):
         if not allowed:
             return Choice(units={}, reason="all layers are protected")
         biased = {name: may & (scores.bias[name] > 0) for name, may in allowed.items()}
-        nothing = f"the budget {budget} and the protected share leave no neuron with a bias above 0"
+        if self.recall:
+            biased = {name: may & ~self._recalls(context.at(name)) for name, may in biased.items()}
+        nothing = f"the budget {budget} and what is protected leave no neuron with a bias above 0"
         return take(scores, budget, self._worth(scores), biased, nothing)
+
+    def _recalls(self, at: SiteContext) -> Tensor:
+        """(N,) bool: the mean slope over documents is below 0 by more than `margin` standard errors."""
+        total_N, squares_N, count_N = at.sums[f"{RECALL.name}.moments"]
+        count_N = count_N.clamp_min(2)
+        mean_N = total_N / count_N
+        error_N = ((squares_N / count_N - mean_N.square()).clamp_min(0) / (count_N - 1)).sqrt()
+        return mean_N < -self.margin * error_N
 
     def _worth(self, scores: Scores) -> Mapping[str, Tensor]:
         if self.exchange == 0:

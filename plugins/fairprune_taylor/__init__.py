@@ -1,11 +1,13 @@
 """Importance by Taylor expansion of the language-model loss: sum over calibration tokens of |a_i dNLL/da_i| ** power.
 
 With `power=1` the first-order criterion on activations (LLM-Pruner, Ma et al. 2023, uses it on weights); with `power=2` its squares, the
-diagonal of the empirical Fisher matrix of a gate on the neuron. Source: Molchanov et al. 2019, eq. 8, and Theis et al. 2018, eq. 6.
+diagonal of the empirical Fisher matrix of a gate on the neuron; with `labels="model"` of the Fisher matrix itself (Kunstner et al. 2019,
+section 3). Source: Molchanov et al. 2019, eq. 8, and Theis et al. 2018, eq. 6.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -15,16 +17,34 @@ from torch import Tensor
 
 from fairprune_framework.api import ImportanceScorer, Needs, Observation, Outputs, Pass, SiteContext, Statistic
 
+Labels = Literal["text", "model"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class NegativeLogLikelihood:
     """Sum over the tokens of a document of -log p(token | tokens before it), nats."""
 
+    labels: Labels = "text"
+    """text: the tokens that stand there. model: a token drawn at each place from what the model expects, the same whenever asked."""
+
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, 1, T, vocab) logits -> (C,)."""
         log_p = torch.log_softmax(outputs.logits[:, 0, :-1].float(), -1)
-        token = log_p.gather(-1, outputs.tokens[:, 0, 1:].unsqueeze(-1)).squeeze(-1)
-        return -(token * outputs.mask[:, 0, 1:]).sum(-1)
+        tokens, mask = outputs.tokens[:, 0], outputs.mask[:, 0]
+        label = tokens[:, 1:]
+        if self.labels == "model":
+            label = torch.stack([_drawn(log_p[c].detach(), tokens[c, mask[c]]) for c in range(len(tokens))])
+        return -(log_p.gather(-1, label.unsqueeze(-1)).squeeze(-1) * mask[:, 1:]).sum(-1)
+
+
+def _drawn(log_p_Tv: Tensor, document: Tensor) -> Tensor:
+    """(T,) int64: one token a row, by uniform numbers that depend on the document alone, not on its batch or device."""
+    seed = zlib.crc32(document.cpu().numpy().tobytes())
+    uniform_T1 = torch.zeros(len(log_p_Tv), 1)
+    uniform_T1[: len(document) - 1] = torch.rand(len(document) - 1, 1, generator=torch.Generator().manual_seed(seed))
+    uniform_T1 = uniform_T1.to(log_p_Tv.device)
+    reached_Tv = log_p_Tv.exp().cumsum(-1)
+    return torch.searchsorted(reached_Tv, uniform_T1 * reached_Tv[:, -1:]).squeeze(-1).clamp_max(log_p_Tv.shape[-1] - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +53,11 @@ class TaylorTerms(Statistic):
 
     name: str = "taylor-terms"
     power: Literal[1, 2] = 1
+    labels: Labels = "text"
 
     def passes(self, layers: int) -> Sequence[Pass]:
         """One forward and backward of the calibration text."""
-        return (Pass(stream="calibration", objective=NegativeLogLikelihood(), logits="all"),)
+        return (Pass(stream="calibration", objective=NegativeLogLikelihood(labels=self.labels), logits="all"),)
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `terms`: (C, 1, N)."""
@@ -53,6 +74,8 @@ class Taylor(ImportanceScorer):
 
     power: Literal[1, 2] = 1
     """1: absolute first-order terms. 2: their squares, the empirical Fisher criterion."""
+    labels: Labels = "text"
+    """What the loss is of: text, the tokens that stand there; model, tokens that the model draws, which makes the squares Fisher's."""
 
     def __post_init__(self) -> None:
         if self.power not in (1, 2):
@@ -64,7 +87,8 @@ class Taylor(ImportanceScorer):
 
     @property
     def _terms(self) -> TaylorTerms:
-        return TaylorTerms(name="taylor-terms" if self.power == 1 else "fisher-terms", power=self.power)
+        name = "taylor-terms" if self.power == 1 else "fisher-terms"
+        return TaylorTerms(name=name if self.labels == "text" else f"{name}-drawn", power=self.power, labels=self.labels)
 
     def score(self, at: SiteContext) -> Tensor:
         """See `ImportanceScorer.score`."""

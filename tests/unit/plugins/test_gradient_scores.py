@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework import discovery
-from fairprune_framework.api import BiasScorer, Budget, ImportanceScorer, Needs, Scores, SelectionPolicy, SiteContext
+from fairprune_framework.api import (
+    BiasScorer,
+    Budget,
+    ImportanceScorer,
+    Needs,
+    Outputs,
+    Scores,
+    SelectionPolicy,
+    SiteContext,
+)
 from fairprune_framework.architecture import Architecture, recognise
 from fairprune_framework.auditing.audit import Demand, audit
 from fairprune_framework.auditing.calibration import Calibration
@@ -141,6 +150,98 @@ def test_taylor_against_autograd_by_hand(family: str, power: int) -> None:
             expected[name] += ((kept[name] * kept[name].grad).double().abs() ** power).sum((0, 1)).detach()
     for name in found:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=0)
+
+
+def test_labels_of_the_model_are_drawn_from_what_it_expects() -> None:
+    from fairprune_taylor import NegativeLogLikelihood
+
+    generator = torch.Generator().manual_seed(0)
+    logits, places, documents = torch.randn(5, generator=generator), 40, 200
+    tokens = torch.randint(0, 5, (documents, 1, places), generator=generator)
+    mask = torch.ones_like(tokens, dtype=torch.bool)
+    mask[0, 0, 30:] = False
+
+    def gradient(rows: slice, width: int) -> Tensor:
+        shown = logits.expand(len(tokens[rows]), 1, width, 5).clone().requires_grad_(True)
+        none = torch.zeros(0)
+        outputs = Outputs(
+            logits=shown, tokens=tokens[rows, :, :width], mask=mask[rows, :, :width], attribute=none, lean=none, rare=none
+        )
+        NegativeLogLikelihood(labels="model")(outputs).sum().backward()
+        assert shown.grad is not None
+        return shown.grad[:, 0]
+
+    every = gradient(slice(None), places)
+    labels = -(every - torch.softmax(logits, 0))  # of a loss that is -log p, d loss / d logits = p - one-hot
+    drawn = labels[1:, :-1].reshape(-1, 5).mean(0)
+    assert drawn.sum().item() == pytest.approx(1, abs=1e-5)
+    error = (torch.softmax(logits, 0) * (1 - torch.softmax(logits, 0)) / (199 * 39)).sqrt()
+    assert ((drawn - torch.softmax(logits, 0)).abs() < 4 * error).all()
+    assert (every[0, 29:] == 0).all()  # behind its end a document says nothing
+    torch.testing.assert_close(
+        gradient(slice(0, 1), 30)[0], every[0, :30], rtol=0, atol=0
+    )  # the same alone and without padding
+    torch.testing.assert_close(gradient(slice(None), places), every, rtol=0, atol=0)
+
+
+RECURRING = tuple(
+    (7 + i, *range(20 + 4 * i, 32 + 4 * i), 7 + i, 3, 3, *range(21 + 4 * i, 25 + 4 * i), 7 + i) for i in range(10)
+)
+"""Documents of which a few words return; token 3 stands in all of them, and twice in a row."""
+
+
+def test_recall_against_autograd_by_hand() -> None:
+    bench = Bench("llama")
+    bench.calibration = Calibration(documents=RECURRING, source="test")
+    policy: Any = discovery.build("policy", "protected-global", {"protect": 0.0, "recall": True, "margin": 1.0})
+    statistics = bench.statistics(policy)
+    kept: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Any:
+        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            args[0].retain_grad()
+            kept[name] = args[0]
+
+        return hook
+
+    sites = bench.architecture.sites
+    for name in sites:
+        bench.model.get_submodule(f"{name}.down_proj").register_forward_pre_hook(keep(name))
+    scoring = RECURRING[0::2]
+    slopes: dict[str, list[Tensor]] = {name: [] for name in sites}
+    recalled = 0
+    for ids in scoring:
+        log_p = torch.log_softmax(bench.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0], -1)
+        loss = torch.zeros((), dtype=torch.float64)
+        for place in range(1, len(ids)):
+            few = sum(ids[place] in other for other in scoring) <= 1  # a quarter of five documents
+            if few and 1 <= ids[: place - 1].count(ids[place]) <= 3:
+                loss, recalled = loss - log_p[place - 1, ids[place]], recalled + 1
+        loss.backward()
+        for name in sites:
+            assert kept[name].grad is not None
+            slopes[name].append((kept[name] * kept[name].grad)[0].sum(0).detach())
+    assert recalled >= 2 * len(scoring)
+    helps = {}
+    for name in sites:
+        each = torch.stack(slopes[name])
+        helps[name] = each.mean(0) < -1.0 * each.std(0) / len(scoring) ** 0.5
+    scores = Scores(
+        sites=sites,
+        bias={name: torch.ones(site.units, dtype=torch.float64) for name, site in sites.items()},
+        importance={name: torch.ones(site.units, dtype=torch.float64) for name, site in sites.items()},
+        by_category={},
+        observed={name: torch.ones(site.units, dtype=torch.bool) for name, site in sites.items()},
+        signed=True,
+    )
+    at = policy_context(
+        "zero", 0.05, lambda name: context(statistics, CALIBRATION, 0, sites[name], {}, torch.Generator()), torch.Generator()
+    )
+    budget = Budget.parse(f"{sum(int((~value).sum()) for value in helps.values())}n")
+    chosen = make_plan(scores, policy, budget, at, "policy", model="", fingerprint="", operator="zero").sites
+    for name, value in helps.items():
+        assert 0 < int(value.sum()) < len(value)
+        assert set(chosen[name]) == set((~value).nonzero().flatten().tolist())
 
 
 def test_gradients_leave_no_trace() -> None:
