@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from fairprune_framework import discovery, provenance
 from fairprune_framework.errors import RunFolderError
-from fairprune_framework.recipe import PLUGIN_KINDS, Recipe, read_yaml
+from fairprune_framework.recipe import PLUGIN_KINDS, Recipe, read_yaml, text_file
 
 FORMAT = "fairprune-run/1"
 RECORD, RECIPE = "run.json", "recipe.yaml"
@@ -118,8 +118,6 @@ class RunFolder:
         """What stands in a key for a field of the recipe that names a file or something in memory: its hash."""
         if self.recipe.calibration is None:
             return {}
-        from fairprune_framework.auditing.calibration import text_file
-
         path = text_file(self.recipe.calibration)
         return {"calibration": provenance.file_digest(path) if path.is_file() else None}
 

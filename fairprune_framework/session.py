@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 from fairprune_framework import discovery, provenance
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.recipe import PluginSpec, Recipe, overlaid
+from fairprune_framework.recipe import PluginSpec, Recipe, overlaid, text_file
 from fairprune_framework.run_folder import FIELDS, RunFolder
 
 if TYPE_CHECKING:
@@ -324,7 +324,7 @@ class Run(RunFolder):
         from fairprune_framework.auditing import calibration
 
         path, recipe = self.folder / "calibration.jsonl", self.recipe
-        file = None if recipe.calibration is None else provenance.file_digest(calibration.text_file(recipe.calibration))
+        file = None if recipe.calibration is None else provenance.file_digest(text_file(recipe.calibration))
         wanted = [file, recipe.calibration_documents, recipe.calibration_tokens, recipe.seed, self.fingerprint]
         key = provenance.digest(wanted)
         if path.is_file() and self.record.get("calibration", {}).get("key") == key:

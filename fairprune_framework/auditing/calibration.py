@@ -11,7 +11,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +18,10 @@ import torch
 from torch import nn
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, Tokens
-from fairprune_framework.errors import UnknownName, UserError, did_you_mean
+from fairprune_framework.errors import UserError
 from fairprune_framework.progress import bar
 from fairprune_framework.provenance import digest, write_text
+from fairprune_framework.recipe import BUILTIN, text_file
 
 RARE = 0.25
 """Share of the documents that may hold a rare token."""
@@ -82,25 +82,6 @@ class Calibration:
         """Read `calibration.jsonl`."""
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return cls(documents=tuple(tuple(row["ids"]) for row in rows), source=rows[0]["source"])
-
-
-BUILTIN = "builtin:"
-
-
-def text_file(name: str) -> Path:
-    """The file that `builtin:<language>` names; any other name is a path.
-
-    Raises:
-        UnknownName: no text ships for the language.
-    """
-    if not name.startswith(BUILTIN):
-        return Path(name)
-    known = {Path(file.name).stem: Path(str(file)) for file in (resources.files(__package__) / "data").iterdir()}
-    language = name.removeprefix(BUILTIN)
-    if language not in known:
-        there = ", ".join(sorted(known))
-        raise UnknownName(f"no built-in calibration text {language!r}; there are: {there}.{did_you_mean(language, known)}")
-    return known[language]
 
 
 def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calibration:

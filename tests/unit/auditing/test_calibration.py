@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from fairprune_framework.auditing.calibration import Calibration, from_file, text_file
+from fairprune_framework.auditing.calibration import Calibration, from_file
 from fairprune_framework.contrasts.alignment import Encoder
 from fairprune_framework.contrasts.builtin import builtin
 from fairprune_framework.errors import UnknownName
-from fairprune_framework.recipe import Recipe
+from fairprune_framework.recipe import Recipe, text_file
 from fairprune_framework.testing.tiny import tiny_tokenizer
 
 
