@@ -23,7 +23,12 @@ from fairprune_framework.surgery.masking import check_plan
 from fairprune_framework.types import Plan
 
 FORMS = "a plan file, a run folder, recipe:NAME, optipfair, random:SEED, crows:odd, or occupations"
-WEIGHED = {"policy": {"plugin": "protected-global", "protect": 0.02, "exchange": 0.5}, "calibration": "sampled"}
+WEIGHED: dict[str, Any] = {
+    "importance": {"plugin": "taylor", "power": 2},
+    "policy": {"plugin": "protected-global", "protect": 0.02, "exchange": 0.5},
+    "calibration": "sampled",
+    "calibration_documents": 32,
+}
 TOWARDS = {
     objective: {"bias": {"plugin": "attribution", "objective": objective}, **WEIGHED}
     for objective in ("stereotype", "preference")

@@ -31,7 +31,8 @@ class Row:
     control: bool
     category: str | None
     layer: int | None
-    before: float
+    before: float | None
+    """None, as `after`: beyond all numbers, or not measured."""
     after: float | None
     difference: float | None
     change: float | None

@@ -80,17 +80,19 @@ def _table(evaluation: Evaluation) -> list[str]:
             rows.append((f"{row.metric}, {'control ' if row.control else ''}{where}", row))
     lines = [f"{'':42}{'before':>9} {'after':>9}  change [95 %]"]
     for name, row in rows:
-        lines.append(
-            f"{name:<42}{row.before:>9.4g} {'' if row.after is None else f'{row.after:.4g}':>9}  {_change(row)}".rstrip()
-        )
+        lines.append(f"{name:<42}{_number(row.before):>9} {_number(row.after):>9}  {_change(row)}".rstrip())
         if (least := _least(row)) is not None:
             lines.append(f"{'':63}would show from {least:.0%}")
     return lines
 
 
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
 def _least(row: Row) -> float | None:
     """The smallest relative change that would have shown with 80 % power, of a row that showed none."""
-    distance = abs(row.before - row.ideal)
+    distance = abs(row.before - row.ideal) if row.before is not None else 0.0
     if (
         row.detectable is None
         or row.ci_low is None

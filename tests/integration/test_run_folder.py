@@ -486,8 +486,9 @@ def test_the_functions_give_the_files_of_the_command_line(finished: Path, llama:
         fp.audit(model=model, prompts=tiny_contrasts())
 
 
+@pytest.mark.parametrize("text", ["sampled", "builtin:en"])
 def test_a_perplexity_beyond_all_numbers_abstains(
-    fairprune: Any, llama: Path, prompts: Path, quick: Any, tmp_path: Path
+    fairprune: Any, llama: Path, prompts: Path, quick: Any, tmp_path: Path, text: str
 ) -> None:
     from safetensors.torch import load_file, save_file
 
@@ -496,7 +497,7 @@ def test_a_perplexity_beyond_all_numbers_abstains(
     tensors["lm_head.weight"] *= 1e5
     save_file(tensors, wild / "model.safetensors", metadata={"format": "pt"})
     words = [word for word in quick if word != "--force"]
-    answer = fairprune("run", wild, "--prompts", prompts, "--output", tmp_path / "run", *words)
+    answer = fairprune("run", wild, "--prompts", prompts, "--output", tmp_path / "run", "--calibration", text, *words)
     assert answer.code == 0, answer.err
     assert answer.out.startswith("VERDICT  abstained")
     assert record(tmp_path / "run")["guard"]["increase"] is None
