@@ -147,8 +147,8 @@ def main() -> int:
         "model": f"{words.model} ({run.fingerprint[:12]}), float32, masked",
         "machine": machine(),
         "pairs": f"CrowS-Pairs, {len(before):,} pairs, sha256 {prompts_hash[:12]}, in {CLUSTERS} hashed clusters a category",
-        "choosing": f"recipe default, {words.objective}; of {', '.join(map(str, words.neurons))} neurons the most that cost at most "
-        f"{words.cost:.1%} on the first {words.tokens:,} tokens of WikiText-2 validation",
+        "choosing": f"recipe default without recall, {words.objective}; of {', '.join(map(str, words.neurons))} neurons the most that "
+        f"cost at most {words.cost:.1%} on the first {words.tokens:,} tokens of WikiText-2 validation",
         "judging": f"the other half; the first {words.tokens:,} tokens of WikiText-2 test; first token of a sentence not counted",
     }
     text = render(done, facts)

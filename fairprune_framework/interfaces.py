@@ -51,6 +51,13 @@ class Outputs:
     rare: Tensor
     """(C, V, T) bool: tokens of calibration text that at most a quarter of its documents hold; False in contrasts."""
 
+    def token_log_p(self) -> Tensor:
+        """log p(token | tokens before it) of all tokens but the first, (C, V, T - 1), at least float32, nats; needs `logits="all"`."""
+        import torch
+
+        log_p = torch.log_softmax(self.logits[:, :, :-1].float(), -1)
+        return log_p.gather(-1, self.tokens[:, :, 1:].unsqueeze(-1)).squeeze(-1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pass:
@@ -100,6 +107,14 @@ class Observation:
     step: Pass
     objective: Tensor | None = None
     """(C,) float64: the value of the pass's objective; None without one."""
+
+    def products(self, tap: Tap = "neuron") -> Tensor:
+        """Activation x gradient, (C, V, T, K), at least float32, 0 outside the mask; a new tensor at every call."""
+        import torch
+
+        acts_CVTK, grads_CVTK = self.acts[tap], self.grads[tap]
+        wide = torch.promote_types(acts_CVTK.dtype, torch.float32)
+        return (acts_CVTK.to(wide) * grads_CVTK).mul_(self.mask.unsqueeze(-1))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,6 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -258,26 +257,6 @@ def choices_of(name: str) -> tuple[str, ...]:
     if type(None) in typing.get_args(hint):
         hint = typing.get_args(hint)[0]
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
-
-
-BUILTIN = "builtin:"
-
-
-def text_file(name: str) -> Path:
-    """The file of calibration text that `builtin:<language>` names; any other name is a path.
-
-    Raises:
-        UnknownName: no text ships for the language.
-    """
-    if not name.startswith(BUILTIN):
-        return Path(name)
-    folder = resources.files(__package__) / "texts"
-    known = {Path(file.name).stem: Path(str(file)) for file in folder.iterdir() if file.name.endswith(".jsonl")}
-    language = name.removeprefix(BUILTIN)
-    if language not in known:
-        there = ", ".join(sorted(known))
-        raise UnknownName(f"no built-in calibration text {language!r}; there are: {there}.{did_you_mean(language, known)}")
-    return known[language]
 
 
 def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:

@@ -15,7 +15,8 @@ from typing import Any, cast
 
 from fairprune_framework import discovery, provenance
 from fairprune_framework.errors import RunFolderError
-from fairprune_framework.recipe import PLUGIN_KINDS, Recipe, read_yaml, text_file
+from fairprune_framework.recipe import PLUGIN_KINDS, Recipe, read_yaml
+from fairprune_framework.texts import text_file
 
 FORMAT = "fairprune-run/1"
 RECORD, RECIPE = "run.json", "recipe.yaml"

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, cast
 from fairprune_framework import discovery, provenance
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.recipe import PluginSpec, Recipe, overlaid, text_file
+from fairprune_framework.recipe import PluginSpec, Recipe, overlaid
 from fairprune_framework.run_folder import FIELDS, RunFolder
+from fairprune_framework.texts import text_file
 
 if TYPE_CHECKING:
     from torch import nn

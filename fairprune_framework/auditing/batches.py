@@ -64,13 +64,13 @@ class MicroBatch:
     """(C, V) int64: index into the category's vocabulary; -1 for an absent variant."""
     lean: Tensor
     """(C, V) int64: 1 for a stereotyping variant, -1 for its counterpart, 0 where a contrast names neither."""
-    rare: Tensor
-    """(C, V, L) bool: places of rare tokens, as `Tokens.rare`."""
     categories: tuple[str, ...]
     """Category of each contrast."""
     values: int
     """Size of the largest vocabulary of the set: the same in all micro-batches."""
     ids: tuple[str, ...]
+    rare: Tensor | None = None
+    """(C, V, L) bool: places of rare tokens, as `Tokens.rare`; of calibration text alone."""
     clusters: tuple[str, ...] = ()
     """Template id of each contrast: with its category, the unit of resampling."""
     place: Place | None = None
@@ -129,7 +129,7 @@ class MicroBatch:
             end=self.end[some],
             attribute=self.attribute[some],
             lean=self.lean[some],
-            rare=self.rare[some, :, :width],
+            rare=None if self.rare is None else self.rare[some, :, :width],
             categories=self.categories[some],
             clusters=self.clusters[some],
             ids=self.ids[some],
@@ -337,10 +337,11 @@ def _described(
 ) -> MicroBatch:
     """Rows with what is known of the contrasts in them; `text_of`: the text of each variant of each contrast."""
     most = max(len(contrast.variants) for contrast in batch)
-    rare = torch.zeros((len(batch), most, tensors["input_ids"].shape[1]), dtype=torch.bool)
-    for c, contrast in enumerate(batch):
-        for v, tokens in enumerate(contrast.variants):
-            rare[c, v, list(tokens.rare)] = True
+    rare = None
+    if step.stream == "calibration":
+        rare = torch.zeros((len(batch), most, tensors["input_ids"].shape[1]), dtype=torch.bool)
+        for c, contrast in enumerate(batch):
+            rare[c, 0, list(contrast.variants[0].rare)] = True
 
     def table(cell: Any, absent: int) -> Tensor:
         return torch.tensor([[cell(c, v) if v < len(c.variants) else absent for v in range(most)] for c in batch])

@@ -21,7 +21,7 @@ from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, To
 from fairprune_framework.errors import UserError
 from fairprune_framework.progress import bar
 from fairprune_framework.provenance import digest, write_text
-from fairprune_framework.recipe import BUILTIN, text_file
+from fairprune_framework.texts import BUILTIN, text_file
 
 RARE = 0.25
 """Share of the documents that may hold a rare token."""

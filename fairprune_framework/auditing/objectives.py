@@ -63,13 +63,14 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
         shown = logits[:, -1][batch.text] if batch.step.logits == "last" else logits[batch.text]
         steps = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        mask = (steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1)
         outputs = Outputs(
             logits=shown,
             tokens=batch.input_ids[batch.text],
-            mask=(steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1),
+            mask=mask,
             attribute=batch.attribute,
             lean=batch.lean,
-            rare=batch.rare,
+            rare=torch.zeros_like(mask) if batch.rare is None else batch.rare,
         )
         found = objective(outputs)
     if not isinstance(found, Tensor) or found.shape != (len(batch.ids),):

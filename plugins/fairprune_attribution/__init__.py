@@ -73,9 +73,7 @@ class SoftPreference:
 
 def sentence_log_probabilities(outputs: Outputs) -> Tensor:
     """(C, V, T, vocab) logits -> (C, V) float64, nats, of all tokens but the first."""
-    log_p = torch.log_softmax(outputs.logits[:, :, :-1].float(), -1)
-    token = log_p.gather(-1, outputs.tokens[:, :, 1:].unsqueeze(-1)).squeeze(-1)
-    return (token.double() * outputs.mask[:, :, 1:]).sum(-1)
+    return (outputs.token_log_p().double() * outputs.mask[:, :, 1:]).sum(-1)
 
 
 Term = Literal["next-token", "sentence", "stereotype", "preference"]
@@ -104,10 +102,7 @@ class ActivationTimesGradient(Statistic):
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `product`: (C, 2, N), and `objective`: (C, 1, 1)."""
         assert obs.objective is not None
-        acts_CVTN, grads_CVTN = obs.acts["neuron"], obs.grads["neuron"]
-        wide = torch.promote_types(acts_CVTN.dtype, torch.float32)
-        product_CVTN = (acts_CVTN.to(wide) * grads_CVTN).mul_(obs.mask.unsqueeze(-1))
-        product_CN = product_CVTN.sum(2).double().sum(1)
+        product_CN = obs.products().sum(2).double().sum(1)
         reached_C1 = obs.mask.any(-1).any(-1).double().unsqueeze(-1)
         value_C1 = obs.objective.unsqueeze(-1) * reached_C1
         return {"product": torch.stack([product_CN, reached_C1.expand_as(product_CN)], 1), "objective": value_C1.unsqueeze(1)}

@@ -46,9 +46,7 @@ class RecallLoss:
         same_CTT = (tokens_CT.unsqueeze(2) == tokens_CT.unsqueeze(1)) & mask_CT.unsqueeze(1)
         times_CT = same_CTT.tril(-2).sum(2)
         recalled_CT = outputs.rare[:, 0] & (times_CT >= 1) & (times_CT <= 3) & mask_CT
-        log_p = torch.log_softmax(outputs.logits[:, 0, :-1].float(), -1)
-        token = log_p.gather(-1, tokens_CT[:, 1:].unsqueeze(-1)).squeeze(-1)
-        return -(token * recalled_CT[:, 1:]).sum(-1)
+        return -(outputs.token_log_p()[:, 0] * recalled_CT[:, 1:]).sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,10 +62,7 @@ class RecallSlopes(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `moments`: (C, 3, N)."""
-        acts_CVTN, grads_CVTN = obs.acts["neuron"], obs.grads["neuron"]
-        wide = torch.promote_types(acts_CVTN.dtype, torch.float32)
-        product_CVTN = (acts_CVTN.to(wide) * grads_CVTN).mul_(obs.mask.unsqueeze(-1))
-        slope_CN = product_CVTN.sum(2).double().sum(1)
+        slope_CN = obs.products().sum(2).double().sum(1)
         return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}
 
 

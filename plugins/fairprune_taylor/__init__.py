@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -29,22 +29,26 @@ class NegativeLogLikelihood:
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, 1, T, vocab) logits -> (C,)."""
-        log_p = torch.log_softmax(outputs.logits[:, 0, :-1].float(), -1)
-        tokens, mask = outputs.tokens[:, 0], outputs.mask[:, 0]
-        label = tokens[:, 1:]
         if self.labels == "model":
-            label = torch.stack([_drawn(log_p[c].detach(), tokens[c, mask[c]]) for c in range(len(tokens))])
-        return -(log_p.gather(-1, label.unsqueeze(-1)).squeeze(-1) * mask[:, 1:]).sum(-1)
+            outputs = replace(outputs, tokens=_drawn(outputs))
+        return -(outputs.token_log_p()[:, 0] * outputs.mask[:, 0, 1:]).sum(-1)
 
 
-def _drawn(log_p_Tv: Tensor, document: Tensor) -> Tensor:
-    """(T,) int64: one token a row, by uniform numbers that depend on the document alone, not on its batch or device."""
-    seed = zlib.crc32(document.cpu().numpy().tobytes())
-    uniform_T1 = torch.zeros(len(log_p_Tv), 1)
-    uniform_T1[: len(document) - 1] = torch.rand(len(document) - 1, 1, generator=torch.Generator().manual_seed(seed))
-    uniform_T1 = uniform_T1.to(log_p_Tv.device)
-    reached_Tv = log_p_Tv.exp().cumsum(-1)
-    return torch.searchsorted(reached_Tv, uniform_T1 * reached_Tv[:, -1:]).squeeze(-1).clamp_max(log_p_Tv.shape[-1] - 1)
+@torch.no_grad()
+def _drawn(outputs: Outputs) -> Tensor:
+    """(C, 1, T) int64: at each place but the first a token that the model draws there, by uniform numbers that depend on the document
+    alone, not on its batch or device."""
+    drawn = outputs.tokens.clone()
+    for logits_TW, ids, mask, row in zip(
+        outputs.logits[:, 0], outputs.tokens[:, 0], outputs.mask[:, 0], drawn[:, 0], strict=True
+    ):
+        document = ids[mask]
+        seed = zlib.crc32(document.cpu().numpy().tobytes())
+        uniform_T1 = torch.rand(len(document) - 1, 1, generator=torch.Generator().manual_seed(seed)).to(logits_TW.device)
+        reached_TW = logits_TW[: len(document) - 1].float().log_softmax(-1).exp().cumsum(-1)
+        found_T1 = torch.searchsorted(reached_TW, uniform_T1 * reached_TW[:, -1:])
+        row[1 : len(document)] = found_T1.squeeze(-1).clamp_max(logits_TW.shape[-1] - 1)
+    return drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +65,7 @@ class TaylorTerms(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `terms`: (C, 1, N)."""
-        acts_CVTN, grads_CVTN = obs.acts["neuron"], obs.grads["neuron"]
-        wide = torch.promote_types(acts_CVTN.dtype, torch.float32)
-        product_CVTN = (acts_CVTN.to(wide) * grads_CVTN).mul_(obs.mask.unsqueeze(-1))
+        product_CVTN = obs.products()
         terms_CVTN = product_CVTN.abs_() if self.power == 1 else product_CVTN.square_()
         return {"terms": terms_CVTN.sum(2).double().sum(1, keepdim=True)}
 

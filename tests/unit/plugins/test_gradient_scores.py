@@ -62,6 +62,21 @@ class Bench:
         sites = self.architecture.sites
         return {n: plugin.score(context(statistics, stream, group, s, {}, torch.Generator())) for n, s in sites.items()}
 
+    def retained(self) -> dict[str, Tensor]:
+        """site -> its activations in the last forward, which keep their gradient."""
+        kept: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Any:
+            def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+                args[0].retain_grad()
+                kept[name] = args[0]
+
+            return hook
+
+        for name in self.architecture.sites:
+            self.model.get_submodule(f"{name}.down_proj").register_forward_pre_hook(keep(name))
+        return kept
+
 
 def logits(model: Any, ids: tuple[int, ...]) -> Tensor:
     with torch.no_grad():
@@ -131,17 +146,7 @@ def test_taylor_against_autograd_by_hand(family: str, power: int) -> None:
     bench = Bench(family)
     found = bench.scores(discovery.build("importance", "taylor", {"power": power}), CALIBRATION, 0)
     expected: dict[str, Tensor] = {name: torch.zeros(48, dtype=torch.float64) for name in found}
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            args[0].retain_grad()
-            kept[name] = args[0]
-
-        return hook
-
-    for name in found:
-        bench.model.get_submodule(f"{name}.down_proj").register_forward_pre_hook(keep(name))
+    kept = bench.retained()
     for ids in DOCUMENTS[0::2]:  # the scoring half
         out = bench.model(input_ids=torch.tensor([ids]), use_cache=False).logits[0, :-1]
         torch.nn.functional.cross_entropy(out, torch.tensor(ids[1:]), reduction="sum").backward()
@@ -195,18 +200,8 @@ def test_recall_against_autograd_by_hand() -> None:
     bench.calibration = Calibration(documents=RECURRING, source="test")
     policy: Any = discovery.build("policy", "protected-global", {"protect": 0.0, "recall": True, "margin": 1.0})
     statistics = bench.statistics(policy)
-    kept: dict[str, Tensor] = {}
-
-    def keep(name: str) -> Any:
-        def hook(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            args[0].retain_grad()
-            kept[name] = args[0]
-
-        return hook
-
     sites = bench.architecture.sites
-    for name in sites:
-        bench.model.get_submodule(f"{name}.down_proj").register_forward_pre_hook(keep(name))
+    kept = bench.retained()
     scoring = RECURRING[0::2]
     slopes: dict[str, list[Tensor]] = {name: [] for name in sites}
     recalled = 0
