@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework import discovery
+from fairprune_framework.ablation.cell import Judge, Scorekeeper, evaluate_cell
 from fairprune_framework.ablation.grid import read_grid
-from fairprune_framework.ablation.judging import Judge, Scorekeeper, evaluate_cell
 from fairprune_framework.ablation.search import Ablation
 from fairprune_framework.auditing.audit import Demand, audit, selecting
 from fairprune_framework.pipeline import run_stages

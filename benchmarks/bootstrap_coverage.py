@@ -24,7 +24,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from fairprune_framework.evaluation.paired import paired_change
+from fairprune_framework.functional.paired_bootstrap import paired_change
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]

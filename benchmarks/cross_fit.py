@@ -26,18 +26,18 @@ from evidence_arms import TOWARDS
 from evidence_record import significantly_worse
 
 from fairprune_framework.api import Choice, Needs, SelectionPolicy
+from fairprune_framework.api.types import Plan
 from fairprune_framework.auditing.sums import CLUSTERS, cluster_of, weighted
-from fairprune_framework.contrasts.report import contrasts_of
-from fairprune_framework.deciding import plan_of, rescored, scores_of
+from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.cells import Cells
-from fairprune_framework.evaluation.evidence import Row
+from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.results import Row
 from fairprune_framework.evaluation.sentence_rows import PREFERENCE, sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
-from fairprune_framework.opening import open_run
 from fairprune_framework.pipeline import run_stages
-from fairprune_framework.provenance import write_text
-from fairprune_framework.types import Plan
+from fairprune_framework.runs.open import open_run
+from fairprune_framework.selection.decide import plan_of, rescored, scores_of
+from fairprune_framework.utilities.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)

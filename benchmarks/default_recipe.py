@@ -22,8 +22,8 @@ import fairprune_framework as fp
 from fairprune_framework.auditing.audit import selecting
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure, measure
 from fairprune_framework.evaluation.guard import guard
+from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure
 from fairprune_framework.surgery.masking import masked
 
 LIMIT = 0.05

@@ -21,24 +21,24 @@ from common import DATA, machine
 from evidence_arms import FORMS, plan_of, row_of
 from evidence_record import render
 
-from fairprune_framework.architecture import recognise
 from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.contrasts.formats import rows as rows_in
-from fairprune_framework.contrasts.report import contrasts_of
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation import evidence
-from fairprune_framework.evaluation.cells import Cells
-from fairprune_framework.evaluation.continuations import Answer, Request, score, tokens_of
-from fairprune_framework.evaluation.evidence import Row
+from fairprune_framework.evaluation import results as evidence
+from fairprune_framework.evaluation.cache import Cells
 from fairprune_framework.evaluation.fixed_text import TextLoss, perplexity_change
-from fairprune_framework.evaluation.lm_harness import TaskResult, language_model, run_task
+from fairprune_framework.evaluation.metrics.continuations import Answer, Request, score, tokens_of
+from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, start_token
+from fairprune_framework.evaluation.results import Row
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
-from fairprune_framework.evaluation.sentences import SentenceMeasure, start_token
 from fairprune_framework.evaluation.subject import Subject
-from fairprune_framework.evaluation.task_data import TaskSettings, check_data
-from fairprune_framework.evaluation.task_rows import task_rows
-from fairprune_framework.models import fingerprint, load_model
-from fairprune_framework.provenance import digest, write_json, write_text
+from fairprune_framework.evaluation.tasks.data import TaskSettings, check_data
+from fairprune_framework.evaluation.tasks.harness import TaskResult, language_model, run_task
+from fairprune_framework.evaluation.tasks.rows import task_rows
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.loading import fingerprint, load_model
+from fairprune_framework.utilities.files import digest, write_json, write_text
 
 LIMITS = {"bbq": 100, "lambada_openai": 1000, "boolq": 400}
 TOKENS, WINDOW, SEED = 32768, 512, 0

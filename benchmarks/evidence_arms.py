@@ -14,13 +14,13 @@ import numpy as np
 import occupations
 
 import fairprune_framework as fp
-from fairprune_framework.architecture import Architecture
-from fairprune_framework.contrasts.report import contrasts_of
+from fairprune_framework.api.types import Plan
+from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import UserError
-from fairprune_framework.provenance import read_json, write_json
+from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import check_plan
-from fairprune_framework.types import Plan
+from fairprune_framework.utilities.files import read_json, write_json
 
 FORMS = "a plan file, a run folder, recipe:NAME, optipfair, random:SEED, crows:odd, or occupations"
 WEIGHED: dict[str, Any] = {

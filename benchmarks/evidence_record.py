@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
-from fairprune_framework.evaluation.evidence import Row
-from fairprune_framework.evaluation.statistics import holm
-from fairprune_framework.types import Plan
+from fairprune_framework.api.types import Plan
+from fairprune_framework.evaluation.results import Row
+from fairprune_framework.functional.hypothesis_tests import holm
 
 Rows = Mapping[str, Sequence[Row]]
 

@@ -164,12 +164,12 @@ def measured_overhead(count: int = 600) -> tuple[float, float]:
     import torch
 
     from fairprune_framework import discovery
-    from fairprune_framework.architecture import recognise
     from fairprune_framework.auditing.audit import Demand, audit
     from fairprune_framework.auditing.batches import compose
     from fairprune_framework.auditing.runner import TrunkModule
     from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
     from fairprune_framework.contrasts.schema import Contrast, Variant
+    from fairprune_framework.models.architecture import recognise
     from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
     torch.set_num_threads(1)
@@ -205,7 +205,7 @@ def measured_checkpoint(size: int = 2**27) -> float:
     """Bytes/s of a checkpoint."""
     import torch
 
-    from fairprune_framework.auditing.checkpoint import Checkpoint, Part
+    from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
 
     part = Part(words={f"site{i}": torch.rand(2, 1, 1, size // 16 // 32) for i in range(32)})
     part.words = {key: value.double() for key, value in part.words.items()}
@@ -223,8 +223,8 @@ def _rank(rank: int, port: int, size: int, queue: object) -> None:
     import torch
     from torch import distributed as dist
 
-    from fairprune_framework.auditing.checkpoint import Part
-    from fairprune_framework.auditing.exchange import gathered
+    from fairprune_framework.auditing.distributed.checkpoint import Part
+    from fairprune_framework.auditing.distributed.reduce import gathered
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)

@@ -191,7 +191,7 @@ def api_page() -> str:
         lines += [f"::: fairprune_framework.{fp._EXPORTS[name]}.{name}\n" for name in names]
     lines += ["## For plugins", "", "What a plugin imports from `fairprune_framework.api`.", ""]
     interfaces = ("BiasScorer", "ImportanceScorer", "SelectionPolicy", "ArchitectureAdapter", "Statistic", "Needs")
-    lines += [f"::: fairprune_framework.interfaces.{name}\n" for name in interfaces]
+    lines += [f"::: fairprune_framework.api.interfaces.{name}\n" for name in interfaces]
     return "\n".join(lines) + "\n"
 
 

@@ -15,27 +15,27 @@ _EXPORTS = {
     "ContrastDataModule": "auditing.runner",
     "MicroBatch": "auditing.batches",
     "TrunkModule": "auditing.runner",
-    "Budget": "types",
-    "Plan": "types",
-    "Scores": "types",
+    "Budget": "api.types",
+    "Plan": "api.types",
+    "Scores": "api.types",
     "Contrast": "contrasts.schema",
     "Variant": "contrasts.schema",
-    "Recipe": "recipe",
-    "Run": "session",
+    "Recipe": "recipes.recipe",
+    "Run": "runs.run",
     "ablate": "ablation.search",
     "applied": "surgery.masking",
-    "causal": "ablation.questions",
-    "inspect": "ablation.inspecting",
-    "overlap": "ablation.questions",
-    "stability": "ablation.questions",
-    "transfer": "ablation.questions",
+    "causal": "analysis.overlap",
+    "inspect": "analysis.neuron",
+    "overlap": "analysis.overlap",
+    "stability": "analysis.overlap",
+    "transfer": "analysis.overlap",
     "audit": "pipeline",
     "evaluate": "pipeline",
     "figures": "reporting",
-    "load_model": "models",
+    "load_model": "models.loading",
     "plan": "pipeline",
     "prune": "pipeline",
-    "recognise": "architecture",
+    "recognise": "models.architecture",
     "report": "pipeline",
     "restore": "pipeline",
     "run": "pipeline",
@@ -45,21 +45,21 @@ _EXPORTS = {
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
-    from fairprune_framework.ablation.inspecting import inspect
-    from fairprune_framework.ablation.questions import causal, overlap, stability, transfer
     from fairprune_framework.ablation.search import ablate
-    from fairprune_framework.architecture import recognise
+    from fairprune_framework.analysis.neuron import inspect
+    from fairprune_framework.analysis.overlap import causal, overlap, stability, transfer
+    from fairprune_framework.api.types import Budget, Plan, Scores
     from fairprune_framework.auditing.batches import MicroBatch
     from fairprune_framework.auditing.callback import ActivationStatisticsCallback
     from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule
     from fairprune_framework.contrasts.schema import Contrast, Variant
-    from fairprune_framework.models import load_model
+    from fairprune_framework.models.architecture import recognise
+    from fairprune_framework.models.loading import load_model
     from fairprune_framework.pipeline import audit, evaluate, plan, prune, report, restore, run, score
-    from fairprune_framework.recipe import Recipe
+    from fairprune_framework.recipes.recipe import Recipe
     from fairprune_framework.reporting import figures
-    from fairprune_framework.session import Run
+    from fairprune_framework.runs.run import Run
     from fairprune_framework.surgery.masking import applied
-    from fairprune_framework.types import Budget, Plan, Scores
 
 
 def __getattr__(name: str) -> Any:

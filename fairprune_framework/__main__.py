@@ -2,6 +2,6 @@
 
 import sys
 
-from fairprune_framework.cli import main
+from fairprune_framework.cli.main import main
 
 sys.exit(main())

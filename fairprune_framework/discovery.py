@@ -17,7 +17,7 @@ from typing import Any, Literal
 from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean
 
 if typing.TYPE_CHECKING:
-    from fairprune_framework.interfaces import Plugin
+    from fairprune_framework.api.interfaces import Plugin
 
 Kind = Literal["bias", "importance", "policy", "architecture"]
 
@@ -93,7 +93,7 @@ def load(entry: Entry) -> type[Plugin]:
         BrokenPlugin: the import failed (cause chained), the object is no class of the kind's interface, or its
             `api_version` is of another major version.
     """
-    from fairprune_framework import interfaces
+    from fairprune_framework.api import interfaces
 
     point = metadata.EntryPoint(name=entry.name, group=GROUPS[entry.kind], value=entry.value)  # type: ignore[index]
     try:

@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairprune_framework.deciding import plan_of, scores_of
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.opening import open_run
-from fairprune_framework.preparing import demand_of, missing_statistics, prepare
-from fairprune_framework.provenance import digest, read_json, write_json, write_text
-from fairprune_framework.recipe import Recipe
-from fairprune_framework.run_folder import CHECKPOINT, STAGES
-from fairprune_framework.session import Run
+from fairprune_framework.recipes.recipe import Recipe
+from fairprune_framework.runs.folder import CHECKPOINT, STAGES
+from fairprune_framework.runs.open import open_run
+from fairprune_framework.runs.run import Run
+from fairprune_framework.selection.decide import plan_of, scores_of
+from fairprune_framework.stages.checks import demand_of, missing_statistics, prepare
+from fairprune_framework.utilities.files import digest, read_json, write_json, write_text
 
 if TYPE_CHECKING:
     from fairprune_framework.contrasts.schema import Contrast
@@ -70,7 +70,7 @@ def _audit(run: Run) -> list[str]:
     """Contrasts of the split `select` + model -> `statistics.*`; what is summed is kept in `checkpoint/` until they are there."""
     import shutil
 
-    from fairprune_framework.auditing.stage import audit_run
+    from fairprune_framework.stages.audit import audit_run
 
     outcome = audit_run(run, demand_of(run))
     if run.layout.sharded:
@@ -87,7 +87,7 @@ def _audit(run: Run) -> list[str]:
 
 def _score(run: Run) -> list[str]:
     """Statistics + weights -> `scores.safetensors`."""
-    from fairprune_framework import scoring
+    from fairprune_framework.selection import scoring
 
     scores = scores_of(run)
     run.begin("score")
@@ -107,9 +107,9 @@ def _plan(run: Run) -> list[str]:
 
 def _prune(run: Run) -> list[str]:
     """Guard, then model + plan -> `model/`, verified; or an abstention that says why."""
-    from fairprune_framework.auditing.calibration import padded
+    from fairprune_framework.calibration.text import padded
     from fairprune_framework.evaluation.guard import guard
-    from fairprune_framework.models import load_model, parameter_count
+    from fairprune_framework.models.loading import load_model, parameter_count
     from fairprune_framework.surgery.masking import check_plan
     from fairprune_framework.surgery.removal import carry_out
 
@@ -152,7 +152,7 @@ def _prune(run: Run) -> list[str]:
 
 def _evaluate(run: Run) -> list[str]:
     """Before and after -> `evaluation.json`, `evaluation_items.parquet`, `exhibits.*`, and the verdict."""
-    from fairprune_framework.evaluation.before_after import evaluate_run
+    from fairprune_framework.evaluation.compare import evaluate_run
     from fairprune_framework.evaluation.exhibits import FILES as EXHIBITS
 
     evaluation, verdict = evaluate_run(run)
@@ -206,7 +206,7 @@ def _finished(run: Run, stage: str) -> bool:
 def _do(run: Run, stage: str) -> None:
     finished = _finished(run, stage)
     if stage == "audit" and run.recipe.spread:
-        from fairprune_framework.auditing.layout import tell
+        from fairprune_framework.auditing.distributed.parallel import tell
 
         tell(run.layout, "leave" if finished else "audit")
     if finished:
@@ -221,7 +221,8 @@ def run_stages(run: Run, *stages: str) -> Run:
     """Validate all, then do these stages in order. Ranks that are not 0 take part in the audit, and leave the process."""
     if not run.recipe.spread or "audit" not in stages:
         return _run_stages(run, stages)
-    from fairprune_framework.auditing import layout, stage
+    from fairprune_framework.auditing.distributed import parallel as layout
+    from fairprune_framework.stages import audit as stage
 
     if run.layout.rank:
         raise SystemExit(stage.take_part(run, lambda: demand_of(run)))
@@ -294,7 +295,7 @@ def restore(
     run: Run | str | Path, output: str | Path | None = None, *, restoration: str | Path | None = None
 ) -> tuple[Any, Any]:
     """The original model and its tokenizer, from a pruned one: bit by bit what was pruned. See `surgery/undoing.py`."""
-    from fairprune_framework.surgery.undoing import restore_folder
+    from fairprune_framework.surgery.restore import restore_folder
 
     return restore_folder(run.folder if isinstance(run, Run) else Path(run), output, restoration)
 
@@ -345,8 +346,8 @@ def _continued(run: Run | None, output: str | Path | None, words: dict[str, Any]
 
 
 def _adopt_plan(run: Run, path: Path) -> Run:
+    from fairprune_framework.api.types import Plan
     from fairprune_framework.surgery.masking import check_plan
-    from fairprune_framework.types import Plan
 
     if not path.is_file():
         raise UserError(f"there is no plan file {path}")

@@ -37,11 +37,11 @@ class Answer:
 @pytest.fixture(scope="session")
 def fairprune() -> Callable[..., Answer]:
     """The command line, called in this process: `fairprune("run", folder, ...)`. Generations are cut short, to save time."""
-    from fairprune_framework.cli import main
+    from fairprune_framework.cli.main import main
 
     def call(*words: object) -> Answer:
         out, err = io.StringIO(), io.StringIO()
-        short = mock.patch("fairprune_framework.evaluation.generation.NEW_TOKENS", 3)
+        short = mock.patch("fairprune_framework.evaluation.metrics.generation.NEW_TOKENS", 3)
         with short, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             code = main([str(word) for word in words])
         return Answer(code, out.getvalue(), err.getvalue())
@@ -52,7 +52,7 @@ def fairprune() -> Callable[..., Answer]:
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama and its tokenizer. Read only."""
-    from fairprune_framework.models import quietly
+    from fairprune_framework.models.loading import quietly
     from fairprune_framework.testing.tiny import save_tiny
 
     with quietly():

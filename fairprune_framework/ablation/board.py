@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.evaluation.statistics import holm
-from fairprune_framework.provenance import atomic, write_json
+from fairprune_framework.functional.hypothesis_tests import holm
+from fairprune_framework.utilities.files import atomic, write_json
 
 FORMAT = "fairprune-ablation/1"
 Row = dict[str, Any]

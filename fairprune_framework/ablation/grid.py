@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from fairprune_framework import discovery
+from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.evaluation.sentence_rows import GAP, PREFERENCE
-from fairprune_framework.interfaces import Plugin
-from fairprune_framework.provenance import digest
-from fairprune_framework.recipe import FIELDS, PluginSpec, Recipe, laid_over, layered, overlaid, read_yaml
+from fairprune_framework.recipes.recipe import FIELDS, PluginSpec, Recipe, laid_over, layered, overlaid, read_yaml
+from fairprune_framework.utilities.files import digest
 
 AXES = ("bias", "importance", "policy", "operator", "budget", "seed")
 KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")

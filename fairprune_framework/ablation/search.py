@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 from fairprune_framework.ablation import board
 from fairprune_framework.ablation.grid import Cell, Grid, read_grid
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.evaluation.paired import MIN_CLUSTERS
 from fairprune_framework.evaluation.sentence_rows import PREFERENCE
-from fairprune_framework.provenance import read_json, write_json, write_text
-from fairprune_framework.session import Run
+from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
+from fairprune_framework.runs.run import Run
+from fairprune_framework.utilities.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
-    from fairprune_framework.auditing.layout import Layout
+    from fairprune_framework.auditing.distributed.parallel import Layout
 
 FIT_SHARE = "template:0.5"
 """Share of the templates of `select` that feed scores; the others judge the cells."""
@@ -79,7 +79,7 @@ class Ablation:
 
         What is held out in truth is not part of it.
         """
-        from fairprune_framework.auditing.calibration import Calibration
+        from fairprune_framework.calibration.text import Calibration
         from fairprune_framework.contrasts.splits import assign, without_overlap
 
         base = self.base_run()
@@ -126,7 +126,7 @@ class Ablation:
 
     def run_cells(self, part: tuple[int, int] = (0, 1)) -> None:
         """Do every cell of a part that is not done."""
-        from fairprune_framework.ablation.judging import Judge, Scorekeeper, evaluate_cell
+        from fairprune_framework.ablation.cell import Judge, Scorekeeper, evaluate_cell
 
         left = self.left(part)
         if not left:
@@ -236,8 +236,8 @@ def ablate(
     """
     import yaml
 
-    from fairprune_framework.ablation.confirming import confirm_best, refuse_second_look
-    from fairprune_framework.auditing import layout as layouts
+    from fairprune_framework.ablation.heldout import confirm_best, refuse_second_look
+    from fairprune_framework.auditing.distributed import parallel as layouts
 
     if part is not None and not 0 <= part[0] < part[1]:
         raise UserError(f"--part must be I/N with 0 <= I < N. Got {part[0]}/{part[1]} instead.")
@@ -280,7 +280,7 @@ def _together(
     layout: Layout, part: tuple[int, int], prepared: Callable[[], Ablation], opened: Callable[[], Ablation]
 ) -> Ablation | None:
     """The cells over ranks that were started together: rank 0 checks, audits, tells the others to begin, and waits for them."""
-    from fairprune_framework.auditing import layout as layouts
+    from fairprune_framework.auditing.distributed import parallel as layouts
 
     layouts.meet(layout)
     try:
@@ -307,7 +307,7 @@ def _together(
 def check(found: Ablation) -> None:
     """Everything that can be wrong with model, prompts and plugins is found before anything is written."""
     from fairprune_framework.auditing.audit import Demand
-    from fairprune_framework.deciding import plan_of  # noqa: F401  (its imports fail here, if at all)
+    from fairprune_framework.selection.decide import plan_of  # noqa: F401  (its imports fail here, if at all)
 
     base = found.base_run()
     for cell in found.grid.cells[:1]:

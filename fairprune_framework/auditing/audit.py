@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairprune_framework.architecture import Architecture
+from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.auditing.batches import WINDOW, MicroBatch
-from fairprune_framework.auditing.calibration import Calibration
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
-from fairprune_framework.auditing.checkpoint import Checkpoint, Part
-from fairprune_framework.auditing.dividing import ShardLayers, SplitNeurons
-from fairprune_framework.auditing.keeping import KeepingCallback
-from fairprune_framework.auditing.layout import Layout
-from fairprune_framework.auditing.progress import RateBar
+from fairprune_framework.auditing.distributed.assignment import Done, Windows, Work, dealt
+from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
+from fairprune_framework.auditing.distributed.checkpoint_callback import KeepingCallback
+from fairprune_framework.auditing.distributed.model_parallel import ShardLayers, SplitNeurons
+from fairprune_framework.auditing.distributed.parallel import Layout
+from fairprune_framework.auditing.progress_bar import RateBar
 from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule, stream
-from fairprune_framework.auditing.sharding import Done, Windows, Work, dealt
 from fairprune_framework.auditing.sums import (
     CALIBRATION,
     CLUSTERS,
@@ -30,10 +29,11 @@ from fairprune_framework.auditing.sums import (
     described,
     finished,
 )
+from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import may_select
 from fairprune_framework.errors import FairpruneError, UserError
-from fairprune_framework.interfaces import Pass, Plugin, Statistic
+from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.slices import weights_of
 
 

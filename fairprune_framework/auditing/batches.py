@@ -16,9 +16,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.auditing.packing import Packer, width_of
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.interfaces import Pass
 
 WINDOW = 4096
 """Contrasts that are looked at together for sharing texts and for sorting by length."""

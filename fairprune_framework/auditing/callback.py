@@ -15,10 +15,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from fairprune_framework.api.interfaces import ArchitectureAdapter, Observation, Pass, Statistic
+from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.distributed.assignment import Done
 from fairprune_framework.auditing.objectives import gradients
-from fairprune_framework.auditing.observing import Geometry, narrowed, observe
-from fairprune_framework.auditing.sharding import Done
+from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import (
     CALIBRATION,
     CONTRASTS,
@@ -31,8 +33,6 @@ from fairprune_framework.auditing.sums import (
     key_of,
 )
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
-from fairprune_framework.interfaces import ArchitectureAdapter, Observation, Pass, Statistic
-from fairprune_framework.types import Site, Tap
 
 IN_PARTS = "in parts"
 """What a `predict_step` returns when it has had its batch computed by `ActivationStatisticsCallback.in_parts`."""

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.interfaces import Outputs
 from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.errors import ContractViolation, FairpruneError
-from fairprune_framework.interfaces import Outputs
 
 
 @contextmanager

@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.callback import IN_PARTS, ActivationStatisticsCallback, EverySiteSeen
-from fairprune_framework.auditing.layout import Layout, environments, strategy_of
+from fairprune_framework.auditing.distributed.parallel import Layout, environments, strategy_of
 from fairprune_framework.auditing.objectives import objective_of
-from fairprune_framework.auditing.progress import RateBar
-from fairprune_framework.auditing.sharing import forward_inputs
+from fairprune_framework.auditing.prefix_sharing import forward_inputs
+from fairprune_framework.auditing.progress_bar import RateBar
 
 __all__ = ["ContrastDataModule", "RateBar", "TrunkModule", "stream"]
 

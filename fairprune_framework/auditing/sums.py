@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from fairprune_framework.auditing.compensated import add_sums, add_value, rounded
 from fairprune_framework.errors import RunFolderError
+from fairprune_framework.functional.compensated import add_sums, add_value, rounded
 
 CONTRASTS: Literal["contrasts"] = "contrasts"
 CALIBRATION: Literal["calibration"] = "calibration"
@@ -124,7 +124,7 @@ class Statistics:
 
     def save(self, folder: Path) -> None:
         """Write both files, each atomically, the tensors first."""
-        from fairprune_framework.provenance import write_json, write_tensors
+        from fairprune_framework.utilities.files import write_json, write_tensors
 
         clustered = {f"{CLUSTERED}{key}": value for key, value in self.clustered.items()}
         write_tensors(folder / "statistics.safetensors", {**self.sums, **clustered})
@@ -146,7 +146,7 @@ class Statistics:
         """Read both files; raises `RunFolderError` where they are absent or of another format."""
         from safetensors.torch import load_file
 
-        from fairprune_framework.provenance import read_json
+        from fairprune_framework.utilities.files import read_json
 
         data = read_json(folder / "statistics.json", "fairprune-statistics/1")
         path = folder / "statistics.safetensors"

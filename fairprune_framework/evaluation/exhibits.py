@@ -24,18 +24,18 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.architecture import Architecture
+from fairprune_framework.api.interfaces import Observation, Pass
+from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.auditing.batches import compose
-from fairprune_framework.auditing.calibration import padded
-from fairprune_framework.auditing.observing import Geometry, observe
+from fairprune_framework.auditing.observation import Geometry, observe
+from fairprune_framework.calibration.text import padded
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import Contrast
-from fairprune_framework.interfaces import Observation, Pass
-from fairprune_framework.progress import bar
-from fairprune_framework.types import Site, Tap
+from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.utilities.progress import bar
 
 if TYPE_CHECKING:
-    from fairprune_framework.session import Run
+    from fairprune_framework.runs.run import Run
 
 FORMAT = "fairprune-exhibits/1"
 FILES = ("exhibits.safetensors", "exhibits.json")
@@ -52,7 +52,7 @@ class Exhibits:
 
     def save(self, folder: Path) -> None:
         """Write both files, each atomically, the tensors first."""
-        from fairprune_framework.provenance import write_json, write_tensors
+        from fairprune_framework.utilities.files import write_json, write_tensors
 
         write_tensors(folder / FILES[0], self.tensors)
         write_json(folder / FILES[1], dict(self.described))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from fairprune_framework.evaluation.continuations import score
-from fairprune_framework.evaluation.resampling import Floats, StatisticChange, change_of
+from fairprune_framework.evaluation.metrics.continuations import score
+from fairprune_framework.functional.bootstrap import Floats, StatisticChange, change_of
 
 WINDOW = 512
 

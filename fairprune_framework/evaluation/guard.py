@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
-from fairprune_framework.architecture import Architecture
-from fairprune_framework.auditing.calibration import Calibration
-from fairprune_framework.evaluation.language import LanguageCost, language_cost
+from fairprune_framework.calibration.text import Calibration
+from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost
+from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.surgery.removal import in_float32
 

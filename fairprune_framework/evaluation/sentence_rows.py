@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
-from fairprune_framework.evaluation.evidence import Row, mean_row
-from fairprune_framework.evaluation.resampling import change_of
-from fairprune_framework.evaluation.sentences import SentenceMeasure
-from fairprune_framework.evaluation.statistics import MIN_ITEMS, cohens_h, flips, holm, paired_effect_size, wilson
+from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
+from fairprune_framework.evaluation.results import Row, mean_row
+from fairprune_framework.functional.bootstrap import change_of
+from fairprune_framework.functional.hypothesis_tests import MIN_ITEMS, cohens_h, flips, holm, paired_effect_size, wilson
 
 GAP, PREFERENCE = "sequence-gap", "stereotype-preference"
 PREFERENCE_NOTE = "share of items; intervals over templates; p-value by McNemar's exact test on items"

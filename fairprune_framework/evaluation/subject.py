@@ -16,20 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairprune_framework.architecture import Architecture
+from fairprune_framework.api.types import Tap
 from fairprune_framework.auditing.batches import compose, composition_hash
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
-from fairprune_framework.evaluation.cells import Cells, model_key
-from fairprune_framework.evaluation.contrast_metrics import TAPS, ContrastMeasure, measure
+from fairprune_framework.evaluation.cache import Cells, model_key
 from fairprune_framework.evaluation.fixed_text import TextLoss, text_loss, windows_of
-from fairprune_framework.evaluation.generation import BEAMS, NEW_TOKENS, Continuation, continue_prompts
-from fairprune_framework.evaluation.lm_harness import TaskResult, language_model, run_task
-from fairprune_framework.evaluation.sentences import SentenceMeasure, measure_sentences
-from fairprune_framework.evaluation.task_data import LOCAL, TaskSettings, files_of
-from fairprune_framework.progress import bar
-from fairprune_framework.provenance import digest, file_digest, versions
+from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasure, measure
+from fairprune_framework.evaluation.metrics.generation import BEAMS, NEW_TOKENS, Continuation, continue_prompts
+from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
+from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of
+from fairprune_framework.evaluation.tasks.harness import TaskResult, language_model, run_task
+from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import masked
-from fairprune_framework.types import Tap
+from fairprune_framework.utilities.files import digest, file_digest, versions
+from fairprune_framework.utilities.progress import bar
 
 
 class Subject:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fairprune_framework.evaluation.paired import MIN_CLUSTERS, PairedChange, minimum_detectable_change
+from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, PairedChange, minimum_detectable_change
 
 
 @dataclass(frozen=True, kw_only=True)

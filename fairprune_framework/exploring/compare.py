@@ -13,17 +13,17 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fairprune_framework.architecture import Architecture, recognise
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.evaluation.contrast_metrics import ContrastMeasure, measure
 from fairprune_framework.evaluation.exhibits import After, project
-from fairprune_framework.evaluation.generation import Continuation, continue_prompts
-from fairprune_framework.models import load_model
-from fairprune_framework.opening import open_run
-from fairprune_framework.reporting.source import Source
-from fairprune_framework.session import Run
+from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure
+from fairprune_framework.evaluation.metrics.generation import Continuation, continue_prompts
+from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.models.loading import load_model
+from fairprune_framework.reporting.run_data import Source
+from fairprune_framework.runs.open import open_run
+from fairprune_framework.runs.run import Run
 from fairprune_framework.surgery.masking import masked
 
 MOST_CHARACTERS = 10_000

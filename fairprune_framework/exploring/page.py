@@ -7,11 +7,11 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.generation import ARTICLE_PROMPTS, Continuation, first_difference
+from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
 from fairprune_framework.exploring.compare import Comparison, Explorer
 from fairprune_framework.reporting.charts.chart import BLUE, VERMILLION, axis
 from fairprune_framework.reporting.charts.tokens import TAPS, token_projection
-from fairprune_framework.reporting.words import Piece, tokens_apart
+from fairprune_framework.reporting.prose import Piece, tokens_apart
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework import __version__
-from fairprune_framework.reporting import words
-from fairprune_framework.reporting.source import Source, read_source
+from fairprune_framework.reporting import prose as words
+from fairprune_framework.reporting.run_data import Source, read_source
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 FILES = ("model/README.md", "model/plan.json")
@@ -29,7 +29,7 @@ def write_card(folder: Path) -> list[str]:
     source = read_source(folder)
     if source.plan is None or not (folder / "model" / "config.json").is_file():
         return []
-    from fairprune_framework.provenance import write_text
+    from fairprune_framework.utilities.files import write_text
 
     write_text(folder / FILES[0], str(card(source)))
     shutil.copyfile(folder / "plan.json", folder / FILES[1])

@@ -18,7 +18,7 @@ from fairprune_framework.reporting.charts.chart import (
     percent,
     plain,
 )
-from fairprune_framework.reporting.source import Source
+from fairprune_framework.reporting.run_data import Source
 
 
 @dataclass(frozen=True, kw_only=True)

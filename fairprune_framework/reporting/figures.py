@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, TypeAlias
 from fairprune_framework.errors import RunFolderError, UserError, did_you_mean
 from fairprune_framework.reporting.charts.chart import Chart, Control
 from fairprune_framework.reporting.page import CHARTS
-from fairprune_framework.reporting.source import Source, read_source
+from fairprune_framework.reporting.run_data import Source, read_source
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from fairprune_framework.session import Run
+    from fairprune_framework.runs.run import Run
 
     Of: TypeAlias = Run | Source | str | Path
 

@@ -16,11 +16,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.reporting import words
+from fairprune_framework.reporting import prose as words
 from fairprune_framework.reporting.charts import ablation, categories, changes, neurons, questions, tokens
 from fairprune_framework.reporting.charts.chart import Chart, number, percent
 from fairprune_framework.reporting.comparison import compare
-from fairprune_framework.reporting.source import Source
+from fairprune_framework.reporting.run_data import Source
 
 CHARTS = {
     "change-by-category": changes.change_by_category,
@@ -187,6 +187,6 @@ def _provenance(source: Source) -> list[tuple[str, list[tuple[str, str]]]]:
 
 def write_page(sources: Sequence[Source], path: Path) -> None:
     """Write the page, whole or not at all."""
-    from fairprune_framework.provenance import write_text
+    from fairprune_framework.utilities.files import write_text
 
     write_text(path, page(sources))

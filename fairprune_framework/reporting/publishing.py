@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from fairprune_framework.errors import FairpruneError, RunFolderError, UserError
-from fairprune_framework.provenance import read_json
+from fairprune_framework.utilities.files import read_json
 
 
 def pushable(folder: Path) -> Path:

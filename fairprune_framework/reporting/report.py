@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fairprune_framework.errors import UserError
-from fairprune_framework.reporting.source import Source, read_source
+from fairprune_framework.reporting.run_data import Source, read_source
 
 NAME = "report.html"
 

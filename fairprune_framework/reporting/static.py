@@ -42,7 +42,7 @@ def save(charts: Sequence[Chart], folder: Path, format: str = "svg") -> list[Pat
         raise UserError(f"--format must be one of {', '.join(FORMATS)}. Got {format!r} instead.")
     if find_spec("matplotlib") is None:
         raise UserError("figures for papers need matplotlib: pip install 'fairprune_framework[figures]'")
-    from fairprune_framework.provenance import atomic
+    from fairprune_framework.utilities.files import atomic
 
     folder.mkdir(parents=True, exist_ok=True)
     written = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fairprune_framework.evaluation.evidence import Evaluation, Row
-    from fairprune_framework.session import Run
-    from fairprune_framework.types import Plan
+    from fairprune_framework.api.types import Plan
+    from fairprune_framework.evaluation.results import Evaluation, Row
+    from fairprune_framework.runs.run import Run
 
 WIDTH = 80
 

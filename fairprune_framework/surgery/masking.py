@@ -8,9 +8,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.api.types import Plan, Site, Tap
 from fairprune_framework.errors import UserError
-from fairprune_framework.types import Plan, Site, Tap
+from fairprune_framework.models.architecture import Architecture, recognise
 
 
 @contextmanager
@@ -54,7 +54,7 @@ def applied(plan: Plan, model: nn.Module, architecture: Architecture | None = No
 
 def check_plan(plan: Plan, model: nn.Module, architecture: Architecture) -> None:
     """Raise `UserError` unless the plan was made for this model and names units that it has."""
-    from fairprune_framework.models import fingerprint
+    from fairprune_framework.models.loading import fingerprint
 
     found = fingerprint(model)
     if plan.fingerprint != found:

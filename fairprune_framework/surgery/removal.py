@@ -19,13 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.architecture import Architecture
+from fairprune_framework.api.types import Plan, Site, Slice
 from fairprune_framework.errors import UserError, VerificationFailed
-from fairprune_framework.models import fingerprint, parameter_count, quietly
+from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.models.loading import fingerprint, parameter_count, quietly
 from fairprune_framework.surgery.masking import check_plan, masked
 from fairprune_framework.surgery.restoration import remember, save
 from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_
-from fairprune_framework.types import Plan, Site, Slice
 
 MAX_DIFFERENCE = 1e-3
 MAX_KL = 1e-6

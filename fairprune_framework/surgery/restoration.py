@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.types import Plan, Site, Slice
 from fairprune_framework.errors import UserError, VerificationFailed
-from fairprune_framework.models import fingerprint
+from fairprune_framework.models.loading import fingerprint
 from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
-from fairprune_framework.types import Plan, Site, Slice
 
 FORMAT = "fairprune-restoration/1"
 FILE = "restoration.safetensors"
@@ -102,7 +102,7 @@ def save(restoration: Restoration, path: Path) -> None:
     """Write the file atomically."""
     from safetensors.torch import save_file
 
-    from fairprune_framework.provenance import atomic
+    from fairprune_framework.utilities.files import atomic
 
     content = {
         "model": {"name": restoration.model, "fingerprint": restoration.fingerprint},

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.types import Site, Slice
 from fairprune_framework.errors import FairpruneError
-from fairprune_framework.types import Site, Slice
 
 
 def positions(piece: Slice, units: Tensor) -> Tensor:

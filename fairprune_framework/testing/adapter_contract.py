@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.architecture import Architecture, confirm, coverage_gap
+from fairprune_framework.api.interfaces import ArchitectureAdapter
+from fairprune_framework.api.types import Plan, Site, Tap
 from fairprune_framework.errors import UnsupportedArchitecture
-from fairprune_framework.interfaces import ArchitectureAdapter
-from fairprune_framework.models import fingerprint
+from fairprune_framework.models.architecture import Architecture, confirm, coverage_gap
+from fairprune_framework.models.loading import fingerprint
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.surgery.removal import MAX_DIFFERENCE, carry_out, logits_of, removed, stored_widths
 from fairprune_framework.surgery.slices import part, positions, zero_
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
-from fairprune_framework.types import Plan, Site, Tap
 
 UNIT_TAPS: frozenset[Tap] = frozenset({"gate", "up", "neuron"})
 NOISE = 1e-4

@@ -17,8 +17,9 @@ from typing import Any
 import yaml
 from torch import nn
 
-from fairprune_framework import discovery, interfaces
-from fairprune_framework.interfaces import (
+from fairprune_framework import discovery
+from fairprune_framework.api import interfaces
+from fairprune_framework.api.interfaces import (
     API_VERSION,
     ArchitectureAdapter,
     BiasScorer,

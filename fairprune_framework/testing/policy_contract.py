@@ -9,18 +9,18 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.api.interfaces import PolicyContext, SelectionPolicy, SiteContext
+from fairprune_framework.api.types import Budget, Choice, Measurement, Scores
 from fairprune_framework.auditing.audit import Demand, audit
-from fairprune_framework.auditing.calibration import Calibration
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics
+from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
-from fairprune_framework.interfaces import PolicyContext, SelectionPolicy, SiteContext
-from fairprune_framework.planning import check_choice, trim
-from fairprune_framework.scoring import context, generator_for
+from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.selection.planning import check_choice, trim
+from fairprune_framework.selection.scoring import context, generator_for
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.testing.report import Check, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
-from fairprune_framework.types import Budget, Choice, Measurement, Scores
 
 LAYOUTS = ("llama", "mixtral")
 LABEL = "the policy under test"

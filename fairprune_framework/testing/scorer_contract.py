@@ -12,19 +12,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Observation, Pass, SiteContext, Statistic
+from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.batches import MicroBatch, compose
-from fairprune_framework.auditing.calibration import Calibration
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback, passes_of
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
+from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
-from fairprune_framework.interfaces import BiasScorer, ImportanceScorer, Observation, Pass, SiteContext, Statistic
-from fairprune_framework.scoring import context, generator_for
+from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.selection.scoring import context, generator_for
 from fairprune_framework.surgery.slices import part, positions, weights_of
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
-from fairprune_framework.types import Site
 
 Scorer = BiasScorer | ImportanceScorer
 Found = dict[tuple[str, str], Tensor]

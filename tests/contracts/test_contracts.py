@@ -27,7 +27,7 @@ from fairprune_framework.api import (
     SiteContext,
     Statistic,
 )
-from fairprune_framework.architecture import recognise
+from fairprune_framework.models.architecture import recognise
 from fairprune_framework.testing.contracts import CheckFailed, check_plugin
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model
 

@@ -21,10 +21,11 @@ from pathlib import Path
 
 import pytest
 
-from fairprune_framework import cli, discovery
-from fairprune_framework.auditing import calibration
-from fairprune_framework.commands import COMMANDS
-from fairprune_framework.evaluation import generation
+from fairprune_framework import discovery
+from fairprune_framework.calibration import text as calibration
+from fairprune_framework.cli.command import COMMANDS
+from fairprune_framework.cli.main import STAGE_HELP, main
+from fairprune_framework.evaluation.metrics import generation
 from fairprune_framework.testing.tiny import save_tiny, tiny_contrasts
 
 ROOT = Path(__file__).parents[2]
@@ -60,7 +61,7 @@ def _run(words: list[str]) -> tuple[int, str]:
     out = io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
         try:
-            code = cli.main(words)
+            code = main(words)
         except SystemExit as stop:
             code = int(stop.code or 0)
     return code, out.getvalue()
@@ -221,7 +222,7 @@ def _documented(title: str) -> set[str]:
     return set(re.findall(r"^\| `(--[a-z-]+)", section[1], re.MULTILINE))
 
 
-@pytest.mark.parametrize("command", list(cli.STAGE_HELP))
+@pytest.mark.parametrize("command", list(STAGE_HELP))
 def test_options_of_stages(command: str) -> None:
     documented = _documented("Options of the stages") - (set() if command == "prune" else {"--plan"})
     assert documented == _options_of(command)
@@ -240,7 +241,7 @@ def test_every_command_is_documented() -> None:
     offered: set[str] = set()
     for command in re.findall(r"^    ([a-z]+) ", _run(["--help"])[1], re.MULTILINE):
         inner = (
-            re.findall(r"^    ([a-z]+) ", _run([command, "--help"])[1], re.MULTILINE) if command not in cli.STAGE_HELP else []
+            re.findall(r"^    ([a-z]+) ", _run([command, "--help"])[1], re.MULTILINE) if command not in STAGE_HELP else []
         )
         offered |= {f"{command} {action}" for action in inner} or {command}
     assert named == offered

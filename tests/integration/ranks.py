@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 IMPORTED = (
-    "fairprune_framework.auditing.stage",
+    "fairprune_framework.stages.audit",
     "fairprune_framework.reporting.summary",
     "lightning.pytorch.strategies",
     "rich.progress",
@@ -69,7 +69,7 @@ def start(world: int, words: list[str], scratch: Path, prepare: Callable[[int], 
 
 
 def _run(rank: int, world: int, port: int, words: list[str], out: Path, prepare: Callable[[int], None] | None) -> None:
-    from fairprune_framework.cli import main
+    from fairprune_framework.cli.main import main
 
     os.setsid()
     if world > 1:
@@ -111,7 +111,7 @@ def after_batches(count: int, act: Callable[[int], Any], only: int | None = None
     """To be run in a rank before it starts: `act(rank)` after so many micro-batches."""
 
     def prepare(rank: int) -> None:
-        from fairprune_framework.auditing.keeping import KeepingCallback
+        from fairprune_framework.auditing.distributed.checkpoint_callback import KeepingCallback
 
         if only is not None and rank != only:
             return

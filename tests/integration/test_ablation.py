@@ -16,12 +16,12 @@ import torch
 from scipy.stats import hypergeom
 
 import fairprune_framework as fp
-from fairprune_framework.ablation.inspecting import moved_by
-from fairprune_framework.ablation.questions import activation_norms
 from fairprune_framework.ablation.search import ablate
+from fairprune_framework.analysis.neuron import moved_by
+from fairprune_framework.analysis.overlap import activation_norms
 from fairprune_framework.contrasts.alignment import Encoder
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.session import Run
+from fairprune_framework.runs.run import Run
 from fairprune_framework.testing.planted import Planted, planted_model
 
 TEXT = {"calibration_tokens": 16, "calibration_documents": 8, "max_perplexity_increase": 5.0}

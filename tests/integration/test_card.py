@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
 from fairprune_framework.reporting.card import base_of, card, write_card
-from fairprune_framework.reporting.source import read_source
+from fairprune_framework.reporting.run_data import read_source
 
 
 def loaded(path: Path) -> Any:

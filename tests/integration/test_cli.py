@@ -29,7 +29,7 @@ def test_help_names_every_command() -> None:
 
 
 def test_help_of_a_stage_explains_every_option() -> None:
-    from fairprune_framework.recipe import FIELDS
+    from fairprune_framework.recipes.recipe import FIELDS
 
     text = helped("run")
     for field in FIELDS:
@@ -42,7 +42,7 @@ def test_nothing_heavy_is_imported(words: list[str]) -> None:
     heavy = ("torch", "transformers", "lightning", "lm_eval", "datasets", "numpy", "fairprune_variance")
     script = (
         "import sys\n"
-        "from fairprune_framework.cli import main\n"
+        "from fairprune_framework.cli.main import main\n"
         "try:\n"
         f"    main({words!r})\n"
         "except SystemExit:\n"
@@ -161,7 +161,7 @@ def test_errors_that_are_not_the_users_show_a_way_to_the_traceback(
     def fail(*_: Any) -> None:
         raise FairpruneError("it\nbroke") from ZeroDivisionError("x")
 
-    monkeypatch.setattr("fairprune_framework.architecture.confirm", fail)
+    monkeypatch.setattr("fairprune_framework.models.architecture.confirm", fail)
     words = ("audit", llama, "--prompts", prompts, "--output", tmp_path / "run")
     answer = fairprune(*words)
     assert answer.code == 1

@@ -9,10 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from fairprune_framework.architecture import confirm, recognise
-from fairprune_framework.models import EMBEDDED, fingerprint, load_model
+from fairprune_framework.api.types import Plan
+from fairprune_framework.models.architecture import confirm, recognise
+from fairprune_framework.models.loading import EMBEDDED, fingerprint, load_model
 from fairprune_framework.surgery.removal import carry_out
-from fairprune_framework.types import Plan
 
 PACKAGE, FILE, _ = EMBEDDED["smollm2-135m"]
 pytestmark = [

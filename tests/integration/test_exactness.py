@@ -14,16 +14,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.architecture import Architecture, recognise
 from fairprune_framework.auditing.audit import selecting
 from fairprune_framework.auditing.batches import MicroBatch, compose, composition_hash
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.auditing.runner import stream
-from fairprune_framework.auditing.sharing import prefix_sharing
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.discovery import build
+from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 NAMES = ("Black", "white", "Asian", "Latino", "Arab", "Native American")
@@ -258,7 +258,7 @@ def test_composition_is_a_function_of_contrasts_and_budget(audit: Audit) -> None
 
 def test_composition_stands_in_run_json(finished: Path, prompts: Path, llama: Path) -> None:
     from fairprune_framework.contrasts.readers import read
-    from fairprune_framework.models import load_tokenizer
+    from fairprune_framework.models.loading import load_tokenizer
 
     contrasts = read(prompts).contrasts
     aligned, _ = align_all(contrasts, Encoder(load_tokenizer(str(llama))))

@@ -15,7 +15,7 @@ import torch
 
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.exploring.compare import MOST_CHARACTERS, Explorer
-from fairprune_framework.models import load_model
+from fairprune_framework.models.loading import load_model
 
 FIRST, SECOND = "The young clerk said that", "The old clerk said that"
 HOSTILE = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 1'> \"quoted\" שלום 🙂 clerk"
@@ -59,7 +59,7 @@ def test_representations_of_both_models_are_there(explorer: Explorer) -> None:
 
 
 def test_texts_stay_text(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairprune_framework.evaluation import generation
+    from fairprune_framework.evaluation.metrics import generation
     from fairprune_framework.exploring.page import generations
 
     monkeypatch.setattr(generation, "NEW_TOKENS", 3)
@@ -106,7 +106,7 @@ def test_without_gradio_it_says_what_to_install(fairprune: Any, finished: Path, 
 @pytest.fixture(scope="module")
 def url(explorer: Explorer) -> Iterator[str]:
     pytest.importorskip("gradio")
-    from fairprune_framework.evaluation import generation
+    from fairprune_framework.evaluation.metrics import generation
     from fairprune_framework.exploring.page import serve
 
     kept, generation.NEW_TOKENS = generation.NEW_TOKENS, 3

@@ -164,7 +164,7 @@ def test_a_wrong_grid_lets_further_ranks_go(llama: Path, many: Path, grid: Path,
 SPAWN = """
 import sys
 import fairprune_framework as fp
-from fairprune_framework.models import load_model
+from fairprune_framework.models.loading import load_model
 
 if __name__ == "__main__":
     model, tokenizer = load_model(sys.argv[1])
@@ -403,7 +403,7 @@ def test_out_of_memory_loses_nothing(
 def test_the_budget_is_halved_until_it_fits() -> None:
     import torch
 
-    from fairprune_framework.auditing.probing import find_budget
+    from fairprune_framework.auditing.autotune import find_budget
 
     def forward(rows: int, width: int) -> None:
         if rows * width > 5000:

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import fairprune_framework as fp
+from fairprune_framework.api.interfaces import Budget, Choice, Needs, PolicyContext, SelectionPolicy
+from fairprune_framework.api.types import Scores
 from fairprune_framework.errors import UserError
-from fairprune_framework.interfaces import Budget, Choice, Needs, PolicyContext, SelectionPolicy
 from fairprune_framework.testing.planted import Planted, planted_model
-from fairprune_framework.types import Scores
 
 SEEN: list[dict[str, torch.Tensor]] = []
 

@@ -14,12 +14,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 import fairprune_framework as fp
-from fairprune_framework.architecture import recognise
+from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
-from fairprune_framework.models import fingerprint
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.loading import fingerprint
 from fairprune_framework.surgery.removal import carry_out
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
-from fairprune_framework.types import Plan
 
 IDS = torch.randint(3, 500, (1, 8), generator=torch.Generator().manual_seed(0))
 

@@ -43,7 +43,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("fairprune_framework.models.load_model", refuse)
+    monkeypatch.setattr("fairprune_framework.models.loading.load_model", refuse)
 
 
 def record(folder: Path) -> dict[str, Any]:
@@ -261,9 +261,9 @@ def half_written(folder: Path) -> list[str]:
     ("place", "stage"),
     [
         ("fairprune_framework.auditing.audit.perform", "audit"),
-        ("fairprune_framework.planning.make_plan", "plan"),
+        ("fairprune_framework.selection.planning.make_plan", "plan"),
         ("fairprune_framework.surgery.removal._compare", "prune"),
-        ("fairprune_framework.evaluation.evidence.Evaluation.save", "evaluate"),
+        ("fairprune_framework.evaluation.results.Evaluation.save", "evaluate"),
     ],
 )
 def test_a_run_that_died_goes_on_at_its_stage(
@@ -464,7 +464,7 @@ def test_the_functions_give_the_files_of_the_command_line(finished: Path, llama:
     import fairprune_framework as fp
     from fairprune_framework.testing.tiny import tiny_contrasts
 
-    monkeypatch.setattr("fairprune_framework.evaluation.generation.NEW_TOKENS", 3)
+    monkeypatch.setattr("fairprune_framework.evaluation.metrics.generation.NEW_TOKENS", 3)
     model, tokenizer = fp.load_model(str(llama))
     options = {
         "recipe": "relative-variance",

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from fairprune_framework.architecture import Architecture, recognise
+from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
-from fairprune_framework.models import fingerprint
+from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.models.loading import fingerprint
 from fairprune_framework.surgery.removal import Removal, carry_out
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
-from fairprune_framework.types import Plan
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "mixtral")
 WIDTH = 48

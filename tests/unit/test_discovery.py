@@ -12,8 +12,8 @@ from typing import Any, Literal
 import pytest
 
 from fairprune_framework import discovery
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer
 from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError
-from fairprune_framework.interfaces import BiasScorer, ImportanceScorer
 
 BIAS = "fairprune.bias_scorers"
 

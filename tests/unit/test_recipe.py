@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from fairprune_framework.errors import UnknownName, UserError
-from fairprune_framework.recipe import PluginSpec, Recipe, from_mapping, layered, overlaid, read_yaml, shipped
+from fairprune_framework.recipes.recipe import PluginSpec, Recipe, from_mapping, layered, overlaid, read_yaml, shipped
 
 
 def test_shipped_recipes_name_everything_and_load_no_package() -> None:

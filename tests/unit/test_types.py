@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairprune_framework.api.types import Budget, Plan, Site
 from fairprune_framework.errors import UserError
-from fairprune_framework.types import Budget, Plan, Site
 
 
 def site(layer: int, units: int, name: str = "mlp") -> Site:

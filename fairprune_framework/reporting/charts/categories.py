@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairprune_framework.reporting.charts.chart import DIVERGING, Chart, Table, axis, interval, number, percent, plain
-from fairprune_framework.reporting.source import Source
+from fairprune_framework.reporting.run_data import Source
 
 
 def overlap(source: Source) -> Chart | None:

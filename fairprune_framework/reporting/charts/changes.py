@@ -21,7 +21,7 @@ from fairprune_framework.reporting.charts.chart import (
     percent,
     plain,
 )
-from fairprune_framework.reporting.source import Source
+from fairprune_framework.reporting.run_data import Source
 
 CONTRAST_METRICS = ("next-token-divergence", "activation-difference", "sequence-gap", "stereotype-preference")
 LANGUAGE_METRICS = ("perplexity", "kl-to-original")

@@ -19,7 +19,7 @@ from fairprune_framework.reporting.charts.chart import (
     number,
     plain,
 )
-from fairprune_framework.reporting.source import Source, layer_of, sites_of
+from fairprune_framework.reporting.run_data import Source, layer_of, sites_of
 
 MOST_CELLS = 60_000
 """Cells of the heatmap; wider models are shown in bins, each by its highest value."""

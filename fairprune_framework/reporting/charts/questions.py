@@ -18,7 +18,7 @@ from fairprune_framework.reporting.charts.chart import (
     percent,
     plain,
 )
-from fairprune_framework.reporting.source import Source
+from fairprune_framework.reporting.run_data import Source
 
 SHOWN = 60
 """Neurons of the stability chart, the most frequent first."""

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fairprune_framework.functional.pca import principal, steadied
 from fairprune_framework.reporting.charts.chart import CYCLE, LEGEND_ABOVE, SYMBOLS, Chart, Control, Patch, Table, axis, plain
-from fairprune_framework.reporting.projection import principal, steadied
-from fairprune_framework.reporting.source import Source
+from fairprune_framework.reporting.run_data import Source
 
 TAPS = ("attention", "mlp")
 _NAMES = {"attention": "attention output", "mlp": "MLP output"}

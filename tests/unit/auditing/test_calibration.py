@@ -6,13 +6,13 @@ import re
 
 import pytest
 
-from fairprune_framework.auditing.calibration import Calibration, from_file
+from fairprune_framework.calibration.builtin import text_file
+from fairprune_framework.calibration.text import Calibration, from_file
 from fairprune_framework.contrasts.alignment import Encoder
 from fairprune_framework.contrasts.builtin import builtin
 from fairprune_framework.errors import UnknownName
-from fairprune_framework.recipe import Recipe
+from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.testing.tiny import tiny_tokenizer
-from fairprune_framework.texts import text_file
 
 
 def test_the_text_that_ships_is_read() -> None:

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairprune_framework.auditing.compensated import add_sums, add_value, rounded, two_sum
 from fairprune_framework.auditing.sums import StatisticSums, described
+from fairprune_framework.functional.compensated import add_sums, add_value, rounded, two_sum
 
 VALUES = st.floats(min_value=-1e150, max_value=1e150, allow_nan=False, allow_subnormal=False)
 WIDE = st.lists(st.floats(min_value=1e-30, max_value=1e30), min_size=1, max_size=40)

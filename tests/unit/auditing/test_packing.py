@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.auditing import batches
 from fairprune_framework.auditing.batches import MicroBatch, compose, composition_hash
-from fairprune_framework.auditing.observing import Geometry
+from fairprune_framework.auditing.observation import Geometry
 from fairprune_framework.auditing.packing import Packer, tree_mask, width_of
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
-from fairprune_framework.interfaces import Pass
 
 LONG = 10**6
 TEXT = st.lists(st.integers(1, 3), min_size=1, max_size=12).map(tuple)  # few tokens, so that many prefixes are shared

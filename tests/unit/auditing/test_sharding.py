@@ -11,14 +11,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairprune_framework.auditing import batches, sharding
+from fairprune_framework.api.interfaces import Pass
+from fairprune_framework.auditing import batches
 from fairprune_framework.auditing.batches import Place, composition_hash
-from fairprune_framework.auditing.checkpoint import Checkpoint, Part
-from fairprune_framework.auditing.sharding import Done, Work, dealt, shares, whole_windows
+from fairprune_framework.auditing.distributed import assignment as sharding
+from fairprune_framework.auditing.distributed.assignment import Done, Work, dealt, shares, whole_windows
+from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
 from fairprune_framework.auditing.sums import StatisticSums, finished, resampled
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
 from fairprune_framework.errors import FairpruneError, RunFolderError
-from fairprune_framework.interfaces import Pass
 
 
 def contrast(i: int) -> AlignedContrast:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from lm_eval.models.huggingface import HFLM
 
-from fairprune_framework.evaluation.continuations import Request, score, shares, tokens_of
+from fairprune_framework.evaluation.metrics.continuations import Request, score, shares, tokens_of
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
 

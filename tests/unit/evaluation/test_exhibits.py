@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from fairprune_framework.evaluation import exhibits
-from fairprune_framework.models import load_model
+from fairprune_framework.models.loading import load_model
 
 
 @pytest.fixture(scope="module")

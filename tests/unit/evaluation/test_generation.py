@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fairprune_framework.evaluation.generation import Continuation, _continuation, first_difference
-from fairprune_framework.reporting.words import tokens_apart
+from fairprune_framework.evaluation.metrics.generation import Continuation, _continuation, first_difference
+from fairprune_framework.reporting.prose import tokens_apart
 
 
 class Bytes:

@@ -15,10 +15,11 @@ from lm_eval.evaluator import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from fairprune_framework.architecture import recognise
 from fairprune_framework.errors import FairpruneError, UnknownName, UserError
-from fairprune_framework.evaluation.cells import Cells
-from fairprune_framework.evaluation.lm_harness import (
+from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.subject import Subject, weights_digest
+from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, check_data, drawn, limits_of, read_items, tasks_of
+from fairprune_framework.evaluation.tasks.harness import (
     TaskResult,
     _manager,
     check_tasks,
@@ -26,9 +27,8 @@ from fairprune_framework.evaluation.lm_harness import (
     language_model,
     run_task,
 )
-from fairprune_framework.evaluation.subject import Subject, weights_digest
-from fairprune_framework.evaluation.task_data import LOCAL, TaskSettings, check_data, drawn, limits_of, read_items, tasks_of
-from fairprune_framework.evaluation.task_rows import task_rows
+from fairprune_framework.evaluation.tasks.rows import task_rows
+from fairprune_framework.models.architecture import recognise
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
 NAMES = ("baker", "pilot", "clerk", "nurse", "farmer", "tailor")
@@ -148,7 +148,7 @@ def test_the_same_numbers_as_lm_eval(task: str, data: Path, subject: Subject, tm
 @pytest.mark.slow
 def test_the_same_numbers_as_the_command_line_of_lm_eval(data: Path, llama: Path, tmp_path: Path) -> None:
     """`lm-eval run` in a process of its own, on the saved tiny model; its index of all tasks takes a minute."""
-    from fairprune_framework.models import load_model
+    from fairprune_framework.models.loading import load_model
 
     config = {
         "task": "boolq_local",
@@ -258,7 +258,7 @@ def test_what_is_missing_is_named(data: Path, tmp_path: Path, monkeypatch: Any) 
     class Index:
         all_tasks = ("arc_easy", "hellaswag")
 
-    monkeypatch.setattr("fairprune_framework.evaluation.lm_harness._manager", lambda folder: Index())
+    monkeypatch.setattr("fairprune_framework.evaluation.tasks.harness._manager", lambda folder: Index())
     check_tasks(["bbq", "arc_easy"])
     with pytest.raises(UnknownName, match=r"no task 'arc_esy'\. Did you mean 'arc_easy'"):
         check_tasks(["arc_esy"])

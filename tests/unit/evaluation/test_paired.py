@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fairprune_framework.evaluation.paired import (
+from fairprune_framework.functional.paired_bootstrap import (
     MIN_CLUSTERS,
     PairedChange,
     minimum_detectable_change,
@@ -204,7 +204,7 @@ def test_the_result_is_frozen():
 def test_blocks_of_resamples_change_nothing(monkeypatch):
     columns = sample()
     whole = paired_change(*columns)
-    monkeypatch.setattr("fairprune_framework.evaluation.paired._BLOCK", 12 * 7)
+    monkeypatch.setattr("fairprune_framework.functional.paired_bootstrap._BLOCK", 12 * 7)
     assert bounds(paired_change(*columns)) == pytest.approx(bounds(whole), rel=1e-12)
 
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 import torch
 
-from fairprune_framework.architecture import recognise
+from fairprune_framework.api.types import Choice, Measurement
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import Encoder, align_all, attribute_tokens, vocabularies
-from fairprune_framework.evaluation.probing import Prober, unit_choice
-from fairprune_framework.planning import FACTORS, best_factor
-from fairprune_framework.readout import readout_of
+from fairprune_framework.evaluation.probe import Prober, unit_choice
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.readout import readout_of
+from fairprune_framework.selection.planning import FACTORS, best_factor
 from fairprune_framework.testing.planted import planted_model
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
-from fairprune_framework.types import Choice, Measurement
 
 DOCUMENTS = (tuple(range(5, 25)), tuple(range(30, 44)))
 

@@ -11,13 +11,13 @@ import torch
 from fairprune_framework.contrasts.alignment import Encoder, align_all
 from fairprune_framework.contrasts.schema import Contrast, Variant, stereotyping_variants
 from fairprune_framework.errors import FairpruneError
-from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
-from fairprune_framework.evaluation.sentences import (
+from fairprune_framework.evaluation.metrics.sentences import (
     SentenceMeasure,
     log_probabilities,
     measure_sentences,
     start_token,
 )
+from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 TEXTS = [variant.text for contrast in tiny_contrasts() for variant in contrast.variants]

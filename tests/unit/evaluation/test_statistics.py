@@ -10,8 +10,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import normal_power
 from statsmodels.stats.proportion import proportion_confint, proportion_effectsize
 
-from fairprune_framework.evaluation import statistics
-from fairprune_framework.evaluation.resampling import change_of
+from fairprune_framework.functional import hypothesis_tests as statistics
+from fairprune_framework.functional.bootstrap import change_of
 
 
 @pytest.mark.parametrize(("only_before", "only_after"), [(0, 0), (1, 0), (5, 5), (41, 15), (34, 15), (300, 250), (0, 12)])

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from fairprune_framework import discovery
 from fairprune_framework.api import BiasScorer, ImportanceScorer
-from fairprune_framework.architecture import recognise
 from fairprune_framework.auditing.audit import Demand, audit
 from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast
-from fairprune_framework.scoring import score
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.selection.scoring import score
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 Array = NDArray[np.float64]

@@ -11,12 +11,12 @@ import torch
 
 from fairprune_framework import discovery
 from fairprune_framework.api import Budget, Choice, Measurement, PolicyContext, Scores, SelectionPolicy
-from fairprune_framework.architecture import recognise
-from fairprune_framework.choosing import matched
-from fairprune_framework.planning import make_plan, no_replicates
+from fairprune_framework.api.rankings import matched
+from fairprune_framework.api.types import Plan
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.selection.planning import make_plan, no_replicates
 from fairprune_framework.testing.policy_contract import made_up
 from fairprune_framework.testing.tiny import tiny_model
-from fairprune_framework.types import Plan
 
 SCORES = made_up(recognise(tiny_model("llama", layers=3)))
 Units = dict[str, set[int]]

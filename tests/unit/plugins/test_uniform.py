@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from fairprune_framework import discovery
 from fairprune_framework.api import Budget, Scores, SelectionPolicy
-from fairprune_framework.architecture import recognise
+from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError
-from fairprune_framework.planning import make_plan, policy_context
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.selection.planning import make_plan, policy_context
 from fairprune_framework.testing.tiny import tiny_model
-from fairprune_framework.types import Plan
 
 Array = NDArray[np.float64]
 

@@ -13,7 +13,7 @@ import fairprune_framework as fp
 from fairprune_framework.errors import UserError
 from fairprune_framework.reporting import static
 from fairprune_framework.reporting.page import CHARTS, charts_of
-from fairprune_framework.reporting.source import read_source
+from fairprune_framework.reporting.run_data import read_source
 
 
 def rows(folder: Path, **words: Any) -> list[dict[str, Any]]:

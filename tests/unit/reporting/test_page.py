@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from fairprune_framework.reporting.page import CHARTS, charts_of, command_of, packed, page
-from fairprune_framework.reporting.source import read_source
+from fairprune_framework.reporting.run_data import read_source
 
 
 class Document(HTMLParser):

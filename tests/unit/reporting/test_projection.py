@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from fairprune_framework.reporting.projection import principal, steadied
+from fairprune_framework.functional.pca import principal, steadied
 
 
 @pytest.mark.parametrize("shape", [(12, 300), (40, 8)])

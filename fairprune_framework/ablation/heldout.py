@@ -1,0 +1,95 @@
+"""The one look at held-out contrasts: the best cells, run anew on all of `select` and judged by the ordinary verdict."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from fairprune_framework.ablation import board
+from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.functional.hypothesis_tests import holm
+from fairprune_framework.runs.run import Run
+
+if TYPE_CHECKING:
+    from fairprune_framework.ablation.grid import Cell
+    from fairprune_framework.ablation.search import Ablation
+
+
+def refuse_second_look(ablation: Ablation, best: int) -> None:
+    """Raise `RunFolderError` where held-out contrasts judged cells of this folder before; an interrupted look may be finished."""
+    before = ablation.record.get("confirmed")
+    if before is None or ablation.overwrite or (not before["complete"] and before["best"] == best):
+        return
+    cells = ", ".join(before["chosen"])
+    raise RunFolderError(
+        f"the held-out contrasts were looked at already, for {cells}, after {before['cells_looked_at']} cells: a second look would "
+        "choose on them. Give other held-out contrasts and another --output, or --overwrite to begin anew"
+    )
+
+
+def confirm_best(ablation: Ablation, best: int) -> None:
+    """Run the `best` cells of the leaderboard on the real splits, and write that it was done before it is done."""
+    contrasts = ablation.base_run().prompts[0]
+    if not any(contrast.split == "heldout" for contrast in contrasts):
+        raise UserError("the prompt set has no split 'heldout' to confirm on: see --split")
+    before = ablation.record.get("confirmed")
+    if before is not None and before["complete"]:
+        return
+    known = {cell.id: cell for cell in ablation.grid.cells}
+    chosen = before["chosen"] if before else [row["cell"] for row in board.ranked(ablation.record["cells"])[:best]]
+    if not chosen:
+        raise UserError("no cell holds the guard, plans anything and has a change to rank it by: there is nothing to confirm")
+    looked = ablation.record["cells_looked_at"]
+    note = {"best": best, "chosen": chosen, "cells_looked_at": looked, "complete": False, "results": []}
+    ablation.record["confirmed"] = note
+    ablation.save()
+    results = [_confirmed(ablation, known[name]) for name in chosen]
+    tested = [row["p_value"] for row in results if row["p_value"] is not None]
+    adjusted = iter(holm(tested))
+    results = [{**row, "p_adjusted": None if row["p_value"] is None else next(adjusted)} for row in results]
+    ablation.record["confirmed"] = note | {"complete": True, "results": results}
+    ablation.save()
+
+
+def _confirmed(ablation: Ablation, cell: Cell) -> dict[str, Any]:
+    """One cell as an ordinary run: scored on all of `select`, judged on `heldout`."""
+    from fairprune_framework.pipeline import run_stages
+    from fairprune_framework.runs.folder import STAGES
+
+    base = ablation.base_run()
+    ablation.notify(f"confirming {cell.id} on held-out contrasts")
+    run = Run(
+        cell.recipe.replace(split="keep", columns=None, prompts=None),
+        ablation.folder / "confirmed" / cell.id,
+        model=base.model,
+        tokenizer=base.tokenizer,
+        contrasts=[replace(contrast) for contrast in base.prompts[0]],
+        notify=ablation.notify,
+    )
+    for name in ("architecture", "fingerprint", "encoder"):
+        vars(run)[name] = getattr(base, name)
+    _keep_text(run, base)
+    run_stages(run, *STAGES)
+    row = run.evaluation.find(ablation.grid.judge, split="heldout")
+    guard = run.record.get("guard", {})
+    return {
+        "cell": cell.id,
+        "verdict": run.record["verdict"],
+        "because": run.record["verdict_because"],
+        "change": None if row is None else row.change,
+        "ci_low": None if row is None else row.ci_low,
+        "ci_high": None if row is None else row.ci_high,
+        "p_value": None if row is None else row.p_value,
+        "perplexity_change": guard.get("increase"),
+        "units": run.plan.count,
+        "folder": str(run.folder.relative_to(ablation.folder)),
+    }
+
+
+def _keep_text(run: Run, base: Run) -> None:
+    """The same calibration text as all cells had, kept in the folder of the run."""
+    text = base.calibration
+    vars(run)["calibration"] = text
+    run.folder.mkdir(parents=True, exist_ok=True)
+    text.save(run.folder / "calibration.jsonl", base.tokenizer)
+    run.note(hashes={"calibration": text.hash})

@@ -1,0 +1,219 @@
+"""One neuron: the contrasts that move it most, the tokens that it promotes and suppresses, and why it was or was not chosen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.analysis.overlap import _opened, _silent
+from fairprune_framework.api.types import Scores, Site
+from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.runs.run import Run
+
+MOST = 10
+"""Contrasts and tokens that are shown."""
+
+
+def inspect(run: Run | str | Path, unit: str, notify: Callable[[str], None] = _silent) -> dict[str, Any]:
+    """Look at one neuron of a run with scores.
+
+    Args:
+        unit: `SITE:I`; a layer's number is enough where the layer has one site.
+
+    Raises:
+        UserError: no such site or unit, or no scores yet.
+    """
+    opened = _opened(run, notify, "score")
+    site, index = located(unit, opened.architecture.sites)
+    scores = opened.scores
+    notify(f"streaming {len(opened.aligned[0])} contrasts past {site.name}")
+    return {
+        "format": "fairprune-inspection/1",
+        "site": site.name,
+        "layer": site.layer,
+        "unit": index,
+        "scores": _scores_of(scores, site, index),
+        "choice": _why(opened, scores, site, index),
+        "contrasts": moved_by(opened, site, index)[:MOST],
+        **_tokens(opened, site, index),
+    }
+
+
+def located(text: str, sites: Mapping[str, Site]) -> tuple[Site, int]:
+    """The site and the unit that `SITE:I` names."""
+    if (found := re.fullmatch(r"(.+):(\d+)", text.strip())) is None:
+        raise UserError(f"--unit must be SITE:I, such as {next(iter(sites))}:0. Got {text!r} instead.")
+    name, index = found[1], int(found[2])
+    if name.isdigit():
+        of_layer = [site for site in sites.values() if site.layer == int(name)]
+        if len(of_layer) == 1:
+            name = of_layer[0].name
+    if name not in sites:
+        raise UserError(f"the model has no site {name!r}.{did_you_mean(name, sites)}")
+    if index >= sites[name].units:
+        raise UserError(f"{name} has {sites[name].units} neurons, counted from 0. Got {index} instead.")
+    return sites[name], index
+
+
+def _scores_of(scores: Scores, site: Site, index: int) -> dict[str, Any]:
+    def place(values: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+        mine = values[name][index].item()
+        above = sum(int((found > mine).sum()) for found in values.values())
+        return {"value": mine, "rank": above + 1, "rank_in_site": int((values[name] > mine).sum()) + 1}
+
+    return {
+        "units": sum(each.units for each in scores.sites.values()),
+        "bias": place(scores.bias, site.name),
+        "importance": place(scores.importance, site.name),
+        "bias_by_category": {
+            category: found[site.name][index].item() for category, found in scores.by_category.items() if site.name in found
+        },
+    }
+
+
+def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
+    """Whether the neuron is planned, and the first rule that explains it."""
+    if "plan" not in run.record["stages"]:
+        return {"planned": None, "because": "the run has no plan yet"}
+    plan, limits = run.plan, run.recipe.limits()
+    policy = run.recipe.policy.plugin if run.recipe.policy else "the policy"
+    if index in plan.sites.get(site.name, ()):
+        return {"planned": True, "because": f"chosen by {policy}: {plan.count} neurons, operator {plan.operator}"}
+    mine = scores.bias[site.name][index].item()
+    in_layer = [name for name, each in scores.sites.items() if each.layer == site.layer]
+    planned_here = sum(len(plan.sites.get(name, ())) for name in in_layer)
+    size = sum(scores.sites[name].units for name in in_layer)
+    room = int(limits.max_layer_share * size + 1e-9)
+    if limits.unit == "per-layer":
+        room = min(room, int(limits.amount))
+    chosen = [scores.bias[name][list(units)] for name, units in plan.sites.items() if units]
+    lowest = torch.cat(chosen).min().item() if chosen else None
+    ahead = sum(int((found > mine).sum()) for found in scores.bias.values())
+    if site.layer in limits.protected_layers:
+        because = f"layer {site.layer} is protected"
+    elif not bool(scores.observed[site.name][index]):
+        because = "no contrast of select reached it"
+    elif scores.signed and mine <= 0:
+        because = f"its bias {mine:.3g} is not above 0: without it the bias would grow, or stay"
+    elif lowest is None:
+        because = f"nothing was planned: {plan.reason}"
+    elif planned_here >= room:
+        because = f"layer {site.layer} is full: {planned_here} of at most {room} neurons are planned there"
+    elif len(plan.sites.get(site.name, ())) >= site.units - 1:
+        because = "one neuron of each site stays"
+    elif mine < lowest:
+        because = f"below the cut: {ahead} neurons have more bias, and the lowest planned has {lowest:.3g}"
+    else:
+        rank = sum(int((found > scores.importance[site.name][index]).sum()) for found in scores.importance.values()) + 1
+        because = (
+            f"{policy} passed it over: its bias is above the lowest planned, {lowest:.3g}; by importance it is number {rank}"
+        )
+    return {"planned": False, "because": because}
+
+
+@torch.inference_mode()
+def moved_by(run: Run, site: Site, index: int) -> list[dict[str, Any]]:
+    """Every contrast with how far its variants move the neuron apart, the furthest first.
+
+    `movement`: mean over aligned slots of the standard deviation over the variants; `mean`: of each variant over these slots.
+    """
+    from fairprune_framework.api.interfaces import Pass
+    from fairprune_framework.auditing.batches import compose
+    from fairprune_framework.auditing.observation import Geometry, observe
+
+    texts = {contrast.id: contrast for contrast in run.prompts[0]}
+    columns = range(index * site.unit_width, (index + 1) * site.unit_width)
+    state: dict[str, Any] = {}
+    found: list[dict[str, Any]] = []
+
+    def take(at: Site, tap: Any, values: Tensor, rows: Tensor | None) -> None:
+        if at.name == site.name:
+            state["seen"] = (values[:, list(columns)].double().mean(1, keepdim=True), rows)
+
+    device = next(run.model.parameters()).device
+    with run.architecture.adapter.tap(run.model, [site], frozenset({"neuron"}), take):
+        for cpu_batch in compose(run.aligned[0], run.values, run.micro_batch_tokens):
+            batch = cpu_batch.to(device)
+            mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
+            run.model.get_decoder()(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)  # type: ignore[operator]
+            values, rows = state["seen"]
+            obs = observe(site, {"neuron": values}, rows, Geometry(batch), Pass(), {})
+            acts_CVS, seen_CVS = obs.aligned["neuron"][..., 0], obs.aligned_mask
+            count_CS = seen_CVS.sum(1)
+            centre_CS = (acts_CVS * seen_CVS).sum(1) / count_CS.clamp_min(1)
+            spread_CS = (((acts_CVS - centre_CS.unsqueeze(1)) ** 2 * seen_CVS).sum(1) / count_CS.clamp_min(1)).sqrt()
+            slots_C = (count_CS > 0).sum(1).clamp_min(1)
+            movement_C = spread_CS.sum(1) / slots_C
+            mean_CV = (acts_CVS * seen_CVS).sum(2) / seen_CVS.sum(2).clamp_min(1)
+            for place, name in enumerate(batch.ids):
+                contrast = texts[name]
+                found.append(
+                    {
+                        "id": name,
+                        "category": contrast.category,
+                        "control": contrast.control,
+                        "split": contrast.split,
+                        "movement": movement_C[place].item(),
+                        "variants": [
+                            {"attribute": variant.attribute, "text": variant.text, "mean": mean_CV[place, v].item()}
+                            for v, variant in enumerate(contrast.variants)
+                        ],
+                    }
+                )
+    return sorted(found, key=lambda entry: (-entry["movement"], entry["id"]))
+
+
+def _tokens(run: Run, site: Site, index: int) -> dict[str, Any]:
+    """Tokens whose logits the neuron's output weights raise and lower most, through the final norm and head alone."""
+    from fairprune_framework.errors import FairpruneError
+    from fairprune_framework.models.readout import readout_of
+    from fairprune_framework.surgery.slices import weights_of
+
+    try:
+        read = readout_of(run.model)
+    except FairpruneError as error:
+        return {"promotes": None, "suppresses": None, "readout": str(error)}
+    row = weights_of(run.model, site)["out"].reshape(site.units, site.unit_width, -1)[index].mean(0, keepdim=True)
+    logits = read(row)[0]
+    high, low = torch.topk(logits, MOST), torch.topk(-logits, MOST)
+
+    def named(ids: Tensor, values: Tensor) -> list[dict[str, Any]]:
+        return [
+            {"token": run.tokenizer.decode([i]), "id": i, "logit": value}
+            for i, value in zip(ids.tolist(), values.tolist(), strict=True)
+        ]
+
+    return {"promotes": named(high.indices, high.values), "suppresses": named(low.indices, -low.values), "readout": None}
+
+
+def render(found: Mapping[str, Any]) -> str:
+    """The answer as text, at most 100 columns wide."""
+    scores, choice = found["scores"], found["choice"]
+    word = {True: "planned", False: "not planned", None: "no plan"}[choice["planned"]]
+    lines = [
+        f"{found['site']}:{found['unit']}  {word}: {choice['because']}",
+        "",
+        *(
+            f"{name:<11} {scores[name]['value']:>10.4g}   {scores[name]['rank']:,}. of {scores['units']:,}, "
+            f"{scores[name]['rank_in_site']}. of its site"
+            for name in ("bias", "importance")
+        ),
+    ]
+    if scores["bias_by_category"]:
+        parts = sorted(scores["bias_by_category"].items(), key=lambda item: -item[1])
+        lines.append("  " + ", ".join(f"{category} {value:.3g}" for category, value in parts))
+    if found["promotes"]:
+        lines += ["", "promotes    " + " ".join(repr(each["token"]) for each in found["promotes"])]
+        lines.append("suppresses  " + " ".join(repr(each["token"]) for each in found["suppresses"]))
+    lines += ["", "moved most by"]
+    for each in found["contrasts"][:5]:
+        kind = f"{each['category']}{', control' if each['control'] else ''}"
+        lines.append(f"  {each['movement']:.4g}  {each['id']} ({kind})")
+        for variant in each["variants"][:4]:
+            lines.append(f"      {variant['mean']:>+9.3g}  {variant['text'][:80]}")
+    return "\n".join(lines)

@@ -1,0 +1,121 @@
+"""All that a plugin author imports. Everything else is internal and may move.
+
+Names are imported when first used: `fairprune --help` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fairprune_framework.api.interfaces import (
+        API_VERSION,
+        ArchitectureAdapter,
+        BiasScorer,
+        Handler,
+        ImportanceScorer,
+        Needs,
+        Observation,
+        Outputs,
+        Pass,
+        Plugin,
+        PolicyContext,
+        Probe,
+        SelectionPolicy,
+        SiteContext,
+        Statistic,
+    )
+    from fairprune_framework.api.rankings import choice_of, eligible, matched, ranking, take, top_share
+    from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
+    from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Slice, Tap
+    from fairprune_framework.errors import AmbiguousName, UnsupportedArchitecture, UserError
+    from fairprune_framework.functional.divergence import generalised_js
+
+_EXPORTS = {
+    "API_VERSION": "fairprune_framework.api.interfaces",
+    "AmbiguousName": "fairprune_framework.errors",
+    "ArchitectureAdapter": "fairprune_framework.api.interfaces",
+    "BiasScorer": "fairprune_framework.api.interfaces",
+    "Budget": "fairprune_framework.api.types",
+    "Choice": "fairprune_framework.api.types",
+    "Handler": "fairprune_framework.api.interfaces",
+    "ImportanceScorer": "fairprune_framework.api.interfaces",
+    "Measurement": "fairprune_framework.api.types",
+    "Needs": "fairprune_framework.api.interfaces",
+    "Observation": "fairprune_framework.api.interfaces",
+    "Outputs": "fairprune_framework.api.interfaces",
+    "Pass": "fairprune_framework.api.interfaces",
+    "Plugin": "fairprune_framework.api.interfaces",
+    "PolicyContext": "fairprune_framework.api.interfaces",
+    "Probe": "fairprune_framework.api.interfaces",
+    "Scores": "fairprune_framework.api.types",
+    "SelectionPolicy": "fairprune_framework.api.interfaces",
+    "Site": "fairprune_framework.api.types",
+    "SiteContext": "fairprune_framework.api.interfaces",
+    "Slice": "fairprune_framework.api.types",
+    "Statistic": "fairprune_framework.api.interfaces",
+    "Tap": "fairprune_framework.api.types",
+    "TapPoint": "fairprune_framework.api.taps",
+    "UnsupportedArchitecture": "fairprune_framework.errors",
+    "UserError": "fairprune_framework.errors",
+    "choice_of": "fairprune_framework.api.rankings",
+    "eligible": "fairprune_framework.api.rankings",
+    "generalised_js": "fairprune_framework.functional.divergence",
+    "layer_index": "fairprune_framework.api.taps",
+    "layer_path": "fairprune_framework.api.taps",
+    "layer_points": "fairprune_framework.api.taps",
+    "layer_taps": "fairprune_framework.api.taps",
+    "matched": "fairprune_framework.api.rankings",
+    "ranking": "fairprune_framework.api.rankings",
+    "take": "fairprune_framework.api.rankings",
+    "tapped": "fairprune_framework.api.taps",
+    "top_share": "fairprune_framework.api.rankings",
+}
+
+__all__ = [
+    "API_VERSION",
+    "AmbiguousName",
+    "ArchitectureAdapter",
+    "BiasScorer",
+    "Budget",
+    "Choice",
+    "Handler",
+    "ImportanceScorer",
+    "Measurement",
+    "Needs",
+    "Observation",
+    "Outputs",
+    "Pass",
+    "Plugin",
+    "PolicyContext",
+    "Probe",
+    "Scores",
+    "SelectionPolicy",
+    "Site",
+    "SiteContext",
+    "Slice",
+    "Statistic",
+    "Tap",
+    "TapPoint",
+    "UnsupportedArchitecture",
+    "UserError",
+    "choice_of",
+    "eligible",
+    "generalised_js",
+    "layer_index",
+    "layer_path",
+    "layer_points",
+    "layer_taps",
+    "matched",
+    "ranking",
+    "take",
+    "tapped",
+    "top_share",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)

@@ -1,0 +1,259 @@
+"""The four interfaces that plugins implement, and what they see and give.
+
+Two ideas carry them. A *statistic* is a pure map from what one micro-batch shows of one site to one row of summands per
+contrast; the core owns the only state and sums it exactly, so that merging, checkpoints and resumption cost an author
+nothing. An *adapter* says where a unit lives as data (`Slice`); the core alone zeroes, cuts and restores through slices.
+
+A plugin is a frozen, keyword-only dataclass: its fields are its options in recipes and on the command line. Import all that
+an author needs from `fairprune_framework.api`. Letters: see `types.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Tap
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+API_VERSION = 1
+"""Major version of these interfaces. A plugin of another major version is refused."""
+
+Handler = Callable[[Site, Tap, "Tensor", "Tensor | None"], "Tensor | None"]
+"""(site, tap, values (M, K), rows (M,) flat token index into B*T; None = all of them in order). A returned tensor of the same
+shape and dtype replaces the values: masks, scaling and the causal check all go this way."""
+
+Probe = Callable[[Choice], Measurement]
+"""Masks the units of a choice, measures on `select` only, unmasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outputs:
+    """What an objective of a gradient pass sees; one micro-batch holds contrasts of one category."""
+
+    logits: Tensor
+    """(C, V, vocab) at the last token, or (C, V, T, vocab) with `logits="all"`."""
+    tokens: Tensor
+    """(C, V, T) int64."""
+    mask: Tensor
+    """(C, V, T) bool."""
+    attribute: Tensor
+    """(C, V) int64, as `Observation.attribute`."""
+    lean: Tensor
+    """(C, V) int64: 1 for a stereotyping variant, -1 for its counterpart (CrowS-Pairs "more" and "less", WinoBias "pro" and "anti"), 0
+    where a contrast names neither."""
+    rare: Tensor
+    """(C, V, T) bool: tokens of calibration text that at most a quarter of its documents hold; False in contrasts."""
+
+    def token_log_p(self) -> Tensor:
+        """log p(token | tokens before it) of all tokens but the first, (C, V, T - 1), at least float32, nats; needs `logits="all"`."""
+        import torch
+
+        log_p = torch.log_softmax(self.logits[:, :, :-1].float(), -1)
+        return log_p.gather(-1, self.tokens[:, :, 1:].unsqueeze(-1)).squeeze(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """One forward (and backward) of each micro-batch of a stream; equal passes of several statistics run once."""
+
+    stream: Literal["contrasts", "calibration"] = "contrasts"
+    objective: Callable[[Outputs], Tensor] | None = None
+    """-> (C,); a frozen dataclass with `__call__`, equal by value. None: forward of the trunk only."""
+    logits: Literal["last", "all"] = "last"
+    scale: float = 1.0
+    """Factor on the neuron tap (integrated gradients) ..."""
+    layer: int | None = None
+    """... of this layer, or of all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One site in one micro-batch of one pass. Calibration text: C documents, V = 1, no attribute."""
+
+    acts: Mapping[Tap, Tensor]
+    """tap -> (C, V, T, K), every token, in the model's dtype. Made when asked for; prefer `aligned` where it suffices."""
+    grads: Mapping[Tap, Tensor]
+    """d objective / d acts, same shapes; empty without an objective."""
+    mask: Tensor
+    """(C, V, T) bool. False: padding, absent variant, token not routed to this expert."""
+    aligned: Mapping[Tap, Tensor]
+    """tap -> (C, V, S, K): one pooled slot (the mean over the attribute's tokens), then the tokens after the attribute,
+    matched one to one. float64; arbitrary where `aligned_mask` is False."""
+    aligned_variance: Mapping[Tap, Tensor]
+    """tap -> (C, S, K): population variance over the present variants in each aligned slot, for a pair (a - b)^2 / 4; arbitrary
+    where `aligned_mask` is False. In the model's dtype, at least float32; a third of the work of taking it from `aligned`."""
+    aligned_mask: Tensor
+    """(C, V, S) bool. True only where every present variant has the slot (for an expert: was routed to it)."""
+    slot_weight: Tensor
+    """(C, S) float64, weights of a mean over slots: 1 / the number of shared slots where a slot is shared, else 0. A row adds up to
+    1, or to 0 for a contrast without a shared slot."""
+    reached: Tensor
+    """(C, 1, 1) float64: 1 for a contrast with a shared slot, else 0. Summed beside a quantity, it gives the divisor of its mean."""
+    attribute: Tensor
+    """(C, V) int64: which value of the contrast's category, below `values`; -1 for an absent variant."""
+    values: int
+    """Size of the largest vocabulary of attribute values of any category: the same in all micro-batches."""
+    equal_length: Tensor
+    """(C,) bool: all present variants have the same number of tokens."""
+    weights: Mapping[str, Tensor]
+    """role -> weights of the site, as in `SiteContext`; empty unless the scorer declared `Needs.weights`."""
+    step: Pass
+    objective: Tensor | None = None
+    """(C,) float64: the value of the pass's objective; None without one."""
+
+    def products(self, tap: Tap = "neuron") -> Tensor:
+        """Activation x gradient, (C, V, T, K), at least float32, 0 outside the mask; a new tensor at every call."""
+        import torch
+
+        acts_CVTK, grads_CVTK = self.acts[tap], self.grads[tap]
+        wide = torch.promote_types(acts_CVTK.dtype, torch.float32)
+        return (acts_CVTK.to(wide) * grads_CVTK).mul_(self.mask.unsqueeze(-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Statistic(ABC):
+    """A pure map to summands, equal by value, so that equal ones run once. The core sums the rows in compensated float64."""
+
+    name: str
+    taps: frozenset[Tap] = frozenset({"neuron"})
+
+    @abstractmethod
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """Return output name -> (C, R, K) float64: R quantities per contrast and column, to be added over contrasts.
+
+        Must not keep or change anything. A contrast must give the same row whatever else is in the micro-batch.
+        """
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """The passes that this statistic listens to; `layers` is L."""
+        return (Pass(),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a scorer or policy must be given. A stage loads only what is declared."""
+
+    statistics: tuple[Statistic, ...] = ()
+    weights: bool = False
+    readout: bool = False
+    probe: bool = False
+    replicates: int = 0
+    """Bootstrap replicates over clusters; the audit then keeps the cluster axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteContext:
+    """What a scorer sees of one site: bias scorers one category at a time, importance scorers the calibration stream."""
+
+    site: Site
+    category: str | None
+    sums: Mapping[str, Tensor]
+    """"<statistic name>.<output>" -> (R, K) float64, K = N * unit_width for neuron taps. Missing names raise KeyError."""
+    count: int
+    """Contrasts or documents behind `sums`."""
+    observed: Tensor
+    """(N,) int64: contrasts (or documents) in which the unit was seen."""
+    weights: Mapping[str, Tensor]
+    """role -> (N, H) or (N,) float32, unfused; `out` too is (N, H). Read-only; empty unless declared."""
+    readout: Callable[[Tensor], Tensor] | None
+    """(R, H) -> logits (R, vocab) through the final norm and head; None unless declared."""
+    attribute_tokens: tuple[tuple[int, ...], ...]
+    """First token ids of each attribute value of the category, as the texts spell it; given with `readout`."""
+    probe: Probe | None
+    """For a bias scorer it measures the contrasts of `category` alone."""
+    generator: torch.Generator
+    """Seeded by run seed, plugin and site, on the CPU. The only source of randomness allowed."""
+
+
+class Plugin(ABC):
+    """Base of the four. Subclasses are frozen, keyword-only dataclasses."""
+
+    api_version: ClassVar[int] = API_VERSION
+
+    def needs(self) -> Needs:
+        """What this plugin must be given; nothing by default."""
+        return Needs()
+
+
+class BiasScorer(Plugin):
+    """One bias score per neuron. Entry-point group `fairprune.bias_scorers`."""
+
+    signed: ClassVar[bool] = False
+    """True: below zero means that removing the neuron would raise the bias. The core never plans a unit at or below 0 then."""
+
+    @abstractmethod
+    def score(self, at: SiteContext) -> Tensor:
+        """Score one site in one category.
+
+        Returns: (N,) float64, finite, >= 0 unless `signed`; higher = more biased. Unit: the plugin's, said in its docstring.
+
+        Raises: whatever it likes; the core names the plugin and its distribution and chains the cause.
+        """
+
+
+class ImportanceScorer(Plugin):
+    """One importance score per neuron. Entry-point group `fairprune.importance_scorers`."""
+
+    @abstractmethod
+    def score(self, at: SiteContext) -> Tensor:
+        """Score one site. Returns: (N,) float64, finite; higher = more important, harder to spare."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyContext:
+    """What a policy sees beyond scores and budget."""
+
+    operator: str
+    max_cost: float
+    """The guard's limit: relative increase of perplexity."""
+    at: Callable[[str], SiteContext]
+    """Sums and weights of a site, as far as declared."""
+    replicates: Callable[[], Iterator[Scores]]
+    """The scorers re-run on resampled clusters, one set in memory at a time."""
+    probe: Probe | None
+    generator: torch.Generator
+
+
+class SelectionPolicy(Plugin):
+    """Chooses units from scores. Entry-point group `fairprune.selection_policies`."""
+
+    blind: ClassVar[bool] = False
+    """True: a control that does not look at the bias of what it takes; of signed scores, the core then plans units at or below 0
+    as well."""
+
+    @abstractmethod
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        """Return the units to take out, most removable first; an empty choice with a reason is a valid answer.
+
+        The core trims the choice to the budget, keeps at least one unit of each site, and never plans a unit that was not
+        observed. Must be deterministic for given scores and generator, ties included.
+        """
+
+
+class ArchitectureAdapter(Plugin):
+    """Says where the neurons of a model family live. Entry-point group `fairprune.architecture_adapters`."""
+
+    @abstractmethod
+    def sites(self, model: nn.Module) -> Sequence[Site]:
+        """Name all sites of the model, in forward order; works on meta tensors.
+
+        Raises:
+            UnsupportedArchitecture: this adapter does not know the layout; the text says what it looked for and found.
+        """
+
+    @abstractmethod
+    def tap(
+        self, model: nn.Module, sites: Sequence[Site], taps: frozenset[Tap], handler: Handler
+    ) -> AbstractContextManager[None]:
+        """Call `handler` for each tap of each site during forwards inside the context; leave no trace after it.
+
+        Taps of a layer (`attention`, `norm`, `layer`, `layer_input`) and of a block of experts (`mlp`, `mlp_input`) are given
+        once, with the first site of that layer. Taps that a site does not list in `site.taps` are skipped.
+        """

@@ -1,0 +1,122 @@
+"""What selection policies share: who may be chosen, a ranking over all layers within the budget's limits, and matched draws.
+
+Pure functions over scores; policies import them from `fairprune_framework.api`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.api.types import Budget, Choice, Scores
+
+
+def eligible(scores: Scores, budget: Budget, protect: float = 0.0) -> dict[str, Tensor]:
+    """site -> (N,) bool: observed, outside protected layers, and not of the top `protect` share by importance of those layers.
+
+    Sites of protected layers are left out; the others come sorted by name. Ties go by site and index.
+    """
+    names = sorted(name for name, site in scores.sites.items() if site.layer not in budget.protected_layers)
+    if not names:
+        return {}
+    importance = torch.cat([scores.importance[name] for name in names])
+    allowed = torch.cat([scores.observed[name] for name in names])
+    shielded = torch.sort(importance, descending=True, stable=True).indices[: int(protect * len(importance))]
+    allowed[shielded] = False
+    return dict(zip(names, torch.split(allowed, [scores.sites[name].units for name in names]), strict=True))
+
+
+def top_share(values: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """site -> (N,) bool: the highest `share` of all values over the sites, at least one; ties go by site and index."""
+    names = sorted(values)
+    joined = torch.cat([values[name] for name in names])
+    chosen = torch.zeros(len(joined), dtype=torch.bool)
+    chosen[torch.sort(joined, descending=True, stable=True).indices[: max(1, int(share * len(joined)))]] = True
+    return dict(zip(names, torch.split(chosen, [len(values[name]) for name in names]), strict=True))
+
+
+def ranking(
+    scores: Scores, budget: Budget, priority: Mapping[str, Tensor], allowed: Mapping[str, Tensor]
+) -> Iterator[tuple[str, int]]:
+    """(site, unit) by falling priority over all sites, within each layer's room and with one unit of each site left over.
+
+    The budget's amount in all is not looked at: take as many as `budget.units` says. Ties go by site and index.
+    """
+    names = sorted(allowed)
+    if not names:
+        return
+    sizes = [scores.sites[name].units for name in names]
+    may = torch.cat([allowed[name] for name in names])
+    joined = torch.cat([priority[name].double() for name in names]).masked_fill(~may, -torch.inf)
+    layer_size: dict[int, int] = {}
+    for site in scores.sites.values():
+        layer_size[site.layer] = layer_size.get(site.layer, 0) + site.units
+    room = {layer: int(budget.max_layer_share * size + 1e-9) for layer, size in layer_size.items()}
+    if budget.unit == "per-layer":
+        room = {layer: min(most, int(budget.amount)) for layer, most in room.items()}
+    spare = {name: size - 1 for name, size in zip(names, sizes, strict=True)}
+    owner = torch.repeat_interleave(torch.arange(len(names)), torch.tensor(sizes)).tolist()
+    first = [0, *torch.tensor(sizes).cumsum(0).tolist()]
+    for index in torch.sort(joined, descending=True, stable=True).indices[: int(may.sum())].tolist():
+        name = names[owner[index]]
+        layer = scores.sites[name].layer
+        if room[layer] > 0 and spare[name] > 0:
+            room[layer], spare[name] = room[layer] - 1, spare[name] - 1
+            yield name, index - first[owner[index]]
+
+
+def take(
+    scores: Scores, budget: Budget, priority: Mapping[str, Tensor], allowed: Mapping[str, Tensor], reason: str | None = None
+) -> Choice:
+    """The first of the ranking, as many as the budget allows; `reason` is given where there is none."""
+    return choice_of(islice(ranking(scores, budget, priority, allowed), budget.units(scores.sites)), priority, reason)
+
+
+def choice_of(
+    ranked: Iterator[tuple[str, int]] | list[tuple[str, int]], priority: Mapping[str, Tensor], reason: str | None = None
+) -> Choice:
+    """A choice from (site, unit), most removable first; `reason` is given where there is none."""
+    units: dict[str, list[int]] = {}
+    for name, unit in ranked:
+        units.setdefault(name, []).append(unit)
+    chosen = {name: torch.tensor(found) for name, found in sorted(units.items())}
+    order: dict[str, Tensor] = {name: priority[name].double()[found] for name, found in chosen.items()}
+    return Choice(units=chosen, order=order, reason=None if chosen else reason)
+
+
+def matched(
+    reference: Mapping[str, Tensor],
+    size: Mapping[str, Tensor],
+    allowed: Mapping[str, Tensor],
+    generator: torch.Generator,
+    neighbours: int = 8,
+) -> dict[str, Tensor]:
+    """For each unit of a reference another one of the same site and of nearly the same size, drawn among the nearest.
+
+    Args:
+        reference: site -> (n,) int64; none of them is drawn.
+        size: site -> (N,) float, positive: what must be equal, such as the activation's norm. Compared as a ratio.
+        allowed: site -> (N,) bool: who may be drawn.
+        neighbours: how many of the nearest are drawn from.
+
+    Returns: site -> (n,) int64, in the order of the reference; shorter where a site has too few left.
+    """
+    drawn: dict[str, Tensor] = {}
+    for name in sorted(reference):
+        free = allowed[name].clone()
+        free[reference[name]] = False
+        logs = size[name].double().clamp_min(1e-30).log()
+        found: list[int] = []
+        for unit in reference[name].tolist():
+            away = (logs - logs[unit]).abs().masked_fill(~free, torch.inf)
+            near = torch.sort(away, stable=True).indices[: min(neighbours, int(free.sum()))]
+            if not len(near):
+                break
+            pick = int(near[int(torch.randint(len(near), (), generator=generator))])
+            free[pick] = False
+            found.append(pick)
+        drawn[name] = torch.tensor(found, dtype=torch.long)
+    return drawn

@@ -1,0 +1,132 @@
+"""Before an audit: how fast a bare forward is on this device, how large a micro-batch may be, and what there is to do."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairprune_framework.auditing.batches import Portion
+from fairprune_framework.auditing.progress_bar import in_time
+
+CPU_TOKENS = 512
+"""Padded tokens of a micro-batch on a CPU: more is no faster there."""
+MOST_TOKENS = 1 << 17
+PROBED = 3
+"""Micro-batches that are timed."""
+
+
+def limit_of(model: nn.Module, portions: Sequence[Portion], device: torch.device) -> float | None:
+    """Padded tokens per second of bare trunk forwards; None where too few are there."""
+    if len(portions) < 4 * PROBED:
+        return None
+    chosen = [portions[len(portions) * (2 * i + 1) // (2 * PROBED)] for i in range(PROBED)]
+    trunk = model.get_decoder()  # type: ignore[operator]
+    seconds = tokens = 0.0
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            for turn, portion in enumerate([chosen[0], *chosen]):
+                batch = portion.micro_batch(1).to(device)
+                began = time.perf_counter()
+                trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+                if turn:  # the first only warms up
+                    seconds += time.perf_counter() - began
+                    tokens += batch.tokens
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        model.train(training)
+    return tokens / seconds
+
+
+def find_budget(forward: Callable[[int, int], Any], width: int, most: int = MOST_TOKENS) -> int:
+    """The largest token budget, halved from `most` until a forward of it fits, and once more to leave room for what is summed.
+
+    Args:
+        forward: computes (rows, width) tokens; raises `torch.OutOfMemoryError` where they do not fit.
+        width: tokens of the longest text.
+    """
+    budget = most
+    while budget > width:
+        try:
+            forward(max(budget // width, 1), width)
+        except torch.OutOfMemoryError:
+            budget //= 2
+            continue
+        break
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return max(budget // 2, width)
+
+
+def budget_on(model: nn.Module, device: torch.device, width: int, gradients: bool) -> int:
+    """The token budget for a device; gradients keep every activation, and get a quarter."""
+    if device.type != "cuda":
+        return CPU_TOKENS
+    trunk = model.get_decoder()  # type: ignore[operator]
+
+    def forward(rows: int, columns: int) -> None:
+        with torch.inference_mode():
+            trunk(input_ids=torch.zeros((rows, columns), dtype=torch.long, device=device), use_cache=False)
+
+    found = find_budget(forward, width)
+    return max(found // 4, width) if gradients else found
+
+
+def memory_used(device: torch.device) -> float:
+    """Peak memory so far in bytes: of the device, or of this process."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """What one pass will compute, reckoned from its first window."""
+
+    forwards: float
+    tokens: float
+    """Padded."""
+    backward: bool
+
+    @classmethod
+    def of(cls, portions: Sequence[Portion], share: float, backward: bool) -> Planned:
+        """`share`: how many such windows there are."""
+        tokens = sum(portion.tokens for portion in portions) * share
+        return cls(forwards=len(portions) * share, tokens=tokens, backward=backward)
+
+
+def announcement(
+    contrasts: int, tokens: int, planned: Sequence[Planned], limit: float | None, ranks: int, done: int, left: float
+) -> str:
+    """What an audit is about to do, in one line.
+
+    Args:
+        contrasts: that may feed scores; `tokens`: of all their variants.
+        planned: the passes.
+        limit: tokens per second of a bare forward; a backward takes more, so that the time is a lower bound where there is one.
+        done: contrasts of all passes that an earlier session did; `left`: the share that is still to do.
+    """
+    forwards, computed = max(1, round(sum(each.forwards for each in planned))), sum(each.tokens for each in planned)
+    text = f"{contrasts:,} contrasts, {tokens:,} tokens, about {forwards:,} forwards of {computed:,.0f} padded tokens in all"
+    if len(planned) > 1:
+        text += f" ({len(planned)} passes)"
+    if limit:
+        backward = any(each.backward for each in planned)
+        text += f"; expected {'at least ' if backward else ''}{in_time(computed * max(left, 0.0) / limit / ranks)} at {limit:,.0f} tokens/s"
+        if ranks > 1:
+            text += f" on each of {ranks} ranks"
+    if done:
+        text += f"; {done:,} done before"
+    return text

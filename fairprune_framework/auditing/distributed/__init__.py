@@ -1,0 +1,1 @@
+"""Audits over several processes: assignment, reduction, checkpoints."""

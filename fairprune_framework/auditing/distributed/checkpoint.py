@@ -1,0 +1,223 @@
+"""Partial sums on disk, so that an audit goes on after a kill, on any number of ranks.
+
+Each start of an audit is a session. A session begins by writing what earlier ones left as one file, `base-<session>`; then each
+rank writes what it adds as `rank-<session>-<rank>`, in two generations that take turns. A file holds sums, counts, and which
+micro-batches are in them, under a checksum; files whose micro-batches do not meet can be added, whoever wrote them. A damaged
+file is passed over for the generation, or the session, before it. Nothing is coordinated between ranks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.auditing.distributed.assignment import Done
+from fairprune_framework.errors import RunFolderError
+from fairprune_framework.functional.compensated import add_sums
+from fairprune_framework.utilities.files import write_tensors
+
+_FORMAT = "fairprune-checkpoint/1"
+_NAME = re.compile(r"(base|rank)-(\d+)(?:-(\d+)\.([ab]))?\.safetensors")
+
+
+@dataclass(kw_only=True)
+class Part:
+    """Sums over some micro-batches."""
+
+    words: dict[str, Tensor] = field(default_factory=dict)
+    """key -> (2, G, R, K) float64."""
+    counts: dict[str, list[int]] = field(default_factory=dict)
+    done: Done = field(default_factory=Done)
+    splits: int = 0
+    """Micro-batches that were computed in parts."""
+
+    def add(self, other: Part) -> None:
+        """Add sums over other micro-batches; raises `FairpruneError` where some are the same."""
+        self.done = self.done.joined(other.done)
+        for key, words in other.words.items():
+            self.words[key] = add_sums(torch.stack([self.words[key], words])) if key in self.words else words
+        for stream, counts in other.counts.items():
+            known = self.counts.get(stream, [0] * len(counts))
+            self.counts[stream] = [a + b for a, b in zip(known, counts, strict=True)]
+        self.splits += other.splits
+
+
+class Checkpoint:
+    """The folder `checkpoint/` of a run.
+
+    Args:
+        folder: it is made when first written to.
+        binding: all that partial sums depend on, in words that a difference can be named by.
+        notify: hears of damaged files.
+    """
+
+    def __init__(self, folder: Path, binding: Mapping[str, Any], notify: Callable[[str], None] = lambda text: None) -> None:
+        self.folder, self.binding, self.notify = folder, json.loads(json.dumps(binding)), notify
+        self.session = 0
+        self._written: dict[int, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For a process of its own: nobody is told there, and a closure cannot go there."""
+        return {**vars(self), "notify": _silent}
+
+    def load(self) -> Part:
+        """All that earlier sessions did.
+
+        Raises:
+            RunFolderError: it was made under another binding; the differences are named.
+        """
+        bases: dict[int, Path] = {}
+        ranks: dict[tuple[int, int], list[Path]] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            if (match := _NAME.fullmatch(path.name)) is None:
+                continue
+            self.session = max(self.session, int(match[2]) + 1)
+            if match[1] == "base":
+                bases[int(match[2])] = path
+            else:
+                ranks.setdefault((int(match[2]), int(match[3])), []).append(path)
+        found, since = Part(), -1
+        for session in sorted(bases, reverse=True):
+            if (base := self._newest([bases[session]])) is not None:
+                found, since = base, session
+                break
+        for (session, _), paths in sorted(ranks.items()):
+            if session < since or (part := self._newest(paths)) is None:
+                continue
+            if found.done.meets(part.done):
+                self.notify(f"{paths[0].name} repeats what others hold: it is not used")
+                continue
+            found.add(part)
+        return found
+
+    def _newest(self, paths: list[Path]) -> Part | None:
+        read = []
+        for path in paths:
+            try:
+                read.append(self._read(path))
+            except _Damaged as error:
+                self.notify(f"checkpoint file {path.name} is damaged ({error}): the one before is used")
+        return max(read, key=lambda pair: pair[0])[1] if read else None
+
+    def _read(self, path: Path) -> tuple[int, Part]:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, framework="pt") as file:
+                head = json.loads((file.metadata() or {})["header"])
+                words = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                checksum = file.metadata()["sha256"]
+        except (SafetensorError, OSError, ValueError, KeyError) as error:
+            raise _Damaged(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        if checksum != _checksum(head, words):
+            raise _Damaged("its checksum does not fit")
+        if head["format"] != _FORMAT:
+            raise RunFolderError(f"{path} must be of format {_FORMAT!r}. Got {head['format']!r} instead.")
+        if different := _differences(head["binding"], self.binding):
+            raise RunFolderError(
+                f"the checkpoint in {self.folder} was made with {different}: give --overwrite to begin the audit anew, or "
+                "another --output"
+            )
+        part = Part(words=words, counts=head["counts"], done=Done.from_json(head["done"]), splits=head["splits"])
+        return head["sequence"], part
+
+    def begin(self, before: Part) -> None:
+        """Open a session on what `load` gave; files that it does not need any more go."""
+        if before.done.bits:
+            self._write(f"base-{self.session:06d}", before, 0)
+        for path in self.folder.glob("*.safetensors"):
+            if (match := _NAME.fullmatch(path.name)) is not None and int(match[2]) < self.session - 1:
+                path.unlink(missing_ok=True)
+
+    def keep(self, part: Part, rank: int) -> None:
+        """Write what a rank has added since the session began."""
+        sequence = self._written.get(rank, 0)
+        self._written[rank] = sequence + 1
+        self._write(f"rank-{self.session:06d}-{rank:05d}.{'ab'[sequence % 2]}", part, sequence)
+
+    def _write(self, name: str, part: Part, sequence: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        head = {
+            "format": _FORMAT,
+            "binding": self.binding,
+            "sequence": sequence,
+            "counts": part.counts,
+            "done": part.done.to_json(),
+            "splits": part.splits,
+        }
+        metadata = {"header": json.dumps(head), "sha256": _checksum(head, part.words)}
+        write_tensors(self.folder / f"{name}.safetensors", part.words, metadata=metadata, durable=True)
+
+    # -- why ranks failed -----------------------------------------------------------------------------------------------
+
+    def confess(self, rank: int, error: BaseException) -> None:
+        """Leave the reason of a rank that fails where the others find it; the first reason stands. Does not raise."""
+        path = self.folder / f"failed-{rank}.json"
+        text = " ".join(str(error).split()) or type(error).__name__
+        try:
+            if self.folder.parent.is_dir() and not path.exists():
+                self.folder.mkdir(exist_ok=True)
+                path.write_text(json.dumps({"rank": rank, "reason": text}), encoding="utf-8")
+        except OSError:
+            return
+
+    def failure_beside(self, rank: int) -> str | None:
+        """What another rank has left."""
+        for path in sorted(self.folder.glob("failed-*.json")):
+            try:
+                data = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            if data["rank"] != rank:
+                return f"rank {data['rank']} failed: {data['reason']}"
+        return None
+
+    def forget_failures(self) -> None:
+        """Begin without the reasons of an earlier session."""
+        for path in self.folder.glob("failed-*.json"):
+            path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the folder with all that is ours in it."""
+        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.json"), *self.folder.glob(".*.safetensors.*")]:
+            path.unlink(missing_ok=True)
+        if self.folder.is_dir() and not any(self.folder.iterdir()):
+            self.folder.rmdir()
+
+
+def _silent(text: str) -> None:
+    """Tells nobody."""
+
+
+class _Damaged(Exception):
+    """A checkpoint file that cannot be trusted."""
+
+
+def _checksum(head: Mapping[str, Any], words: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
+    for key in sorted(words):
+        digest.update(f"{key} {tuple(words[key].shape)} {words[key].dtype}".encode())
+        digest.update(words[key].contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
+    named = []
+    for name in sorted(theirs.keys() | ours.keys()):
+        one, other = theirs.get(name), ours.get(name)
+        if one != other:
+            named.append(f"another {name} ({_short(one)}, now {_short(other)})")
+    return ", ".join(named)
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

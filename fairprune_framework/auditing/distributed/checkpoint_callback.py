@@ -1,0 +1,215 @@
+"""The callback that keeps an audit safe: checkpoints, SIGTERM, ranks that die, and at the end one sum of all ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import distributed as dist
+
+from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
+from fairprune_framework.auditing.distributed.parallel import Layout
+from fairprune_framework.auditing.distributed.reduce import gathered, whole_units
+from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed
+
+GRACE = 3.0
+"""Seconds that a rank has to notice by itself that another has died."""
+
+
+class KeepingCallback(Callback):
+    """Saves what `statistics` has summed every so many contrasts, and leaves on SIGTERM at the next micro-batch.
+
+    Args:
+        statistics: whose sums are kept; it must stand before this one in the Trainer.
+        checkpoint: where to; None: nowhere.
+        every: contrasts, over all ranks, between two checkpoints; 0: only on SIGTERM, on errors and at the end.
+        before: on rank 0, what earlier sessions did.
+    """
+
+    def __init__(
+        self,
+        statistics: ActivationStatisticsCallback,
+        checkpoint: Checkpoint | None,
+        every: int,
+        layout: Layout,
+        before: Part | None = None,
+    ) -> None:
+        self.statistics, self.checkpoint, self.every, self.layout = statistics, checkpoint, every, layout
+        self.before = before
+        self.total: Part | None = None
+        """On rank 0, at the end: everything."""
+        self.seconds = 0.0
+        """Spent on checkpoints."""
+        self._rank, self._world, self._since = 0, 1, 0
+        self._group: Any = None
+        self._stop = False
+        self._dead: str | None = None
+        self._handler: Any = None
+        self._watching = threading.Event()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_watching"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _watching=threading.Event())
+
+    # -- what a Trainer calls -------------------------------------------------------------------------------------------
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over SIGTERM, and look after the other ranks."""
+        self._rank, self._world = trainer.global_rank, trainer.world_size
+        if self._world > 1:
+            self._group = dist.new_group(backend="gloo")
+            self._watching.clear()
+            threading.Thread(target=self._watch, args=(trainer,), daemon=True, name="fairprune-watch").start()
+        if threading.current_thread() is threading.main_thread():
+            # Lightning's own handler broadcasts: a rank that is signalled twice, or alone, would hang in it
+            self._handler = signal.signal(signal.SIGTERM, lambda *_: self._terminate(trainer))
+
+    def _terminate(self, trainer: Trainer) -> None:
+        first, self._stop = not self._stop, True
+        launcher = getattr(trainer.strategy, "launcher", None)
+        if first and launcher is not None and getattr(launcher, "procs", None):
+            launcher.kill(signal.SIGTERM)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Write a checkpoint where one is due; leave where that was asked for."""
+        self._since += 0 if batch is None or batch.place is None else len(batch.ids)
+        if self._dead is not None:
+            raise RankFailed(self._dead)
+        stop = self._stop
+        if self.layout.sharded:  # all leave after the same batch: nobody waits for a rank that is gone
+            asked = torch.tensor([float(stop)])
+            dist.all_reduce(asked, group=self._group)
+            stop = bool(asked.item())
+        if stop:
+            self._keep()
+            raise Interrupted(f"stopped by SIGTERM; {self._progress()}")
+        if self.every and self._since * (1 if self._slices else self._world) >= self.every:
+            self._keep()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add up what all ranks have."""
+        part = self._part()
+        if self._world > 1:
+            self._keep()
+            found = self._together(part)
+        else:
+            found = part
+        self._release()
+        if found is not None and self._rank == 0:
+            if self.before is not None:
+                found.add(self.before)
+            self.total = found
+            if self.layout.forked and self.checkpoint is not None:  # this process ends: the one that asked reads it
+                self.checkpoint.session += 1
+                self.checkpoint.begin(found)
+
+    def _together(self, part: Part) -> Part | None:
+        try:
+            if self._slices:
+                found = whole_units(part, self._units(part), self._rank, self._world, self._group)
+            else:
+                found = gathered(part, self._group)
+            dist.barrier(group=self._group)  # nobody leaves before rank 0 has everything
+        except RuntimeError as error:
+            time.sleep(0.5)  # a rank that failed writes its reason down first
+            raise RankFailed(self._dead or self._reason() or f"another rank has gone: {error}; {self._progress()}") from error
+        return found
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what is whole, tell the others why, and let go."""
+        failed = not isinstance(exception, (Interrupted, KeyboardInterrupt))
+        try:
+            if not isinstance(exception, Interrupted) and not self._slices:
+                self._keep()
+        except (OSError, FairpruneError):
+            if failed:
+                raise
+        finally:
+            if failed and self._world > 1 and self.checkpoint is not None and not isinstance(exception, RankFailed):
+                self.checkpoint.confess(self._rank, exception)
+            if self._rank == 0 and self._world > 1:
+                for child in getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ():
+                    if not self.layout.forked:
+                        child.terminate()
+            self._release()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go."""
+        self._release()
+
+    def _release(self) -> None:
+        self._watching.set()
+        if self._handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._handler)
+            self._handler = None
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------------
+
+    def _part(self) -> Part:
+        counts = {stream: list(found) for stream, found in self.statistics.counts.items()}
+        done = self.statistics.done.copy()
+        return Part(words=self.statistics.sums.words(), counts=counts, done=done, splits=self.statistics.splits)
+
+    def _keep(self) -> None:
+        if self.checkpoint is None or not self._since or not self.statistics.whole:
+            return
+        began = time.perf_counter()
+        part: Part | None = self._part()
+        if self._slices:  # tensor-parallel ranks hold slices of the same contrasts, and come here together
+            assert part is not None
+            part = whole_units(part, self._units(part), self._rank, self._world, self._group)
+        if part is not None:
+            self.checkpoint.keep(part, self._rank)
+        self._since = 0
+        self.seconds += time.perf_counter() - began
+
+    @property
+    def _slices(self) -> bool:
+        return self.layout.sharded and self.layout.strategy == "tensor_parallel"
+
+    def _units(self, part: Part) -> dict[str, int]:
+        return {key: width for key, width in self.statistics.sliced.items() if key in part.words}
+
+    def _progress(self) -> str:
+        if self.checkpoint is None:
+            return "nothing was kept"
+        return f"what was done is kept in {self.checkpoint.folder}: the same command goes on from there"
+
+    # -- other ranks ----------------------------------------------------------------------------------------------------
+
+    def _reason(self) -> str | None:
+        found = self.checkpoint.failure_beside(self._rank) if self.checkpoint is not None else None
+        return None if found is None else f"{found}; {self._progress()}"
+
+    def _watch(self, trainer: Trainer) -> None:
+        """In a thread: end this process where its parent is gone; notice children that die."""
+        parent, external = os.getppid(), self.layout.external
+        procs = [] if self.layout.forked else list(getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ())
+        for thread in threading.enumerate():
+            if thread.name == "child-process-observer" and hasattr(thread, "_child_processes"):
+                thread._child_processes = []  # Lightning's own would kill this process within 5 s, without a word
+        while not self._watching.wait(0.2):
+            if (self._rank or self.layout.forked) and not external and os.getppid() != parent:
+                os._exit(1)
+            for place, child in enumerate(procs, start=1):
+                if child.poll():
+                    self._mourn(place, child.returncode)
+                    return
+
+    def _mourn(self, rank: int, code: int) -> None:
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        self._dead = self._reason() or f"rank {rank} {how}; {self._progress()}"
+        if not self._watching.wait(GRACE):
+            print(f"fairprune: error: {self._dead}", file=sys.stderr, flush=True)
+            os._exit(1)

@@ -1,0 +1,77 @@
+"""Partial sums of several ranks into one, as double-doubles: pairs of ranks in a tree, one tensor at a time, TwoSum at each step.
+
+A SUM all-reduce would add the words apart and differ in the last bit; gathering would hold world-size copies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from fairprune_framework.auditing.distributed.checkpoint import Part
+from fairprune_framework.errors import FairpruneError
+from fairprune_framework.functional.compensated import add_sums
+
+
+def gathered(part: Part, group: Any) -> Part | None:
+    """Add up the parts of all ranks; None on every rank but 0. Sums on the CPU, over a gloo group.
+
+    Raises:
+        RuntimeError: a rank has gone.
+    """
+    rank, world, step = dist.get_rank(group), dist.get_world_size(group), 1
+    while step < world:
+        if rank % (2 * step):
+            _send(part, rank - step, group)
+            return None
+        if rank + step < world:
+            _receive(part, rank + step, group)
+        step *= 2
+    return part
+
+
+def _send(part: Part, to: int, group: Any) -> None:
+    keys = [(key, tuple(part.words[key].shape)) for key in sorted(part.words)]
+    dist.send_object_list([keys, Part(counts=part.counts, done=part.done, splits=part.splits)], to, group=group, device=_CPU)
+    for key, _ in keys:
+        dist.send(part.words[key].contiguous(), to, group=group)
+
+
+def _receive(part: Part, source: int, group: Any) -> None:
+    told: list[Any] = [None, None]
+    dist.recv_object_list(told, source, group=group, device=_CPU)
+    keys, rest = told
+    part.add(rest)
+    for key, shape in keys:
+        words = torch.empty(shape, dtype=torch.float64)
+        dist.recv(words, source, group=group)
+        part.words[key] = add_sums(torch.stack([part.words[key], words])) if key in part.words else words
+
+
+def whole_units(part: Part, units: dict[str, int], rank: int, world: int, group: Any) -> Part | None:
+    """Put the slices of tensor-parallel ranks side by side; None on every rank but 0. All ranks saw the same contrasts.
+
+    Args:
+        units: key -> columns of the whole site, of the keys that hold slices; the others are the same on every rank.
+    """
+    if world == 1:
+        return part
+    for key in sorted(part.words):
+        if key not in units:
+            continue
+        mine = part.words[key].contiguous()
+        if mine.shape[-1] * world != units[key]:
+            raise FairpruneError(
+                f"{key}: {world} ranks with {mine.shape[-1]} columns each cannot be the {units[key]} of the site"
+            )
+        found: list[Tensor] | None = [torch.empty_like(mine) for _ in range(world)] if rank == 0 else None
+        dist.gather(mine, found, dst=0, group=group)
+        if found is not None:
+            part.words[key] = torch.cat(found, -1)
+    return part if rank == 0 else None
+
+
+_CPU = torch.device("cpu")

@@ -1,0 +1,1 @@
+"""Calibration text: built in, from a file, or sampled."""

@@ -1,0 +1,181 @@
+"""Text on which importance is scored and cost is judged: passages that ship with this package, a file of the user's, or text that the
+model itself samples.
+
+Even documents serve scores and probes, odd ones judge; neither half ever does the other's work. Stored as `calibration.jsonl`, so
+that a run can be repeated on the same text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairprune_framework.calibration.builtin import BUILTIN, text_file
+from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, Tokens
+from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.files import digest, write_text
+from fairprune_framework.utilities.progress import bar
+
+RARE = 0.25
+"""Share of the documents that may hold a rare token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Documents as token ids."""
+
+    documents: tuple[tuple[int, ...], ...]
+    source: str
+
+    @property
+    def hash(self) -> str:
+        """sha256 of all token ids."""
+        return digest(self.documents)
+
+    @property
+    def scoring(self) -> tuple[tuple[int, ...], ...]:
+        """The even documents: for scores and probes."""
+        return self.documents[0::2]
+
+    @property
+    def judging(self) -> tuple[tuple[int, ...], ...]:
+        """The odd documents: for the guard and the evaluation."""
+        return self.documents[1::2]
+
+    def as_contrasts(self) -> list[AlignedContrast]:
+        """The scoring half as one-variant "contrasts" without an attribute, the form that the audit streams.
+
+        Rare are tokens that at most a quarter of its documents hold.
+        """
+        holding = Counter(token for ids in self.scoring for token in set(ids))
+        most = max(1, int(RARE * len(self.scoring)))
+        return [
+            AlignedContrast(
+                id=f"calibration/{2 * i}",
+                category="",
+                template_id="",
+                control=False,
+                split=None,
+                variants=(Tokens(ids=ids, start=0, end=0, rare=tuple(i for i, t in enumerate(ids) if holding[t] <= most)),),
+                attributes=(0,),
+            )
+            for i, ids in enumerate(self.scoring)
+        ]
+
+    def save(self, path: Path, tokenizer: Any) -> None:
+        """Write `calibration.jsonl`: id, half, token ids, and the text for people."""
+        lines = [
+            {"id": i, "half": "judge" if i % 2 else "score", "source": self.source, "ids": ids, "text": tokenizer.decode(ids)}
+            for i, ids in enumerate(self.documents)
+        ]
+        write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """Read `calibration.jsonl`."""
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return cls(documents=tuple(tuple(row["ids"]) for row in rows), source=rows[0]["source"])
+
+
+def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calibration:
+    """Read a .txt file (one text) or a .jsonl file (field `text`), in documents of at most `tokens` tokens; nothing is left out but
+    a rest of fewer than two tokens, which has no next token to predict. Or the first `documents` passages of `builtin:<language>`,
+    each cut at `tokens`.
+
+    Raises:
+        UserError: no such text or file, another kind, a line without `text`, or fewer than four documents.
+    """
+    path = text_file(name)
+    if not path.is_file():
+        raise UserError(f"there is no calibration file {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the calibration file {path} is not UTF-8: {error}") from error
+    texts = [text]
+    if path.suffix == ".jsonl":
+        texts = []
+        for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may hold U+2028 as it is
+            if not line.strip():
+                continue
+            try:
+                found = json.loads(line)["text"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path}, line {number}: expected an object with the field 'text'") from error
+            if not isinstance(found, str):
+                raise UserError(f"{path}, line {number}: the field 'text' must be a text. Got {found!r} instead.")
+            texts.append(found)
+    tokens = min(tokens, encoder.limit or tokens)
+    if name.startswith(BUILTIN):
+        passages = encoder.encode(texts[:documents])
+        return Calibration(documents=tuple(tuple(ids[:tokens]) for ids, _ in passages), source=name)
+    found = []
+    for text in texts:
+        ids = encoder.encode([text])[0][0] if text.strip() else []
+        found += [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens) if len(ids[i : i + tokens]) > 1]
+    if len(found) < 4:
+        raise UserError(f"the calibration file {path} gives {len(found)} documents of {tokens} tokens; at least 4 are needed")
+    return Calibration(documents=tuple(found), source=path.name)
+
+
+@torch.no_grad()
+def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: int) -> Calibration:
+    """Sample text from the model at temperature 1, without top-k or top-p, from BOS, in one batch.
+
+    An end-of-text token does not end a document: what follows is the model's next text.
+    """
+    from transformers import GenerationConfig, StoppingCriteriaList
+
+    text_config: Any = model.config
+    text_config = text_config.get_text_config()
+    begin = next((i for i in (tokenizer.bos_token_id, text_config.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
+    if begin is None:
+        raise UserError("the tokenizer has no BOS or EOS token to sample from: give calibration text with --calibration FILE")
+    start = torch.full((documents, 1), begin, dtype=torch.long, device=next(model.parameters()).device)
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=tokens - 1,
+        min_new_tokens=None,
+        eos_token_id=None,
+        pad_token_id=begin,
+    )
+    generation, model.generation_config = model.generation_config, config  # so that no default of the model's mixes in
+    try:
+        with torch.random.fork_rng(devices=[start.device] if start.device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            with bar("sampling text", tokens - 1, "steps") as advance:
+
+                def count(ids: torch.Tensor, scores: Any, **words: Any) -> torch.Tensor:
+                    advance(1)
+                    return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+
+                words = {
+                    "attention_mask": torch.ones_like(start),
+                    "generation_config": config,
+                    "stopping_criteria": StoppingCriteriaList([count]),
+                }
+                ids = model.generate(start, **words)  # type: ignore[operator]
+    finally:
+        model.generation_config = generation
+    return Calibration(documents=tuple(tuple(row) for row in ids.tolist()), source="sampled")
+
+
+def padded(documents: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (B, T) padded on the right with 0, and the mask (B, T)."""
+    width = max(map(len, documents))
+    ids = torch.zeros((len(documents), width), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, document in enumerate(documents):
+        ids[row, : len(document)] = torch.tensor(document)
+        mask[row, : len(document)] = 1
+    return ids, mask

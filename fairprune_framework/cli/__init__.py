@@ -1,0 +1,5 @@
+"""The command line, `fairprune`."""
+
+from fairprune_framework.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,147 @@
+"""`fairprune doctor`: what this environment can do, what it lacks, and what to do about it. Downloads nothing."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from fairprune_framework import discovery
+from fairprune_framework.errors import FairpruneError
+from fairprune_framework.utilities.files import PACKAGES
+
+State = Literal["ok", "note", "broken"]
+OPTIONAL = {
+    "gguf": ("reads .gguf files", "embedded"),
+    "accelerate": ("reads .gguf files", "embedded"),
+    "gradio": ("fairprune explore", "explore"),
+    "shtab": ("fairprune completion", "completion"),
+}
+"""Package -> what it is for, and the extra that brings it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. `broken` is what stops a run; `note` is what is worth knowing."""
+
+    what: str
+    state: State
+    text: str
+
+
+def examine() -> list[Finding]:
+    """Look at everything; nothing raises."""
+    return [_python(), *_packages(), *_extras(), *_devices(), *_plugins(), _embedded(), *_hub(), _memory(), _disk()]
+
+
+def to_json(findings: list[Finding]) -> dict[str, Any]:
+    """`ok`: nothing is broken; and the findings."""
+    return {"ok": all(one.state != "broken" for one in findings), "findings": [asdict(one) for one in findings]}
+
+
+def render(findings: list[Finding]) -> str:
+    """For people, at most 80 columns where texts allow it."""
+    import textwrap
+
+    width = max(len(one.what) for one in findings)
+    lines: list[str] = []
+    for one in findings:
+        head = f"{one.state:<6}  {one.what:<{width}}  "
+        lines += textwrap.wrap(one.text, 80, initial_indent=head, subsequent_indent=" " * len(head), break_long_words=False)
+    broken = sum(one.state == "broken" for one in findings)
+    lines += ["", f"{broken} broken" if broken else "nothing is broken"]
+    return "\n".join(lines)
+
+
+def _python() -> Finding:
+    text = f"{platform.python_version()} on {platform.system()} {platform.machine()}, {os.cpu_count()} processors"
+    return Finding(what="python", state="ok" if sys.version_info >= (3, 11) else "broken", text=text)
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for name in PACKAGES:
+        try:
+            found.append(Finding(what=name, state="ok", text=metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            found.append(Finding(what=name, state="broken", text="absent: pip install fairprune_framework"))
+    return found
+
+
+def _extras() -> list[Finding]:
+    found = []
+    for name, (purpose, extra) in OPTIONAL.items():
+        try:
+            found.append(Finding(what=name, state="ok", text=f"{metadata.version(name)} ({purpose})"))
+        except metadata.PackageNotFoundError:
+            text = f"absent ({purpose}): pip install 'fairprune_framework[{extra}]'"
+            found.append(Finding(what=name, state="note", text=text))
+    return found
+
+
+def _devices() -> list[Finding]:
+    try:
+        import torch
+    except Exception as error:
+        return [Finding(what="devices", state="broken", text=f"torch cannot be imported: {error}")]
+    found = [Finding(what="cpu", state="ok", text=f"{torch.get_num_threads()} threads")]
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(index)
+        text = f"{torch.cuda.get_device_name(index)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
+        found.append(Finding(what=f"cuda:{index}", state="ok", text=text))
+    if torch.backends.mps.is_available():
+        found.append(Finding(what="mps", state="ok", text="available; sums are kept on the CPU, which has float64"))
+    if len(found) == 1:
+        found.append(Finding(what="gpu", state="note", text="none: everything works on the CPU, slower"))
+    return found
+
+
+def _plugins() -> list[Finding]:
+    found, loaded = [], 0
+    for kind in discovery.GROUPS:
+        for entry in discovery.entries(kind):
+            try:
+                discovery.load(entry)
+                loaded += 1
+            except FairpruneError as error:
+                text = " ".join(str(error).split())
+                found.append(Finding(what=f"{kind} {entry.name}", state="broken", text=text))
+    recipes = len(discovery.entries("recipe"))
+    return [Finding(what="plugins", state="ok", text=f"{loaded} load, {recipes} recipes"), *found]
+
+
+def _embedded() -> Finding:
+    from fairprune_framework.models.loading import EMBEDDED
+
+    name, (package, file, requirement) = next(iter(EMBEDDED.items()))
+    spec = find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if any((Path(place) / file).is_file() for place in places):
+        return Finding(what=name, state="ok", text=f"found in {package}")
+    return Finding(what=name, state="note", text=f"not installed: pip install --no-deps {requirement}")
+
+
+def _hub() -> list[Finding]:
+    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    token = "HF_TOKEN is set" if os.environ.get("HF_TOKEN") else "no HF_TOKEN: `fairprune push` needs one"
+    state = "offline (HF_HUB_OFFLINE)" if offline else "allowed; nothing was tried"
+    return [Finding(what="hub", state="ok", text=f"{state}; {token}")]
+
+
+def _memory() -> Finding:
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError, AttributeError):
+        return Finding(what="memory", state="note", text="cannot be told on this system")
+    return Finding(what="memory", state="ok", text=f"{total / 2**30:.0f} GiB")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free
+    return Finding(what="disk", state="ok" if free > 2**30 else "note", text=f"{free / 2**30:.0f} GiB free here")

@@ -1,0 +1,229 @@
+"""Rows of lm-eval tasks: the metric as lm-eval aggregates it, before and after on the same items, with intervals and tests.
+
+Every aggregation that is a smooth function of sums over items gets an interval (`resampling.py`), over clusters where items share
+a template (BBQ's questions); accuracies also McNemar's exact test. Metrics of other aggregations are given as lm-eval computes
+them, without.
+
+BBQ's ambiguous score is lm-eval's: (1 - accuracy on ambiguous contexts) x S, S = 2 biased answers / answers that are not "unknown"
+- 1, both over ambiguous contexts (Parrish et al. 2022, page 6). HELM scales by 1 - accuracy over all contexts instead. lm-eval
+gives no error for either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fairprune_framework.errors import FairpruneError
+from fairprune_framework.evaluation.results import Row
+from fairprune_framework.evaluation.sentence_rows import adjusted
+from fairprune_framework.evaluation.tasks.harness import TaskResult
+from fairprune_framework.functional.bootstrap import Floats, Statistic, change_of, mean
+from fairprune_framework.functional.hypothesis_tests import cohens_h, flips, wilson
+from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
+
+AMBIGUOUS_NOTE = (
+    "lm-eval's formula: (1 - accuracy on ambiguous contexts) x (2 biased / answered - 1); "
+    "HELM scales by 1 - accuracy over all contexts"
+)
+DISAMBIGUATED_NOTE = "lm-eval's formula: 2 biased / answered - 1 on disambiguated contexts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aggregation:
+    """How summands come from an item's value, and the statistic from their sums."""
+
+    statistic: Statistic
+    ideal: float
+    unit: str
+    note: str | None = None
+    picks: int | None = None
+    """Which context counts, by the last entry of the value: 0 ambiguous, 1 disambiguated; None: all."""
+
+    def summands(self, value: Any) -> tuple[float, ...] | None:
+        """None: the item takes no part."""
+        parts = value if isinstance(value, list) else [value]
+        if self.picks is not None:
+            if parts[-1] != self.picks or None in parts:
+                return None
+            parts = parts[:-1]
+        if None in parts:
+            return None
+        return (*parts, 1.0) if len(parts) == 1 or self.picks is not None else tuple(parts)
+
+
+def _negative_exponential(sums: Floats) -> Floats:
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        return np.asarray(np.exp(-sums[..., 0] / sums[..., 1]))
+
+
+def _bits(sums: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(-sums[..., 0] / sums[..., 1] / math.log(2))
+
+
+def _bias(sums: Floats) -> Floats:
+    """2 biased / answered - 1 of columns (correct, biased, answered, items); 0 where no answer is biased, as in lm-eval."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.where(sums[..., 1] == 0, 0.0, 2 * sums[..., 1] / sums[..., 2] - 1))
+
+
+def _ambiguous(sums: Floats) -> Floats:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((1 - sums[..., 0] / sums[..., 3]) * _bias(sums))
+
+
+_AGGREGATIONS: Mapping[str, Aggregation] = {
+    "mean": Aggregation(statistic=mean, ideal=1.0, unit="share of items"),
+    "perplexity": Aggregation(statistic=_negative_exponential, ideal=0.0, unit="perplexity"),
+    "weighted_perplexity": Aggregation(statistic=_negative_exponential, ideal=0.0, unit="perplexity"),
+    "bits_per_byte": Aggregation(statistic=_bits, ideal=0.0, unit="bits per byte"),
+    "agg_accuracy_amb": Aggregation(statistic=mean, ideal=1.0, unit="share of items", picks=0),
+    "agg_accuracy_disamb": Aggregation(statistic=mean, ideal=1.0, unit="share of items", picks=1),
+    "agg_amb_bias_scores": Aggregation(statistic=_ambiguous, ideal=0.0, unit="score", note=AMBIGUOUS_NOTE, picks=0),
+    "agg_disamb_bias_scores": Aggregation(statistic=_bias, ideal=0.0, unit="score", note=DISAMBIGUATED_NOTE, picks=1),
+}
+_SPECIAL: Mapping[str, Aggregation] = {
+    "pct_stereotype": Aggregation(statistic=mean, ideal=0.5, unit="share of pairs"),
+    "likelihood_diff": Aggregation(statistic=mean, ideal=0.0, unit="nats"),
+}
+
+
+def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[Row]:
+    """All rows of a task, each metric over all items and by category.
+
+    Raises:
+        FairpruneError: the two were measured on different items.
+    """
+    if after is not None and after.hash != before.hash:
+        raise FairpruneError(f"the task {before.task!r} ran on different items before and after")
+    categories = sorted({item["category"] for item in before.items if item["category"] is not None})
+    rows: list[Row] = []
+    for metric, facts in before.metrics.items():
+        if any(metric.endswith(f"_{category}") for category in _BBQ):  # by category below, not by eleven metrics
+            continue
+        aggregation = _SPECIAL.get(metric) or _AGGREGATIONS.get(facts["aggregation"])
+        if aggregation is not None and aggregation.ideal == 1.0 and facts["higher_is_better"] is False:
+            aggregation = replace(aggregation, ideal=0.0)
+        rows.append(_row(before, after, metric, aggregation, None, seed))
+        if aggregation is not None:
+            rows += adjusted([_row(before, after, metric, aggregation, category, seed) for category in categories])
+    return rows
+
+
+_BBQ = (
+    "Age",
+    "Disability_status",
+    "Gender_identity",
+    "Nationality",
+    "Physical_appearance",
+    "Race_ethnicity",
+    "Race_x_gender",
+    "Race_x_SES",
+    "Religion",
+    "SES",
+    "Sexual_orientation",
+)
+
+
+def _row(
+    before: TaskResult, after: TaskResult | None, metric: str, aggregation: Aggregation | None, category: str | None, seed: int
+) -> Row:
+    common: dict[str, Any] = {
+        "metric": f"{before.task}/{metric}",
+        "split": None,
+        "control": False,
+        "category": category,
+        "layer": None,
+    }
+    if aggregation is None:
+        return _bare(before, after, metric, common)
+    first, second, clusters = [], [], []
+    others = after.items if after is not None else before.items
+    for item, other in zip(before.items, others, strict=True):
+        one, two = aggregation.summands(item[metric]), aggregation.summands(other[metric])
+        if category in (None, item["category"]) and one is not None and two is not None:
+            first.append(one)
+            second.append(two)
+            clusters.append(item["cluster"])
+    if not first:
+        return _bare(before, None, metric, common, note="no item of this kind")
+    found = change_of(first, second, clusters, aggregation.statistic, ideal=aggregation.ideal, seed=seed)
+    note = aggregation.note
+    if found.few:
+        few = f"{found.clusters} independent items are too few for an interval; {MIN_CLUSTERS} are needed"
+        note = few if note is None else f"{few}. {note}"
+    yes_or_no = aggregation.statistic is mean and {value for value, _ in (*first, *second)} <= {0, 1}
+    interval = wilson(round(sum(v for v, _ in first)), len(first)) if yes_or_no and not found.few else (None, None)
+    row: dict[str, Any] = {
+        **common,
+        "before": found.before,
+        "ideal": aggregation.ideal,
+        "unit": aggregation.unit,
+        "n": found.n,
+        "clusters": found.clusters,
+        "before_low": interval[0],
+        "before_high": interval[1],
+        "note": note,
+    }
+    if after is None:
+        return Row(**row, after=None, difference=None, change=None, ci_low=None, ci_high=None, p_value=None)
+    row |= {
+        "after": found.after,
+        "difference": found.difference.value,
+        "difference_low": found.difference.low,
+        "difference_high": found.difference.high,
+        "change": found.change.value if found.change else None,
+        "ci_low": found.change.low if found.change else None,
+        "ci_high": found.change.high if found.change else None,
+        "standard_error": found.change.standard_error if found.change else None,
+        "p_value": found.difference.p_value,
+        "detectable": found.detectable,
+    }
+    if aggregation.unit in ("share of items", "perplexity") and found.retention is not None:
+        row["retention"] = found.retention.value
+        row["retention_low"], row["retention_high"] = found.retention.low, found.retention.high
+    answers = _answers(aggregation, first), _answers(aggregation, second)
+    if answers[0] is not None and answers[1] is not None:
+        counted = flips(answers[0], answers[1])
+        row["only_before"], row["only_after"] = counted.only_before, counted.only_after
+        if yes_or_no:
+            row["p_value"], row["detectable"] = counted.p_value, counted.detectable
+            row["effect_size"] = cohens_h(found.before, found.after)
+            if not found.few:
+                row["after_low"], row["after_high"] = wilson(counted.after, counted.n)
+    return Row(**row)
+
+
+def _answers(aggregation: Aggregation, summands: Sequence[tuple[float, ...]]) -> list[bool] | None:
+    """The yes or no of each item, for the flips: right, stereotyping, or biased; None where an item has no such answer."""
+    place = 1 if aggregation.statistic in (_bias, _ambiguous) else 0
+    if aggregation.statistic not in (mean, _bias, _ambiguous) or not {values[place] for values in summands} <= {0, 1}:
+        return None
+    return [bool(values[place]) for values in summands]
+
+
+def _bare(before: TaskResult, after: TaskResult | None, metric: str, common: Mapping[str, Any], note: str | None = None) -> Row:
+    """Point values as lm-eval aggregates them."""
+    facts = before.metrics[metric]
+    start = facts["value"]
+    end = after.metrics[metric]["value"] if after is not None else None
+    better = facts["higher_is_better"]
+    return Row(
+        **common,
+        before=math.nan if start is None else start,
+        after=end,
+        difference=None if end is None or start is None else end - start,
+        change=None,
+        ideal=1.0 if better else 0.0,
+        unit=facts["aggregation"],
+        ci_low=None,
+        ci_high=None,
+        p_value=None,
+        n=len(before.items),
+        note=note or f"no interval is known for the aggregation {facts['aggregation']!r}",
+    )

@@ -1,0 +1,1 @@
+"""Loading a model, recognising its architecture, reading out its logits."""

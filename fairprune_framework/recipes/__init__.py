@@ -1,0 +1,1 @@
+"""The recipe: every option of a run, and how layers of it are read."""

@@ -1,0 +1,208 @@
+"""What a folder holds for the report: files are read, nothing is computed, no model is loaded; what is absent or broken is named."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairprune_framework.errors import RunFolderError
+from fairprune_framework.utilities.files import read_json
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Values = NDArray[np.floating[Any]]
+
+RECORD, RECIPE, ABLATION = "run.json", "recipe.yaml", "ablation.json"
+OPTIONAL = ("overlap", "transfer", "stability", "causal")
+"""Files that other commands leave in a run folder, `<name>.json`; nobody misses them."""
+_NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Missing:
+    """Something that the report would show, and what makes it."""
+
+    what: str
+    file: str
+    command: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One folder, read. Fields are None, or empty, where the file is not there or cannot be read."""
+
+    folder: Path
+    record: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    contrasts: tuple[Mapping[str, Any], ...] = ()
+    skipped: tuple[Mapping[str, Any], ...] = ()
+    scores: Mapping[str, Values] = field(default_factory=dict)
+    """As in `scores.safetensors`."""
+    plan: Mapping[str, Any] | None = None
+    rows: tuple[Mapping[str, Any], ...] = ()
+    """`results` of `evaluation.json`."""
+    evaluation: Mapping[str, Any] | None = None
+    exhibits: Mapping[str, Any] | None = None
+    representations: Mapping[str, Values] = field(default_factory=dict)
+    """As in `exhibits.safetensors`."""
+    more: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name -> content of the optional files."""
+    ablation: Mapping[str, Any] | None = None
+    missing: tuple[Missing, ...] = ()
+    damaged: tuple[tuple[str, str], ...] = ()
+    """(file, what is wrong with it)."""
+
+    @property
+    def model(self) -> str:
+        """The name of the model."""
+        plan_model = (self.plan or {}).get("model") or {}
+        ablation_model = (self.ablation or {}).get("model")
+        name = self.recipe.get("model") or plan_model.get("name") or ablation_model
+        return str(name["name"] if isinstance(name, Mapping) else name or "a model in memory")
+
+    @property
+    def fingerprint(self) -> str | None:
+        """The fingerprint of the model, where it is known."""
+        found = self.record.get("hashes", {}).get("model")
+        return None if found is None else str(found)
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.folder.resolve().name
+
+    @property
+    def layers(self) -> dict[str, int]:
+        """site -> layer, of the sites that have scores."""
+        return {name: layer_of(name) for name in sites_of(self.scores)}
+
+    def planned(self, site: str) -> list[int]:
+        """The units that the plan takes from a site."""
+        return list((self.plan or {}).get("sites", {}).get(site, ()))
+
+    def find(self, metric: str, **words: Any) -> Mapping[str, Any] | None:
+        """The row of `evaluation.json` of this metric; words that are not given mean null, `control` False."""
+        wanted = {"metric": metric, "split": None, "control": False, "category": None, "layer": None, **words}
+        return next((row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())), None)
+
+    @property
+    def judged_split(self) -> str | None:
+        """The split that pictures show: `heldout` where there is one."""
+        splits = {row.get("split") for row in self.rows if row["metric"] == "next-token-divergence" and not row["control"]}
+        return next((split for split in ("heldout", "select") if split in splits), None)
+
+
+def layer_of(site: str) -> int:
+    """Number of the layer in a site's name.
+
+    >>> layer_of("model.layers.7.mlp.experts.3")
+    7
+    """
+    found = _NUMBER.search(site)
+    return int(found[1]) if found else 0
+
+
+def sites_of(scores: Mapping[str, Any]) -> list[str]:
+    """The sites that scores name, by layer."""
+    names = {key.removeprefix("bias/") for key in scores if key.startswith("bias/")}
+    return sorted(names, key=lambda name: (layer_of(name), name))
+
+
+def read_source(folder: str | Path) -> Source:
+    """Read a run folder or an ablation folder.
+
+    Raises:
+        RunFolderError: it is neither, or `run.json` itself is broken.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise RunFolderError(
+            f"there is no run folder {folder}: make one with `fairprune run MODEL --prompts SET --output {folder}`"
+        )
+    if not (folder / RECORD).is_file() and not (folder / ABLATION).is_file():
+        raise RunFolderError(f"{folder} is no run folder: it holds neither {RECORD} nor {ABLATION}")
+    reader = _Reader(folder)
+    found: dict[str, Any] = {}
+    if (folder / RECORD).is_file():
+        found["record"] = read_json(folder / RECORD, "fairprune-run/1")
+        found["recipe_text"] = reader.maybe(RECIPE, lambda path: path.read_text(encoding="utf-8")) or ""
+        found["recipe"] = reader.maybe(RECIPE, _yaml) or {}
+        found |= _stages(reader, found["record"].get("stages") or {})
+        found["more"] = {
+            name: content
+            for name in OPTIONAL
+            if (content := reader.maybe(f"{name}.json", lambda path: read_json(path))) is not None
+        }
+    found["ablation"] = reader.maybe(ABLATION, lambda path: read_json(path))
+    return Source(folder=folder, missing=tuple(reader.missing), damaged=tuple(reader.damaged), **found)
+
+
+def _stages(reader: _Reader, stages: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "contrasts": tuple(reader.wanted("contrasts.jsonl", _lines, "which contrasts were used", "audit") or ()),
+        "skipped": tuple(reader.maybe("skipped.jsonl", _lines) or ()),
+        "plan": reader.wanted("plan.json", lambda path: read_json(path), "which neurons were chosen", "plan"),
+    }
+    found["scores"] = reader.wanted("scores.safetensors", _tensors, "bias and importance of each neuron", "score") or {}
+    read = reader.wanted("evaluation.json", lambda path: read_json(path), "what changed, before and after", "evaluate")
+    found["evaluation"], found["rows"] = read, tuple((read or {}).get("results", ()))
+    if read is not None:
+        found["exhibits"] = reader.wanted(
+            "exhibits.json", lambda path: read_json(path), "what moves a neuron", "evaluate --overwrite"
+        )
+        tensors = reader.wanted("exhibits.safetensors", _tensors, "representations of tokens", "evaluate --overwrite")
+        found["representations"] = tensors or {}
+    return found
+
+
+class _Reader:
+    """Reads files of one folder, and remembers what is missing or broken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.missing: list[Missing] = []
+        self.damaged: list[tuple[str, str]] = []
+
+    def maybe(self, name: str, read: Callable[[Path], Any]) -> Any:
+        """The content of a file; None where it is absent or broken."""
+        path = self.folder / name
+        if not path.is_file():
+            return None
+        try:
+            return read(path)
+        except Exception as error:  # whatever a parser raises: the report names the file and goes on
+            if name not in dict(self.damaged):
+                self.damaged.append((name, " ".join(f"{type(error).__name__}: {error}".split())))
+            return None
+
+    def wanted(self, name: str, read: Callable[[Path], Any], what: str, stage: str) -> Any:
+        """As `maybe`; its absence is noted."""
+        if not (self.folder / name).is_file():
+            self.missing.append(Missing(what=what, file=name, command=f"fairprune {stage} --output {self.folder}"))
+        return self.maybe(name, read)
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError("not a mapping")
+    return found
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+
+
+def _tensors(path: Path) -> dict[str, Any]:
+    from safetensors.numpy import load_file
+
+    return dict(load_file(path))

@@ -1,0 +1,213 @@
+"""A run folder: its record, the key of each stage, and what is done, begun, finished or refused.
+
+The folder remembers which stages are done, each with a key over everything that its result depends on. The same key again
+is done already; another key is refused without `overwrite`, which removes that stage's files and those of all later stages.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from fairprune_framework import discovery
+from fairprune_framework.calibration.builtin import text_file
+from fairprune_framework.errors import RunFolderError
+from fairprune_framework.recipes.recipe import PLUGIN_KINDS, Recipe, read_yaml
+from fairprune_framework.utilities import files as provenance
+
+FORMAT = "fairprune-run/1"
+RECORD, RECIPE = "run.json", "recipe.yaml"
+CHECKPOINT = "checkpoint"
+"""Folder with what an unfinished audit has summed; it goes when the audit is done, or a new one begins."""
+
+STAGES = ("read", "audit", "score", "plan", "prune", "evaluate", "report")
+FILES: Mapping[str, tuple[str, ...]] = {
+    "read": ("contrasts.jsonl", "skipped.jsonl"),
+    "audit": ("statistics.safetensors", "statistics.json"),
+    "score": ("scores.safetensors",),
+    "plan": ("plan.json",),
+    "prune": ("model", "restoration.safetensors"),
+    "evaluate": (
+        "evaluation.json",
+        "evaluation_items.parquet",
+        "evaluation_samples.parquet",
+        "exhibits.safetensors",
+        "exhibits.json",
+    ),
+    "report": ("report.html", "model/README.md", "model/plan.json"),
+}
+FIELDS: Mapping[str, tuple[str, ...]] = {
+    "read": (
+        "prompts",
+        "columns",
+        "bad_prompts",
+        "split",
+        "seed",
+        "model",
+        "revision",
+        "dtype",
+        "chat_template",
+        "architecture",
+    ),
+    "audit": ("micro_batch_tokens", "prefix_sharing", "calibration", "calibration_documents", "calibration_tokens"),
+    "score": ("bias", "importance"),
+    "plan": (
+        "policy",
+        "budget",
+        "round_to",
+        "max_layer_share",
+        "protected_layers",
+        "operator",
+        "factor",
+        "max_perplexity_increase",
+    ),
+    "prune": ("force",),
+    "evaluate": ("generate", "judge_prompts", "suite", "task_data", "task_limit", "against"),
+    "report": (),
+}
+"""Stage -> the fields of the recipe that its result depends on, beside those of the stages before."""
+ADOPTED = (
+    "model",
+    "revision",
+    "dtype",
+    "architecture",
+    "seed",
+    "calibration",
+    "calibration_documents",
+    "calibration_tokens",
+    "round_to",
+    "max_perplexity_increase",
+    "force",
+)
+"""Those of them that `plan` and `prune` depend on where the plan came as a file: neither prompts nor scorers had a part in it."""
+
+
+class RunFolder:
+    """A folder with a recipe and a record, open for work or finished before. Nothing is written before a stage begins."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path | None,
+        *,
+        overwrite: bool = False,
+        notify: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="fairprune-")
+        self.folder = folder if folder is not None else Path(cast(Any, self._temporary).name)
+        self.recipe, self.overwrite, self.notify = recipe, overwrite, notify
+        path = self.folder / RECORD
+        self.record: dict[str, Any] = provenance.read_json(path, FORMAT) if path.is_file() else {"format": FORMAT, "stages": {}}
+        if not isinstance(self.record.get("stages"), dict):
+            raise RunFolderError(f"{path} is damaged: it has no 'stages'")
+
+    def key(self, stage: str) -> str:
+        """Hash of all that the result of a stage depends on."""
+        names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in FIELDS[earlier]]
+        if "plan_file" in self.record and stage not in ("evaluate", "report"):
+            names = [name for name in names if name in ADOPTED]
+        recipe = self.recipe.to_yaml()
+        content = {name: recipe[name] for name in names} | self.contents(names)
+        if "plan_file" in self.record:
+            content["plan"] = self.record["plan_file"]
+        return provenance.digest(content)
+
+    def contents(self, names: Sequence[str]) -> dict[str, Any]:
+        """What stands in a key for a field of the recipe that names a file or something in memory: its hash."""
+        if self.recipe.calibration is None:
+            return {}
+        path = text_file(self.recipe.calibration)
+        return {"calibration": provenance.file_digest(path) if path.is_file() else None}
+
+    def done(self, stage: str) -> bool:
+        """The stage is finished with exactly these inputs.
+
+        Raises:
+            RunFolderError: it is finished with others, and `overwrite` was not given.
+        """
+        known = self.record["stages"].get(stage)
+        if known is None:
+            return False
+        missing = [name for name in known["files"] if not (self.folder / name).exists()]
+        if known["key"] == self.key(stage) and not missing:
+            return True
+        if not self.overwrite and known["key"] == self.key(stage):
+            raise RunFolderError(f"{self.folder / missing[0]} is missing: give --overwrite to do the stage {stage!r} again")
+        if not self.overwrite:
+            old = read_yaml(self.folder / RECIPE)
+            new = self.recipe.to_yaml()
+            changed = [name for name in new if new[name] != old.get(name)]
+            what = f"other options ({', '.join(changed)})" if changed else "other inputs"
+            raise RunFolderError(
+                f"{self.folder} already holds the stage {stage!r} with {what}: give --overwrite to replace it, or another --output"
+            )
+        return False
+
+    def needs(self, stage: str) -> None:
+        """Raise `RunFolderError` unless an earlier stage is finished with these inputs."""
+        if stage not in self.record["stages"]:
+            raise RunFolderError(f"{self.folder} holds no result of the stage {stage!r}: run `fairprune {stage}` first")
+        if not self.done(stage):
+            raise RunFolderError(f"the stage {stage!r} of {self.folder} is outdated: run `fairprune {stage} --overwrite` first")
+
+    def begin(self, stage: str) -> None:
+        """Make room for a stage: its files and those of later stages go, and the recipe is written."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        later = STAGES[STAGES.index(stage) :]
+        if stage == "read":
+            shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+        for name in (name for each in later for name in FILES[each]):
+            path = self.folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        for each in later:
+            self.record["stages"].pop(each, None)
+            self.record.get("seconds", {}).pop(each, None)
+        if stage in ("read", "audit", "score"):
+            self.record.pop("plan_file", None)
+        if stage in ("read", "audit", "score", "plan", "prune"):
+            for name in ("verdict", "verdict_because", "abstained", "guard", "removal", "parameters_after"):
+                self.record.pop(name, None)
+        self.save()
+
+    def finish(self, stage: str, seconds: float, files: Sequence[str]) -> None:
+        """Write down that a stage is done."""
+        self.record["stages"][stage] = {"key": self.key(stage), "files": list(files)}
+        self.record.setdefault("seconds", {})[stage] = round(seconds, 3)
+        self.save()
+        self.notify(f"{stage}: {seconds:.1f} s")
+
+    def note(self, **facts: Any) -> None:
+        """Add facts to the record; mappings are merged."""
+        for name, value in facts.items():
+            if isinstance(value, Mapping) and isinstance(self.record.get(name), dict):
+                self.record[name] |= value
+            else:
+                self.record[name] = value
+
+    def save(self) -> None:
+        """Write `run.json` and `recipe.yaml`, each atomically."""
+        import yaml
+
+        plugins = {}
+        for kind in PLUGIN_KINDS:
+            if getattr(self.recipe, kind) is not None:
+                entry = discovery.find(kind, getattr(self.recipe, kind).plugin)
+                plugins[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
+        self.note(versions=provenance.versions(), plugins=plugins, seeds={"run": self.recipe.seed})
+        provenance.write_text(self.folder / RECIPE, yaml.safe_dump(self.recipe.to_yaml(), sort_keys=False, allow_unicode=True))
+        provenance.write_json(self.folder / RECORD, self.record)
+
+
+def refuse_unwritable(folder: Path) -> None:
+    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not above.is_dir():
+        raise RunFolderError(f"cannot make the folder {folder}: {above} is a file")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise RunFolderError(f"cannot make the folder {folder}: {above} may not be written to")

@@ -1,0 +1,73 @@
+"""A run folder, new or existing, and the words given with it, made into a `Run`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.errors import RunFolderError
+from fairprune_framework.recipes.recipe import Recipe, laid_over, layered, named, overlaid, read_yaml
+from fairprune_framework.runs.folder import RECIPE, RECORD, refuse_unwritable
+from fairprune_framework.runs.run import Run
+
+OF_THE_MOMENT = ("devices", "nodes", "strategy", "log")
+"""Options that say how a command computes, not what: a folder does not hand them on to the next command."""
+
+
+def open_run(
+    output: str | Path | None,
+    options: Mapping[str, Any],
+    *,
+    recipe: Recipe | str | None = None,
+    overwrite: bool = False,
+    fresh: bool = False,
+    model: Any = None,
+    tokenizer: Any = None,
+    prompts: Any = None,
+    notify: Callable[[str], None] = lambda text: None,
+) -> Run:
+    """Open a run folder, new or existing; nothing is written yet.
+
+    Args:
+        output: the folder; None: a temporary one that lives as long as the `Run`.
+        options: fields of the recipe, as on the command line. In an existing folder they are laid over its `recipe.yaml`.
+        recipe: a `Recipe`, or the name or file of one; in an existing folder a named one is laid over its `recipe.yaml`.
+        fresh: do not start from the `recipe.yaml` of an existing folder.
+        model: a name, or a model in memory with its `tokenizer`.
+        prompts: a name or file, or contrasts in memory.
+
+    Raises:
+        RunFolderError: the folder holds something that is no run, or a run with another recipe that was named.
+        UserError: as the recipe's own checks.
+    """
+    folder = None if output is None else Path(output)
+    words = dict(options)
+    in_memory_model = model if model is not None and not isinstance(model, (str, Path)) else None
+    in_memory_prompts = prompts if prompts is not None and not isinstance(prompts, (str, Path)) else None
+    if isinstance(model, (str, Path)):
+        words["model"] = str(model)
+    if isinstance(prompts, (str, Path)):
+        words["prompts"] = str(prompts)
+    existing = folder is not None and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
+    if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
+        raise RunFolderError(f"{folder} exists and is no run folder (it holds no {RECORD}): choose another --output")
+    if folder is not None and not existing:
+        refuse_unwritable(folder)
+    if isinstance(recipe, Recipe):
+        resolved = overlaid(recipe.resolved().to_yaml(), words, "the recipe") if words else recipe.resolved()
+    elif existing and folder is not None and not fresh:
+        kept = {name: value for name, value in read_yaml(folder / RECIPE).items() if name not in OF_THE_MOMENT}
+        known = laid_over(kept, {} if recipe is None else named(recipe))
+        resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
+    else:
+        resolved = layered(recipe, words).resolved()
+    return Run(
+        resolved,
+        folder,
+        overwrite=overwrite,
+        model=in_memory_model,
+        tokenizer=tokenizer,
+        contrasts=in_memory_prompts,
+        notify=notify,
+    )

@@ -1,0 +1,192 @@
+"""From scores and a budget to a plan: the policy chooses, the core checks and trims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.api.interfaces import PolicyContext, Probe, SelectionPolicy
+from fairprune_framework.api.types import Budget, Choice, Operator, Plan, Scores
+from fairprune_framework.errors import ContractViolation, FairpruneError
+
+FACTORS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
+"""What `--factor auto` tries."""
+
+
+def make_plan(
+    scores: Scores,
+    policy: SelectionPolicy,
+    budget: Budget,
+    context: PolicyContext,
+    label: str,
+    *,
+    model: str,
+    fingerprint: str,
+    operator: Operator,
+    factor: float | None = None,
+    search: Probe | None = None,
+) -> Plan:
+    """Ask the policy, then trim its choice to what may go; for the operator `scale` without a factor, search one.
+
+    Args:
+        factor: of the operator `scale`; the policy's own goes before it.
+        search: probe with which a factor is searched where nobody gave one.
+
+    Raises:
+        ContractViolation: unknown sites, indices out of range or repeated.
+        FairpruneError: the policy raised; its own error is chained.
+    """
+    if policy.blind:
+        scores = replace(scores, signed=False)
+    try:
+        choice = policy.select(scores, budget, context)
+    except Exception as error:
+        raise FairpruneError(f"{label} raised {type(error).__name__}: {error}") from error
+    check_choice(choice, scores, label)
+    if choice.factor is not None and operator != "scale":
+        raise ContractViolation(f"{label} chose the factor {choice.factor}, but the operator {operator!r} does not scale")
+    kept, left_out = trim(choice, scores, budget)
+    achieved: dict[str, Any] = {}
+    reason = choice.reason
+    factor = factor if choice.factor is None else choice.factor
+    if operator == "scale" and factor is None and kept:
+        assert search is not None, "a factor to search needs a probe"
+        factor, achieved["factors"] = best_factor(kept, search, context.max_cost)
+        if factor is None:
+            kept, reason = {}, "no factor that --max-perplexity-increase allows lowers the divergence on select"
+    count = sum(len(units) for units in kept.values())
+    total = sum(site.units for site in scores.sites.values())
+    per_layer: dict[str, int] = {}
+    for name, units in kept.items():
+        layer = str(scores.sites[name].layer)
+        per_layer[layer] = per_layer.get(layer, 0) + len(units)
+    if count == 0 and reason is None:
+        chosen = sum(map(len, choice.units.values()))
+        reason = f"{label} chose no neuron"
+        if chosen:
+            reason = (
+                f"of {chosen} neurons that {label} chose, none may go: {', '.join(f'{k} {v}' for k, v in left_out.items())}"
+            )
+    achieved |= {"units": count, "fraction": count / total, "per_layer": per_layer, **left_out}
+    return Plan(
+        model=model,
+        fingerprint=fingerprint,
+        operator=operator,
+        factor=factor,
+        sites={name: tuple(sorted(units.tolist())) for name, units in kept.items()},
+        requested={"budget": str(budget), "units": budget.units(scores.sites)},
+        achieved=achieved,
+        abstained=count == 0,
+        reason=reason,
+    )
+
+
+def best_factor(units: dict[str, Tensor], probe: Probe, max_cost: float) -> tuple[float | None, dict[str, Any]]:
+    """The factor of the lowest divergence on `select` among those that cost no more than allowed; ties go to the mildest.
+
+    Returns: the factor, None where none lowers the divergence, and what was measured for each.
+    """
+    choice = Choice(units=units)
+    before = probe(Choice(units={})).divergence
+    seen = {factor: probe(replace(choice, factor=factor)) for factor in FACTORS}
+    affordable = {factor: found.divergence for factor, found in seen.items() if found.cost <= max_cost}
+    best = min(affordable, key=lambda factor: (affordable[factor], abs(factor - 1)), default=None)
+    if best is not None and affordable[best] >= before:
+        best = None
+    return best, {f"{factor:g}": {"divergence": found.divergence, "cost": found.cost} for factor, found in seen.items()}
+
+
+def check_choice(choice: Choice, scores: Scores, label: str) -> None:
+    """Raise `ContractViolation` unless every chosen unit exists and is named once."""
+    for name, units in choice.units.items():
+        if name not in scores.sites:
+            raise ContractViolation(f"{label} chose units of {name!r}, which is no site")
+        if units.ndim != 1 or units.is_floating_point():
+            raise ContractViolation(
+                f"{label}: the units of {name} must be (n,) integers. Got {tuple(units.shape)} {units.dtype} instead."
+            )
+        if len(units) and (int(units.min()) < 0 or int(units.max()) >= scores.sites[name].units):
+            raise ContractViolation(f"{label} chose units of {name} outside 0..{scores.sites[name].units - 1}")
+        if len(set(units.tolist())) < len(units):
+            raise ContractViolation(f"{label} chose a unit of {name} twice")
+        if name in choice.order and choice.order[name].shape != units.shape:
+            raise ContractViolation(f"{label}: the order of {name} has another length than its units")
+
+
+def trim(choice: Choice, scores: Scores, budget: Budget) -> tuple[dict[str, Tensor], dict[str, int]]:
+    """Cut the tail of a choice to the budget; count what was left out and why.
+
+    Left out are units that were not observed or (signed scores) not above 0, those of protected layers, those beyond a layer's share
+    or count, the last unit of a site, and at last what exceeds the budget in all.
+    """
+    left: dict[str, int] = {}
+    kept: dict[str, Tensor] = {}
+    room: dict[int, int] = {}
+    sizes: dict[int, int] = {}
+    for site in scores.sites.values():
+        sizes[site.layer] = sizes.get(site.layer, 0) + site.units
+    for layer, size in sizes.items():
+        most = int(size * budget.max_layer_share + 1e-9)
+        room[layer] = min(most, int(budget.amount)) if budget.unit == "per-layer" else most
+
+    def drop(reason: str, before: int, after: int) -> None:
+        if before > after:
+            left[reason] = left.get(reason, 0) + before - after
+
+    for layer in sorted(sizes):
+        names = [name for name in choice.units if scores.sites[name].layer == layer]
+        if layer in budget.protected_layers:
+            drop("in_protected_layers", sum(len(choice.units[name]) for name in names), 0)
+            continue
+        usable = {}
+        for name in names:
+            units = choice.units[name].cpu()
+            allowed = scores.observed[name] & (scores.bias[name] > 0 if scores.signed else True)
+            able = units[allowed[units]]
+            drop("not_observed", len(units), len(able))
+            usable[name] = able[: scores.sites[name].units - 1]
+            drop("last_unit_of_site", len(able), len(usable[name]))
+        trimmed = _tail(usable, choice, room[layer])
+        drop("beyond_layer_limit", sum(map(len, usable.values())), sum(map(len, trimmed.values())))
+        kept |= trimmed
+    total = _tail(kept, choice, budget.units(scores.sites))
+    drop("beyond_budget", sum(map(len, kept.values())), sum(map(len, total.values())))
+    return {name: units for name, units in total.items() if len(units)}, left
+
+
+def _tail(units: dict[str, Tensor], choice: Choice, most: int) -> dict[str, Tensor]:
+    count = sum(map(len, units.values()))
+    if count <= most:
+        return units
+    if all(name in choice.order for name in units):
+        entries = []
+        for place, (name, chosen) in enumerate(units.items()):
+            value = dict(zip(choice.units[name].tolist(), choice.order[name].tolist(), strict=True))
+            entries += [(-value[unit], place, rank, name) for rank, unit in enumerate(chosen.tolist())]
+        keep: dict[str, int] = dict.fromkeys(units, 0)
+        for *_, name in sorted(entries)[:most]:
+            keep[name] += 1
+        return {name: chosen[: keep[name]] for name, chosen in units.items()}
+    shares = {name: len(chosen) * most // count for name, chosen in units.items()}
+    return {name: chosen[: shares[name]] for name, chosen in units.items()}
+
+
+def no_replicates() -> Iterator[Scores]:
+    """The replicates of a context for policies that declared none."""
+    raise FairpruneError("the policy did not declare replicates in needs()")
+
+
+def policy_context(
+    operator: str,
+    max_cost: float,
+    at: Any,
+    generator: torch.Generator,
+    probe: Probe | None = None,
+    replicates: Callable[[], Iterator[Scores]] = no_replicates,
+) -> PolicyContext:
+    """The context of a policy; by default of one that declared no replicates."""
+    return PolicyContext(operator=operator, max_cost=max_cost, at=at, replicates=replicates, probe=probe, generator=generator)

@@ -1,0 +1,185 @@
+"""From statistics and weights to one bias and one importance score per neuron; the core checks what scorers return."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Plugin, Probe, SiteContext
+from fairprune_framework.api.types import Scores, Site
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
+from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
+from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.surgery.slices import weights_of
+
+
+def generator_for(seed: int, *names: str) -> torch.Generator:
+    """A CPU generator that depends on the run's seed, the plugin and the site alone."""
+    key = hashlib.sha256(repr((seed, *names)).encode()).digest()[:8]
+    return torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
+
+
+def needs_of_scorer(scorer: Plugin, label: str) -> Needs:
+    """What a scorer needs; raises `UserError` where it asks for what only policies are given."""
+    needs = scorer.needs()
+    if needs.replicates:
+        raise UserError(f"{label} asks for bootstrap replicates, which are given to selection policies alone")
+    return needs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What plugins may ask for beside sums and weights; each is made only when a plugin declared it."""
+
+    readout: Callable[[], Callable[[Tensor], Tensor]] | None = None
+    """Makes the function from residual vectors to logits."""
+    probe: Callable[[str | None], Probe] | None = None
+    """Makes the probe of a category, or of all."""
+    attribute_tokens: Callable[[], Mapping[str, tuple[tuple[int, ...], ...]]] = dict
+    """Gives category -> first tokens of each attribute value."""
+
+    def for_plugin(self, needs: Needs, category: str | None) -> dict[str, Any]:
+        """The fields of a `SiteContext` that a plugin declared."""
+        if (needs.readout and self.readout is None) or (needs.probe and self.probe is None):
+            raise FairpruneError("a plugin declared a readout or a probe, and was given none")
+        return {
+            "readout": self.readout() if needs.readout and self.readout else None,
+            "probe": self.probe(category) if needs.probe and self.probe else None,
+            "attribute_tokens": self.attribute_tokens().get(category or "", ()) if needs.readout else (),
+        }
+
+
+def context(
+    statistics: Statistics,
+    stream: str,
+    group: int,
+    site: Site,
+    weights: Mapping[str, Tensor],
+    generator: torch.Generator,
+    given: Mapping[str, Any] | None = None,
+) -> SiteContext:
+    """What a scorer sees of one site in one category; `given` as of `Services.for_plugin`."""
+    given = {"readout": None, "probe": None, "attribute_tokens": (), **(given or {})}
+    observed = statistics.observed(stream, site.name, group)
+    return SiteContext(
+        site=site,
+        category=statistics.categories[group] if stream == CONTRASTS else None,
+        sums=statistics.of(stream, site.name, group),
+        count=statistics.counts[stream][group],
+        observed=torch.full((site.units,), observed, dtype=torch.long),
+        weights=weights,
+        generator=generator,
+        **given,
+    )
+
+
+def score(
+    statistics: Statistics,
+    model: nn.Module,
+    architecture: Architecture,
+    bias: BiasScorer,
+    importance: ImportanceScorer,
+    labels: tuple[str, str],
+    seed: int = 0,
+    services: Services | None = None,
+) -> Scores:
+    """Run both scorers on every site; bias per category, then averaged over the categories in which the site was seen.
+
+    Raises:
+        ContractViolation: a score of the wrong shape or dtype, not finite, or negative without being signed.
+        FairpruneError: the scorer raised; its own error is chained.
+    """
+    bias_needs, importance_needs = needs_of_scorer(bias, labels[0]), needs_of_scorer(importance, labels[1])
+    services = services or Services()
+    for_bias = {category: services.for_plugin(bias_needs, category) for category in statistics.categories}
+    for_importance = services.for_plugin(importance_needs, None)
+    by_category: dict[str, dict[str, Tensor]] = {category: {} for category in statistics.categories}
+    mean, important, observed = {}, {}, {}
+    for name, site in architecture.sites.items():
+        weights = weights_of(model, site) if bias_needs.weights or importance_needs.weights else {}
+        weights_for_bias = weights if bias_needs.weights else {}
+        seen = []
+        for group, category in enumerate(statistics.categories):
+            generator = generator_for(seed, labels[0], name)
+            at = context(statistics, CONTRASTS, group, site, weights_for_bias, generator, for_bias[category])
+            if int(at.observed.max()) == 0:
+                continue
+            by_category[category][name] = _checked(bias.score, at, labels[0], signed=bias.signed)
+            seen.append(by_category[category][name])
+        mean[name] = torch.stack(seen).mean(0) if seen else torch.zeros(site.units, dtype=torch.float64)
+        observed[name] = torch.full((site.units,), bool(seen))
+        weights = weights if importance_needs.weights else {}
+        at = context(statistics, CALIBRATION, 0, site, weights, generator_for(seed, labels[1], name), for_importance)
+        important[name] = _checked(importance.score, at, labels[1], signed=True)
+    return Scores(
+        sites=architecture.sites,
+        bias=mean,
+        importance=important,
+        by_category={category: found for category, found in by_category.items() if found},
+        observed=observed,
+        signed=bias.signed,
+    )
+
+
+def _checked(call: Callable[[SiteContext], Tensor], at: SiteContext, label: str, *, signed: bool) -> Tensor:
+    where = f"{label}, site {at.site.name}" + (f", category {at.category!r}" if at.category else "")
+    try:
+        found = call(at)
+    except KeyError as error:
+        raise FairpruneError(f"{where}: no statistic {error}; available: {', '.join(at.sums) or 'none'}") from error
+    except Exception as error:
+        raise FairpruneError(f"{where} raised {type(error).__name__}: {error}") from error
+    columns = at.site.units * at.site.unit_width
+    if not isinstance(found, Tensor) or found.shape != (columns,) or found.dtype != torch.float64:
+        got = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
+        raise ContractViolation(f"{where}: a score must be ({columns},) float64. Got {got} instead.")
+    if not torch.isfinite(found).all():
+        raise ContractViolation(f"{where}: {int((~torch.isfinite(found)).sum())} scores are not finite")
+    if not signed and (found < 0).any():
+        raise ContractViolation(
+            f"{where}: scores must be >= 0, the lowest is {found.min().item():g}; declare `signed` otherwise"
+        )
+    return found.cpu().reshape(at.site.units, -1).mean(1)
+
+
+def save_scores(scores: Scores, path: Path) -> None:
+    """Write `scores.safetensors`: `bias/<site>`, `bias@<category>/<site>`, `importance/<site>`, float64."""
+    from fairprune_framework.utilities.files import write_tensors
+
+    tensors = {f"bias/{name}": value for name, value in scores.bias.items()}
+    tensors |= {f"importance/{name}": value for name, value in scores.importance.items()}
+    tensors |= {f"observed/{name}": value.to(torch.uint8) for name, value in scores.observed.items()}
+    for category, found in scores.by_category.items():
+        tensors |= {f"bias@{category}/{name}": value for name, value in found.items()}
+    write_tensors(path, tensors)
+
+
+def load_scores(path: Path, sites: Mapping[str, Site], signed: bool) -> Scores:
+    """Read `scores.safetensors` for the sites of a model; raises `RunFolderError` where they do not fit."""
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise RunFolderError(f"{path} is missing: run `fairprune score` first")
+    tensors = load_file(path)
+    by_category: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        head, _, name = key.rpartition("/")
+        if head.startswith("bias@"):
+            by_category.setdefault(head.removeprefix("bias@"), {})[name] = value
+    try:
+        return Scores(
+            sites=sites,
+            bias={name: tensors[f"bias/{name}"] for name in sites},
+            importance={name: tensors[f"importance/{name}"] for name in sites},
+            observed={name: tensors[f"observed/{name}"].bool() for name in sites},
+            by_category=cast(Mapping[str, Mapping[str, Tensor]], by_category),
+            signed=signed,
+        )
+    except KeyError as error:
+        raise RunFolderError(f"{path} holds no {error}: it belongs to another model") from error

@@ -1,0 +1,277 @@
+"""The stage `audit` of a run: what rank 0 prepares, what further ranks join, and what a checkpoint is bound to."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fairprune_framework
+from fairprune_framework.auditing import audit as auditing
+from fairprune_framework.auditing import autotune as probing
+from fairprune_framework.auditing.audit import Demand, Held, Job, Outcome
+from fairprune_framework.auditing.batches import WINDOW, Portion, portions
+from fairprune_framework.auditing.callback import passes_of
+from fairprune_framework.auditing.distributed import parallel as layouts
+from fairprune_framework.auditing.distributed.assignment import Windows
+from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
+from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
+from fairprune_framework.calibration.text import Calibration
+from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, aligned
+from fairprune_framework.contrasts.schema import Contrast, may_select
+from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
+from fairprune_framework.runs.folder import CHECKPOINT as FOLDER
+from fairprune_framework.utilities import files as provenance
+
+if TYPE_CHECKING:
+    from fairprune_framework.runs.run import Run
+
+
+@dataclass(frozen=True)
+class FiledWindows:
+    """The contrasts of a `contrasts.jsonl` that may feed scores, tokenized window by window."""
+
+    path: Path
+    encoder: Encoder
+    vocabularies: Mapping[str, tuple[str, ...]]
+
+    def __call__(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[AlignedContrast]]]:
+        seen = 0
+        window: list[Contrast] = []
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                data = json.loads(line)
+                if not may_select(data["control"], data["split"]):
+                    continue
+                number = seen // WINDOW
+                seen += 1
+                if wanted(number):
+                    window.append(Contrast.from_json(data))
+                if window and seen % WINDOW == 0:
+                    yield number, list(aligned(window, self.encoder, self.vocabularies))
+                    window = []
+        if window:
+            yield (seen - 1) // WINDOW, list(aligned(window, self.encoder, self.vocabularies))
+
+
+@dataclass(frozen=True)
+class FiledStreams:
+    """The streams of an audit in a run folder that every rank can read."""
+
+    folder: Path
+    encoder: Encoder
+
+    def __call__(self, job: Job) -> Mapping[str, Windows]:
+        streams: dict[str, Windows] = {
+            CONTRASTS: FiledWindows(self.folder / "contrasts.jsonl", self.encoder, job.facts["vocabularies"])
+        }
+        if job.documents:
+            streams[CALIBRATION] = Held(Calibration.load(self.folder / "calibration.jsonl").as_contrasts())
+        return streams
+
+
+def audit_run(run: Run, demand: Demand) -> Outcome:
+    """Do what is left of the audit of a run, as rank 0."""
+    layout = run.layout
+    calibration = run.calibration if demand.calibration else None
+    passes = passes_of(demand.statistics, len({site.layer for site in run.architecture.sites.values()}))
+    if calibration is not None and not (run.folder / "calibration.jsonl").exists():  # a text in memory: all ranks read it there
+        calibration.save(run.folder / "calibration.jsonl", run.tokenizer)
+    budget = run.micro_batch_tokens
+    streams = FiledStreams(run.folder, run.encoder)
+    job = Job(
+        categories=tuple(sorted(run.categories)),
+        values=run.values,
+        contrasts=run.alignment.selecting,
+        documents=len(calibration.scoring) if calibration is not None else 0,
+        budget=budget,
+        share_up_to=run.sharing.up_to,
+        tokens=run.alignment.selecting_tokens,
+        facts={"vocabularies": run.contrasts.vocabularies},
+    )
+    checkpoint = Checkpoint(run.folder / FOLDER, binding(run, demand, job), run.notify)
+    if run.overwrite and checkpoint.folder.is_dir():
+        try:
+            checkpoint.load()
+        except FairpruneError as error:
+            run.notify(f"{error}: it is removed")
+            checkpoint.clear()
+        checkpoint.session = 0
+    before = checkpoint.load()
+    checkpoint.begin(before)
+    checkpoint.forget_failures()
+    facts = {**job.facts, "binding": checkpoint.binding}
+    job = replace(job, done=before.done, session=checkpoint.session, facts=facts)
+    limit = _announce(run, job, passes, streams)
+    outcome = auditing.perform(
+        run.model,
+        run.architecture,
+        demand,
+        job,
+        streams,
+        layout=layout,
+        checkpoint=checkpoint,
+        before=before if before.done.bits else None,
+        every=run.recipe.checkpoint_every,
+        loggers=loggers_of(run.recipe.log, run.folder),
+        limit=limit,
+    )
+    assert outcome is not None
+    if outcome.splits:
+        run.notify(
+            f"{outcome.splits} micro-batches ran out of memory and were computed in parts: bits may differ from a run without"
+        )
+    return outcome
+
+
+def take_part(run: Run, demand: Callable[[], Demand]) -> int:
+    """Take part in the audit of a run as a rank that is not 0; returns the exit code. Writes nothing but its own checkpoints, says
+    nothing; why it fails, it writes down where rank 0 finds it."""
+    checkpoint = Checkpoint(run.folder / FOLDER, {})
+    run.notify = _silent
+    try:
+        layouts.meet(run.layout)
+        if layouts.tell(run.layout, None) == "leave":
+            return 0
+        auditing.perform(
+            run.model,
+            run.architecture,
+            demand(),
+            None,
+            FiledStreams(run.folder, run.encoder),
+            layout=run.layout,
+            checkpoint=checkpoint,
+            every=run.recipe.checkpoint_every,
+        )
+    except Interrupted:
+        return 0  # rank 0 tells: its exit code counts
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if os.environ.get("FAIRPRUNE_DEBUG"):
+            raise
+        if not isinstance(error, RankFailed):
+            checkpoint.confess(run.layout.rank, error)
+        return 1
+    finally:
+        layouts.part_company(run.layout)
+    return 0
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""
+
+
+def check_layout(run: Run) -> None:
+    """Raise `UserError` for what an audit over several processes cannot have."""
+    layout = run.layout
+    if run._temporary is not None and not layout.forked:
+        raise UserError("an audit over several processes needs a run folder that all of them can read: give an output folder")
+    if run._given_model is not None and not layout.forked:
+        raise UserError(
+            "a model in memory cannot be shared with processes of its own: name a model or folder, or take the strategy ddp_spawn"
+        )
+    if layout.sharded and layout.strategy == "tensor_parallel":
+        check_tensor_parallel(run.model, tuple(run.architecture.sites.values()), layout.devices * layout.nodes)
+
+
+def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
+    """All that partial sums depend on, in words."""
+    versions = provenance.versions()
+    layers = len({site.layer for site in run.architecture.sites.values()})
+    found = {
+        "model": run.fingerprint,
+        "prompt set": provenance.file_digest(run.folder / "contrasts.jsonl"),
+        "calibration text": run.calibration.hash if demand.calibration else None,
+        "set of statistics": [*sorted(demand.names(layers)), "clusters" if demand.clusters else "no clusters"],
+        "composition of micro-batches": [
+            job.budget,
+            job.share_up_to,
+            WINDOW,
+            run.recipe.chat_template,
+            sorted(job.values.items()),
+        ],
+        "architecture": run.architecture.name,
+        "code version": code_digest(demand, run.architecture.adapter),
+        "version of torch": versions["torch"],
+        "version of transformers": versions["transformers"],
+        "kind of device": run.device.type,
+    }
+    if run.layout.compile:
+        found["way to compute"] = "compiled"
+    if run.layout.sharded and run.layout.strategy == "tensor_parallel":
+        found["way to compute"] = "tensor parallel"
+    return found
+
+
+SUMMED_BY = (
+    "auditing",
+    "api/taps.py",
+    "calibration/text.py",
+    "contrasts/alignment.py",
+    "functional/compensated.py",
+    "functional/divergence.py",
+    "stages/audit.py",
+)
+"""Files and folders of this package whose code decides what an audit sums."""
+
+
+def code_digest(demand: Demand, adapter: Any) -> str:
+    """sha256 over the source files that sums come from: `SUMMED_BY`, the statistics, the adapter."""
+    package = Path(fairprune_framework.__path__[0])
+    named = [package / name for name in SUMMED_BY]
+    sources = {path for place in named for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])}
+    files = {path.relative_to(package).as_posix(): path for path in sources}
+    for value in (*demand.statistics, adapter):
+        module = type(value).__module__
+        source = getattr(sys.modules.get(module), "__file__", None)
+        if source is not None:
+            files[module] = Path(source)
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        digest.update(name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams) -> float | None:
+    """Say what there is to do; returns the measured limit in tokens per second."""
+    sizes = {CONTRASTS: job.contrasts, CALIBRATION: job.documents}
+    planned: list[probing.Planned] = []
+    first: list[Portion] = []
+    for work in auditing.work_of(job, passes, streams(job)):
+        _, window = next(work.windows(lambda number: number == 0))
+        found = list(portions(window, work.budget, work.step, work.share_up_to))
+        first = first or found
+        planned.append(probing.Planned.of(found, sizes[work.step.stream] / len(window), work.step.objective is not None))
+    rate = None if run.layout.sharded else probing.limit_of(run.model, first, run.device)
+    ranks = max(run.layout.devices, 1) * run.layout.nodes
+    left = 1 - job.done.contrasts / max(sum(sizes[step.stream] for step in passes), 1)
+    text = probing.announcement(job.contrasts, job.tokens, planned, rate, ranks, job.done.contrasts, left)
+    run.notify(f"audit of {text}; {probing.memory_used(run.device) / 1e9:.1f} GB in use")
+    return rate * ranks if rate else None
+
+
+def loggers_of(name: str | None, folder: Path) -> list[Any]:
+    """The Lightning logger of `--log`: `csv`, `tensorboard`, or the import path of a class.
+
+    Raises:
+        UserError: there is none of that name, or it cannot be made.
+    """
+    if name is None:
+        return []
+    known = {"csv": "lightning.pytorch.loggers.CSVLogger", "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger"}
+    module, _, attribute = known.get(name, name).replace(":", ".").rpartition(".")
+    if not module:
+        raise UserError(f"--log must be csv, tensorboard or the import path of a Lightning logger. Got {name!r} instead.")
+    try:
+        made = getattr(importlib.import_module(module), attribute)
+        return [made(save_dir=str(folder / "logs"))]
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"--log {name}: {type(error).__name__}: {str(error).splitlines()[0]}") from error

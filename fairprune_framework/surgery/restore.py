@@ -1,0 +1,70 @@
+"""`fairprune restore`: a run folder or a pruned model's folder in, the original model out, checked before it appears."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.errors import RunFolderError, UserError, VerificationFailed
+from fairprune_framework.surgery import restoration as kept
+
+
+def found_in(folder: Path, file: str | Path | None = None) -> tuple[Path, Path]:
+    """The pruned model's folder and the restoration that belongs to it.
+
+    Raises:
+        UserError: there is nothing of the kind; the text says what was looked for.
+    """
+    if (folder / "run.json").is_file():
+        model, beside = folder / "model", folder / kept.FILE
+        if not model.is_dir():
+            raise RunFolderError(f"{folder} holds no pruned model: its run abstained, or `fairprune prune` was not run")
+    elif (folder / "config.json").is_file():
+        inside = folder / kept.FILE
+        model, beside = folder, inside if inside.is_file() else folder.absolute().parent / kept.FILE
+    else:
+        raise UserError(f"{folder} is neither a run folder (no run.json) nor a model (no config.json)")
+    return model, beside if file is None else Path(file)
+
+
+def restore_folder(folder: Path, output: str | Path | None = None, file: str | Path | None = None) -> tuple[Any, Any]:
+    """Load the pruned model, put back what was taken, and save it where `output` says.
+
+    Args:
+        folder: a run folder, or the folder of a pruned model.
+        output: folder to make; it must not exist, or be empty. None: nothing is written.
+        file: the restoration; by default the one in or beside the folder.
+
+    Returns:
+        (model, tokenizer), on the CPU, in the dtype that was pruned.
+
+    Raises:
+        UserError: no such model or restoration, one that belongs to another model, or an output that holds something.
+        VerificationFailed: what would come out is not, bit by bit, the original; nothing is written.
+    """
+    from fairprune_framework.models.loading import fingerprint, load_model, quietly
+
+    source, beside = found_in(folder, file)
+    target = None if output is None else Path(output)
+    if target is not None and target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise UserError(f"{target} exists and is not empty: choose another --output")
+    restoration = kept.load(beside)
+    model, tokenizer = load_model(str(source))
+    kept.put_back(model, restoration)
+    if target is None:
+        return model, tokenizer
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        with quietly():
+            model.save_pretrained(temporary)  # type: ignore[operator]
+            tokenizer.save_pretrained(temporary)
+        if fingerprint(load_model(str(temporary))[0]) != restoration.fingerprint:
+            raise VerificationFailed("the reloaded model is not the original. Nothing was kept.")
+        temporary.chmod(0o755)
+        temporary.replace(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return model, tokenizer
