@@ -240,9 +240,7 @@ def test_every_command_is_documented() -> None:
     named = set(re.findall(r"^\| `fairprune ([a-z]+(?: [a-z]+)?)`", text, re.MULTILINE))
     offered: set[str] = set()
     for command in re.findall(r"^    ([a-z]+) ", _run(["--help"])[1], re.MULTILINE):
-        inner = (
-            re.findall(r"^    ([a-z]+) ", _run([command, "--help"])[1], re.MULTILINE) if command not in STAGE_HELP else []
-        )
+        inner = re.findall(r"^    ([a-z]+) ", _run([command, "--help"])[1], re.MULTILINE) if command not in STAGE_HELP else []
         offered |= {f"{command} {action}" for action in inner} or {command}
     assert named == offered
 
