@@ -29,10 +29,11 @@ from fairprune_framework import discovery
 from fairprune_framework.auditing.audit import Demand, audit
 from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.calibration.text import padded
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
 from fairprune_framework.contrasts.readers import read
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.loading import load_model
 
 SIZES = (16, 32, 64, 128)

@@ -21,7 +21,7 @@ from common import DATA, machine
 from evidence_arms import FORMS, plan_of, row_of
 from evidence_record import render
 
-from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.contrasts.formats import rows as rows_in
 from fairprune_framework.errors import UserError
@@ -37,6 +37,7 @@ from fairprune_framework.evaluation.tasks.data import TaskSettings, check_data
 from fairprune_framework.evaluation.tasks.harness import TaskResult, language_model, run_task
 from fairprune_framework.evaluation.tasks.rows import task_rows
 from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.loading import fingerprint, load_model
 from fairprune_framework.utilities.files import digest, write_json, write_text
 

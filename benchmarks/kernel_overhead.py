@@ -21,9 +21,10 @@ from fairprune_framework.auditing.audit import Demand, audit
 from fairprune_framework.auditing.batches import MicroBatch, compose
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.runner import TrunkModule
-from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.readers import read
 from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.loading import load_model
 
 SCORERS = {"variance": {}, "relative variance": {"relative": True}, "gate-up-difference": {}}

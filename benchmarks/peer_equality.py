@@ -14,12 +14,13 @@ from optipfair.bias.activations import get_activation_pairs
 from optipfair.bias.metrics import calculate_bias_metrics
 
 from fairprune_framework.auditing.batches import compose
-from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.readers import read
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.evaluation.metrics.contrasts import measure
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS
 from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.loading import load_model
 
 

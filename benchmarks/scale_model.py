@@ -167,9 +167,10 @@ def measured_overhead(count: int = 600) -> tuple[float, float]:
     from fairprune_framework.auditing.audit import Demand, audit
     from fairprune_framework.auditing.batches import compose
     from fairprune_framework.auditing.runner import TrunkModule
-    from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+    from fairprune_framework.contrasts.alignment import align_all, vocabularies
     from fairprune_framework.contrasts.schema import Contrast, Variant
     from fairprune_framework.models.architecture import recognise
+    from fairprune_framework.models.encoder import Encoder
     from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
     torch.set_num_threads(1)

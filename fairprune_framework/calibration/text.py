@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from fairprune_framework.calibration.builtin import BUILTIN, text_file
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, Tokens
+from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
 from fairprune_framework.errors import UserError
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.utilities.files import digest, write_text
 from fairprune_framework.utilities.progress import bar
 

@@ -11,10 +11,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
-from fairprune_framework.errors import PromptError, UserError
+from fairprune_framework.errors import PromptError
+from fairprune_framework.models.encoder import Encoder
 
 VALUES = 16
 """Attribute values of a category that statistics tell apart; the others are `other`."""
@@ -90,76 +91,48 @@ def _inside_word(text: str, position: int) -> bool:
     return 0 < position < len(text) and text[position - 1].isalnum() and text[position].isalnum()
 
 
-class Encoder:
-    """A tokenizer as this project uses it: offsets, special tokens, the chat template if asked for."""
+def align(encoder: Encoder, contrast: Contrast, vocabulary: Mapping[str, int]) -> AlignedContrast:
+    """Tokenize the variants and find their attribute tokens.
 
-    def __init__(self, tokenizer: Any, *, chat_template: bool = False, limit: int | None = None) -> None:
-        if chat_template and not getattr(tokenizer, "chat_template", None):
-            raise UserError("the tokenizer has no chat template: leave out --chat-template")
-        self._tokenizer = tokenizer
-        self._chat = chat_template
-        self.limit = limit
-        """The model's context length in tokens."""
+    Raises:
+        PromptError: variants with equal tokens, or longer than the model's context.
+    """
+    texts = [encoder.wrapped(variant.text) for variant in contrast.variants]
+    return _aligned(encoder, contrast, texts, encoder.encode(texts), vocabulary)
 
-    def wrapped(self, text: str) -> str:
-        """The text as the model sees it."""
-        if not self._chat:
-            return text
-        turn = [{"role": "user", "content": text}]
-        return str(self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
-    def encode(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]] | None]]:
-        """Token ids of each (wrapped) text, and the character span of each token, None where the tokenizer cannot tell."""
-        fast = bool(getattr(self._tokenizer, "is_fast", False))
-        encoded = self._tokenizer(list(texts), add_special_tokens=not self._chat, return_offsets_mapping=fast)
-        offsets = encoded["offset_mapping"] if fast else [None] * len(texts)
-        return [(list(ids), spans) for ids, spans in zip(encoded["input_ids"], offsets, strict=True)]
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids of one text."""
-        return self.encode([self.wrapped(text)])[0][0]
-
-    def align(self, contrast: Contrast, vocabulary: Mapping[str, int]) -> AlignedContrast:
-        """Tokenize the variants and find their attribute tokens.
-
-        Raises:
-            PromptError: variants with equal tokens, or longer than the model's context.
-        """
-        texts = [self.wrapped(variant.text) for variant in contrast.variants]
-        return self.aligned(contrast, texts, self.encode(texts), vocabulary)
-
-    def aligned(
-        self,
-        contrast: Contrast,
-        texts: Sequence[str],
-        encoded: Sequence[tuple[list[int], list[tuple[int, int]] | None]],
-        vocabulary: Mapping[str, int],
-    ) -> AlignedContrast:
-        """As `align`, where the (wrapped) texts were encoded before. A value that the vocabulary lacks is `other`, the index after its
-        last."""
-        for ids, _ in encoded:
-            if self.limit is not None and len(ids) > self.limit:
-                raise PromptError(f"contrast {contrast.id!r} has {len(ids)} tokens; the model's context holds {self.limit}")
-            if not ids:
-                raise PromptError(f"contrast {contrast.id!r} has no tokens under this tokenizer")
-        if len({tuple(ids) for ids, _ in encoded}) < len(encoded):
-            raise PromptError(f"contrast {contrast.id!r} has variants with equal tokens under this tokenizer")
-        starts, suffix = _token_spans(encoded, attribute_spans(texts))
-        stereotyped = stereotyping_variants(contrast)
-        variants = tuple(
-            Tokens(ids=tuple(ids), start=min(start, len(ids) - suffix), end=len(ids) - suffix)
-            for (ids, _), start in zip(encoded, starts, strict=True)
-        )
-        return AlignedContrast(
-            id=contrast.id,
-            category=contrast.category,
-            template_id=contrast.template_id,
-            control=contrast.control,
-            split=contrast.split,
-            variants=variants,
-            attributes=tuple(vocabulary.get(variant.attribute, len(vocabulary)) for variant in contrast.variants),
-            stereotyping=stereotyped[0] if stereotyped else None,
-        )
+def _aligned(
+    encoder: Encoder,
+    contrast: Contrast,
+    texts: Sequence[str],
+    encoded: Sequence[tuple[list[int], list[tuple[int, int]] | None]],
+    vocabulary: Mapping[str, int],
+) -> AlignedContrast:
+    """As `align`, where the (wrapped) texts were encoded before. A value that the vocabulary lacks is `other`, the index after its
+    last."""
+    for ids, _ in encoded:
+        if encoder.limit is not None and len(ids) > encoder.limit:
+            raise PromptError(f"contrast {contrast.id!r} has {len(ids)} tokens; the model's context holds {encoder.limit}")
+        if not ids:
+            raise PromptError(f"contrast {contrast.id!r} has no tokens under this tokenizer")
+    if len({tuple(ids) for ids, _ in encoded}) < len(encoded):
+        raise PromptError(f"contrast {contrast.id!r} has variants with equal tokens under this tokenizer")
+    starts, suffix = _token_spans(encoded, attribute_spans(texts))
+    stereotyped = stereotyping_variants(contrast)
+    variants = tuple(
+        Tokens(ids=tuple(ids), start=min(start, len(ids) - suffix), end=len(ids) - suffix)
+        for (ids, _), start in zip(encoded, starts, strict=True)
+    )
+    return AlignedContrast(
+        id=contrast.id,
+        category=contrast.category,
+        template_id=contrast.template_id,
+        control=contrast.control,
+        split=contrast.split,
+        variants=variants,
+        attributes=tuple(vocabulary.get(variant.attribute, len(vocabulary)) for variant in contrast.variants),
+        stereotyping=stereotyped[0] if stereotyped else None,
+    )
 
 
 def _token_spans(
@@ -222,7 +195,7 @@ def aligned(
         for contrast, mine in zip(some, texts, strict=True):
             tokens = [next(encoded) for _ in mine]
             try:
-                yield encoder.aligned(contrast, mine, tokens, places[contrast.category])
+                yield _aligned(encoder, contrast, mine, tokens, places[contrast.category])
             except PromptError as error:
                 if bad == "error":
                     raise

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all
+from fairprune_framework.contrasts.alignment import AlignedContrast, align_all
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.contrasts.sets import ContrastSet
+from fairprune_framework.models.encoder import Encoder
 
 
 def contrasts_of(

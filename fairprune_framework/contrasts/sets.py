@@ -12,11 +12,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fairprune_framework.contrasts.alignment import Encoder, aligned, ranked_values
+from fairprune_framework.contrasts.alignment import aligned, ranked_values
 from fairprune_framework.contrasts.readers import Scan, short_hash
 from fairprune_framework.contrasts.schema import Contrast, may_select
 from fairprune_framework.contrasts.splits import Splitter, overlapping, refuse_shared_templates
 from fairprune_framework.errors import PromptError
+from fairprune_framework.models.encoder import Encoder
 
 COUNTED = 4096
 """Different attribute values of a category that are counted; what first comes after these is `other`."""

@@ -18,7 +18,7 @@ from torch import nn
 
 from fairprune_framework.api.types import Tap
 from fairprune_framework.auditing.batches import compose, composition_hash
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
+from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.cache import Cells, model_key
 from fairprune_framework.evaluation.fixed_text import TextLoss, text_loss, windows_of
 from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasure, measure
@@ -27,6 +27,7 @@ from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, me
 from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of
 from fairprune_framework.evaluation.tasks.harness import TaskResult, language_model, run_task
 from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.utilities.files import digest, file_digest, versions
 from fairprune_framework.utilities.progress import bar

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from fairprune_framework.auditing.batches import compose
+from fairprune_framework.contrasts.alignment import align
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.evaluation.exhibits import After, project
@@ -112,7 +113,7 @@ class Explorer:
             variants=tuple(Variant(attribute=value, text=text) for value, text in zip(VALUES, prompts, strict=True)),
         )
         run = self.run
-        aligned = run.encoder.align(contrast, {value: place for place, value in enumerate(VALUES)})
+        aligned = align(run.encoder, contrast, {value: place for place, value in enumerate(VALUES)})
         batches = list(compose([aligned], {CATEGORY: 2}, max(run.recipe.micro_batch_tokens, 1)))
         (before,) = measure(run.model, run.architecture, batches)
         after = None

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from fairprune_framework.auditing.prefix_sharing import Sharing
     from fairprune_framework.auditing.sums import Statistics
     from fairprune_framework.calibration.text import Calibration
-    from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder
+    from fairprune_framework.contrasts.alignment import AlignedContrast
     from fairprune_framework.contrasts.sets import Alignment, ContrastSet
     from fairprune_framework.evaluation.results import Evaluation
     from fairprune_framework.models.architecture import Architecture
+    from fairprune_framework.models.encoder import Encoder
 
 
 LOADED = (
@@ -208,7 +209,7 @@ class Run(RunFolder):
     @cached_property
     def encoder(self) -> Encoder:
         """The tokenizer as the recipe wants it used."""
-        from fairprune_framework.contrasts.alignment import Encoder
+        from fairprune_framework.models.encoder import Encoder
         from fairprune_framework.models.loading import context_length
 
         return Encoder(self.tokenizer, chat_template=self.recipe.chat_template, limit=context_length(self.model))

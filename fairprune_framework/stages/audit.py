@@ -24,9 +24,10 @@ from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, aligned
+from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
 from fairprune_framework.contrasts.schema import Contrast, may_select
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.runs.folder import CHECKPOINT as FOLDER
 from fairprune_framework.utilities import files as provenance
 
@@ -216,6 +217,7 @@ SUMMED_BY = (
     "api/taps.py",
     "calibration/text.py",
     "contrasts/alignment.py",
+    "models/encoder.py",
     "functional/compensated.py",
     "functional/divergence.py",
     "stages/audit.py",

@@ -14,8 +14,9 @@ from fairprune_framework.api.types import Budget, Choice, Measurement, Scores
 from fairprune_framework.auditing.audit import Demand, audit
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics
 from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.planning import check_choice, trim
 from fairprune_framework.selection.scoring import context, generator_for
 from fairprune_framework.surgery.slices import weights_of

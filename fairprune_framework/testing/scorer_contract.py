@@ -19,8 +19,9 @@ from fairprune_framework.auditing.callback import ActivationStatisticsCallback, 
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.scoring import context, generator_for
 from fairprune_framework.surgery.slices import part, positions, weights_of
 from fairprune_framework.testing.report import Check, CheckSkipped, require

@@ -19,8 +19,8 @@ import fairprune_framework as fp
 from fairprune_framework.ablation.search import ablate
 from fairprune_framework.analysis.neuron import moved_by
 from fairprune_framework.analysis.overlap import activation_norms
-from fairprune_framework.contrasts.alignment import Encoder
 from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.runs.run import Run
 from fairprune_framework.testing.planted import Planted, planted_model
 

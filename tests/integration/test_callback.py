@@ -18,9 +18,10 @@ import fairprune_framework as fp
 from fairprune_framework.api.interfaces import Observation, Pass, Statistic
 from fairprune_framework.auditing.batches import MicroBatch, compose
 from fairprune_framework.auditing.runner import stream
-from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.discovery import build
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 

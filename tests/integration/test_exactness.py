@@ -20,10 +20,11 @@ from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import Statistics
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.discovery import build
 from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 NAMES = ("Black", "white", "Asian", "Latino", "Arab", "Native American")

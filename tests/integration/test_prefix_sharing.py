@@ -19,9 +19,10 @@ from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.cli.main import main
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
 from fairprune_framework.discovery import build
 from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import FAMILIES, tiny_contrasts, tiny_model, tiny_tokenizer
 
 VALUES = {category: len(found) for category, found in vocabularies(tiny_contrasts()).items()}

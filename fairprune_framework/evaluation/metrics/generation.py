@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairprune_framework.contrasts.alignment import Encoder
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.utilities.progress import counted
 
 ARTICLE_PROMPTS = (

@@ -8,9 +8,9 @@ import pytest
 
 from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.calibration.text import Calibration, from_file
-from fairprune_framework.contrasts.alignment import Encoder
 from fairprune_framework.contrasts.builtin import builtin
 from fairprune_framework.errors import UnknownName
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.testing.tiny import tiny_tokenizer
 

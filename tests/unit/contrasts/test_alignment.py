@@ -8,9 +8,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fairprune_framework.contrasts.alignment import Encoder, align_all, attribute_spans, vocabularies
+from fairprune_framework.contrasts.alignment import align, align_all, attribute_spans, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import PromptError
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import WORDS, tiny_contrasts, tiny_tokenizer
 
 ENCODER = Encoder(tiny_tokenizer())
@@ -29,7 +30,7 @@ def contrast(texts: list[str]) -> Contrast:
 
 def aligned(texts: list[str]) -> Any:
     try:
-        return ENCODER.align(contrast(texts), {str(i): i for i in range(len(texts))})
+        return align(ENCODER, contrast(texts), {str(i): i for i in range(len(texts))})
     except PromptError:
         assume(False)
 
@@ -94,7 +95,7 @@ def test_spans_of_plain_cases(texts: list[str], parts: list[str]) -> None:
 def test_tokens_of_the_attribute_and_after_it() -> None:
     tokenizer = tiny_tokenizer()
     texts = ["The Black nurse walked home .", "The Native American nurse walked home ."]
-    found = ENCODER.align(contrast(texts), {"0": 0, "1": 1})
+    found = align(ENCODER, contrast(texts), {"0": 0, "1": 1})
     words = [tokenizer.decode(tokens.ids[tokens.start : tokens.end]).strip() for tokens in found.variants]
     assert words == ["Black", "Native American"]
     assert found.suffix == 4
@@ -112,7 +113,7 @@ def test_special_tokens_at_the_end_are_matched() -> None:
                 "offset_mapping": [[*spans, (0, 0)] for spans in encoded["offset_mapping"]],
             }
 
-    found = Encoder(WithEnd()).align(contrast(["They are Black", "They are Native American"]), {"0": 0, "1": 1})
+    found = align(Encoder(WithEnd()), contrast(["They are Black", "They are Native American"]), {"0": 0, "1": 1})
     assert found.suffix == 1
     assert {tokens.ids[tokens.end :] for tokens in found.variants} == {(2,)}
 

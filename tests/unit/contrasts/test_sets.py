@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from fairprune_framework.contrasts import readers, sets
-from fairprune_framework.contrasts.alignment import VALUES, Encoder, align_all, aligned
+from fairprune_framework.contrasts.alignment import VALUES, align_all, aligned
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.contrasts.sets import ContrastSet, check_alignment
 from fairprune_framework.errors import PromptError
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_tokenizer
 
 

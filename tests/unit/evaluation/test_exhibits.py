@@ -76,8 +76,9 @@ def test_representations_are_those_of_the_models(
 
 
 def test_what_moves_a_unit(shown: dict[str, Any], finished: Path, llama: Path) -> None:
-    from fairprune_framework.contrasts.alignment import Encoder, vocabularies
+    from fairprune_framework.contrasts.alignment import align, vocabularies
     from fairprune_framework.contrasts.schema import Contrast
+    from fairprune_framework.models.encoder import Encoder
 
     plan = json.loads((finished / "plan.json").read_text())
     assert {(u["site"], u["unit"]) for u in shown["units"]} == {(s, i) for s, units in plan["sites"].items() for i in units}
@@ -88,7 +89,7 @@ def test_what_moves_a_unit(shown: dict[str, Any], finished: Path, llama: Path) -
     values = {c: {v: i for i, v in enumerate(names)} for c, names in vocabularies(contrasts).items()}
     unit, moved = shown["units"][0], {}
     for contrast in contrasts:
-        aligned = Encoder(tokenizer).align(contrast, values[contrast.category])
+        aligned = align(Encoder(tokenizer), contrast, values[contrast.category])
         slots = []
         for variant, tokens in zip(contrast.variants, aligned.variants, strict=True):
             acts = outputs(model, tokenizer, variant.text)["neuron", unit["layer"]][:, unit["unit"]].double().numpy()

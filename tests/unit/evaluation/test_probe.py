@@ -10,9 +10,10 @@ import torch
 
 from fairprune_framework.api.types import Choice, Measurement
 from fairprune_framework.auditing.batches import compose
-from fairprune_framework.contrasts.alignment import Encoder, align_all, attribute_tokens, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, attribute_tokens, vocabularies
 from fairprune_framework.evaluation.probe import Prober, unit_choice
 from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.readout import readout_of
 from fairprune_framework.selection.planning import FACTORS, best_factor
 from fairprune_framework.testing.planted import planted_model

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from fairprune_framework import discovery
 from fairprune_framework.api import BiasScorer, ImportanceScorer
 from fairprune_framework.auditing.audit import Demand, audit
-from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.scoring import score
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 

@@ -25,9 +25,10 @@ from fairprune_framework.api import (
 from fairprune_framework.auditing.audit import Demand, audit
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
 from fairprune_framework.evaluation.metrics.contrasts import measure
 from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.planning import make_plan, policy_context
 from fairprune_framework.selection.scoring import context, score
 from fairprune_framework.surgery.masking import masked

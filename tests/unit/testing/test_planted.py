@@ -13,8 +13,9 @@ from fairprune_framework import discovery
 from fairprune_framework.api import BiasScorer, ImportanceScorer, Needs, Observation, SelectionPolicy, SiteContext, Statistic
 from fairprune_framework.api.types import Budget, Plan
 from fairprune_framework.auditing.audit import Demand, audit, selecting
-from fairprune_framework.contrasts.alignment import Encoder, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, confirm, recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.planning import make_plan, policy_context
 from fairprune_framework.selection.scoring import score
 from fairprune_framework.surgery.masking import masked

@@ -18,12 +18,13 @@ from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.objectives import last_token_only
 from fairprune_framework.auditing.observation import Geometry, observe
-from fairprune_framework.contrasts.alignment import AlignedContrast, Encoder, Tokens, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.metrics.contrasts import TAPS, measure, pair_difference
 from fairprune_framework.functional.divergence import generalised_js
 from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 # -- generalised Jensen-Shannon divergence --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairprune_framework.contrasts.alignment import Encoder, align_all
+from fairprune_framework.contrasts.alignment import align_all
 from fairprune_framework.contrasts.schema import Contrast, Variant, stereotyping_variants
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.metrics.sentences import (
@@ -18,6 +18,7 @@ from fairprune_framework.evaluation.metrics.sentences import (
     start_token,
 )
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
+from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 TEXTS = [variant.text for contrast in tiny_contrasts() for variant in contrast.variants]
