@@ -111,7 +111,7 @@ def _prune(run: Run) -> list[str]:
     from fairprune_framework.evaluation.guard import guard
     from fairprune_framework.models.loading import load_model, parameter_count
     from fairprune_framework.surgery.masking import check_plan
-    from fairprune_framework.surgery.removal import carry_out
+    from fairprune_framework.surgery.removal import save_pruned_model
 
     plan = run.plan
     check_plan(plan, run.model, run.architecture)
@@ -133,7 +133,7 @@ def _prune(run: Run) -> list[str]:
         run.notify(f"abstained: {because}")
         return []
     ids, mask = padded([document[:64] for document in run.calibration.judging[:4]])
-    removal = carry_out(
+    removal = save_pruned_model(
         run.model,
         run.tokenizer,
         plan,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.ablation.cell import changed
-from fairprune_framework.api.rankings import matched
+from fairprune_framework.api.rankings import draw_matched
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.errors import UserError
 from fairprune_framework.runs.open import open_run
@@ -275,7 +275,7 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = _silent) -> 
     own = judge.measured(plan.sites, plan.multiplier)
     random: list[dict[str, float | None]] = []
     for place in range(draws):
-        units = {name: found.tolist() for name, found in matched(reference, norms, allowed, generator).items()}
+        units = {name: found.tolist() for name, found in draw_matched(reference, norms, allowed, generator).items()}
         after = judge.measured(units, plan.multiplier)
         both = [judge.change(after, control=control) for control in (False, True)]
         random.append(
@@ -294,7 +294,7 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = _silent) -> 
         "random": random,
         "p_value": (1 + as_low) / (1 + draws),
         "control_ratio": _control_ratio(effects),
-        "norm_ratio": _norm_ratio(reference, norms, matched(reference, norms, allowed, generator)),
+        "norm_ratio": _norm_ratio(reference, norms, draw_matched(reference, norms, allowed, generator)),
     }
     write_json(opened.folder / "causal.json", answer)
     return answer

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         SiteContext,
         Statistic,
     )
-    from fairprune_framework.api.rankings import choice_of, eligible, matched, ranking, take, top_share
+    from fairprune_framework.api.rankings import draw_matched, eligible, ranking, select_top, to_choice, top_share
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
     from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Slice, Tap
     from fairprune_framework.errors import AmbiguousName, UnsupportedArchitecture, UserError
@@ -59,16 +59,16 @@ _EXPORTS = {
     "TapPoint": "fairprune_framework.api.taps",
     "UnsupportedArchitecture": "fairprune_framework.errors",
     "UserError": "fairprune_framework.errors",
-    "choice_of": "fairprune_framework.api.rankings",
+    "to_choice": "fairprune_framework.api.rankings",
     "eligible": "fairprune_framework.api.rankings",
     "generalised_js": "fairprune_framework.functional.divergence",
     "layer_index": "fairprune_framework.api.taps",
     "layer_path": "fairprune_framework.api.taps",
     "layer_points": "fairprune_framework.api.taps",
     "layer_taps": "fairprune_framework.api.taps",
-    "matched": "fairprune_framework.api.rankings",
+    "draw_matched": "fairprune_framework.api.rankings",
     "ranking": "fairprune_framework.api.rankings",
-    "take": "fairprune_framework.api.rankings",
+    "select_top": "fairprune_framework.api.rankings",
     "tapped": "fairprune_framework.api.taps",
     "top_share": "fairprune_framework.api.rankings",
 }
@@ -100,17 +100,17 @@ __all__ = [
     "TapPoint",
     "UnsupportedArchitecture",
     "UserError",
-    "choice_of",
+    "draw_matched",
     "eligible",
     "generalised_js",
     "layer_index",
     "layer_path",
     "layer_points",
     "layer_taps",
-    "matched",
     "ranking",
-    "take",
+    "select_top",
     "tapped",
+    "to_choice",
     "top_share",
 ]
 

@@ -104,7 +104,7 @@ class Observation:
     """(C,) bool: all present variants have the same number of tokens."""
     weights: Mapping[str, Tensor]
     """role -> weights of the site, as in `SiteContext`; empty unless the scorer declared `Needs.weights`."""
-    step: Pass
+    pass_: Pass
     objective: Tensor | None = None
     """(C,) float64: the value of the pass's objective; None without one."""
 

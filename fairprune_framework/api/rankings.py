@@ -68,14 +68,14 @@ def ranking(
             yield name, index - first[owner[index]]
 
 
-def take(
+def select_top(
     scores: Scores, budget: Budget, priority: Mapping[str, Tensor], allowed: Mapping[str, Tensor], reason: str | None = None
 ) -> Choice:
     """The first of the ranking, as many as the budget allows; `reason` is given where there is none."""
-    return choice_of(islice(ranking(scores, budget, priority, allowed), budget.units(scores.sites)), priority, reason)
+    return to_choice(islice(ranking(scores, budget, priority, allowed), budget.units(scores.sites)), priority, reason)
 
 
-def choice_of(
+def to_choice(
     ranked: Iterator[tuple[str, int]] | list[tuple[str, int]], priority: Mapping[str, Tensor], reason: str | None = None
 ) -> Choice:
     """A choice from (site, unit), most removable first; `reason` is given where there is none."""
@@ -87,7 +87,7 @@ def choice_of(
     return Choice(units=chosen, order=order, reason=None if chosen else reason)
 
 
-def matched(
+def draw_matched(
     reference: Mapping[str, Tensor],
     size: Mapping[str, Tensor],
     allowed: Mapping[str, Tensor],

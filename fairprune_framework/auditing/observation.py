@@ -294,7 +294,7 @@ def observe(
         values=batch.values,
         equal_length=geometry.equal_length_C,
         weights=weights,
-        step=step,
+        pass_=step,
         objective=objective_C,
     )
 

@@ -1,7 +1,7 @@
 """Carrying a plan out: cut, zero or scale in place, save, reload, compare with the masked original, put everything back.
 
 A width group is stored as wide as its least-cut site allows, rounded up to the budget's multiple; planned units beyond that
-are stored as zeros. The model in memory is as before when `carry_out` returns, and also when it raises.
+are stored as zeros. The model in memory is as before when `save_pruned_model` returns, and also when it raises.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.loading import fingerprint, parameter_count, quietly
 from fairprune_framework.surgery.masking import check_plan, masked
-from fairprune_framework.surgery.restoration import remember, save
+from fairprune_framework.surgery.restoration import capture, save
 from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_
 
 MAX_DIFFERENCE = 1e-3
@@ -93,35 +93,37 @@ def stored_widths(plan: Plan, sites: Mapping[str, Site], round_to: int) -> dict[
 
 
 @contextmanager
-def removed(model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int]) -> Iterator[None]:
+def pruned_in_place(
+    model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int]
+) -> Iterator[None]:
     """The model with the plan carried out in its weights and config; everything is put back afterwards, bit by bit."""
     config: Any = model.config
     config = config.get_text_config()
     with ExitStack() as stack:
-        pieces: dict[str, list[tuple[Slice, Tensor]]] = {}
+        slices: dict[str, list[tuple[Slice, Tensor]]] = {}
         stays: dict[str, list[tuple[Site, Tensor]]] = {}
         for name, site in sites.items():
             planned = torch.tensor(plan.sites.get(name, ()), dtype=torch.long)
             gone = site.units - widths[(site.width_group, site.units)]
-            for piece in site.slices:
+            for slice_ in site.slices:
                 if gone:
-                    pieces.setdefault(piece.parameter, []).append((piece, planned[:gone]))
-                if len(planned) > gone and (piece.role == "out" or plan.operator != "scale"):
-                    stays.setdefault(piece.parameter, []).append((site, planned[gone:]))
-        for parameter in sorted({*pieces, *stays}):
+                    slices.setdefault(slice_.parameter, []).append((slice_, planned[:gone]))
+                if len(planned) > gone and (slice_.role == "out" or plan.operator != "scale"):
+                    stays.setdefault(slice_.parameter, []).append((site, planned[gone:]))
+        for parameter in sorted({*slices, *stays}):
             value = (
                 model.get_parameter(parameter).detach().clone()
                 if parameter in stays
                 else model.get_parameter(parameter).detach()
             )
             for site, units in stays.get(parameter, []):
-                only = _narrowed(site, [piece for piece in site.slices if piece.parameter == parameter])
+                only = _narrowed(site, [slice_ for slice_ in site.slices if slice_.parameter == parameter])
                 if plan.operator == "scale":
                     scale_({parameter: value}, only, units, plan.multiplier)
                 else:
                     zero_({parameter: value}, only, units)
-            if parameter in pieces:
-                value = cut(value, pieces[parameter])
+            if parameter in slices:
+                value = cut(value, slices[parameter])
             stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, value))
         for site in sites.values():
             for field, times in site.config_fields.items():
@@ -132,10 +134,10 @@ def removed(model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Map
         yield
 
 
-def _narrowed(site: Site, pieces: list[Slice]) -> Site:
+def _narrowed(site: Site, slices: list[Slice]) -> Site:
     from dataclasses import replace
 
-    return replace(site, slices=tuple(pieces))
+    return replace(site, slices=tuple(slices))
 
 
 @torch.no_grad()
@@ -145,7 +147,7 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
     return model(input_ids=ids.to(device), use_cache=False).logits.float().cpu()  # type: ignore[no-any-return]
 
 
-def carry_out(
+def save_pruned_model(
     model: nn.Module,
     tokenizer: Any,
     plan: Plan,
@@ -173,7 +175,7 @@ def carry_out(
     for name in plan.sites:
         if plan.sites[name] and (why := architecture.sites[name].surgery):
             raise UserError(f"{name} cannot be cut: {why}")
-        if plan.operator == "scale" and any(piece.role == "inner_norm" for piece in architecture.sites[name].slices):
+        if plan.operator == "scale" and any(slice_.role == "inner_norm" for slice_ in architecture.sites[name].slices):
             raise UserError(f"{name} cannot be scaled: a norm between its neurons and its output weights would undo it")
     widths = stored_widths(plan, architecture.sites, round_to)
     before = parameter_count(model)
@@ -181,12 +183,12 @@ def carry_out(
         with masked(model, architecture, plan.sites, plan.multiplier):
             expected = logits_of(model, probe_ids)
         if plan.operator == "scale":  # 16-bit weights are rounded when scaled: the arithmetic is proven before that
-            with removed(model, plan, architecture.sites, widths):
+            with pruned_in_place(model, plan, architecture.sites, widths):
                 difference, kl = _compare(logits_of(model, probe_ids), expected)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with removed(model, plan, architecture.sites, widths):
+        with pruned_in_place(model, plan, architecture.sites, widths):
             after = parameter_count(model)
             pruned = fingerprint(model)
             with quietly():
@@ -209,7 +211,7 @@ def carry_out(
         del again
         gc.collect()
         if restoration is not None:
-            save(remember(model, plan, architecture.sites, widths, pruned), restoration)
+            save(capture(model, plan, architecture.sites, widths, pruned), restoration)
         temporary.chmod(0o755)
         temporary.rename(target)
     finally:

@@ -42,7 +42,7 @@ class Restoration:
     """Changed parameter -> sha256 of its bytes as it was."""
     units: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]]
     """Site -> (units cut, units overwritten in place)."""
-    pieces: Mapping[str, tuple[tuple[str, Slice], ...]]
+    slices: Mapping[str, tuple[tuple[str, Slice], ...]]
     """Changed parameter -> (site, slice)."""
     tensors: Mapping[str, Tensor]
     """`<site>/<role>` -> (units * width, rest) or (units * width,): cut units first, then those overwritten."""
@@ -55,7 +55,7 @@ def bytes_hash(tensor: Tensor) -> str:
 
 
 @torch.no_grad()
-def remember(
+def capture(
     model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int], pruned: str
 ) -> Restoration:
     """Take note of the original before `plan` is carried out at these stored widths.
@@ -68,7 +68,7 @@ def remember(
     config: Any = model.config
     config = config.get_text_config()
     units: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
-    pieces: dict[str, list[tuple[str, Slice]]] = {}
+    slices: dict[str, list[tuple[str, Slice]]] = {}
     tensors: dict[str, Tensor] = {}
     fields: dict[str, int] = {}
     for name, site in sites.items():
@@ -79,12 +79,12 @@ def remember(
         units[name] = (planned[:gone], planned[gone:])
         if gone:
             fields |= {field: getattr(config, field) for field in site.config_fields}
-        for piece in site.slices:
-            tensor, axis = part(model.get_parameter(piece.parameter).detach(), piece)
-            index = positions(piece, torch.tensor(planned, device=tensor.device))
-            tensors[f"{name}/{piece.role}"] = tensor.index_select(axis, index).movedim(axis, 0).cpu().contiguous()
-            pieces.setdefault(piece.parameter, []).append((name, piece))
-    changed = {parameter: model.get_parameter(parameter) for parameter in pieces}
+        for slice_ in site.slices:
+            tensor, axis = part(model.get_parameter(slice_.parameter).detach(), slice_)
+            index = positions(slice_, torch.tensor(planned, device=tensor.device))
+            tensors[f"{name}/{slice_.role}"] = tensor.index_select(axis, index).movedim(axis, 0).cpu().contiguous()
+            slices.setdefault(slice_.parameter, []).append((name, slice_))
+    changed = {parameter: model.get_parameter(parameter) for parameter in slices}
     return Restoration(
         model=plan.model,
         fingerprint=plan.fingerprint,
@@ -93,7 +93,7 @@ def remember(
         shapes={name: tuple(value.shape) for name, value in changed.items()},
         hashes={name: bytes_hash(value) for name, value in changed.items()},
         units=units,
-        pieces={name: tuple(found) for name, found in pieces.items()},
+        slices={name: tuple(found) for name, found in slices.items()},
         tensors=tensors,
     )
 
@@ -113,9 +113,9 @@ def save(restoration: Restoration, path: Path) -> None:
             name: {
                 "shape": list(restoration.shapes[name]),
                 "sha256": restoration.hashes[name],
-                "pieces": [{"site": site, **asdict(piece)} for site, piece in found],
+                "pieces": [{"site": site, **asdict(slice_)} for site, slice_ in found],
             }
-            for name, found in restoration.pieces.items()
+            for name, found in restoration.slices.items()
         },
     }
     with atomic(path) as temporary:
@@ -148,7 +148,7 @@ def load(path: Path) -> Restoration:
             shapes={name: tuple(entry["shape"]) for name, entry in found.items()},
             hashes={name: entry["sha256"] for name, entry in found.items()},
             units={site: (tuple(cut), tuple(over)) for site, (cut, over) in data["units"].items()},
-            pieces={name: tuple(_piece(piece) for piece in entry["pieces"]) for name, entry in found.items()},
+            slices={name: tuple(_read_slice(data) for data in entry["pieces"]) for name, entry in found.items()},
             tensors=tensors,
         )
     except UserError:
@@ -157,13 +157,13 @@ def load(path: Path) -> Restoration:
         raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
-def _piece(data: Mapping[str, Any]) -> tuple[str, Slice]:
+def _read_slice(data: Mapping[str, Any]) -> tuple[str, Slice]:
     fields = {name: value for name, value in data.items() if name != "site"}
     return data["site"], Slice(**{**fields, "lead": tuple(fields["lead"])})
 
 
 @torch.no_grad()
-def put_back(model: nn.Module, restoration: Restoration) -> None:
+def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
     """Make the pruned model the original again, in place.
 
     Raises:
@@ -175,7 +175,7 @@ def put_back(model: nn.Module, restoration: Restoration) -> None:
             f"the restoration is for another model: it undoes {restoration.pruned[:12]} (from {restoration.model}), "
             f"this one is {found[:12]}"
         )
-    for name in restoration.pieces:
+    for name in restoration.slices:
         old = model.get_parameter(name)
         new = _whole(old.detach(), restoration, name)
         if bytes_hash(new) != restoration.hashes[name]:
@@ -193,17 +193,17 @@ def _whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
     shape = restoration.shapes[name]
     whole = torch.empty(shape, dtype=kept.dtype, device=kept.device)
     leads: dict[tuple[int, ...], list[tuple[str, Slice]]] = {}
-    for site, piece in restoration.pieces[name]:
-        leads.setdefault(piece.lead, []).append((site, piece))
+    for site, slice_ in restoration.slices[name]:
+        leads.setdefault(slice_.lead, []).append((site, slice_))
     if kept.shape == whole.shape:
         whole.copy_(kept)  # an expert that lost nothing has no slice here
     for lead, found in leads.items():
         target, axis = part(whole, found[0][1])
         source = kept[lead] if lead else kept
-        gone = [(piece, torch.tensor(restoration.units[site][0], dtype=torch.long)) for site, piece in found]
+        gone = [(slice_, torch.tensor(restoration.units[site][0], dtype=torch.long)) for site, slice_ in found]
         target.index_copy_(axis, kept_positions(target.shape[axis], gone).to(kept.device), source)
-        for site, piece in found:
-            index = positions(piece, torch.tensor([unit for units in restoration.units[site] for unit in units]))
-            values = restoration.tensors[f"{site}/{piece.role}"].to(device=kept.device, dtype=kept.dtype)
+        for site, slice_ in found:
+            index = positions(slice_, torch.tensor([unit for units in restoration.units[site] for unit in units]))
+            values = restoration.tensors[f"{site}/{slice_.role}"].to(device=kept.device, dtype=kept.dtype)
             target.index_copy_(axis, index.to(kept.device), values.movedim(0, axis))
     return whole

@@ -52,7 +52,7 @@ def restore_folder(folder: Path, output: str | Path | None = None, file: str | P
         raise UserError(f"{target} exists and is not empty: choose another --output")
     restoration = kept.load(beside)
     model, tokenizer = load_model(str(source))
-    kept.put_back(model, restoration)
+    kept.restore_in_place(model, restoration)
     if target is None:
         return model, tokenizer
     target.parent.mkdir(parents=True, exist_ok=True)

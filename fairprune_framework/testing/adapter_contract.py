@@ -19,7 +19,7 @@ from fairprune_framework.errors import UnsupportedArchitecture
 from fairprune_framework.models.architecture import Architecture, confirm, coverage_gap
 from fairprune_framework.models.loading import fingerprint
 from fairprune_framework.surgery.masking import masked
-from fairprune_framework.surgery.removal import MAX_DIFFERENCE, carry_out, logits_of, removed, stored_widths
+from fairprune_framework.surgery.removal import MAX_DIFFERENCE, logits_of, pruned_in_place, save_pruned_model, stored_widths
 from fairprune_framework.surgery.slices import part, positions, zero_
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
@@ -148,17 +148,17 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         taken: dict[str, Tensor] = {}
         for site in at.sites:
             require(site.units > 0, f"{site.name} has no units")
-            roles = [piece.role for piece in site.slices]
+            roles = [slice_.role for slice_ in site.slices]
             require(
                 len(set(roles)) == len(roles) and "out" in roles,
                 f"{site.name}: each role once, and `out` among them. Got {roles}",
             )
-            for piece in site.slices:
-                parameter = at.model.get_parameter(piece.parameter)
-                index = positions(piece, torch.arange(site.units))
-                require(int(index.max()) < parameter.shape[piece.axis], f"{piece} lies outside {tuple(parameter.shape)}")
-                mark = taken.setdefault(piece.parameter, torch.zeros(parameter.shape, dtype=torch.long))
-                tensor, axis = part(mark, piece)
+            for slice_ in site.slices:
+                parameter = at.model.get_parameter(slice_.parameter)
+                index = positions(slice_, torch.arange(site.units))
+                require(int(index.max()) < parameter.shape[slice_.axis], f"{slice_} lies outside {tuple(parameter.shape)}")
+                mark = taken.setdefault(slice_.parameter, torch.zeros(parameter.shape, dtype=torch.long))
+                tensor, axis = part(mark, slice_)
                 tensor.index_add_(axis, index, torch.ones_like(tensor.index_select(axis, index)))
         twice = [name for name, mark in taken.items() if int(mark.max()) > 1]
         require(not twice, f"slices overlap in {', '.join(twice)}")
@@ -303,7 +303,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
 
     def unit_slices() -> None:
         units = at.some_units(1)
-        roles = {piece.role for site in at.sites for piece in site.slices}
+        roles = {slice_.role for site in at.sites for slice_ in site.slices}
         for side in (frozenset({"out"}), frozenset({"gate", "gate_bias"}), frozenset({"up", "up_bias"})):
             if side & roles:
                 off, _ = at.difference(units, side)
@@ -317,7 +317,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         plan = at.plan()
         with masked(at.model, at.architecture, plan.sites):
             expected = at.logits()
-        with removed(at.model, plan, at.architecture.sites, stored_widths(plan, at.architecture.sites, at.round_to)):
+        with pruned_in_place(at.model, plan, at.architecture.sites, stored_widths(plan, at.architecture.sites, at.round_to)):
             off = (at.logits() - expected).abs().max().item()
         require(off <= MAX_DIFFERENCE, f"cutting and masking differ by {off:.1e}, at most {MAX_DIFFERENCE:g}")
         require(torch.equal(at.logits(), at.plain), "put back, the model answers otherwise than before")
@@ -325,7 +325,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
     def removed_equals_reloaded() -> None:
         plan = at.plan()
         with tempfile.TemporaryDirectory() as folder:
-            done = carry_out(
+            done = save_pruned_model(
                 at.model,
                 tiny_tokenizer(),
                 plan,
@@ -360,11 +360,11 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
 def _covered(at: AdapterBench) -> dict[str, int]:
     covered: dict[str, int] = {}
     for site in at.sites:
-        for piece in site.slices:
-            parameter = at.model.get_parameter(piece.parameter)
-            tensor, axis = part(parameter, piece)
-            covered[piece.parameter] = (
-                covered.get(piece.parameter, 0) + tensor.numel() // tensor.shape[axis] * site.units * piece.width
+        for slice_ in site.slices:
+            parameter = at.model.get_parameter(slice_.parameter)
+            tensor, axis = part(parameter, slice_)
+            covered[slice_.parameter] = (
+                covered.get(slice_.parameter, 0) + tensor.numel() // tensor.shape[axis] * site.units * slice_.width
             )
     return covered
 

@@ -117,10 +117,10 @@ class Bench:
         """All micro-batches of both streams."""
         shown = self.contrasts if contrasts is None else contrasts
         found: list[MicroBatch] = []
-        for step in passes_of(self.scorer.needs().statistics, len(self.architecture.sites)):
-            calibration = step.stream == CALIBRATION
+        for pass_ in passes_of(self.scorer.needs().statistics, len(self.architecture.sites)):
+            calibration = pass_.stream == CALIBRATION
             values = {"": 1} if calibration else self.values
-            found += compose(self.documents if calibration else shown, values, tokens, step=step)
+            found += compose(self.documents if calibration else shown, values, tokens, step=pass_)
         return found
 
     def scores(
@@ -232,10 +232,10 @@ def permuted(model: nn.Module, architecture: Architecture) -> tuple[nn.Module, d
     generator = torch.Generator().manual_seed(1)
     orders = {name: torch.randperm(site.units, generator=generator) for name, site in architecture.sites.items()}
     for name, site in architecture.sites.items():
-        for piece in site.slices:
-            tensor, axis = part(other.get_parameter(piece.parameter), piece)
-            moved = tensor.index_select(axis, positions(piece, orders[name]))
-            tensor.index_copy_(axis, positions(piece, torch.arange(site.units)), moved)
+        for slice_ in site.slices:
+            tensor, axis = part(other.get_parameter(slice_.parameter), slice_)
+            moved = tensor.index_select(axis, positions(slice_, orders[name]))
+            tensor.index_copy_(axis, positions(slice_, torch.arange(site.units)), moved)
     return other, orders
 
 

@@ -117,10 +117,10 @@ class PathGradient(ActivationTimesGradient):
 
     def passes(self, layers: int) -> Sequence[Pass]:
         """A forward and backward for every factor; one layer scaled at a time, or all together."""
-        step = OBJECTIVES[self.objective]
+        pass_ = OBJECTIVES[self.objective]
         factors = [(k + 0.5) / self.steps for k in range(self.steps)]
         chosen = range(layers) if self.scope == "layer" else (None,)
-        return [replace(step, scale=factor, layer=layer) for layer in chosen for factor in factors]
+        return [replace(pass_, scale=factor, layer=layer) for layer in chosen for factor in factors]
 
 
 def _terms(objective: Objective, weight: float) -> list[tuple[Term, float]]:

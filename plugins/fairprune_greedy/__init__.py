@@ -17,9 +17,9 @@ from fairprune_framework.api import (
     PolicyContext,
     Scores,
     SelectionPolicy,
-    choice_of,
     eligible,
     ranking,
+    to_choice,
 )
 
 
@@ -60,7 +60,7 @@ class Greedy(SelectionPolicy):
             chunk = list(islice(candidates, min(size, most - len(accepted))))
             if not chunk:
                 break
-            found = context.probe(choice_of([*accepted, *chunk], scores.bias))
+            found = context.probe(to_choice([*accepted, *chunk], scores.bias))
             if found.divergence < best.divergence and found.cost <= context.max_cost:
                 accepted, best, rejected = [*accepted, *chunk], found, 0
             else:
@@ -70,7 +70,7 @@ class Greedy(SelectionPolicy):
                 f"no chunk of {size} neurons lowers the divergence on select ({first.divergence:.4g}) within the guard's limit"
             )
             return Choice(units={}, reason=why)
-        choice = choice_of(accepted, scores.bias)
+        choice = to_choice(accepted, scores.bias)
         if len(accepted) == most:
             return choice
         stopped = f"stopped at {len(accepted)} of {most} neurons: no more lower the divergence within the guard's limit"

@@ -28,7 +28,7 @@ from fairprune_framework.api import (
     SiteContext,
     Statistic,
     eligible,
-    take,
+    select_top,
 )
 
 
@@ -103,7 +103,7 @@ class ProtectedGlobal(SelectionPolicy):
         if self.recall:
             biased = {name: may & ~self._recalls(context.at(name)) for name, may in biased.items()}
         nothing = f"the budget {budget} and what is protected leave no neuron with a bias above 0"
-        return take(scores, budget, self._worth(scores), biased, nothing)
+        return select_top(scores, budget, self._worth(scores), biased, nothing)
 
     def _recalls(self, at: SiteContext) -> Tensor:
         """(N,) bool: the mean slope over documents is below 0 by more than `margin` standard errors."""

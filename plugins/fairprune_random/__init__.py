@@ -23,9 +23,9 @@ from fairprune_framework.api import (
     Scores,
     SelectionPolicy,
     Statistic,
+    draw_matched,
     eligible,
-    matched,
-    take,
+    select_top,
 )
 
 
@@ -74,11 +74,13 @@ class Random(SelectionPolicy):
             draws = {
                 name: torch.rand(len(may), generator=context.generator, dtype=torch.float64) for name, may in allowed.items()
             }
-            return take(scores, budget, draws, allowed, nothing)
+            return select_top(scores, budget, draws, allowed, nothing)
         biased = {name: may & (scores.bias[name] > 0) for name, may in allowed.items()}
-        reference = take(scores, budget, scores.bias, biased, nothing).units
+        reference = select_top(scores, budget, scores.bias, biased, nothing).units
         norms = {name: self._norms(context, name, scores.sites[name].units) for name in reference}
-        units = {name: found for name, found in matched(reference, norms, allowed, context.generator).items() if len(found)}
+        units = {
+            name: found for name, found in draw_matched(reference, norms, allowed, context.generator).items() if len(found)
+        }
         return Choice(units=units, reason=None if units else nothing)
 
     def _norms(self, context: PolicyContext, name: str, units: int) -> Tensor:

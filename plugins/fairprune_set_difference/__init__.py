@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fairprune_framework.api import Budget, Choice, PolicyContext, Scores, SelectionPolicy, eligible, take, top_share
+from fairprune_framework.api import Budget, Choice, PolicyContext, Scores, SelectionPolicy, eligible, select_top, top_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,4 +34,4 @@ class SetDifference(SelectionPolicy):
         top = top_share(observed, self.biased)
         difference = {name: may & top[name] & (scores.bias[name] > 0) for name, may in allowed.items()}
         nothing = f"no neuron of the top {self.biased:.2%} by bias is outside the top {self.useful:.2%} by importance"
-        return take(scores, budget, scores.bias, difference, nothing)
+        return select_top(scores, budget, scores.bias, difference, nothing)

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from fairprune_framework.api.types import Plan
 from fairprune_framework.models.architecture import confirm, recognise
 from fairprune_framework.models.loading import EMBEDDED, fingerprint, load_model
-from fairprune_framework.surgery.removal import carry_out
+from fairprune_framework.surgery.removal import save_pruned_model
 
 PACKAGE, FILE, _ = EMBEDDED["smollm2-135m"]
 pytestmark = [
@@ -52,7 +52,7 @@ def test_a_gguf_file_is_pruned_and_saved_in_bfloat16(tmp_path: Path) -> None:
         requested={},
         achieved={},
     )
-    done = carry_out(
+    done = save_pruned_model(
         model,
         tokenizer,
         plan,

@@ -18,7 +18,7 @@ from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.loading import fingerprint
-from fairprune_framework.surgery.removal import carry_out
+from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
 IDS = torch.randint(3, 500, (1, 8), generator=torch.Generator().manual_seed(0))
@@ -39,7 +39,9 @@ def pruned(model: nn.Module, folder: Path, counts: tuple[int, ...], operator: An
     }
     plan = Plan(model="tiny", fingerprint=fingerprint(model), operator=operator, sites=sites, requested={}, achieved={})
     file = folder / "restoration.safetensors"
-    carry_out(model, tiny_tokenizer(), plan, architecture, folder / "model", probe_ids=IDS, reload=reload, restoration=file)
+    save_pruned_model(
+        model, tiny_tokenizer(), plan, architecture, folder / "model", probe_ids=IDS, reload=reload, restoration=file
+    )
     return folder / "model"
 
 

@@ -15,7 +15,7 @@ from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.loading import fingerprint
-from fairprune_framework.surgery.removal import Removal, carry_out
+from fairprune_framework.surgery.removal import Removal, save_pruned_model
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "mixtral")
@@ -81,7 +81,9 @@ def prune(
     architecture = recognise(model)
     plan = plan_for(model, architecture, counts, operator)
     with Unchanged(model):
-        done = carry_out(model, tiny_tokenizer(), plan, architecture, target, probe_ids=IDS, round_to=round_to, reload=reload)
+        done = save_pruned_model(
+            model, tiny_tokenizer(), plan, architecture, target, probe_ids=IDS, round_to=round_to, reload=reload
+        )
     return done, architecture, plan
 
 
@@ -191,13 +193,13 @@ def test_operator_zero_keeps_every_shape(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["llama", "gemma3", "phi3", "mixtral"])
 def test_operator_scale_writes_scaled_output_weights(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
-    """The weights are those of transformers times the factor; `carry_out` compared the logits with those of the mask."""
+    """The weights are those of transformers times the factor; `save_pruned_model` compared the logits with those of the mask."""
     tiny_model(family).to(dtype).save_pretrained(tmp_path / "whole")  # type: ignore[operator]
     model = reload(tmp_path / "whole")
     architecture = recognise(model)
     plan = replace(plan_for(model, architecture, (9, 4)), operator="scale", factor=0.3)
     with Unchanged(model):
-        done = carry_out(model, tiny_tokenizer(), plan, architecture, tmp_path / "model", probe_ids=IDS, reload=reload)
+        done = save_pruned_model(model, tiny_tokenizer(), plan, architecture, tmp_path / "model", probe_ids=IDS, reload=reload)
     assert (done.scaled, done.cut, done.padded, done.note) == (plan.count, 0, 0, "scaled, not smaller")
     assert done.parameters_after == done.parameters_before == done.parameters_effective
     again, changed = reload(tmp_path / "model").state_dict(), 0
@@ -259,7 +261,7 @@ def test_a_failure_leaves_the_model_and_the_folder_as_they_were(
     if stage == "save":
         failing_save(model, monkeypatch)
     with Unchanged(model), pytest.raises(VerificationFailed if stage == "other-model-reloaded" else Broken):
-        carry_out(model, tiny_tokenizer(), plan, architecture, tmp_path / "model", probe_ids=IDS, reload=broken)
+        save_pruned_model(model, tiny_tokenizer(), plan, architecture, tmp_path / "model", probe_ids=IDS, reload=broken)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -268,5 +270,5 @@ def test_a_plan_for_another_model_is_refused(tmp_path: Path) -> None:
     architecture = recognise(model)
     plan = plan_for(other, recognise(other), (8,))
     with Unchanged(model), pytest.raises(UserError, match="for another model"):
-        carry_out(model, tiny_tokenizer(), plan, architecture, tmp_path / "model", probe_ids=IDS, reload=reload)
+        save_pruned_model(model, tiny_tokenizer(), plan, architecture, tmp_path / "model", probe_ids=IDS, reload=reload)
     assert list(tmp_path.iterdir()) == []

@@ -11,7 +11,7 @@ import torch
 
 from fairprune_framework import discovery
 from fairprune_framework.api import Budget, Choice, Measurement, PolicyContext, Scores, SelectionPolicy
-from fairprune_framework.api.rankings import matched
+from fairprune_framework.api.rankings import draw_matched
 from fairprune_framework.api.types import Plan
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.selection.planning import make_plan, no_replicates
@@ -154,7 +154,7 @@ def test_matched_neurons_have_nearly_the_same_size() -> None:
     size = {"a": torch.rand(400, generator=generator).exp(), "b": torch.rand(10, generator=generator)}
     reference = {"a": torch.arange(0, 40), "b": torch.arange(0, 8)}
     allowed = {"a": torch.arange(400) % 5 > 0, "b": torch.ones(10, dtype=torch.bool)}
-    drawn = matched(reference, size, allowed, torch.Generator().manual_seed(1), neighbours=4)
+    drawn = draw_matched(reference, size, allowed, torch.Generator().manual_seed(1), neighbours=4)
     assert len(set(drawn["a"].tolist())) == 40
     assert not set(drawn["a"].tolist()) & set(range(40))
     assert all(allowed["a"][drawn["a"]])
