@@ -225,7 +225,7 @@ def _rank(rank: int, port: int, size: int, queue: object) -> None:
     from torch import distributed as dist
 
     from fairprune_framework.auditing.distributed.checkpoint import Part
-    from fairprune_framework.auditing.distributed.reduce import gathered
+    from fairprune_framework.auditing.distributed.reduce import reduce_parts
 
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
@@ -234,7 +234,7 @@ def _rank(rank: int, port: int, size: int, queue: object) -> None:
     for _ in range(4):
         dist.barrier()
         began = time.perf_counter()
-        gathered(Part(words=dict(words)), dist.group.WORLD)
+        reduce_parts(Part(words=dict(words)), dist.group.WORLD)
         seconds.append(time.perf_counter() - began)
     if rank == 0:
         queue.put(sorted(seconds)[1])  # type: ignore[attr-defined]

@@ -73,7 +73,7 @@ def _audit(run: Run) -> list[str]:
     from fairprune_framework.stages.audit import audit_run
 
     outcome = audit_run(run, demand_of(run))
-    if run.layout.sharded:
+    if run.parallelism.sharded:
         run.forget_model()
     else:
         run.model.to(run.device)  # Lightning leaves it on the CPU
@@ -205,10 +205,10 @@ def _finished(run: Run, stage: str) -> bool:
 
 def _do(run: Run, stage: str) -> None:
     finished = _finished(run, stage)
-    if stage == "audit" and run.recipe.spread:
-        from fairprune_framework.auditing.distributed.parallel import tell
+    if stage == "audit" and run.recipe.is_distributed:
+        from fairprune_framework.auditing.distributed.parallel import broadcast
 
-        tell(run.layout, "leave" if finished else "audit")
+        broadcast(run.parallelism, "leave" if finished else "audit")
     if finished:
         run.notify(f"{stage}: done before")
         return
@@ -219,18 +219,18 @@ def _do(run: Run, stage: str) -> None:
 
 def run_stages(run: Run, *stages: str) -> Run:
     """Validate all, then do these stages in order. Ranks that are not 0 take part in the audit, and leave the process."""
-    if not run.recipe.spread or "audit" not in stages:
+    if not run.recipe.is_distributed or "audit" not in stages:
         return _run_stages(run, stages)
-    from fairprune_framework.auditing.distributed import parallel as layout
+    from fairprune_framework.auditing.distributed import parallel as parallelism
     from fairprune_framework.stages import audit as stage
 
-    if run.layout.rank:
-        raise SystemExit(stage.take_part(run, lambda: demand_of(run)))
-    layout.meet(run.layout)
+    if run.parallelism.rank:
+        raise SystemExit(stage.run_worker_rank(run, lambda: demand_of(run)))
+    parallelism.init_process_group(run.parallelism)
     try:
         return _run_stages(run, stages)
     finally:
-        layout.part_company(run.layout)
+        parallelism.destroy_process_group(run.parallelism)
 
 
 def _run_stages(run: Run, stages: tuple[str, ...]) -> Run:

@@ -20,7 +20,7 @@ from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import read_json, write_json, write_text
 
 if TYPE_CHECKING:
-    from fairprune_framework.auditing.distributed.parallel import Layout
+    from fairprune_framework.auditing.distributed.parallel import Parallelism
 
 FIT_SHARE = "template:0.5"
 """Share of the templates of `select` that feed scores; the others judge the cells."""
@@ -237,7 +237,7 @@ def ablate(
     import yaml
 
     from fairprune_framework.ablation.heldout import confirm_best, refuse_second_look
-    from fairprune_framework.auditing.distributed import parallel as layouts
+    from fairprune_framework.auditing.distributed import parallel
 
     if part is not None and not 0 <= part[0] < part[1]:
         raise UserError(f"--part must be I/N with 0 <= I < N. Got {part[0]}/{part[1]} instead.")
@@ -262,9 +262,9 @@ def ablate(
         found.begin(text)
         return found
 
-    rank, ranks = layouts.started_together() if part is None else (0, 1)
+    rank, ranks = parallel.launched_ranks() if part is None else (0, 1)
     if ranks > 1:
-        done = _together(layouts.Layout(devices=ranks), (rank, ranks), prepared, opened)
+        done = _together(parallel.Parallelism(devices=ranks), (rank, ranks), prepared, opened)
     else:
         done = prepared()
         done.run_cells(part or (0, 1))
@@ -277,17 +277,17 @@ def ablate(
 
 
 def _together(
-    layout: Layout, part: tuple[int, int], prepared: Callable[[], Ablation], opened: Callable[[], Ablation]
+    parallelism: Parallelism, part: tuple[int, int], prepared: Callable[[], Ablation], opened: Callable[[], Ablation]
 ) -> Ablation | None:
     """The cells over ranks that were started together: rank 0 checks, audits, tells the others to begin, and waits for them."""
-    from fairprune_framework.auditing.distributed import parallel as layouts
+    from fairprune_framework.auditing.distributed import parallel
 
-    layouts.meet(layout)
+    parallel.init_process_group(parallelism)
     try:
         if part[0]:
-            if layouts.tell(layout, None) == "cells":
+            if parallel.broadcast(parallelism, None) == "cells":
                 opened().run_cells(part)
-                layouts.wait(layout)
+                parallel.barrier(parallelism)
             return None
         told = "leave"
         try:
@@ -296,12 +296,12 @@ def _together(
                 found.audit()
             told = "cells"
         finally:
-            layouts.tell(layout, told)
+            parallel.broadcast(parallelism, told)
         found.run_cells(part)
-        layouts.wait(layout)
+        parallel.barrier(parallelism)
         return found
     finally:
-        layouts.part_company(layout)
+        parallel.destroy_process_group(parallelism)
 
 
 def check(found: Ablation) -> None:

@@ -13,11 +13,11 @@ from torch import nn
 from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.auditing.batches import WINDOW, MicroBatch
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
-from fairprune_framework.auditing.distributed.assignment import Done, Windows, Work, dealt
+from fairprune_framework.auditing.distributed.assignment import CompletedBatches, Windows, Work, assigned_batches
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
-from fairprune_framework.auditing.distributed.checkpoint_callback import KeepingCallback
+from fairprune_framework.auditing.distributed.checkpoint_callback import CheckpointCallback
 from fairprune_framework.auditing.distributed.model_parallel import ShardLayers, SplitNeurons
-from fairprune_framework.auditing.distributed.parallel import Layout
+from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.progress_bar import RateBar
 from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule, stream
 from fairprune_framework.auditing.sums import (
@@ -62,14 +62,14 @@ class Demand:
                     f"two statistics are named {statistic.name!r} and differ: {described(names[statistic.name])} and "
                     f"{described(statistic)}. One audit cannot sum both; a statistic with options needs a name for each"
                 )
-        streams = {step.stream for statistic in statistics for step in statistic.passes(layers)}
+        streams = {pass_.stream for statistic in statistics for pass_ in statistic.passes(layers)}
         weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
         clusters = any(plugin.needs().replicates for plugin in plugins)
         return cls(statistics=statistics, calibration=CALIBRATION in streams, weights=weights, clusters=clusters)
 
     def names(self, layers: int) -> set[str]:
         """As `Statistics.statistics` lists them."""
-        return {f"{step.stream}/{described(statistic)}" for statistic in self.statistics for step in statistic.passes(layers)}
+        return {f"{pass_.stream}/{described(statistic)}" for statistic in self.statistics for pass_ in statistic.passes(layers)}
 
 
 def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
@@ -88,13 +88,13 @@ class Job:
     """That may feed scores."""
     documents: int
     """Of calibration text that are scored on."""
-    budget: int
+    max_tokens: int
     """Padded tokens of a micro-batch, at most."""
     share_up_to: int = 0
     """Longest text that may stand in a packed row."""
     tokens: int = 0
     """Of all variants of those contrasts; 0: not counted."""
-    done: Done = field(default_factory=Done)
+    done: CompletedBatches = field(default_factory=CompletedBatches)
     session: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What `open` needs beyond that."""
@@ -128,20 +128,20 @@ class HeldStreams:
 
 
 def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) -> list[Work]:
-    """The passes of an audit over its streams, ready to be dealt."""
+    """The passes of an audit over its streams, ready to be assigned."""
     sizes = {CONTRASTS: job.contrasts, CALIBRATION: job.documents}
     largest = {CONTRASTS: max(job.values.values(), default=1), CALIBRATION: 1}
     return [
         Work(
-            step=step,
+            pass_=pass_,
             number=number,
-            windows=streams[step.stream],
-            count=-(-sizes[step.stream] // WINDOW),
-            values=largest[step.stream],
-            budget=job.budget,
+            windows=streams[pass_.stream],
+            count=-(-sizes[pass_.stream] // WINDOW),
+            values=largest[pass_.stream],
+            max_tokens=job.max_tokens,
             share_up_to=job.share_up_to,
         )
-        for number, step in enumerate(passes)
+        for number, pass_ in enumerate(passes)
     ]
 
 
@@ -153,11 +153,11 @@ class AuditDataModule(ContrastDataModule):
         job: Job | None,
         open: Open,
         statistics: ActivationStatisticsCallback,
-        layout: Layout,
+        parallelism: Parallelism,
         checkpoint: Checkpoint | None = None,
     ) -> None:
-        super().__init__(self._dealt)
-        self.job, self.open, self.statistics, self.layout, self.checkpoint = job, open, statistics, layout, checkpoint
+        super().__init__(self._assigned_batches)
+        self.job, self.open, self.statistics, self.parallelism, self.checkpoint = job, open, statistics, parallelism, checkpoint
 
     def setup(self, stage: str) -> None:
         """Hear what the audit is about."""
@@ -166,18 +166,18 @@ class AuditDataModule(ContrastDataModule):
         if job is None:
             raise FairpruneError("rank 0 did not say what to audit")
         self.job = job
-        self.statistics.announce(job.categories)
+        self.statistics.set_categories(job.categories)
         if self.checkpoint is not None:
             self.checkpoint.session, self.checkpoint.binding = job.session, job.facts["binding"]
 
-    def _dealt(self) -> Iterator[MicroBatch]:
+    def _assigned_batches(self) -> Iterator[MicroBatch]:
         assert self.trainer is not None
         assert self.job is not None
         work = work_of(self.job, self.statistics.passes, self.open(self.job))
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        if self.layout.strategy == "tensor_parallel":  # every rank has a part of the neurons, and all contrasts
+        if self.parallelism.strategy == "tensor_parallel":  # every rank has a part of the neurons, and all contrasts
             rank, world = 0, 1
-        return dealt(work, rank, world, self.job.done, together=self.layout.sharded)
+        return assigned_batches(work, rank, world, self.job.done, together=self.parallelism.sharded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,7 @@ class Outcome:
     resumed: int
     """Of them, done by earlier sessions."""
     splits: int
-    """Micro-batches computed in parts for want of memory: where there are any, bits may differ from an audit without."""
+    """Micro-batches computed in halves for want of memory: where there are any, bits may differ from an audit without."""
     checkpoint_seconds: float
     micro_batch_tokens: int = 0
 
@@ -216,7 +216,7 @@ def perform(
     job: Job | None,
     open: Open,
     *,
-    layout: Layout,
+    parallelism: Parallelism,
     checkpoint: Checkpoint | None = None,
     before: Part | None = None,
     every: int = 0,
@@ -240,28 +240,28 @@ def perform(
         categories=job.categories if job else (),
         weights_of=weights_of if demand.weights else None,
         clusters=CLUSTERS if demand.clusters else 1,
-        early=not layout.sharded and not layout.compile,
+        early=not parallelism.sharded and not parallelism.compile,
     )
-    keeper = KeepingCallback(callback, checkpoint, every, layout, before)
+    checkpointing = CheckpointCallback(callback, checkpoint, every, parallelism, before)
     total = 0
     if job is not None:
-        total = sum(job.contrasts if step.stream == CONTRASTS else job.documents for step in callback.passes)
+        total = sum(job.contrasts if pass_.stream == CONTRASTS else job.documents for pass_ in callback.passes)
     bar = RateBar(total, done=before.done.contrasts if before else 0, limit=limit)
-    module = TrunkModule(model, compile=layout.compile)
-    if layout.sharded:
+    module = TrunkModule(model, compile=parallelism.compile)
+    if parallelism.sharded:
         sites = tuple(architecture.sites.values())
-        module.divide = ShardLayers(model, sites) if layout.strategy == "fsdp" else SplitNeurons(model, callback)
-        module.in_step = True
-    gradients = any(step.objective for step in callback.passes)
-    data = AuditDataModule(job, open, callback, layout, checkpoint)
+        module.parallelize = ShardLayers(model, sites) if parallelism.strategy == "fsdp" else SplitNeurons(model, callback)
+        module.lockstep = True
+    gradients = any(pass_.objective for pass_ in callback.passes)
+    data = AuditDataModule(job, open, callback, parallelism, checkpoint)
     began = time.perf_counter()
-    stream(module, data, [callback, keeper, bar], layout=layout, loggers=loggers, gradients=gradients)
+    stream(module, data, [callback, checkpointing, bar], parallelism=parallelism, loggers=loggers, gradients=gradients)
     elapsed = time.perf_counter() - began
-    if layout.forked and checkpoint is not None:
-        keeper.total = Checkpoint(checkpoint.folder, checkpoint.binding).load()
-    if layout.rank or job is None or keeper.total is None:
+    if parallelism.forked and checkpoint is not None:
+        checkpointing.total = Checkpoint(checkpoint.folder, checkpoint.binding).load()
+    if parallelism.rank or job is None or checkpointing.total is None:
         return None
-    part = keeper.total
+    part = checkpointing.total
     if lost := [
         f"pass {work.number}, window {window}"
         for work in work_of(job, callback.passes, {CONTRASTS: _nothing, CALIBRATION: _nothing})
@@ -274,12 +274,12 @@ def perform(
     ran = tuple(sorted(demand.names(len({site.layer for site in architecture.sites.values()}))))
     return Outcome(
         statistics=finished(sums, part.counts, callback.clusters, ran, part.done.composition),
-        seconds=elapsed if layout.forked else bar.seconds,  # the bar of another process knows
+        seconds=elapsed if parallelism.forked else bar.seconds,  # the bar of another process knows
         contrasts=part.done.contrasts,
         resumed=before.done.contrasts if before else 0,
         splits=part.splits,
-        checkpoint_seconds=keeper.seconds,
-        micro_batch_tokens=job.budget,
+        checkpoint_seconds=checkpointing.seconds,
+        micro_batch_tokens=job.max_tokens,
     )
 
 
@@ -306,10 +306,10 @@ def audit(
         values=values,
         contrasts=len(contrasts),
         documents=len(documents),
-        budget=micro_batch_tokens,
+        max_tokens=micro_batch_tokens,
         share_up_to=share_up_to,
     )
     streams = HeldStreams(Held(contrasts), Held(documents))
-    outcome = perform(model, architecture, demand, job, streams, layout=Layout(accelerator=accelerator))
+    outcome = perform(model, architecture, demand, job, streams, parallelism=Parallelism(accelerator=accelerator))
     assert outcome is not None
     return outcome.statistics, outcome

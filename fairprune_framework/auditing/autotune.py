@@ -12,29 +12,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairprune_framework.auditing.batches import Portion
+from fairprune_framework.auditing.batches import BatchSpec
 from fairprune_framework.auditing.progress_bar import in_time
 
 CPU_TOKENS = 512
 """Padded tokens of a micro-batch on a CPU: more is no faster there."""
 MOST_TOKENS = 1 << 17
-PROBED = 3
+TIMED = 3
 """Micro-batches that are timed."""
 
 
-def limit_of(model: nn.Module, portions: Sequence[Portion], device: torch.device) -> float | None:
+def limit_of(model: nn.Module, batch_specs: Sequence[BatchSpec], device: torch.device) -> float | None:
     """Padded tokens per second of bare trunk forwards; None where too few are there."""
-    if len(portions) < 4 * PROBED:
+    if len(batch_specs) < 4 * TIMED:
         return None
-    chosen = [portions[len(portions) * (2 * i + 1) // (2 * PROBED)] for i in range(PROBED)]
+    chosen = [batch_specs[len(batch_specs) * (2 * i + 1) // (2 * TIMED)] for i in range(TIMED)]
     trunk = model.get_decoder()  # type: ignore[operator]
     seconds = tokens = 0.0
     training = model.training
     model.eval()
     try:
         with torch.inference_mode():
-            for turn, portion in enumerate([chosen[0], *chosen]):
-                batch = portion.micro_batch(1).to(device)
+            for turn, spec in enumerate([chosen[0], *chosen]):
+                batch = spec.micro_batch(1).to(device)
                 began = time.perf_counter()
                 trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
                 if device.type == "cuda":
@@ -49,27 +49,27 @@ def limit_of(model: nn.Module, portions: Sequence[Portion], device: torch.device
     return tokens / seconds
 
 
-def find_budget(forward: Callable[[int, int], Any], width: int, most: int = MOST_TOKENS) -> int:
+def find_max_tokens(forward: Callable[[int, int], Any], width: int, most: int = MOST_TOKENS) -> int:
     """The largest token budget, halved from `most` until a forward of it fits, and once more to leave room for what is summed.
 
     Args:
         forward: computes (rows, width) tokens; raises `torch.OutOfMemoryError` where they do not fit.
         width: tokens of the longest text.
     """
-    budget = most
-    while budget > width:
+    max_tokens = most
+    while max_tokens > width:
         try:
-            forward(max(budget // width, 1), width)
+            forward(max(max_tokens // width, 1), width)
         except torch.OutOfMemoryError:
-            budget //= 2
+            max_tokens //= 2
             continue
         break
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return max(budget // 2, width)
+    return max(max_tokens // 2, width)
 
 
-def budget_on(model: nn.Module, device: torch.device, width: int, gradients: bool) -> int:
+def max_tokens_on(model: nn.Module, device: torch.device, width: int, gradients: bool) -> int:
     """The token budget for a device; gradients keep every activation, and get a quarter."""
     if device.type != "cuda":
         return CPU_TOKENS
@@ -79,7 +79,7 @@ def budget_on(model: nn.Module, device: torch.device, width: int, gradients: boo
         with torch.inference_mode():
             trunk(input_ids=torch.zeros((rows, columns), dtype=torch.long, device=device), use_cache=False)
 
-    found = find_budget(forward, width)
+    found = find_max_tokens(forward, width)
     return max(found // 4, width) if gradients else found
 
 
@@ -101,10 +101,10 @@ class Planned:
     backward: bool
 
     @classmethod
-    def of(cls, portions: Sequence[Portion], share: float, backward: bool) -> Planned:
+    def of(cls, batch_specs: Sequence[BatchSpec], share: float, backward: bool) -> Planned:
         """`share`: how many such windows there are."""
-        tokens = sum(portion.tokens for portion in portions) * share
-        return cls(forwards=len(portions) * share, tokens=tokens, backward=backward)
+        tokens = sum(spec.tokens for spec in batch_specs) * share
+        return cls(forwards=len(batch_specs) * share, tokens=tokens, backward=backward)
 
 
 def announcement(

@@ -24,10 +24,10 @@ WINDOW = 4096
 """Contrasts that are looked at together for sharing texts and for sorting by length."""
 
 
-class Place(NamedTuple):
+class BatchId(NamedTuple):
     """Which micro-batch of an audit: the same whatever the ranks."""
 
-    step: int
+    pass_: int
     """Number of the pass."""
     window: int
     number: int
@@ -35,7 +35,7 @@ class Place(NamedTuple):
     total: int
     """Micro-batches of its window."""
     content: int
-    """`Portion.content`."""
+    """`BatchSpec.content`."""
 
 
 @dataclass(kw_only=True, eq=False)  # not frozen: under `precision="bf16-true"` Lightning refuses frozen dataclasses
@@ -73,10 +73,10 @@ class MicroBatch:
     """(C, V, L) bool: places of rare tokens, as `Tokens.rare`; of calibration text alone."""
     clusters: tuple[str, ...] = ()
     """Template id of each contrast: with its category, the unit of resampling."""
-    place: Place | None = None
+    batch_id: BatchId | None = None
     """Which micro-batch of the audit it is."""
     idle: bool = False
-    """Computed only because other ranks compute in step: nothing of it is summed."""
+    """Computed only because other ranks compute in lockstep: nothing of it is summed."""
     position_ids: Tensor | None = None
     """(R, L) int64 where rows are packed: place of each token in its texts."""
     paths: Tensor | None = None
@@ -85,14 +85,14 @@ class MicroBatch:
     """Gives the pass that computes it. A call, since Lightning looks into the dataclasses of a batch and refuses frozen ones."""
 
     @property
-    def step(self) -> Pass:
+    def pass_(self) -> Pass:
         """The pass that computes it."""
         return self.pass_of()
 
     @property
     def stream(self) -> Literal["contrasts", "calibration"]:
         """`contrasts` or `calibration`."""
-        return self.step.stream
+        return self.pass_.stream
 
     @property
     def tokens(self) -> int:
@@ -113,8 +113,8 @@ class MicroBatch:
         if self.paths is not None:  # parts have a row a text: what ran out of memory need not be fast
             mask = (self.paths >= 0).long()
             input_ids = input_ids.flatten()[self.paths.clamp_min(0)]
-        place = torch.zeros(len(mask), dtype=torch.long, device=text.device)
-        place[texts] = torch.arange(len(texts), device=text.device)
+        row_of = torch.zeros(len(mask), dtype=torch.long, device=text.device)
+        row_of[texts] = torch.arange(len(texts), device=text.device)
         width = int(mask[texts].sum(1).max())
         return replace(
             self,
@@ -122,7 +122,7 @@ class MicroBatch:
             attention_mask=mask[texts, :width],
             position_ids=None,
             paths=None,
-            text=place[text] * present,
+            text=row_of[text] * present,
             present=present,
             length=self.length[some],
             start=self.start[some],
@@ -133,7 +133,7 @@ class MicroBatch:
             categories=self.categories[some],
             clusters=self.clusters[some],
             ids=self.ids[some],
-            place=None,
+            batch_id=None,
         )
 
     def to(self, device: Any, **kwargs: Any) -> MicroBatch:
@@ -144,15 +144,15 @@ class MicroBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Portion:
-    """The contrasts of one micro-batch before its tensors are made: what is hashed, dealt to ranks and counted."""
+class BatchSpec:
+    """The contrasts of one micro-batch before its tensors are made: what is hashed, assigned to ranks and counted."""
 
     contrasts: tuple[AlignedContrast, ...]
     rows: int
     """Rows to compute: texts, or texts that share prefixes."""
     width: int
     """Padded length of each."""
-    step: Pass
+    pass_: Pass
     packed: int | None = None
     """Rows are packed, the first of them filled up to so many tokens; None: a row a text."""
 
@@ -165,27 +165,27 @@ class Portion:
     def content(self) -> int:
         """sha256 over its pass, which contrasts stand together and how far they are padded."""
         return _content(
-            self.step,
+            self.pass_,
             tuple(contrast.category for contrast in self.contrasts),
             tuple(contrast.id for contrast in self.contrasts),
             (self.rows, self.width),
             self.packed is not None,
         )
 
-    def micro_batch(self, values: int, pad: int = 0, place: Place | None = None) -> MicroBatch:
+    def micro_batch(self, values: int, pad: int = 0, batch_id: BatchId | None = None) -> MicroBatch:
         """Its tensors. `values`: size of the largest vocabulary of the set."""
-        return _collate(self.contrasts, values, pad, self.step, place, self.packed)
+        return _collate(self.contrasts, values, pad, self.pass_, batch_id, self.packed)
 
 
 def compose(
     contrasts: Iterable[AlignedContrast],
     values: Mapping[str, int],
-    budget: int,
+    max_tokens: int,
     pad: int = 0,
-    step: Pass | None = None,
+    pass_: Pass | None = None,
     share_up_to: int = 0,
 ) -> Iterator[MicroBatch]:
-    """Fill micro-batches with at most `budget` padded tokens, or with one contrast.
+    """Fill micro-batches with at most `max_tokens` padded tokens, or with one contrast.
 
     Passes with an objective get micro-batches of one category each, in which every variant has a row of its own: a shared text would
     carry two gradients.
@@ -197,10 +197,10 @@ def compose(
         share_up_to: contrasts whose texts are at most so long get packed rows, in which shared prefixes are computed once. Passes with
             an objective and calibration text never do.
     """
-    step, largest = step or Pass(), max(values.values())
+    pass_, largest = pass_ or Pass(), max(values.values())
     for window in windows_of(contrasts):
-        for portion in portions(window, budget, step, share_up_to):
-            yield portion.micro_batch(largest, pad)
+        for spec in batch_specs(window, max_tokens, pass_, share_up_to):
+            yield spec.micro_batch(largest, pad)
 
 
 def windows_of(contrasts: Iterable[AlignedContrast]) -> Iterator[list[AlignedContrast]]:
@@ -210,65 +210,67 @@ def windows_of(contrasts: Iterable[AlignedContrast]) -> Iterator[list[AlignedCon
         yield window
 
 
-def portions(window: Sequence[AlignedContrast], budget: int, step: Pass, share_up_to: int = 0) -> Iterator[Portion]:
+def batch_specs(window: Sequence[AlignedContrast], max_tokens: int, pass_: Pass, share_up_to: int = 0) -> Iterator[BatchSpec]:
     """What stands together: a pure function of one window, the token budget, the pass and the length up to which rows are packed."""
-    if budget < 1:
-        raise ValueError(f"a token budget must be at least 1. Got {budget} instead (a run's own is `Run.micro_batch_tokens`).")
-    if step.objective is not None or step.stream != "contrasts":
+    if max_tokens < 1:
+        raise ValueError(
+            f"a token budget must be at least 1. Got {max_tokens} instead (a run's own is `Run.micro_batch_tokens`)."
+        )
+    if pass_.objective is not None or pass_.stream != "contrasts":
         share_up_to = 0
     groups: dict[str, list[AlignedContrast]] = {}
     for contrast in window:
-        groups.setdefault(contrast.category if step.objective else "", []).append(contrast)
+        groups.setdefault(contrast.category if pass_.objective else "", []).append(contrast)
     for group in groups.values():
-        yield from _plain_portions([contrast for contrast in group if contrast.length > share_up_to], budget, step)
-        yield from _packed_portions([contrast for contrast in group if contrast.length <= share_up_to], budget, step)
+        yield from _plain_specs([contrast for contrast in group if contrast.length > share_up_to], max_tokens, pass_)
+        yield from _packed_specs([contrast for contrast in group if contrast.length <= share_up_to], max_tokens, pass_)
 
 
-def _packed_portions(window: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
+def _packed_specs(window: Sequence[AlignedContrast], max_tokens: int, pass_: Pass) -> Iterator[BatchSpec]:
     """Rows as wide as the first contrasts of a micro-batch want them; groups that want the widest rows come first."""
     groups = [[window[i] for i in group] for group in _groups(window)]
     widths = [width_of(tokens.ids for contrast in group for tokens in contrast.variants) for group in groups]
     batch: list[AlignedContrast] = []
     start, packer = 0, Packer(0)
 
-    def portion() -> Portion:
-        return Portion(contrasts=tuple(batch), rows=len(packer.rows), width=packer.longest, step=step, packed=start)
+    def spec() -> BatchSpec:
+        return BatchSpec(contrasts=tuple(batch), rows=len(packer.rows), width=packer.longest, pass_=pass_, packed=start)
 
-    for place in sorted(range(len(groups)), key=lambda place: -widths[place]):
-        for contrast in groups[place]:
+    for index in sorted(range(len(groups)), key=lambda index: -widths[index]):
+        for contrast in groups[index]:
             texts = [tokens.ids for tokens in contrast.variants]
-            if not batch or not packer.fits(texts, budget):
+            if not batch or not packer.fits(texts, max_tokens):
                 if batch:
-                    yield portion()
-                start = max(min(widths[place], budget), contrast.length)
+                    yield spec()
+                start = max(min(widths[index], max_tokens), contrast.length)
                 batch, packer = [], Packer(start)
                 packer.add(texts)
             batch.append(contrast)
     if batch:
-        yield portion()
+        yield spec()
 
 
-def _plain_portions(group: Sequence[AlignedContrast], budget: int, step: Pass) -> Iterator[Portion]:
+def _plain_specs(group: Sequence[AlignedContrast], max_tokens: int, pass_: Pass) -> Iterator[BatchSpec]:
     batch: list[AlignedContrast] = []
     rows: dict[object, int] = {}
     longest = 0
     for contrast in _ordered(group):
-        wanted = rows | dict.fromkeys(_row_keys(contrast, step), 0)
+        wanted = rows | dict.fromkeys(_row_keys(contrast, pass_), 0)
         length = max(longest, contrast.length)
-        if batch and len(wanted) * length > budget:
-            yield Portion(contrasts=tuple(batch), rows=len(rows), width=longest, step=step)
-            batch, wanted, length = [], dict.fromkeys(_row_keys(contrast, step), 0), contrast.length
+        if batch and len(wanted) * length > max_tokens:
+            yield BatchSpec(contrasts=tuple(batch), rows=len(rows), width=longest, pass_=pass_)
+            batch, wanted, length = [], dict.fromkeys(_row_keys(contrast, pass_), 0), contrast.length
         batch.append(contrast)
         rows, longest = wanted, length
     if batch:
-        yield Portion(contrasts=tuple(batch), rows=len(rows), width=longest, step=step)
+        yield BatchSpec(contrasts=tuple(batch), rows=len(rows), width=longest, pass_=pass_)
 
 
-def _row_keys(contrast: AlignedContrast, step: Pass) -> list[object]:
+def _row_keys(contrast: AlignedContrast, pass_: Pass) -> list[object]:
     """What makes two variants one row of the forward: equal tokens, or under an objective nothing."""
-    if step.objective is None:
+    if pass_.objective is None:
         return [tokens.ids for tokens in contrast.variants]
-    return [(contrast.id, place) for place in range(len(contrast.variants))]
+    return [(contrast.id, index) for index in range(len(contrast.variants))]
 
 
 def _ordered(window: Sequence[AlignedContrast]) -> list[AlignedContrast]:
@@ -298,22 +300,27 @@ def _groups(window: Sequence[AlignedContrast]) -> list[list[int]]:
 
 
 def _collate(
-    batch: Sequence[AlignedContrast], values: int, pad: int, step: Pass, place: Place | None = None, packed: int | None = None
+    batch: Sequence[AlignedContrast],
+    values: int,
+    pad: int,
+    pass_: Pass,
+    batch_id: BatchId | None = None,
+    packed: int | None = None,
 ) -> MicroBatch:
     if packed is not None:
         packer = Packer(packed)
         for contrast in batch:
             packer.add([tokens.ids for tokens in contrast.variants])
         layout = packer.layout(pad)
-        found = [[layout.places[tokens.ids] for tokens in contrast.variants] for contrast in batch]
+        found = [[layout.index_of[tokens.ids] for tokens in contrast.variants] for contrast in batch]
         tensors = {name: getattr(layout, name) for name in ("input_ids", "attention_mask", "position_ids", "paths")}
-        return _described(batch, values, step, found, place, **tensors)
+        return _described(batch, values, pass_, found, batch_id, **tensors)
     rows: dict[object, int] = {}
     texts: list[tuple[int, ...]] = []
     row_of: list[list[int]] = []
     for contrast in batch:
         row_of.append([])
-        for key, tokens in zip(_row_keys(contrast, step), contrast.variants, strict=True):
+        for key, tokens in zip(_row_keys(contrast, pass_), contrast.variants, strict=True):
             if key not in rows:
                 rows[key] = len(rows)
                 texts.append(tokens.ids)
@@ -324,21 +331,21 @@ def _collate(
     for row, ids in enumerate(texts):
         input_ids[row, : len(ids)] = torch.tensor(ids)
         mask[row, : len(ids)] = 1
-    return _described(batch, values, step, row_of, place, input_ids=input_ids, attention_mask=mask)
+    return _described(batch, values, pass_, row_of, batch_id, input_ids=input_ids, attention_mask=mask)
 
 
 def _described(
     batch: Sequence[AlignedContrast],
     values: int,
-    step: Pass,
+    pass_: Pass,
     text_of: Sequence[list[int]],
-    place: Place | None,
+    batch_id: BatchId | None,
     **tensors: Any,
 ) -> MicroBatch:
     """Rows with what is known of the contrasts in them; `text_of`: the text of each variant of each contrast."""
     most = max(len(contrast.variants) for contrast in batch)
     rare = None
-    if step.stream == "calibration":
+    if pass_.stream == "calibration":
         rare = torch.zeros((len(batch), most, tensors["input_ids"].shape[1]), dtype=torch.bool)
         for c, contrast in enumerate(batch):
             rare[c, 0, list(contrast.variants[0].rare)] = True
@@ -359,31 +366,31 @@ def _described(
         categories=tuple(contrast.category for contrast in batch),
         values=values,
         ids=tuple(contrast.id for contrast in batch),
-        pass_of=partial(_always, step),
+        pass_of=partial(_always, pass_),
         clusters=tuple(contrast.template_id for contrast in batch),
-        place=place,
+        batch_id=batch_id,
     )
 
 
-def _always(step: Pass) -> Pass:
-    return step
+def _always(pass_: Pass) -> Pass:
+    return pass_
 
 
-def _content(step: Pass, categories: tuple[str, ...], ids: tuple[str, ...], shape: tuple[int, ...], packed: bool) -> int:
-    return int.from_bytes(hashlib.sha256(repr((repr(step), categories, ids, shape, packed)).encode()).digest(), "big")
+def _content(pass_: Pass, categories: tuple[str, ...], ids: tuple[str, ...], shape: tuple[int, ...], packed: bool) -> int:
+    return int.from_bytes(hashlib.sha256(repr((repr(pass_), categories, ids, shape, packed)).encode()).digest(), "big")
 
 
-def composition_hash(parts: Iterable[MicroBatch | Portion]) -> str:
+def composition_hash(parts: Iterable[MicroBatch | BatchSpec]) -> str:
     """Hash over which contrasts stand together and how each micro-batch is laid out, whatever the order of the micro-batches."""
     total = 0
     for part in parts:
-        if isinstance(part, Portion):
+        if isinstance(part, BatchSpec):
             total += part.content
         else:
-            total += _content(part.step, part.categories, part.ids, tuple(part.input_ids.shape), part.paths is not None)
+            total += _content(part.pass_, part.categories, part.ids, tuple(part.input_ids.shape), part.paths is not None)
     return hashed_sum(total)
 
 
 def hashed_sum(total: int) -> str:
-    """A sum of `Portion.content`, as it is written down. Sums of hashes add up over ranks and checkpoints."""
+    """A sum of `BatchSpec.content`, as it is written down. Sums of hashes add up over ranks and checkpoints."""
     return f"{total % 2**256:064x}"

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fairprune_framework.api.interfaces import ArchitectureAdapter, Observation, Pass, Statistic
 from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.auditing.batches import MicroBatch
-from fairprune_framework.auditing.distributed.assignment import Done
+from fairprune_framework.auditing.distributed.assignment import CompletedBatches
 from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import (
@@ -34,11 +34,11 @@ from fairprune_framework.auditing.sums import (
 )
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
 
-IN_PARTS = "in parts"
-"""What a `predict_step` returns when it has had its batch computed by `ActivationStatisticsCallback.in_parts`."""
+IN_HALVES = "in halves"
+"""What a `predict_step` returns when it has had its batch computed by `ActivationStatisticsCallback.compute_in_halves`."""
 
 
-class EverySiteSeen(Exception):
+class StopForward(Exception):
     """Ends a forward early: what comes after the last site (its output projection, the last norm) is not needed."""
 
 
@@ -47,8 +47,8 @@ WeightsOf = Callable[[nn.Module, Site], Mapping[str, Tensor]]
 
 def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
     """The distinct passes that statistics listen to; contrasts are passed over in any case, to know which sites they reach."""
-    passes = dict.fromkeys(step for statistic in statistics for step in statistic.passes(layers))
-    if not any(step.stream == CONTRASTS and step.layer is None for step in passes):
+    passes = dict.fromkeys(pass_ for statistic in statistics for pass_ in statistic.passes(layers))
+    if not any(pass_.stream == CONTRASTS and pass_.layer is None for pass_ in passes):
         passes = {Pass(): None, **passes}
     return list(passes)
 
@@ -67,8 +67,8 @@ class ActivationStatisticsCallback(Callback):
         categories: all categories of the stream, in the order of the result.
         weights_of: gives statistics the weights of a site, where a scorer declared them.
         clusters: hashed clusters per category that are summed apart, for bootstrap replicates; 1: none.
-        early: raise `EverySiteSeen` out of a forward without objective when it has passed every site, where forwards before it showed
-            each site once. The module must catch it, as `TrunkModule` does; not for forwards that other ranks compute in step.
+        early: raise `StopForward` out of a forward without objective when it has passed every site, where forwards before it showed
+            each site once. The module must catch it, as `TrunkModule` does; not for forwards that other ranks compute in lockstep.
 
     Raises:
         UserError: a statistic asks for logits, a scale or a layer without an objective.
@@ -95,20 +95,20 @@ class ActivationStatisticsCallback(Callback):
         self._listening: dict[Pass, list[Statistic]] = {}
         layers = len({site.layer for site in sites})
         for statistic in self.statistics:
-            for step in statistic.passes(layers):
-                if step.objective is None and step != Pass(stream=step.stream):
+            for pass_ in statistic.passes(layers):
+                if pass_.objective is None and pass_ != Pass(stream=pass_.stream):
                     raise UserError(
                         f"statistic {statistic.name!r} asks for logits, a scale or a layer without an objective: "
                         "such a pass runs the trunk as it is"
                     )
-                self._listening.setdefault(step, []).append(statistic)
+                self._listening.setdefault(pass_, []).append(statistic)
         self.passes = passes_of(self.statistics, layers)
-        self._taps = {step: frozenset(t for s in found for t in s.taps) for step, found in self._listening.items()}
-        self._counting = {step.stream: step for step in reversed(self.passes) if step.layer is None}
-        self.announce(categories)
-        self.done = Done()
+        self._taps = {pass_: frozenset(t for s in found for t in s.taps) for pass_, found in self._listening.items()}
+        self._counting = {pass_.stream: pass_ for pass_ in reversed(self.passes) if pass_.layer is None}
+        self.set_categories(categories)
+        self.done = CompletedBatches()
         self.splits = 0
-        """Micro-batches that were computed in parts."""
+        """Micro-batches that were computed in halves."""
         self.sliced: dict[str, int] = {}
         """key -> columns of the whole site, of sums that hold only the neurons of this rank."""
         self._pending: dict[str, Tensor] = {}
@@ -122,7 +122,7 @@ class ActivationStatisticsCallback(Callback):
         """Passes of which a whole forward has shown each site once."""
         self._graphs: list[tuple[Site, dict[Tap, Tensor], dict[Tap, Tensor], Tensor | None]] = []
 
-    def announce(self, categories: Sequence[str]) -> None:
+    def set_categories(self, categories: Sequence[str]) -> None:
         """Name all categories of the stream, in the order of the result; the sums begin anew."""
         self.categories = {category: group for group, category in enumerate(categories)}
         self.sums = StatisticSums(tuple(categories))
@@ -140,7 +140,7 @@ class ActivationStatisticsCallback(Callback):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Attach."""
-        if torch.is_inference_mode_enabled() and any(step.objective for step in self.passes):
+        if torch.is_inference_mode_enabled() and any(pass_.objective for pass_ in self.passes):
             raise FairpruneError("passes with an objective need gradients: Trainer(inference_mode=False)")
         taps = frozenset(tap for taps in self._taps.values() for tap in taps)
         self._stack.enter_context(self.adapter.tap(self.model, self.sites, taps | {"neuron"}, self._handle))
@@ -180,26 +180,28 @@ class ActivationStatisticsCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Add the batch to the sums."""
-        if outputs is not IN_PARTS:
+        if outputs is not IN_HALVES:
             try:
                 self.complete(batch, outputs)
             except torch.OutOfMemoryError:
                 outputs = None
             else:
-                outputs = IN_PARTS
+                outputs = IN_HALVES
             if outputs is None:  # out of the `except`, so that the failed graph is free
-                self.in_parts(batch, getattr(pl_module, "compute", lambda part: pl_module.predict_step(part, batch_idx)))
+                self.compute_in_halves(
+                    batch, getattr(pl_module, "compute", lambda part: pl_module.predict_step(part, batch_idx))
+                )
         if batch.idle:
             self._pending, self._geometry = {}, None
             return
         self._adding = True
         self.sums.update(self._pending)
-        if self._counting.get(batch.stream) == batch.step:
+        if self._counting.get(batch.stream) == batch.pass_:
             groups = [self._group(batch, i) for i in range(len(batch.categories))]
             for group in groups:
                 self.counts[batch.stream][group] += 1
-        if batch.place is not None:
-            self.done.add(batch.place, len(batch.ids), batch.tokens)
+        if batch.batch_id is not None:
+            self.done.add(batch.batch_id, len(batch.ids), batch.tokens)
         self._adding = False
         self._pending, self._geometry = {}, None
 
@@ -208,12 +210,12 @@ class ActivationStatisticsCallback(Callback):
         if self._seen:
             site, taps = next(iter(self._seen.items()))
             raise FairpruneError(f"site {site} showed only the taps {', '.join(taps)}: the module did not run the whole model")
-        if batch.step.objective is not None:
+        if batch.pass_.objective is not None:
             self._differentiate(outputs)
         elif self.early and self._shown == len(self.sites):
-            self._once.add(batch.step)
+            self._once.add(batch.pass_)
 
-    def in_parts(self, batch: MicroBatch, compute: Callable[[MicroBatch], Any]) -> None:
+    def compute_in_halves(self, batch: MicroBatch, compute: Callable[[MicroBatch], Any]) -> None:
         """Compute a micro-batch in halves, and those in halves, after it ran out of memory; nothing of the failed attempt is kept.
 
         The sums of the parts differ from those of the whole by float noise: `splits` counts how often it happened.
@@ -270,20 +272,20 @@ class ActivationStatisticsCallback(Callback):
         geometry = self._geometry
         if geometry is None:
             raise FairpruneError("a forward ran outside a predict step while statistics were attached")
-        step = geometry.batch.step
-        wanted = self._taps.get(step, frozenset()) & site.taps
-        if (tap not in wanted and tap != "neuron") or step.layer not in (None, site.layer):
+        pass_ = geometry.batch.pass_
+        wanted = self._taps.get(pass_, frozenset()) & site.taps
+        if (tap not in wanted and tap != "neuron") or pass_.layer not in (None, site.layer):
             return None
-        if step.objective is None:
+        if pass_.objective is None:
             seen = self._seen.setdefault(site.name, {})
             seen[tap] = values.detach()
             if wanted | {"neuron"} <= seen.keys():
                 self._sum(site, self._seen.pop(site.name), {}, rows, geometry)
                 self._shown += 1
-                if self._shown == len(self.sites) and step in self._once:
-                    raise EverySiteSeen
+                if self._shown == len(self.sites) and pass_ in self._once:
+                    raise StopForward
             return None
-        scale = step.scale if tap == "neuron" else 1.0
+        scale = pass_.scale if tap == "neuron" else 1.0
         inside = values * scale if values.requires_grad else (values.detach() * scale).requires_grad_()
         if not self._graphs or self._graphs[-1][0] is not site:
             self._graphs.append((site, {}, {}, rows))
@@ -305,7 +307,7 @@ class ActivationStatisticsCallback(Callback):
             rows = None if rows is None else rows.cpu()
             objective_C = None if objective_C is None else objective_C.cpu()
             geometry = Geometry(geometry.batch.to("cpu"))
-        step, stream = geometry.batch.step, geometry.batch.stream
+        pass_, stream = geometry.batch.pass_, geometry.batch.stream
         weights = self._weights_of(self.model, site) if self._weights_of else {}
         columns = values["neuron"].shape[-1]
         sliced = columns < site.units * site.unit_width
@@ -317,7 +319,7 @@ class ActivationStatisticsCallback(Callback):
 
         for part, (member_GC, reached_G11) in zip(geometry.parts(columns), self._members(geometry, columns), strict=True):
             mine_C = objective_C if objective_C is None or part.contrasts is None else objective_C[list(part.contrasts)]
-            observation = observe(site, values, rows, part, step, weights, grads, mine_C)
+            observation = observe(site, values, rows, part, pass_, weights, grads, mine_C)
             for key, summands_CRK, of_units in self._summands(site, observation, part.batch):
                 if summands_CRK is part.slots_shared[1]:  # the same for all sites that see every token: added up once
                     counts.add(key)
@@ -326,7 +328,7 @@ class ActivationStatisticsCallback(Callback):
                     add(key, _grouped(member_GC, summands_CRK))
                 if sliced and of_units and summands_CRK.shape[2] == columns:
                     self.sliced[key] = site.units * site.unit_width
-            if self._counting.get(stream) == step:
+            if self._counting.get(stream) == pass_:
                 key = key_of(stream, site.name, OBSERVED)
                 counts.add(key)
                 add(key, reached_G11 if rows is None else _grouped(member_GC, observation.reached))
@@ -349,7 +351,7 @@ class ActivationStatisticsCallback(Callback):
         self, key: str, site: Site, values: Any, rows: Any, geometry: Geometry, weights: Any, grads: Any, objective: Any
     ) -> None:
         """Say which contrast made a sum NaN or Inf."""
-        observation = observe(site, values, rows, geometry, geometry.batch.step, weights, grads, objective)
+        observation = observe(site, values, rows, geometry, geometry.batch.pass_, weights, grads, objective)
         for found, summands_CRK, _ in self._summands(site, observation, geometry.batch):
             finite_C = torch.isfinite(summands_CRK).flatten(1).all(1)
             if found == key and not finite_C.all():
@@ -361,7 +363,7 @@ class ActivationStatisticsCallback(Callback):
 
     def _summands(self, site: Site, observation: Observation, batch: MicroBatch) -> Iterator[tuple[str, Tensor, bool]]:
         """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
-        for statistic in self._listening.get(batch.step, ()):
+        for statistic in self._listening.get(batch.pass_, ()):
             try:
                 outputs = statistic.summands(narrowed(observation, statistic.taps))
             except Exception as error:
@@ -384,7 +386,7 @@ class ActivationStatisticsCallback(Callback):
 
     def result(self, composition: str) -> Statistics:
         """What was summed, rounded to float64."""
-        ran = [f"{step.stream}/{described(statistic)}" for step, found in self._listening.items() for statistic in found]
+        ran = [f"{pass_.stream}/{described(statistic)}" for pass_, found in self._listening.items() for statistic in found]
         return finished(self.sums, self.counts, self.clusters, tuple(sorted(set(ran))), composition)
 
 

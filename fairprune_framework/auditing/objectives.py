@@ -55,13 +55,13 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
     Raises:
         ContractViolation: the objective returned another shape.
     """
-    objective = batch.step.objective
+    objective = batch.pass_.objective
     assert objective is not None
     last = batch.attention_mask.sum(1) - 1
-    only_last = last_token_only(model, lambda: last) if batch.step.logits == "last" else nullcontext()
+    only_last = last_token_only(model, lambda: last) if batch.pass_.logits == "last" else nullcontext()
     with torch.enable_grad(), frozen(model), only_last:
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
-        shown = logits[:, -1][batch.text] if batch.step.logits == "last" else logits[batch.text]
+        shown = logits[:, -1][batch.text] if batch.pass_.logits == "last" else logits[batch.text]
         steps = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
         mask = (steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1)
         outputs = Outputs(

@@ -99,12 +99,12 @@ class Geometry:
         paths = self.batch.paths
         return (self.batch.input_ids if paths is None else paths).shape[1]
 
-    def flat(self, place_CVS: Tensor) -> Tensor:
+    def flat(self, index_CVS: Tensor) -> Tensor:
         """Flat index into the tokens of the forward for places in the variants' texts; any index where there is no token."""
         batch = self.batch
         if batch.paths is None:
-            return batch.text.unsqueeze(-1) * self.width + place_CVS
-        return batch.paths[batch.text].gather(2, place_CVS).clamp_min_(0)
+            return batch.text.unsqueeze(-1) * self.width + index_CVS
+        return batch.paths[batch.text].gather(2, index_CVS).clamp_min_(0)
 
     @cached_property
     def tokens_CVT(self) -> Tensor:
@@ -126,8 +126,8 @@ class Geometry:
         most = int(suffix_CV.max())
         steps = torch.arange(most, device=batch.text.device)
         exists = steps < suffix_CV.unsqueeze(-1)
-        place = (batch.end.unsqueeze(-1) + steps).where(exists, 0)
-        return self.flat(place), exists
+        index = (batch.end.unsqueeze(-1) + steps).where(exists, 0)
+        return self.flat(index), exists
 
     @cached_property
     def span_CVP(self) -> tuple[Tensor, Tensor]:
@@ -136,8 +136,8 @@ class Geometry:
         size_CV = (batch.end - batch.start) * batch.present
         steps = torch.arange(max(int(size_CV.max()), 1), device=batch.text.device)
         exists = steps < size_CV.unsqueeze(-1)
-        place = (batch.start.unsqueeze(-1) + steps).where(exists, 0)
-        return self.flat(place), exists
+        index = (batch.start.unsqueeze(-1) + steps).where(exists, 0)
+        return self.flat(index), exists
 
     @cached_property
     def slots(self) -> Tensor:
@@ -251,7 +251,7 @@ def observe(
     values: Mapping[Tap, Tensor],
     rows: Tensor | None,
     geometry: Geometry,
-    step: Pass,
+    pass_: Pass,
     weights: Mapping[str, Tensor],
     grads: Mapping[Tap, Tensor] | None = None,
     objective_C: Tensor | None = None,
@@ -294,7 +294,7 @@ def observe(
         values=batch.values,
         equal_length=geometry.equal_length_C,
         weights=weights,
-        pass_=step,
+        pass_=pass_,
         objective=objective_C,
     )
 

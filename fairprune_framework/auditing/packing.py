@@ -34,7 +34,7 @@ class Layout:
     """(R, L) int64: place of each token in its texts."""
     paths: Tensor
     """(U, T) int64: flat index into R*L of each token of each text; -1 behind its end."""
-    places: dict[Ids, int]
+    index_of: dict[Ids, int]
     """Row of `paths` of each text."""
 
 
@@ -65,12 +65,12 @@ class Packer:
             if ids not in self._texts:
                 self._texts[ids] = self._placed(ids)
 
-    def fits(self, texts: Sequence[Ids], budget: int) -> bool:
-        """Add texts if the rows then hold at most `budget` tokens with their padding; otherwise nothing is added, and the packer
+    def fits(self, texts: Sequence[Ids], max_tokens: int) -> bool:
+        """Add texts if the rows then hold at most `max_tokens` tokens with their padding; otherwise nothing is added, and the packer
         must not be used for more texts."""
         rows, nodes, known = list(self.rows), len(self._token), len(self._texts)
         self.add(texts)
-        if len(self.rows) * self.longest <= budget:
+        if len(self.rows) * self.longest <= max_tokens:
             return True
         self.rows = rows
         for values in (self._token, self._row, self._column, self._position):
@@ -137,8 +137,8 @@ class Packer:
         paths = torch.full((len(self._texts), max(map(len, self._texts))), -1)
         for text, nodes in enumerate(self._texts.values()):
             paths[text, : len(nodes)] = flat[nodes]
-        places = {ids: place for place, ids in enumerate(self._texts)}
-        return Layout(input_ids=input_ids, attention_mask=mask, position_ids=position, paths=paths, places=places)
+        index_of = {ids: index for index, ids in enumerate(self._texts)}
+        return Layout(input_ids=input_ids, attention_mask=mask, position_ids=position, paths=paths, index_of=index_of)
 
 
 def width_of(texts: Iterable[Ids]) -> int:

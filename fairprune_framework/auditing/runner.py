@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from fairprune_framework.auditing.batches import MicroBatch
-from fairprune_framework.auditing.callback import IN_PARTS, ActivationStatisticsCallback, EverySiteSeen
-from fairprune_framework.auditing.distributed.parallel import Layout, environments, strategy_of
+from fairprune_framework.auditing.callback import IN_HALVES, ActivationStatisticsCallback, StopForward
+from fairprune_framework.auditing.distributed.parallel import Parallelism, environments, strategy_of
 from fairprune_framework.auditing.objectives import objective_of
 from fairprune_framework.auditing.prefix_sharing import forward_inputs
 from fairprune_framework.auditing.progress_bar import RateBar
@@ -35,16 +35,16 @@ class TrunkModule(LightningModule):
         self.model = model
         self._trunk = [model.get_decoder()]  # type: ignore[operator]  # in a list: not a second submodule
         self.compile_trunk = compile
-        self.divide: Callable[[Any], None] | None = None
+        self.parallelize: Callable[[Any], None] | None = None
         """Spreads the parameters over the devices of a mesh, under a strategy that wants that."""
-        self.in_step = False
-        """Other ranks compute in step: no rank may compute more often than they do."""
+        self.lockstep = False
+        """The ranks compute in lockstep: no rank may compute more often than they do."""
 
     def configure_model(self) -> None:
-        """Spread the model, once."""
-        if self.divide is not None:
-            divide, self.divide = self.divide, None
-            divide(self.device_mesh)
+        """Distribute the model over the device mesh, once."""
+        if self.parallelize is not None:
+            parallelize, self.parallelize = self.parallelize, None
+            parallelize(self.device_mesh)
 
     def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Forward; what is wanted of it is taken by callbacks. Returns the objective of the batch's pass, (C,) with its graph."""
@@ -52,16 +52,16 @@ class TrunkModule(LightningModule):
             return self.compute(batch)
         except torch.OutOfMemoryError:
             listening = [each for each in self.trainer.callbacks if isinstance(each, ActivationStatisticsCallback)]
-            if len(listening) != 1 or self.in_step:
+            if len(listening) != 1 or self.lockstep:
                 raise
-        listening[0].in_parts(batch, self.compute)
-        return IN_PARTS
+        listening[0].compute_in_halves(batch, self.compute)
+        return IN_HALVES
 
     def compute(self, batch: MicroBatch) -> Tensor | None:
         """The forward of one micro-batch."""
-        if batch.step.objective is not None:
+        if batch.pass_.objective is not None:
             return objective_of(self.model, batch)
-        with suppress(EverySiteSeen):
+        with suppress(StopForward):
             self._forward(batch)
         return None
 
@@ -111,38 +111,38 @@ def stream(
     callbacks: Sequence[Callback],
     accelerator: str = "auto",
     *,
-    layout: Layout | None = None,
+    parallelism: Parallelism | None = None,
     loggers: Sequence[Any] = (),
     gradients: bool | None = None,
 ) -> None:
     """Run every micro-batch once through the trunk; callbacks take what they want. The model's mode is left as it was.
 
     Args:
-        layout: devices and strategy; by default one device.
+        parallelism: devices and strategy; by default one device.
         gradients: some pass has an objective; None: look into the batches.
     """
-    layout = layout or Layout(accelerator=accelerator)
+    parallelism = parallelism or Parallelism(accelerator=accelerator)
     data = batches if isinstance(batches, ContrastDataModule) else ContrastDataModule(batches)
     if gradients is None:
-        gradients = not callable(data.batches) and any(batch.step.objective for batch in data.batches)
+        gradients = not callable(data.batches) and any(batch.pass_.objective for batch in data.batches)
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    module = model if isinstance(model, TrunkModule) else TrunkModule(model, compile=layout.compile)
+    module = model if isinstance(model, TrunkModule) else TrunkModule(model, compile=parallelism.compile)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="lightning")
         trainer = Trainer(
-            accelerator=layout.accelerator,
-            devices=layout.devices,
-            num_nodes=layout.nodes,
-            strategy=strategy_of(layout),
-            plugins=environments(layout) or None,
+            accelerator=parallelism.accelerator,
+            devices=parallelism.devices,
+            num_nodes=parallelism.nodes,
+            strategy=strategy_of(parallelism),
+            plugins=environments(parallelism) or None,
             callbacks=list(callbacks),
             logger=list(loggers) or False,
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,
-            inference_mode=not gradients and not layout.sharded,
+            inference_mode=not gradients and not parallelism.sharded,
         )
         training, on_interrupt = module.model.training, signal.getsignal(signal.SIGINT)
         try:

@@ -49,10 +49,10 @@ def ablate(values: dict[str, Any]) -> int:
 
     from fairprune_framework.ablation.board import render
     from fairprune_framework.ablation.search import ablate as run_grid
-    from fairprune_framework.auditing.distributed.parallel import silent_rank
+    from fairprune_framework.auditing.distributed.parallel import is_worker_rank
 
     record = run_grid(words.pop("grid"), words.pop("output"), notify=notify, **words)
-    if silent_rank():
+    if is_worker_rank():
         return 0
     if record is None:
         print("other parts of the grid are not done yet")

@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import Any
 
 from fairprune_framework import __version__, discovery
-from fairprune_framework.auditing.distributed.parallel import silent_rank
+from fairprune_framework.auditing.distributed.parallel import is_worker_rank
 from fairprune_framework.cli import ask as cli_questions
 from fairprune_framework.cli import prompts as cli_inputs
 from fairprune_framework.cli.command import COMMANDS
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except UserError as error:
-        if not silent_rank():
+        if not is_worker_rank():
             print(f"fairprune: error: {cli_inputs.one_line(error)}", file=sys.stderr)
         return 2
     except Interrupted as error:

@@ -195,7 +195,7 @@ class Recipe:
             self.limits()
 
     @property
-    def spread(self) -> bool:
+    def is_distributed(self) -> bool:
         """An audit uses more than one process."""
         return self.devices != 1 or self.nodes > 1
 

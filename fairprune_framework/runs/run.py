@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Pass, Plugin, SelectionPolicy
     from fairprune_framework.api.types import Plan, Scores
-    from fairprune_framework.auditing.distributed.parallel import Layout
+    from fairprune_framework.auditing.distributed.parallel import Parallelism
     from fairprune_framework.auditing.prefix_sharing import Sharing
     from fairprune_framework.auditing.sums import Statistics
     from fairprune_framework.calibration.text import Calibration
@@ -185,8 +185,8 @@ class Run(RunFolder):
 
         if self.recipe.prefix_sharing == "never":
             return Sharing(up_to=0, because="--prefix-sharing never")
-        steps = [step for step in self._passes if step.stream == "contrasts"]
-        if steps and all(step.objective for step in steps):
+        steps = [pass_ for pass_ in self._passes if pass_.stream == "contrasts"]
+        if steps and all(pass_.objective for pass_ in steps):
             return Sharing(
                 up_to=0, because="every pass over the contrasts has an objective: each text carries a gradient of its own"
             )
@@ -281,12 +281,12 @@ class Run(RunFolder):
         return sorted(self.alignment.selecting_categories)
 
     @property
-    def layout(self) -> Layout:
+    def parallelism(self) -> Parallelism:
         """Devices, nodes and strategy of an audit."""
-        from fairprune_framework.auditing.distributed.parallel import Layout
+        from fairprune_framework.auditing.distributed.parallel import Parallelism
 
         recipe = self.recipe
-        return Layout(
+        return Parallelism(
             accelerator=recipe.accelerator,
             devices=recipe.devices,
             nodes=recipe.nodes,
@@ -299,14 +299,14 @@ class Run(RunFolder):
         """Padded tokens per forward: the recipe's, or what suits the device, found once and kept in the record."""
         if self.recipe.micro_batch_tokens:
             return self.recipe.micro_batch_tokens
-        from fairprune_framework.auditing.autotune import CPU_TOKENS, budget_on
+        from fairprune_framework.auditing.autotune import CPU_TOKENS, max_tokens_on
 
         if self.device.type != "cuda":
             return CPU_TOKENS
         known = self.record.get("micro_batch_tokens")
         if known is None:
-            gradients = any(step.objective for step in self._passes)
-            known = budget_on(self.model, self.device, self.alignment.longest, gradients)
+            gradients = any(pass_.objective for pass_ in self._passes)
+            known = max_tokens_on(self.model, self.device, self.alignment.longest, gradients)
             self.note(micro_batch_tokens=known)
         return int(known)
 
@@ -314,7 +314,7 @@ class Run(RunFolder):
     def _passes(self) -> list[Pass]:
         """The passes that the plugins' statistics listen to."""
         plugins = (self.bias, self.importance, self.policy, *self.also)
-        return [step for plugin in plugins for statistic in plugin.needs().statistics for step in statistic.passes(1)]
+        return [pass_ for plugin in plugins for statistic in plugin.needs().statistics for pass_ in statistic.passes(1)]
 
     def forget_model(self) -> None:
         """Let go of the model that an audit spread over devices: the next stage loads it whole."""

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import fairprune_framework
 from fairprune_framework.auditing import audit as auditing
-from fairprune_framework.auditing import autotune as probing
+from fairprune_framework.auditing import autotune
 from fairprune_framework.auditing.audit import Demand, Held, Job, Outcome
-from fairprune_framework.auditing.batches import WINDOW, Portion, portions
+from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
 from fairprune_framework.auditing.callback import passes_of
-from fairprune_framework.auditing.distributed import parallel as layouts
+from fairprune_framework.auditing.distributed import parallel
 from fairprune_framework.auditing.distributed.assignment import Windows
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
@@ -80,19 +80,19 @@ class FiledStreams:
 
 def audit_run(run: Run, demand: Demand) -> Outcome:
     """Do what is left of the audit of a run, as rank 0."""
-    layout = run.layout
+    parallelism = run.parallelism
     calibration = run.calibration if demand.calibration else None
     passes = passes_of(demand.statistics, len({site.layer for site in run.architecture.sites.values()}))
     if calibration is not None and not (run.folder / "calibration.jsonl").exists():  # a text in memory: all ranks read it there
         calibration.save(run.folder / "calibration.jsonl", run.tokenizer)
-    budget = run.micro_batch_tokens
+    max_tokens = run.micro_batch_tokens
     streams = FiledStreams(run.folder, run.encoder)
     job = Job(
         categories=tuple(sorted(run.categories)),
         values=run.values,
         contrasts=run.alignment.selecting,
         documents=len(calibration.scoring) if calibration is not None else 0,
-        budget=budget,
+        max_tokens=max_tokens,
         share_up_to=run.sharing.up_to,
         tokens=run.alignment.selecting_tokens,
         facts={"vocabularies": run.contrasts.vocabularies},
@@ -107,7 +107,7 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
         checkpoint.session = 0
     before = checkpoint.load()
     checkpoint.begin(before)
-    checkpoint.forget_failures()
+    checkpoint.clear_failures()
     facts = {**job.facts, "binding": checkpoint.binding}
     job = replace(job, done=before.done, session=checkpoint.session, facts=facts)
     limit = _announce(run, job, passes, streams)
@@ -117,7 +117,7 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
         demand,
         job,
         streams,
-        layout=layout,
+        parallelism=parallelism,
         checkpoint=checkpoint,
         before=before if before.done.bits else None,
         every=run.recipe.checkpoint_every,
@@ -127,19 +127,21 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
     assert outcome is not None
     if outcome.splits:
         run.notify(
-            f"{outcome.splits} micro-batches ran out of memory and were computed in parts: bits may differ from a run without"
+            f"{outcome.splits} micro-batches ran out of memory and were computed in halves: bits may differ from a run without"
         )
     return outcome
 
 
-def take_part(run: Run, demand: Callable[[], Demand]) -> int:
-    """Take part in the audit of a run as a rank that is not 0; returns the exit code. Writes nothing but its own checkpoints, says
-    nothing; why it fails, it writes down where rank 0 finds it."""
+def run_worker_rank(run: Run, demand: Callable[[], Demand]) -> int:
+    """Compute this rank's part of the audit of a run, as a rank that is not 0; returns the exit code.
+
+    Writes its own checkpoints alone, and prints nothing; the reason of a failure is written where rank 0 finds it.
+    """
     checkpoint = Checkpoint(run.folder / FOLDER, {})
     run.notify = _silent
     try:
-        layouts.meet(run.layout)
-        if layouts.tell(run.layout, None) == "leave":
+        parallel.init_process_group(run.parallelism)
+        if parallel.broadcast(run.parallelism, None) == "leave":
             return 0
         auditing.perform(
             run.model,
@@ -147,22 +149,22 @@ def take_part(run: Run, demand: Callable[[], Demand]) -> int:
             demand(),
             None,
             FiledStreams(run.folder, run.encoder),
-            layout=run.layout,
+            parallelism=run.parallelism,
             checkpoint=checkpoint,
             every=run.recipe.checkpoint_every,
         )
     except Interrupted:
-        return 0  # rank 0 tells: its exit code counts
+        return 0  # rank 0 reports it: its exit code counts
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         if os.environ.get("FAIRPRUNE_DEBUG"):
             raise
         if not isinstance(error, RankFailed):
-            checkpoint.confess(run.layout.rank, error)
+            checkpoint.write_failure(run.parallelism.rank, error)
         return 1
     finally:
-        layouts.part_company(run.layout)
+        parallel.destroy_process_group(run.parallelism)
     return 0
 
 
@@ -170,17 +172,17 @@ def _silent(text: str) -> None:
     """Say nothing."""
 
 
-def check_layout(run: Run) -> None:
+def check_parallelism(run: Run) -> None:
     """Raise `UserError` for what an audit over several processes cannot have."""
-    layout = run.layout
-    if run._temporary is not None and not layout.forked:
+    parallelism = run.parallelism
+    if run._temporary is not None and not parallelism.forked:
         raise UserError("an audit over several processes needs a run folder that all of them can read: give an output folder")
-    if run._given_model is not None and not layout.forked:
+    if run._given_model is not None and not parallelism.forked:
         raise UserError(
             "a model in memory cannot be shared with processes of its own: name a model or folder, or take the strategy ddp_spawn"
         )
-    if layout.sharded and layout.strategy == "tensor_parallel":
-        check_tensor_parallel(run.model, tuple(run.architecture.sites.values()), layout.devices * layout.nodes)
+    if parallelism.sharded and parallelism.strategy == "tensor_parallel":
+        check_tensor_parallel(run.model, tuple(run.architecture.sites.values()), parallelism.devices * parallelism.nodes)
 
 
 def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
@@ -193,7 +195,7 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
         "calibration text": run.calibration.hash if demand.calibration else None,
         "set of statistics": [*sorted(demand.names(layers)), "clusters" if demand.clusters else "no clusters"],
         "composition of micro-batches": [
-            job.budget,
+            job.max_tokens,
             job.share_up_to,
             WINDOW,
             run.recipe.chat_template,
@@ -205,9 +207,9 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
         "version of transformers": versions["transformers"],
         "kind of device": run.device.type,
     }
-    if run.layout.compile:
+    if run.parallelism.compile:
         found["way to compute"] = "compiled"
-    if run.layout.sharded and run.layout.strategy == "tensor_parallel":
+    if run.parallelism.sharded and run.parallelism.strategy == "tensor_parallel":
         found["way to compute"] = "tensor parallel"
     return found
 
@@ -229,7 +231,7 @@ def code_digest(demand: Demand, adapter: Any) -> str:
     """sha256 over the source files that sums come from: `SUMMED_BY`, the statistics, the adapter."""
     package = Path(fairprune_framework.__path__[0])
     named = [package / name for name in SUMMED_BY]
-    sources = {path for place in named for path in (sorted(place.rglob("*.py")) if place.is_dir() else [place])}
+    sources = {path for source in named for path in (sorted(source.rglob("*.py")) if source.is_dir() else [source])}
     files = {path.relative_to(package).as_posix(): path for path in sources}
     for value in (*demand.statistics, adapter):
         module = type(value).__module__
@@ -245,18 +247,18 @@ def code_digest(demand: Demand, adapter: Any) -> str:
 def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams) -> float | None:
     """Say what there is to do; returns the measured limit in tokens per second."""
     sizes = {CONTRASTS: job.contrasts, CALIBRATION: job.documents}
-    planned: list[probing.Planned] = []
-    first: list[Portion] = []
+    planned: list[autotune.Planned] = []
+    first: list[BatchSpec] = []
     for work in auditing.work_of(job, passes, streams(job)):
         _, window = next(work.windows(lambda number: number == 0))
-        found = list(portions(window, work.budget, work.step, work.share_up_to))
+        found = list(batch_specs(window, work.max_tokens, work.pass_, work.share_up_to))
         first = first or found
-        planned.append(probing.Planned.of(found, sizes[work.step.stream] / len(window), work.step.objective is not None))
-    rate = None if run.layout.sharded else probing.limit_of(run.model, first, run.device)
-    ranks = max(run.layout.devices, 1) * run.layout.nodes
-    left = 1 - job.done.contrasts / max(sum(sizes[step.stream] for step in passes), 1)
-    text = probing.announcement(job.contrasts, job.tokens, planned, rate, ranks, job.done.contrasts, left)
-    run.notify(f"audit of {text}; {probing.memory_used(run.device) / 1e9:.1f} GB in use")
+        planned.append(autotune.Planned.of(found, sizes[work.pass_.stream] / len(window), work.pass_.objective is not None))
+    rate = None if run.parallelism.sharded else autotune.limit_of(run.model, first, run.device)
+    ranks = max(run.parallelism.devices, 1) * run.parallelism.nodes
+    left = 1 - job.done.contrasts / max(sum(sizes[pass_.stream] for pass_ in passes), 1)
+    text = autotune.announcement(job.contrasts, job.tokens, planned, rate, ranks, job.done.contrasts, left)
+    run.notify(f"audit of {text}; {autotune.memory_used(run.device) / 1e9:.1f} GB in use")
     return rate * ranks if rate else None
 
 

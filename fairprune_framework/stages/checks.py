@@ -27,7 +27,7 @@ def prepare(run: Run, stages: tuple[str, ...]) -> None:
         run.recipe.limits()
         _ = (run.bias, run.importance, run.policy)
     if "audit" in stages:
-        run.layout.check()
+        run.parallelism.check()
     if "read" in stages:
         _ = run.contrasts
     _ = run.model, run.architecture, run.fingerprint
@@ -48,7 +48,7 @@ def prepare(run: Run, stages: tuple[str, ...]) -> None:
         from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 
         _refuse_unrunnable(run, ActivationStatisticsCallback)
-        _refuse_layout(run)
+        _refuse_parallelism(run)
         if not run.alignment.selecting:
             raise UserError("no contrast may feed scores: all are controls, or of the split 'heldout'")
     elif ("score" in stages or "plan" in stages) and (missing := missing_statistics(run)):
@@ -73,14 +73,14 @@ def _refuse_unrunnable(run: Run, callback: Any) -> None:
     )
 
 
-def _refuse_layout(run: Run) -> None:
-    """What a spread audit cannot have."""
-    layout = run.layout
-    if not layout.spread:
+def _refuse_parallelism(run: Run) -> None:
+    """What a distributed audit cannot have."""
+    parallelism = run.parallelism
+    if not parallelism.is_distributed:
         return
-    from fairprune_framework.stages.audit import check_layout
+    from fairprune_framework.stages.audit import check_parallelism
 
-    check_layout(run)
+    check_parallelism(run)
 
 
 def demand_of(run: Run) -> Demand:

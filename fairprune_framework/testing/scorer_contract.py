@@ -120,7 +120,7 @@ class Bench:
         for pass_ in passes_of(self.scorer.needs().statistics, len(self.architecture.sites)):
             calibration = pass_.stream == CALIBRATION
             values = {"": 1} if calibration else self.values
-            found += compose(self.documents if calibration else shown, values, tokens, step=pass_)
+            found += compose(self.documents if calibration else shown, values, tokens, pass_=pass_)
         return found
 
     def scores(

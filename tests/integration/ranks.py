@@ -111,12 +111,12 @@ def after_batches(count: int, act: Callable[[int], Any], only: int | None = None
     """To be run in a rank before it starts: `act(rank)` after so many micro-batches."""
 
     def prepare(rank: int) -> None:
-        from fairprune_framework.auditing.distributed.checkpoint_callback import KeepingCallback
+        from fairprune_framework.auditing.distributed.checkpoint_callback import CheckpointCallback
 
         if only is not None and rank != only:
             return
         seen = io.BytesIO()
-        usual = KeepingCallback.on_predict_batch_end
+        usual = CheckpointCallback.on_predict_batch_end
 
         def counted(self: Any, *words: Any, **more: Any) -> None:
             usual(self, *words, **more)
@@ -124,7 +124,7 @@ def after_batches(count: int, act: Callable[[int], Any], only: int | None = None
             if seen.tell() == count:
                 act(rank)
 
-        KeepingCallback.on_predict_batch_end = counted  # type: ignore[method-assign]
+        CheckpointCallback.on_predict_batch_end = counted  # type: ignore[method-assign]
 
     return prepare
 

@@ -403,14 +403,14 @@ def test_out_of_memory_loses_nothing(
 def test_the_budget_is_halved_until_it_fits() -> None:
     import torch
 
-    from fairprune_framework.auditing.autotune import find_budget
+    from fairprune_framework.auditing.autotune import find_max_tokens
 
     def forward(rows: int, width: int) -> None:
         if rows * width > 5000:
             raise torch.OutOfMemoryError
 
-    assert find_budget(forward, 100) == 2048  # 4096 fits, and half of it leaves room
-    assert find_budget(forward, 9000) == 9000  # one text alone: the audit will say so
+    assert find_max_tokens(forward, 100) == 2048  # 4096 fits, and half of it leaves room
+    assert find_max_tokens(forward, 9000) == 9000  # one text alone: the audit will say so
 
 
 def test_rates_go_to_a_logger(words: Callable[..., list[str]], tmp_path: Path, fairprune: Any) -> None:

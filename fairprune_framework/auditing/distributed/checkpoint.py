@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairprune_framework.auditing.distributed.assignment import Done
+from fairprune_framework.auditing.distributed.assignment import CompletedBatches
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.functional.compensated import add_sums
 from fairprune_framework.utilities.files import write_tensors
@@ -35,9 +35,9 @@ class Part:
     words: dict[str, Tensor] = field(default_factory=dict)
     """key -> (2, G, R, K) float64."""
     counts: dict[str, list[int]] = field(default_factory=dict)
-    done: Done = field(default_factory=Done)
+    done: CompletedBatches = field(default_factory=CompletedBatches)
     splits: int = 0
-    """Micro-batches that were computed in parts."""
+    """Micro-batches that were computed in halves."""
 
     def add(self, other: Part) -> None:
         """Add sums over other micro-batches; raises `FairpruneError` where some are the same."""
@@ -126,7 +126,7 @@ class Checkpoint:
                 f"the checkpoint in {self.folder} was made with {different}: give --overwrite to begin the audit anew, or "
                 "another --output"
             )
-        part = Part(words=words, counts=head["counts"], done=Done.from_json(head["done"]), splits=head["splits"])
+        part = Part(words=words, counts=head["counts"], done=CompletedBatches.from_json(head["done"]), splits=head["splits"])
         return head["sequence"], part
 
     def begin(self, before: Part) -> None:
@@ -158,7 +158,7 @@ class Checkpoint:
 
     # -- why ranks failed -----------------------------------------------------------------------------------------------
 
-    def confess(self, rank: int, error: BaseException) -> None:
+    def write_failure(self, rank: int, error: BaseException) -> None:
         """Leave the reason of a rank that fails where the others find it; the first reason stands. Does not raise."""
         path = self.folder / f"failed-{rank}.json"
         text = " ".join(str(error).split()) or type(error).__name__
@@ -169,7 +169,7 @@ class Checkpoint:
         except OSError:
             return
 
-    def failure_beside(self, rank: int) -> str | None:
+    def other_rank_failure(self, rank: int) -> str | None:
         """What another rank has left."""
         for path in sorted(self.folder.glob("failed-*.json")):
             try:
@@ -180,7 +180,7 @@ class Checkpoint:
                 return f"rank {data['rank']} failed: {data['reason']}"
         return None
 
-    def forget_failures(self) -> None:
+    def clear_failures(self) -> None:
         """Begin without the reasons of an earlier session."""
         for path in self.folder.glob("failed-*.json"):
             path.unlink(missing_ok=True)

@@ -15,15 +15,15 @@ from torch import distributed as dist
 
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
-from fairprune_framework.auditing.distributed.parallel import Layout
-from fairprune_framework.auditing.distributed.reduce import gathered, whole_units
+from fairprune_framework.auditing.distributed.parallel import Parallelism
+from fairprune_framework.auditing.distributed.reduce import gather_columns, reduce_parts
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed
 
 GRACE = 3.0
 """Seconds that a rank has to notice by itself that another has died."""
 
 
-class KeepingCallback(Callback):
+class CheckpointCallback(Callback):
     """Saves what `statistics` has summed every so many contrasts, and leaves on SIGTERM at the next micro-batch.
 
     Args:
@@ -38,10 +38,10 @@ class KeepingCallback(Callback):
         statistics: ActivationStatisticsCallback,
         checkpoint: Checkpoint | None,
         every: int,
-        layout: Layout,
+        parallelism: Parallelism,
         before: Part | None = None,
     ) -> None:
-        self.statistics, self.checkpoint, self.every, self.layout = statistics, checkpoint, every, layout
+        self.statistics, self.checkpoint, self.every, self.parallelism = statistics, checkpoint, every, parallelism
         self.before = before
         self.total: Part | None = None
         """On rank 0, at the end: everything."""
@@ -83,18 +83,18 @@ class KeepingCallback(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Write a checkpoint where one is due; leave where that was asked for."""
-        self._since += 0 if batch is None or batch.place is None else len(batch.ids)
+        self._since += 0 if batch is None or batch.batch_id is None else len(batch.ids)
         if self._dead is not None:
             raise RankFailed(self._dead)
         stop = self._stop
-        if self.layout.sharded:  # all leave after the same batch: nobody waits for a rank that is gone
+        if self.parallelism.sharded:  # all leave after the same batch: nobody waits for a rank that is gone
             asked = torch.tensor([float(stop)])
             dist.all_reduce(asked, group=self._group)
             stop = bool(asked.item())
         if stop:
             self._keep()
             raise Interrupted(f"stopped by SIGTERM; {self._progress()}")
-        if self.every and self._since * (1 if self._slices else self._world) >= self.every:
+        if self.every and self._since * (1 if self._tensor_parallel else self._world) >= self.every:
             self._keep()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -110,16 +110,16 @@ class KeepingCallback(Callback):
             if self.before is not None:
                 found.add(self.before)
             self.total = found
-            if self.layout.forked and self.checkpoint is not None:  # this process ends: the one that asked reads it
+            if self.parallelism.forked and self.checkpoint is not None:  # this process ends: the one that asked reads it
                 self.checkpoint.session += 1
                 self.checkpoint.begin(found)
 
     def _together(self, part: Part) -> Part | None:
         try:
-            if self._slices:
-                found = whole_units(part, self._units(part), self._rank, self._world, self._group)
+            if self._tensor_parallel:
+                found = gather_columns(part, self._units(part), self._rank, self._world, self._group)
             else:
-                found = gathered(part, self._group)
+                found = reduce_parts(part, self._group)
             dist.barrier(group=self._group)  # nobody leaves before rank 0 has everything
         except RuntimeError as error:
             time.sleep(0.5)  # a rank that failed writes its reason down first
@@ -130,17 +130,17 @@ class KeepingCallback(Callback):
         """Save what is whole, tell the others why, and let go."""
         failed = not isinstance(exception, (Interrupted, KeyboardInterrupt))
         try:
-            if not isinstance(exception, Interrupted) and not self._slices:
+            if not isinstance(exception, Interrupted) and not self._tensor_parallel:
                 self._keep()
         except (OSError, FairpruneError):
             if failed:
                 raise
         finally:
             if failed and self._world > 1 and self.checkpoint is not None and not isinstance(exception, RankFailed):
-                self.checkpoint.confess(self._rank, exception)
+                self.checkpoint.write_failure(self._rank, exception)
             if self._rank == 0 and self._world > 1:
                 for child in getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ():
-                    if not self.layout.forked:
+                    if not self.parallelism.forked:
                         child.terminate()
             self._release()
 
@@ -166,17 +166,17 @@ class KeepingCallback(Callback):
             return
         began = time.perf_counter()
         part: Part | None = self._part()
-        if self._slices:  # tensor-parallel ranks hold slices of the same contrasts, and come here together
+        if self._tensor_parallel:  # tensor-parallel ranks hold slices of the same contrasts, and come here together
             assert part is not None
-            part = whole_units(part, self._units(part), self._rank, self._world, self._group)
+            part = gather_columns(part, self._units(part), self._rank, self._world, self._group)
         if part is not None:
             self.checkpoint.keep(part, self._rank)
         self._since = 0
         self.seconds += time.perf_counter() - began
 
     @property
-    def _slices(self) -> bool:
-        return self.layout.sharded and self.layout.strategy == "tensor_parallel"
+    def _tensor_parallel(self) -> bool:
+        return self.parallelism.sharded and self.parallelism.strategy == "tensor_parallel"
 
     def _units(self, part: Part) -> dict[str, int]:
         return {key: width for key, width in self.statistics.sliced.items() if key in part.words}
@@ -189,25 +189,27 @@ class KeepingCallback(Callback):
     # -- other ranks ----------------------------------------------------------------------------------------------------
 
     def _reason(self) -> str | None:
-        found = self.checkpoint.failure_beside(self._rank) if self.checkpoint is not None else None
+        found = self.checkpoint.other_rank_failure(self._rank) if self.checkpoint is not None else None
         return None if found is None else f"{found}; {self._progress()}"
 
     def _watch(self, trainer: Trainer) -> None:
         """In a thread: end this process where its parent is gone; notice children that die."""
-        parent, external = os.getppid(), self.layout.external
-        procs = [] if self.layout.forked else list(getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ())
+        parent, external = os.getppid(), self.parallelism.external
+        procs = (
+            [] if self.parallelism.forked else list(getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ())
+        )
         for thread in threading.enumerate():
             if thread.name == "child-process-observer" and hasattr(thread, "_child_processes"):
                 thread._child_processes = []  # Lightning's own would kill this process within 5 s, without a word
         while not self._watching.wait(0.2):
-            if (self._rank or self.layout.forked) and not external and os.getppid() != parent:
+            if (self._rank or self.parallelism.forked) and not external and os.getppid() != parent:
                 os._exit(1)
-            for place, child in enumerate(procs, start=1):
+            for rank, child in enumerate(procs, start=1):
                 if child.poll():
-                    self._mourn(place, child.returncode)
+                    self._on_child_exit(rank, child.returncode)
                     return
 
-    def _mourn(self, rank: int, code: int) -> None:
+    def _on_child_exit(self, rank: int, code: int) -> None:
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         self._dead = self._reason() or f"rank {rank} {how}; {self._progress()}"
         if not self._watching.wait(GRACE):

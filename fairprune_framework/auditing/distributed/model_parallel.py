@@ -76,16 +76,16 @@ def tensor_plan(model: nn.Module) -> dict[str, str]:
 
 
 def check_tensor_parallel(model: nn.Module, sites: tuple[Site, ...], world: int) -> None:
-    """Raise `UserError` where the neurons or heads of a model cannot be dealt evenly, or its neurons are not planned."""
+    """Raise `UserError` where the neurons or heads of a model cannot be divided evenly, or its neurons are not planned."""
     plan = tensor_plan(model)
     for site in sites:
         if site.units % world:
             raise UserError(
                 f"--strategy tensor_parallel: the {site.units} neurons of {site.name} cannot be split over {world} ranks"
             )
-        for piece in site.slices:
-            name = piece.parameter.rpartition(".")[0]
-            if piece.lead or piece.start or plan.get(name) != ("rowwise" if piece.role == "out" else "colwise"):
+        for slice_ in site.slices:
+            name = slice_.parameter.rpartition(".")[0]
+            if slice_.lead or slice_.start or plan.get(name) != ("rowwise" if slice_.role == "out" else "colwise"):
                 raise UserError(f"--strategy tensor_parallel: {name} does not lie in one piece per neuron: take fsdp")
     config: Any = model.config
     config = config.get_text_config()

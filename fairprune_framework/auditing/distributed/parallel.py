@@ -1,7 +1,7 @@
 """Where an audit computes: devices, nodes, strategy; and which rank of it this process is, as its environment says.
 
 Lightning's `ddp` starts the command line again for each further rank, with LOCAL_RANK set; `torchrun` and SLURM start all ranks at
-once. Rank 0 owns the run folder. The others take part in the audit and leave.
+once. Rank 0 owns the run folder. The others compute their part of the audit and exit.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from fairprune_framework.errors import UserError
 
 SHARDED = ("fsdp", "tensor_parallel")
-"""Strategies under which no rank holds the whole model: all ranks compute in step."""
+"""Strategies under which no rank holds the whole model: all ranks compute in lockstep."""
 BY_MULTIPROCESSING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 """Strategies whose ranks are all children of this process, rank 0 too."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class Parallelism:
     """Devices, nodes and strategy of an audit. It never changes a result."""
 
     accelerator: str = "auto"
@@ -30,43 +30,43 @@ class Layout:
     compile: bool = False
 
     @property
-    def spread(self) -> bool:
+    def is_distributed(self) -> bool:
         """Over more than one process."""
         return self.devices != 1 or self.nodes > 1
 
     @property
     def sharded(self) -> bool:
         """No rank holds the whole model."""
-        return self.spread and self.strategy in SHARDED
+        return self.is_distributed and self.strategy in SHARDED
 
     @property
     def forked(self) -> bool:
         """All ranks are children of this process."""
-        return self.spread and self.strategy in BY_MULTIPROCESSING
+        return self.is_distributed and self.strategy in BY_MULTIPROCESSING
 
     @property
     def external(self) -> bool:
         """Something else, torchrun or SLURM, started all ranks at once."""
-        return self.spread and not self.forked and (_torchrun() or _slurm())
+        return self.is_distributed and not self.forked and (_torchrun() or _slurm())
 
     @property
     def rank(self) -> int:
-        """Global rank of this process; 0 where the audit is not spread, or not yet."""
-        if not self.spread or self.forked:
+        """Global rank of this process; 0 where the audit is not distributed, or not yet."""
+        if not self.is_distributed or self.forked:
             return 0
         if _torchrun() or _slurm():
-            return started_together()[0]
+            return launched_ranks()[0]
         return int(os.environ.get("NODE_RANK", 0)) * max(self.devices, 1) + int(os.environ.get("LOCAL_RANK", 0))
 
     def check(self) -> None:
         """Raise `UserError` for what cannot be."""
-        if self.strategy != "auto" and not self.spread:
+        if self.strategy != "auto" and not self.is_distributed:
             raise UserError(f"--strategy {self.strategy} needs more than one device: give --devices or --nodes")
         if self.forked and self.nodes > 1:
             raise UserError(f"--strategy {self.strategy} works on one node: take ddp for {self.nodes} nodes")
         if not self.external or self.devices < 1:
             return
-        world = started_together()[1]
+        world = launched_ranks()[1]
         if world != self.devices * self.nodes:
             raise UserError(
                 f"{'torchrun' if _torchrun() else 'SLURM'} started {world} processes, but --devices {self.devices} times --nodes "
@@ -74,7 +74,7 @@ class Layout:
             )
 
 
-def started_together() -> tuple[int, int]:
+def launched_ranks() -> tuple[int, int]:
     """(rank, number of ranks) that torchrun or SLURM started at once; (0, 1) where neither did."""
     if _torchrun():
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -83,9 +83,9 @@ def started_together() -> tuple[int, int]:
     return 0, 1
 
 
-def silent_rank() -> bool:
+def is_worker_rank() -> bool:
     """This process was started as a further rank: rank 0 speaks for it."""
-    rank, ranks = started_together()
+    rank, ranks = launched_ranks()
     return rank > 0 if ranks > 1 else int(os.environ.get("LOCAL_RANK", 0)) > 0
 
 
@@ -98,16 +98,16 @@ def _slurm() -> bool:
     return "SLURM_PROCID" in os.environ and int(os.environ.get("SLURM_NTASKS", 1)) > 1 and not interactive
 
 
-def meet(layout: Layout) -> None:
+def init_process_group(parallelism: Parallelism) -> None:
     """Open the process group where torchrun or SLURM started all ranks at once, so that the others can wait for rank 0."""
     import datetime
 
     import torch
     from torch import distributed
 
-    if not layout.external or distributed.is_initialized():
+    if not parallelism.external or distributed.is_initialized():
         return
-    on_gpu = layout.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    on_gpu = parallelism.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if _torchrun():
         world, local = int(os.environ["WORLD_SIZE"]), int(os.environ["LOCAL_RANK"])
     else:
@@ -119,38 +119,41 @@ def meet(layout: Layout) -> None:
     if on_gpu:
         torch.cuda.set_device(local)
     distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo", rank=layout.rank, world_size=world, timeout=datetime.timedelta(hours=24)
+        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+        rank=parallelism.rank,
+        world_size=world,
+        timeout=datetime.timedelta(hours=24),
     )
 
 
-def tell(layout: Layout, text: str | None) -> str | None:
-    """Rank 0 tells all others, where they were started at once, what comes next; they wait for it."""
+def broadcast(parallelism: Parallelism, text: str | None) -> str | None:
+    """Broadcast a text from rank 0 to all ranks that a launcher started at once."""
     import torch
     from torch import distributed
 
-    if not layout.external or not distributed.is_initialized():
+    if not parallelism.external or not distributed.is_initialized():
         return text
-    told = [text]
-    distributed.broadcast_object_list(told, 0, device=torch.device("cpu"))
-    return told[0]
+    message = [text]
+    distributed.broadcast_object_list(message, 0, device=torch.device("cpu"))
+    return message[0]
 
 
-def wait(layout: Layout) -> None:
+def barrier(parallelism: Parallelism) -> None:
     """Wait until every rank that was started at once has come here."""
     import torch
     from torch import distributed
 
-    if layout.external and distributed.is_initialized():
+    if parallelism.external and distributed.is_initialized():
         distributed.all_reduce(torch.zeros(1))  # on the CPU, that is by gloo
 
 
-def part_company(layout: Layout) -> None:
+def destroy_process_group(parallelism: Parallelism) -> None:
     """Close the process group, and forget what Lightning left in the environment, so that another audit can begin."""
     from torch import distributed
 
-    if layout.spread and distributed.is_available() and distributed.is_initialized():
+    if parallelism.is_distributed and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
-    if layout.spread and not layout.external and os.environ.get("LOCAL_RANK") == "0":
+    if parallelism.is_distributed and not parallelism.external and os.environ.get("LOCAL_RANK") == "0":
         for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             if name in _OURS:
                 os.environ.pop(name, None)
@@ -162,22 +165,22 @@ _OURS = tuple(
 """What the environment did not hold when this process began."""
 
 
-def strategy_of(layout: Layout) -> Any:
+def strategy_of(parallelism: Parallelism) -> Any:
     """What a Trainer is given as `strategy`."""
-    if not layout.spread:
+    if not parallelism.is_distributed:
         return "auto"
-    if layout.sharded:
+    if parallelism.sharded:
         from lightning.pytorch.strategies import ModelParallelStrategy
 
-        world = layout.devices * layout.nodes
-        alone = layout.strategy == "tensor_parallel"
+        world = parallelism.devices * parallelism.nodes
+        alone = parallelism.strategy == "tensor_parallel"
         return ModelParallelStrategy(data_parallel_size=1 if alone else world, tensor_parallel_size=world if alone else 1)
-    return "ddp" if layout.strategy == "auto" else layout.strategy
+    return "ddp" if parallelism.strategy == "auto" else parallelism.strategy
 
 
-def environments(layout: Layout) -> list[Any]:
+def environments(parallelism: Parallelism) -> list[Any]:
     """Plugins of a Trainer: under SLURM without Lightning's own requeueing, which would save a Trainer's state."""
-    if not layout.external or _torchrun():
+    if not parallelism.external or _torchrun():
         return []
     from lightning.fabric.plugins.environments import SLURMEnvironment
 

@@ -16,7 +16,7 @@ from fairprune_framework.errors import FairpruneError
 from fairprune_framework.functional.compensated import add_sums
 
 
-def gathered(part: Part, group: Any) -> Part | None:
+def reduce_parts(part: Part, group: Any) -> Part | None:
     """Add up the parts of all ranks; None on every rank but 0. Sums on the CPU, over a gloo group.
 
     Raises:
@@ -41,9 +41,9 @@ def _send(part: Part, to: int, group: Any) -> None:
 
 
 def _receive(part: Part, source: int, group: Any) -> None:
-    told: list[Any] = [None, None]
-    dist.recv_object_list(told, source, group=group, device=_CPU)
-    keys, rest = told
+    received: list[Any] = [None, None]
+    dist.recv_object_list(received, source, group=group, device=_CPU)
+    keys, rest = received
     part.add(rest)
     for key, shape in keys:
         words = torch.empty(shape, dtype=torch.float64)
@@ -51,7 +51,7 @@ def _receive(part: Part, source: int, group: Any) -> None:
         part.words[key] = add_sums(torch.stack([part.words[key], words])) if key in part.words else words
 
 
-def whole_units(part: Part, units: dict[str, int], rank: int, world: int, group: Any) -> Part | None:
+def gather_columns(part: Part, units: dict[str, int], rank: int, world: int, group: Any) -> Part | None:
     """Put the slices of tensor-parallel ranks side by side; None on every rank but 0. All ranks saw the same contrasts.
 
     Args:

@@ -38,18 +38,18 @@ def prompt_sets(draw: st.DrawFn) -> list[AlignedContrast]:
     return found
 
 
-def made(contrasts: list[AlignedContrast], budget: int) -> list[MicroBatch]:
-    return list(compose(contrasts, {"a": 4, "b": 4}, budget))
+def made(contrasts: list[AlignedContrast], max_tokens: int) -> list[MicroBatch]:
+    return list(compose(contrasts, {"a": 4, "b": 4}, max_tokens))
 
 
 @given(prompt_sets(), st.integers(2, 200))
 @settings(max_examples=60, deadline=None)
-def test_every_contrast_once_whole_and_within_the_budget(contrasts: list[AlignedContrast], budget: int) -> None:
-    found = made(contrasts, budget)
+def test_every_contrast_once_whole_and_within_the_budget(contrasts: list[AlignedContrast], max_tokens: int) -> None:
+    found = made(contrasts, max_tokens)
     assert sorted(identity for batch in found for identity in batch.ids) == sorted(contrast.id for contrast in contrasts)
     known = {contrast.id: contrast for contrast in contrasts}
     for batch in found:
-        assert batch.tokens <= budget or len(batch.ids) == 1
+        assert batch.tokens <= max_tokens or len(batch.ids) == 1
         for c, identity in enumerate(batch.ids):
             contrast = known[identity]
             assert batch.categories[c] == contrast.category
@@ -70,16 +70,16 @@ def test_every_contrast_once_whole_and_within_the_budget(contrasts: list[Aligned
 
 @given(prompt_sets(), st.integers(2, 200))
 @settings(max_examples=40, deadline=None)
-def test_no_text_twice_in_a_micro_batch(contrasts: list[AlignedContrast], budget: int) -> None:
-    for batch in made(contrasts, budget):
+def test_no_text_twice_in_a_micro_batch(contrasts: list[AlignedContrast], max_tokens: int) -> None:
+    for batch in made(contrasts, max_tokens):
         rows = [tuple(ids[mask.bool()].tolist()) for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
         assert len(rows) == len(set(rows))
 
 
 @given(prompt_sets(), st.integers(2, 200))
 @settings(max_examples=40, deadline=None)
-def test_deterministic(contrasts: list[AlignedContrast], budget: int) -> None:
-    one, two = made(contrasts, budget), made(list(contrasts), budget)
+def test_deterministic(contrasts: list[AlignedContrast], max_tokens: int) -> None:
+    one, two = made(contrasts, max_tokens), made(list(contrasts), max_tokens)
     assert composition_hash(one) == composition_hash(two)
     assert all(a.input_ids.equal(b.input_ids) and a.text.equal(b.text) for a, b in zip(one, two, strict=True))
 

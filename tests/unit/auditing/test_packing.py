@@ -40,8 +40,8 @@ def prompt_sets(draw: st.DrawFn) -> list[AlignedContrast]:
     ]
 
 
-def packed(contrasts: list[AlignedContrast], budget: int, share_up_to: int = LONG) -> list[MicroBatch]:
-    return list(compose(contrasts, {"a": 4}, budget, share_up_to=share_up_to))
+def packed(contrasts: list[AlignedContrast], max_tokens: int, share_up_to: int = LONG) -> list[MicroBatch]:
+    return list(compose(contrasts, {"a": 4}, max_tokens, share_up_to=share_up_to))
 
 
 def beginnings(texts: set[tuple[int, ...]]) -> int:
@@ -51,12 +51,12 @@ def beginnings(texts: set[tuple[int, ...]]) -> int:
 
 @given(prompt_sets(), st.integers(2, 200))
 @settings(max_examples=80, deadline=None)
-def test_every_contrast_once_whole_and_within_the_budget(contrasts: list[AlignedContrast], budget: int) -> None:
-    found = packed(contrasts, budget)
+def test_every_contrast_once_whole_and_within_the_budget(contrasts: list[AlignedContrast], max_tokens: int) -> None:
+    found = packed(contrasts, max_tokens)
     assert sorted(identity for batch in found for identity in batch.ids) == sorted(one.id for one in contrasts)
     known = {one.id: one for one in contrasts}
     for batch in found:
-        assert batch.tokens <= budget or len(batch.ids) == 1
+        assert batch.tokens <= max_tokens or len(batch.ids) == 1
         flat, texts, geometry = batch.input_ids.reshape(-1), set[tuple[int, ...]](), Geometry(batch)
         for c, identity in enumerate(batch.ids):
             for v, tokens in enumerate(known[identity].variants):
@@ -70,8 +70,8 @@ def test_every_contrast_once_whole_and_within_the_budget(contrasts: list[Aligned
 
 @given(prompt_sets(), st.integers(2, 200))
 @settings(max_examples=60, deadline=None)
-def test_a_token_sees_its_own_text_alone(contrasts: list[AlignedContrast], budget: int) -> None:
-    for batch in packed(contrasts, budget):
+def test_a_token_sees_its_own_text_alone(contrasts: list[AlignedContrast], max_tokens: int) -> None:
+    for batch in packed(contrasts, max_tokens):
         assert batch.paths is not None
         assert batch.position_ids is not None
         rows, length = batch.input_ids.shape
@@ -89,14 +89,14 @@ def test_a_token_sees_its_own_text_alone(contrasts: list[AlignedContrast], budge
 
 @given(prompt_sets(), st.integers(2, 200), st.integers(1, 3))
 @settings(max_examples=30, deadline=None)
-def test_the_layout_is_hashed(contrasts: list[AlignedContrast], budget: int, window: int) -> None:
+def test_the_layout_is_hashed(contrasts: list[AlignedContrast], max_tokens: int, window: int) -> None:
     before, batches.WINDOW = batches.WINDOW, window * 5
     try:
-        one, two = packed(contrasts, budget), packed(contrasts, budget)
+        one, two = packed(contrasts, max_tokens), packed(contrasts, max_tokens)
     finally:
         batches.WINDOW = before
     assert composition_hash(one) == composition_hash(two)
-    assert composition_hash(one) != composition_hash(packed(contrasts, budget, 0))
+    assert composition_hash(one) != composition_hash(packed(contrasts, max_tokens, 0))
     assert one[0].paths is not None
     one[0].paths = None
     assert composition_hash(one) != composition_hash(two)
@@ -137,9 +137,9 @@ def test_texts_beyond_the_window_get_plain_rows() -> None:
     assert found[("short",)].input_ids.tolist() == [[1, 2, 3, 4]]
 
 
-@pytest.mark.parametrize("step", [Pass(objective=lambda outputs: outputs.logits), Pass(stream="calibration")])
-def test_passes_with_an_objective_and_calibration_text_keep_plain_rows(step: Pass) -> None:
+@pytest.mark.parametrize("pass_", [Pass(objective=lambda outputs: outputs.logits), Pass(stream="calibration")])
+def test_passes_with_an_objective_and_calibration_text_keep_plain_rows(pass_: Pass) -> None:
     contrasts = [contrast("a", (1, 2, 3), (1, 2, 4))]
-    (batch,) = compose(contrasts, {"a": 4}, 64, step=step, share_up_to=LONG)
+    (batch,) = compose(contrasts, {"a": 4}, 64, pass_=pass_, share_up_to=LONG)
     assert batch.paths is None
     assert batch.input_ids.shape == (2, 3)

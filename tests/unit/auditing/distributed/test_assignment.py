@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.auditing import batches
-from fairprune_framework.auditing.batches import Place, composition_hash
+from fairprune_framework.auditing.batches import BatchId, composition_hash
 from fairprune_framework.auditing.distributed import assignment as sharding
-from fairprune_framework.auditing.distributed.assignment import Done, Work, dealt, shares, whole_windows
+from fairprune_framework.auditing.distributed.assignment import CompletedBatches, Work, assigned_batches, balance, whole_windows
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
 from fairprune_framework.auditing.sums import StatisticSums, finished, resampled
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
@@ -39,45 +39,49 @@ def work(count: int, window: int, steps: int = 1) -> list[Work]:
                 yield number, contrasts[first : first + window]
 
     total = -(-count // window)
-    return [Work(step=Pass(scale=1.0 + n), number=n, windows=windows, count=total, values=2, budget=60) for n in range(steps)]
+    return [
+        Work(pass_=Pass(scale=1.0 + n), number=n, windows=windows, count=total, values=2, max_tokens=60) for n in range(steps)
+    ]
 
 
 @given(st.integers(1, 60), st.integers(1, 9), st.integers(1, 5), st.integers(1, 2), st.integers(0, 30))
 @settings(max_examples=60, deadline=None)
 def test_everything_once_and_resumed_on_another_world(count: int, window: int, world: int, steps: int, cut: int) -> None:
     todo = work(count, window, steps)
-    everything = list(dealt(todo, 0, 1, Done()))
-    places = {batch.place[:3] for batch in everything if batch.place}
-    assert len(places) == len(everything)
-    before = Done()
-    for batch in [b for rank in range(world) for b in list(dealt(todo, rank, world, Done()))[:cut]]:
-        assert batch.place is not None
-        before.add(batch.place, len(batch.ids), batch.tokens)
-    again = Done.from_json(before.to_json())
+    everything = list(assigned_batches(todo, 0, 1, CompletedBatches()))
+    batch_ids = {batch.batch_id[:3] for batch in everything if batch.batch_id}
+    assert len(batch_ids) == len(everything)
+    before = CompletedBatches()
+    for batch in [b for rank in range(world) for b in list(assigned_batches(todo, rank, world, CompletedBatches()))[:cut]]:
+        assert batch.batch_id is not None
+        before.add(batch.batch_id, len(batch.ids), batch.tokens)
+    again = CompletedBatches.from_json(before.to_json())
     assert again == before
     after = before.copy()
     for rank in range(world + 1):
-        for batch in dealt(todo, rank, world + 1, before):
-            assert batch.place is not None
-            after.add(batch.place, len(batch.ids), batch.tokens)  # raises where one comes twice
-    assert {(step, w, i) for (step, w), bits in after.bits.items() for i in range(99) if bits >> i & 1} == places
+        for batch in assigned_batches(todo, rank, world + 1, before):
+            assert batch.batch_id is not None
+            after.add(batch.batch_id, len(batch.ids), batch.tokens)  # raises where one comes twice
+    assert {(pass_, w, i) for (pass_, w), bits in after.bits.items() for i in range(99) if bits >> i & 1} == batch_ids
     assert after.contrasts == count * steps
     assert after.composition == composition_hash(everything)
     assert all(after.whole(each.number, w) for each in todo for w in range(each.count))
 
 
-def test_in_step_every_rank_computes_equally_often() -> None:
+def test_in_lockstep_every_rank_computes_equally_often() -> None:
     todo = work(13, 5)
-    found = [list(dealt(todo, rank, 3, Done(), together=True)) for rank in range(3)]
+    found = [list(assigned_batches(todo, rank, 3, CompletedBatches(), together=True)) for rank in range(3)]
     assert len({len(mine) for mine in found}) == 1
-    assert sum(not batch.idle for mine in found for batch in mine) == len(list(dealt(todo, 0, 1, Done())))
+    assert sum(not batch.idle for mine in found for batch in mine) == len(
+        list(assigned_batches(todo, 0, 1, CompletedBatches()))
+    )
 
 
 @given(st.lists(st.integers(1, 512), min_size=30, max_size=200), st.integers(2, 8))
 @settings(max_examples=50, deadline=None)
-def test_shares_are_balanced(costs: list[int], world: int) -> None:
+def test_costs_are_balanced(costs: list[int], world: int) -> None:
     loads = [0] * world
-    owner = shares(costs, loads)
+    owner = balance(costs, loads)
     assert loads == [sum(cost for cost, who in zip(costs, owner, strict=True) if who == rank) for rank in range(world)]
     assert max(loads) - min(loads) <= max(costs)
 
@@ -90,10 +94,10 @@ def test_whole_windows_leave_enough_to_even_out() -> None:
 
 
 def test_a_micro_batch_that_comes_twice_is_an_error() -> None:
-    done = Done()
-    done.add(Place(0, 0, 3, 5, 17), 2, 10)
+    done = CompletedBatches()
+    done.add(BatchId(0, 0, 3, 5, 17), 2, 10)
     with pytest.raises(FairpruneError, match="twice"):
-        done.add(Place(0, 0, 3, 5, 17), 2, 10)
+        done.add(BatchId(0, 0, 3, 5, 17), 2, 10)
     with pytest.raises(FairpruneError, match="same micro-batch"):
         done.joined(done.copy())
 
@@ -102,8 +106,8 @@ def test_a_micro_batch_that_comes_twice_is_an_error() -> None:
 
 
 def part(number: int, value: float) -> Part:
-    done = Done()
-    done.add(Place(0, 0, number, 9, number + 1), 1, 1)
+    done = CompletedBatches()
+    done.add(BatchId(0, 0, number, 9, number + 1), 1, 1)
     words = {"contrasts/site/x.y": torch.tensor([value, 0.0], dtype=torch.float64).reshape(2, 1, 1, 1)}
     return Part(words=words, counts={"contrasts": [1]}, done=done)
 
