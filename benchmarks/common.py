@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from fairprune_framework.utilities.files import versions
+from fairprune_framework.utilities.versions import versions
 
 DATA = Path(os.environ.get("FAIRPRUNE_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
 """Folder with the public data sets; benchmarks that need one say so where it is absent."""

@@ -243,47 +243,47 @@ def _run_stages(run: Run, stages: tuple[str, ...]) -> Run:
 # -- as functions ----------------------------------------------------------------------------------------------------------
 
 
-def run(recipe: Recipe | str | None = None, output: str | Path | None = None, **words: Any) -> Run:
+def run(recipe: Recipe | str | None = None, output: str | Path | None = None, **options: Any) -> Run:
     """Do every stage. `fp.run(fp.Recipe(model="smollm2-135m", prompts="builtin:en"), output="run")`.
 
     Args:
         recipe: a `Recipe`, or the name or file of one.
         output: the run folder; None: a temporary one that lives as long as the result.
-        words: fields of the recipe; `model` and `prompts` may also be in memory (with `tokenizer`); `overwrite`, `notify`.
+        options: fields of the recipe; `model` and `prompts` may also be in memory (with `tokenizer`); `overwrite`, `notify`.
 
     Raises:
         UserError: the input is wrong; nothing was written.
     """
-    fresh = recipe is not None or words.get("model") is not None
-    return run_stages(_open(output, words, recipe=recipe, fresh=fresh), *STAGES)
+    fresh = recipe is not None or options.get("model") is not None
+    return run_stages(_open(output, options, recipe=recipe, fresh=fresh), *STAGES)
 
 
-def audit(model: Any = None, prompts: Any = None, output: str | Path | None = None, **words: Any) -> Run:
+def audit(model: Any = None, prompts: Any = None, output: str | Path | None = None, **options: Any) -> Run:
     """Stream the contrasts of the split `select` through the model into statistics."""
-    return run_stages(_open(output, words, model=model, prompts=prompts), "read", "audit")
+    return run_stages(_open(output, options, model=model, prompts=prompts), "read", "audit")
 
 
-def score(run: Run | None = None, output: str | Path | None = None, **words: Any) -> Run:
+def score(run: Run | None = None, output: str | Path | None = None, **options: Any) -> Run:
     """Turn the statistics of an audit into scores."""
-    return run_stages(_continued(run, output, words, "audit"), "score")
+    return run_stages(_continued(run, output, options, "audit"), "score")
 
 
-def plan(run: Run | None = None, output: str | Path | None = None, **words: Any) -> Run:
+def plan(run: Run | None = None, output: str | Path | None = None, **options: Any) -> Run:
     """Choose neurons by the scores."""
-    return run_stages(_continued(run, output, words, "score"), "plan")
+    return run_stages(_continued(run, output, options, "score"), "plan")
 
 
-def prune(run: Run | None = None, output: str | Path | None = None, *, plan: str | Path | None = None, **words: Any) -> Run:
+def prune(run: Run | None = None, output: str | Path | None = None, *, plan: str | Path | None = None, **options: Any) -> Run:
     """Carry out the plan of a run, or a plan file on a model, if the guard holds."""
     if plan is None:
-        return run_stages(_continued(run, output, words, "plan"), "prune")
-    opened = run or _open(output, words)
+        return run_stages(_continued(run, output, options, "plan"), "prune")
+    opened = run or _open(output, options)
     return run_stages(_adopt_plan(opened, Path(plan)), "prune")
 
 
-def evaluate(run: Run | None = None, output: str | Path | None = None, **words: Any) -> Run:
+def evaluate(run: Run | None = None, output: str | Path | None = None, **options: Any) -> Run:
     """Judge a run before and after; in a folder without a plan, one model alone."""
-    opened = _continued(run, output, words, None)
+    opened = _continued(run, output, options, None)
     if "plan" in opened.record["stages"]:
         opened.needs("prune")
     if "plan_file" in opened.record:
@@ -325,21 +325,21 @@ def report(
     return make_report(folders, file, to, format)[1][0]
 
 
-def _open(output: str | Path | None, words: dict[str, Any], **more: Any) -> Run:
-    words = dict(words)
+def _open(output: str | Path | None, options: dict[str, Any], **more: Any) -> Run:
+    options = dict(options)
     for name in ("model", "tokenizer", "prompts", "overwrite", "notify", "recipe"):
-        if name in words:
-            more.setdefault(name, words.pop(name))
-    return open_run(output, words, **more)
+        if name in options:
+            more.setdefault(name, options.pop(name))
+    return open_run(output, options, **more)
 
 
-def _continued(run: Run | None, output: str | Path | None, words: dict[str, Any], before: str | None) -> Run:
+def _continued(run: Run | None, output: str | Path | None, options: dict[str, Any], before: str | None) -> Run:
     if run is not None:
-        words = dict(words)
-        overwrite = words.pop("overwrite", run.overwrite)
-        opened = run.changed(words, overwrite)
+        options = dict(options)
+        overwrite = options.pop("overwrite", run.overwrite)
+        opened = run.changed(options, overwrite)
     else:
-        opened = _open(output, words)
+        opened = _open(output, options)
     if before is not None:
         opened.needs(before)
     return opened

@@ -25,7 +25,8 @@ from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.evaluation.sentence_rows import GAP, PREFERENCE
-from fairprune_framework.recipes.recipe import FIELDS, PluginSpec, Recipe, laid_over, layered, overlaid, read_yaml
+from fairprune_framework.recipes.loading import load_recipe, merge_options, read_yaml, with_defaults, with_options
+from fairprune_framework.recipes.recipe import FIELDS, PluginSpec, Recipe, budget_of
 from fairprune_framework.utilities.files import digest
 
 AXES = ("bias", "importance", "policy", "operator", "budget", "seed")
@@ -110,8 +111,8 @@ def read_grid(source: str | Path | Mapping[str, Any], options: Mapping[str, Any]
         if name.partition(".")[0] in (*AXES, "factor") and name.partition(".")[0] in (*data, "factor"):
             raise UserError(f"--{name} stands in the grid {where} already")
     shared = {name: data[name] for name in data if name in FIELDS and name not in AXES}
-    base = layered(data.get("recipe"), {})
-    base = overlaid(laid_over(base.to_yaml(), shared), options, where).resolved()
+    base = load_recipe(data.get("recipe"), {})
+    base = with_defaults(with_options(merge_options(base.to_yaml(), shared), options, where))
     axes = {name: _axis(name, data, base, where) for name in AXES}
     cells = [_cell(base, dict(zip(AXES, values, strict=True)), where) for values in product(*axes.values())]
     cells += _controls(base, axes, data, where)
@@ -144,9 +145,9 @@ def _cell(base: Recipe, values: Mapping[str, Any], where: str, control: bool = F
     if chosen["operator"] == "scale" and chosen["factor"] is None:
         raise UserError(f"impossible cell in {where}: the operator scale needs its factor: {{operator: scale, factor: 0.5}}")
     try:
-        recipe = base.replace(**chosen)
+        recipe = with_options(base, chosen)
         cell = Cell(recipe=recipe, control=control)
-        recipe.limits()
+        budget_of(recipe)
         policy = cell.plugins[2]
     except UserError as error:
         raise UserError(f"impossible cell in {where}: {error}") from error
@@ -176,7 +177,7 @@ def _refuse_duplicates(cells: Sequence[Cell], where: str) -> None:
     for cell in cells:
         recipe = cell.recipe
         effect = ("scale", recipe.factor) if recipe.operator == "scale" else ("silence",)
-        key = (cell.plugins, effect, str(recipe.limits()), recipe.seed)
+        key = (cell.plugins, effect, str(budget_of(recipe)), recipe.seed)
         if (other := seen.setdefault(key, cell)) is not cell:
             both = {name: (a, b) for (name, a), b in zip(cell.choices.items(), other.choices.values(), strict=True) if a != b}
             why = (

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fairprune_framework.ablation import board
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.functional.hypothesis_tests import holm
+from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def _confirmed(ablation: Ablation, cell: Cell) -> dict[str, Any]:
     base = ablation.base_run()
     ablation.notify(f"confirming {cell.id} on held-out contrasts")
     run = Run(
-        cell.recipe.replace(split="keep", columns=None, prompts=None),
+        with_options(cell.recipe, {"split": "keep", "columns": None, "prompts": None}),
         ablation.folder / "confirmed" / cell.id,
         model=base.model,
         tokenizer=base.tokenizer,

@@ -16,6 +16,7 @@ from fairprune_framework.ablation.grid import Cell, Grid, read_grid
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.evaluation.sentence_rows import PREFERENCE
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
+from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import read_json, write_json, write_text
 
@@ -89,7 +90,7 @@ class Ablation:
             self.notify(f"{len(dropped)} contrasts repeat a text of the judging part, and were left out")
         if not any(contrast.split == "heldout" and not contrast.control for contrast in divided):
             raise UserError("select holds too few templates to judge cells on: at least one category needs two")
-        recipe = self.grid.recipe.replace(split="keep", columns=None, prompts=None)
+        recipe = with_options(self.grid.recipe, {"split": "keep", "columns": None, "prompts": None})
         run = Run(
             recipe,
             self.folder / "search",
@@ -218,7 +219,7 @@ def ablate(
     tokenizer: Any = None,
     prompts: Any = None,
     notify: Callable[[str], None] = lambda text: None,
-    **words: Any,
+    **options: Any,
 ) -> dict[str, Any] | None:
     """Try every cell of a grid; returns the content of `ablation.json`, or None while cells of other parts are missing.
 
@@ -229,7 +230,7 @@ def ablate(
         part: (i, n): do cell i, i + n, ...; n processes share the work of one folder. By default all cells; of ranks that torchrun
             or SLURM started together, each does its own, and rank 0 waits for all and writes the table.
         model, prompts: names, or in memory (with `tokenizer`).
-        words: fields of the recipe, the same for all cells.
+        options: fields of the recipe, the same for all cells.
 
     Raises:
         UserError: the grid is wrong; nothing was written. Or held-out contrasts were looked at before.
@@ -245,7 +246,7 @@ def ablate(
         raise UserError(f"--confirm must be a number of cells. Got {confirm} instead.")
     in_memory = {"model": model, "prompts": prompts}
     named = {name: str(value) for name, value in in_memory.items() if isinstance(value, (str, Path))}
-    read = read_grid(grid, {**words, **named})
+    read = read_grid(grid, {**options, **named})
     given: dict[str, Any] = {name: None if name in named else value for name, value in in_memory.items()}
     written = dict(grid) if isinstance(grid, Mapping) else None
     text = yaml.safe_dump(written, sort_keys=False) if written else Path(str(grid)).read_text(encoding="utf-8")

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fairprune_framework.analysis.overlap import _opened, _silent
+from fairprune_framework.analysis.overlap import _opened
 from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.recipes.recipe import budget_of
 from fairprune_framework.runs.run import Run
+from fairprune_framework.utilities.progress import Notify, silent
 
 MOST = 10
 """Contrasts and tokens that are shown."""
 
 
-def inspect(run: Run | str | Path, unit: str, notify: Callable[[str], None] = _silent) -> dict[str, Any]:
+def inspect(run: Run | str | Path, unit: str, notify: Notify = silent) -> dict[str, Any]:
     """Look at one neuron of a run with scores.
 
     Args:
@@ -80,7 +82,7 @@ def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
     """Whether the neuron is planned, and the first rule that explains it."""
     if "plan" not in run.record["stages"]:
         return {"planned": None, "because": "the run has no plan yet"}
-    plan, limits = run.plan, run.recipe.limits()
+    plan, limits = run.plan, budget_of(run.recipe)
     policy = run.recipe.policy.plugin if run.recipe.policy else "the policy"
     if index in plan.sites.get(site.name, ()):
         return {"planned": True, "because": f"chosen by {policy}: {plan.count} neurons, operator {plan.operator}"}

@@ -5,7 +5,7 @@ Each answer is one JSON file in the run folder. Contrasts that judge are held ou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -23,15 +23,10 @@ from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of, rescored
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.utilities.files import write_json
+from fairprune_framework.utilities.progress import Notify, silent
 
 if TYPE_CHECKING:
     from fairprune_framework.auditing.sums import Statistics
-
-Notify = Callable[[str], None]
-
-
-def _silent(text: str) -> None:
-    pass
 
 
 def _opened(run: Run | str | Path, notify: Notify, stage: str) -> Run:
@@ -67,7 +62,7 @@ def _as_set(plan: Plan) -> set[tuple[str, int]]:
 # -- overlap -----------------------------------------------------------------------------------------------------------
 
 
-def overlap(run: Run | str | Path, notify: Notify = _silent) -> dict[str, Any]:
+def overlap(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
     """Are the same neurons found for each category? `counts[a][b]`: shared units; p-values: hypergeometric, of at least as many by
     chance among the units that may be planned; `p_adjusted`: Holm over all pairs. Writes `overlap.json`."""
     from scipy.stats import hypergeom
@@ -139,7 +134,7 @@ class _Judge:
         return changed(chosen, self.before, after, self.run.recipe.seed) if chosen else None
 
 
-def transfer(run: Run | str | Path, notify: Notify = _silent) -> dict[str, Any]:
+def transfer(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
     """Does what is chosen on one category help another? Rows: chosen on; columns: judged on. `change` of the divergence with its
     interval over templates; `p_adjusted`: Holm over the matrix. The last columns are the control categories. Writes `transfer.json`.
     """
@@ -182,7 +177,7 @@ def transfer(run: Run | str | Path, notify: Notify = _silent) -> dict[str, Any]:
 # -- stability ---------------------------------------------------------------------------------------------------------
 
 
-def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = _silent) -> dict[str, Any]:
+def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = silent) -> dict[str, Any]:
     """Would other templates have chosen the same neurons? The share of bootstrap replicates, over templates within each category,
     that choose each planned neuron, and the mean Jaccard index of two replicates. One more audit, which keeps sums by groups of
     templates (at most 32 a category). Importance is not resampled. Writes `stability.json`."""
@@ -254,7 +249,7 @@ def _audited_by_cluster(run: Run, notify: Notify) -> Statistics:
 # -- causality ---------------------------------------------------------------------------------------------------------
 
 
-def causal(run: Run | str | Path, draws: int = 20, notify: Notify = _silent) -> dict[str, Any]:
+def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> dict[str, Any]:
     """Does masking the plan do more than masking random neurons of the same layers and activation norms? And do the control contrasts
     react as much as the demographic ones? `p_value`: share of the draws (and the plan itself) that lower the divergence at least as
     much. Writes `causal.json`."""

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fairprune_framework import discovery
 from fairprune_framework.errors import FairpruneError
-from fairprune_framework.utilities.files import PACKAGES
+from fairprune_framework.utilities.versions import PACKAGES
 
 State = Literal["ok", "note", "broken"]
 OPTIONAL = {

@@ -29,8 +29,9 @@ from fairprune_framework.evaluation.tasks.harness import TaskResult, language_mo
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.surgery.masking import masked
-from fairprune_framework.utilities.files import digest, file_digest, versions
+from fairprune_framework.utilities.files import digest, file_digest
 from fairprune_framework.utilities.progress import bar
+from fairprune_framework.utilities.versions import versions
 
 
 class Subject:

@@ -1,9 +1,4 @@
-"""The recipe: every option of a run in one frozen dataclass, read from layers and written back fully resolved.
-
-Layers, later wins: the recipe that ships as `default` (or the one named), a recipe file of the user's, options on the command
-line. No name of a plugin occurs here: the shipped recipes are YAML files found by the entry-point group `fairprune.recipes`,
-read without importing anything.
-"""
+"""The recipe: every option of a run in one frozen dataclass. `loading.py` reads it from files and options."""
 
 from __future__ import annotations
 
@@ -11,15 +6,12 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 from fairprune_framework import discovery
 from fairprune_framework.api.types import Budget, Operator, check_factor
-from fairprune_framework.errors import UnknownName, UserError, did_you_mean
+from fairprune_framework.errors import UserError, did_you_mean
 
-DEFAULT = "default"
 PLUGIN_KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy", "architecture")
 
 
@@ -192,23 +184,12 @@ class Recipe:
             raise UserError(f"The operator {self.operator!r} {needs}.")
         if self.budget is not None:
             object.__setattr__(self, "budget", str(self.budget))
-            self.limits()
+            budget_of(self)
 
     @property
     def is_distributed(self) -> bool:
-        """An audit uses more than one process."""
+        """Whether an audit uses more than one process."""
         return self.devices != 1 or self.nodes > 1
-
-    def limits(self) -> Budget:
-        """The budget with its side conditions; raises `UserError` where it is out of range or not given."""
-        if self.budget is None:
-            raise UserError("the recipe names no budget")
-        return Budget.parse(
-            self.budget,
-            round_to=self.round_to,
-            max_layer_share=self.max_layer_share,
-            protected_layers=frozenset(self.protected_layers),
-        )
 
     def multiplier(self) -> float | None:
         """The factor as a number; None where it is `auto` or not given. Raises `UserError` where it is neither."""
@@ -234,19 +215,6 @@ class Recipe:
             values[item.name] = value
         return values
 
-    def replace(self, **changes: Any) -> Recipe:
-        """A copy with some fields changed, checked anew."""
-        return from_mapping({**self.to_yaml(), **changes}, "the recipe")
-
-    def resolved(self) -> Recipe:
-        """A copy in which the fields that were left open are taken from the recipe `default`."""
-        if None not in (self.bias, self.importance, self.policy, self.budget, self.operator):
-            return self
-        default = shipped(DEFAULT)
-        if self.operator is not None:
-            default.pop("factor", None)
-        return self.replace(**{key: value for key, value in default.items() if getattr(self, key) is None})
-
 
 FIELDS = tuple(item.name for item in dataclasses.fields(Recipe))
 
@@ -259,122 +227,17 @@ def choices_of(name: str) -> tuple[str, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) is Literal else ()
 
 
-def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
-    """Make a recipe from a mapping, types checked.
+def budget_of(recipe: Recipe) -> Budget:
+    """The budget of a recipe with its side conditions.
 
     Raises:
-        UserError: an unknown key (did you mean), or a value of the wrong type or out of range.
+        UserError: it is out of range, or not given.
     """
-    from jsonargparse import ArgumentParser
-
-    hints = typing.get_type_hints(Recipe)
-    checked = {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in hints:
-            raise UnknownName(f"{where} has no option {key!r}.{did_you_mean(name, FIELDS)}")
-        if value is None and type(None) not in typing.get_args(hints[name]):
-            raise UserError(f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got nothing instead.")
-        if name not in (*PLUGIN_KINDS, "budget", "factor") and value is not None:
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_argument("--value", type=hints[name])
-            try:
-                value = parser.parse_object({"value": value}).value
-            except Exception as error:
-                raise UserError(
-                    f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got {value!r} instead."
-                    + did_you_mean(str(value), choices_of(name))
-                ) from error
-        checked[name] = value
-    return Recipe(**checked)
-
-
-def shipped(name: str) -> dict[str, Any]:
-    """The content of a recipe that a distribution ships, read without importing its package."""
-    entry = discovery.find("recipe", name)
-    try:
-        spec = find_spec(entry.value.partition(":")[0])
-    except (ImportError, ValueError):
-        spec = None
-    for folder in (spec.submodule_search_locations or []) if spec else []:
-        path = Path(folder) / f"{entry.name}.yaml"
-        if path.is_file():
-            return read_yaml(path)
-    raise UserError(f"{entry.label}: no file {entry.name}.yaml in the package {entry.value}")
-
-
-def named(name_or_file: str) -> dict[str, Any]:
-    """The content of a recipe: a file where the name has a slash or ends in .yaml or .yml, otherwise one that is shipped."""
-    if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
-        return read_yaml(Path(name_or_file))
-    return shipped(name_or_file)
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a recipe file.
-
-    Raises:
-        UserError: no such file, no YAML (with its line), or no mapping.
-    """
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        """Refuses a key that occurs twice, where YAML would drop the first in silence."""
-
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if repeated := [key for key in keys if keys.count(key) > 1]:
-                raise yaml.MarkedYAMLError(problem=f"the key {repeated[0]!r} occurs twice", problem_mark=node.start_mark)
-            return dict(super().construct_mapping(node, deep))
-
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except FileNotFoundError:
-        raise UserError(f"no recipe file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the recipe file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line} is no YAML: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} must hold a mapping of options. Got {type(data).__name__} instead.")
-    return data
-
-
-def layered(name_or_file: str | None, options: Mapping[str, Any]) -> Recipe:
-    """The recipe of a command: the shipped default, the recipe named, the options given.
-
-    `options` may hold dotted plugin options, `{"bias.relative": True}`, which are laid over the plugin that the layers name.
-
-    Raises:
-        UserError: as `shipped`, `read_yaml` and `from_mapping`.
-    """
-    values = dict(shipped(DEFAULT))
-    if name_or_file is not None and name_or_file != DEFAULT:
-        values = laid_over(values, named(name_or_file))
-    return overlaid(values, options, f"the recipe {name_or_file or DEFAULT!r}")
-
-
-def laid_over(values: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """One layer of options over another; naming an operator drops the factor of the one before."""
-    merged = dict(values)
-    if more.get("operator") not in (None, merged.get("operator")):
-        merged.pop("factor", None)
-    return merged | dict(more)
-
-
-def overlaid(values: Mapping[str, Any], options: Mapping[str, Any], where: str) -> Recipe:
-    """Lay options over the values of a recipe; naming another plugin drops the options of the one before."""
-    merged = laid_over(values, {key: value for key, value in options.items() if "." not in key})
-    for key, value in options.items():
-        kind, dot, option = key.partition(".")
-        if not dot:
-            continue
-        if kind not in PLUGIN_KINDS:
-            raise UnknownName(f"no option --{key}.{did_you_mean(kind, PLUGIN_KINDS)}")
-        if merged.get(kind) is None:
-            raise UserError(f"--{key} needs --{kind}: no {kind} is named")
-        spec = PluginSpec.parse(merged[kind], kind)
-        merged[kind] = {"plugin": spec.plugin, **spec.options, option.replace("-", "_"): value}
-    return from_mapping(merged, where)
+    if recipe.budget is None:
+        raise UserError("the recipe names no budget")
+    return Budget.parse(
+        recipe.budget,
+        round_to=recipe.round_to,
+        max_layer_share=recipe.max_layer_share,
+        protected_layers=frozenset(recipe.protected_layers),
+    )

@@ -87,9 +87,9 @@ class Source:
         """The units that the plan takes from a site."""
         return list((self.plan or {}).get("sites", {}).get(site, ()))
 
-    def find(self, metric: str, **words: Any) -> Mapping[str, Any] | None:
-        """The row of `evaluation.json` of this metric; words that are not given mean null, `control` False."""
-        wanted = {"metric": metric, "split": None, "control": False, "category": None, "layer": None, **words}
+    def find(self, metric: str, **fields: Any) -> Mapping[str, Any] | None:
+        """The row of `evaluation.json` of this metric; fields that are not given are null, `control` False."""
+        wanted = {"metric": metric, "split": None, "control": False, "category": None, "layer": None, **fields}
         return next((row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())), None)
 
     @property

@@ -16,8 +16,10 @@ from typing import Any, cast
 from fairprune_framework import discovery
 from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.errors import RunFolderError
-from fairprune_framework.recipes.recipe import PLUGIN_KINDS, Recipe, read_yaml
+from fairprune_framework.recipes.loading import read_yaml
+from fairprune_framework.recipes.recipe import PLUGIN_KINDS, Recipe
 from fairprune_framework.utilities import files as provenance
+from fairprune_framework.utilities.versions import versions
 
 FORMAT = "fairprune-run/1"
 RECORD, RECIPE = "run.json", "recipe.yaml"
@@ -200,7 +202,7 @@ class RunFolder:
             if getattr(self.recipe, kind) is not None:
                 entry = discovery.find(kind, getattr(self.recipe, kind).plugin)
                 plugins[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
-        self.note(versions=provenance.versions(), plugins=plugins, seeds={"run": self.recipe.seed})
+        self.note(versions=versions(), plugins=plugins, seeds={"run": self.recipe.seed})
         provenance.write_text(self.folder / RECIPE, yaml.safe_dump(self.recipe.to_yaml(), sort_keys=False, allow_unicode=True))
         provenance.write_json(self.folder / RECORD, self.record)
 

@@ -1,4 +1,4 @@
-"""A run folder, new or existing, and the words given with it, made into a `Run`."""
+"""A run folder, new or existing, and the options given with it, made into a `Run`."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.errors import RunFolderError
-from fairprune_framework.recipes.recipe import Recipe, laid_over, layered, named, overlaid, read_yaml
+from fairprune_framework.recipes.loading import load_recipe, merge_options, read_recipe, read_yaml, with_defaults, with_options
+from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.runs.folder import RECIPE, RECORD, refuse_unwritable
 from fairprune_framework.runs.run import Run
 
-OF_THE_MOMENT = ("devices", "nodes", "strategy", "log")
+EXECUTION_OPTIONS = ("devices", "nodes", "strategy", "log")
 """Options that say how a command computes, not what: a folder does not hand them on to the next command."""
 
 
@@ -42,26 +43,26 @@ def open_run(
         UserError: as the recipe's own checks.
     """
     folder = None if output is None else Path(output)
-    words = dict(options)
+    given = dict(options)
     in_memory_model = model if model is not None and not isinstance(model, (str, Path)) else None
     in_memory_prompts = prompts if prompts is not None and not isinstance(prompts, (str, Path)) else None
     if isinstance(model, (str, Path)):
-        words["model"] = str(model)
+        given["model"] = str(model)
     if isinstance(prompts, (str, Path)):
-        words["prompts"] = str(prompts)
+        given["prompts"] = str(prompts)
     existing = folder is not None and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
     if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
         raise RunFolderError(f"{folder} exists and is no run folder (it holds no {RECORD}): choose another --output")
     if folder is not None and not existing:
         refuse_unwritable(folder)
     if isinstance(recipe, Recipe):
-        resolved = overlaid(recipe.resolved().to_yaml(), words, "the recipe") if words else recipe.resolved()
+        resolved = with_options(with_defaults(recipe), given) if given else with_defaults(recipe)
     elif existing and folder is not None and not fresh:
-        kept = {name: value for name, value in read_yaml(folder / RECIPE).items() if name not in OF_THE_MOMENT}
-        known = laid_over(kept, {} if recipe is None else named(recipe))
-        resolved = overlaid(known, words, f"{folder / RECIPE}").resolved()
+        kept = {name: value for name, value in read_yaml(folder / RECIPE).items() if name not in EXECUTION_OPTIONS}
+        known = merge_options(kept, {} if recipe is None else read_recipe(recipe))
+        resolved = with_defaults(with_options(known, given, f"{folder / RECIPE}"))
     else:
-        resolved = layered(recipe, words).resolved()
+        resolved = with_defaults(load_recipe(recipe, given))
     return Run(
         resolved,
         folder,

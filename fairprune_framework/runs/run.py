@@ -14,7 +14,8 @@ from fairprune_framework import discovery
 from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.recipes.recipe import PluginSpec, Recipe, overlaid
+from fairprune_framework.recipes.loading import with_options
+from fairprune_framework.recipes.recipe import PluginSpec, Recipe
 from fairprune_framework.runs.folder import FIELDS, RunFolder
 from fairprune_framework.utilities import files as provenance
 
@@ -71,7 +72,7 @@ class Run(RunFolder):
         if not options and overwrite == self.overwrite:
             return self
         run = Run(
-            overlaid(self.recipe.to_yaml(), options, "the recipe") if options else self.recipe,
+            with_options(self.recipe, options) if options else self.recipe,
             self.folder,
             overwrite=overwrite,
             model=self._given_model,
@@ -88,7 +89,7 @@ class Run(RunFolder):
         """The same folder, and all that is loaded, under a recipe with other choices, the seed among them: for the cells of a grid,
         which share one split, one calibration text and one audit."""
         run = Run(
-            self.recipe.replace(**choices),
+            with_options(self.recipe, choices),
             self.folder,
             model=self.model,
             tokenizer=self.tokenizer,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fairprune_framework.api.interfaces import ImportanceScorer, SiteContext
 from fairprune_framework.errors import UserError
+from fairprune_framework.recipes.recipe import budget_of
 
 if TYPE_CHECKING:
     from fairprune_framework.api.types import Plan, Scores
@@ -79,7 +80,7 @@ def plan_of(run: Run, scores: Scores) -> Plan:
     return make_plan(
         scores,
         run.policy,
-        recipe.limits(),
+        budget_of(recipe),
         policy_context(operator, recipe.max_perplexity_increase, at, generator, given["probe"], resampling),
         label,
         model=recipe.model or "in-memory",

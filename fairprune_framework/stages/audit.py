@@ -30,6 +30,8 @@ from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, 
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.runs.folder import CHECKPOINT as FOLDER
 from fairprune_framework.utilities import files as provenance
+from fairprune_framework.utilities.progress import silent
+from fairprune_framework.utilities.versions import versions
 
 if TYPE_CHECKING:
     from fairprune_framework.runs.run import Run
@@ -138,7 +140,7 @@ def run_worker_rank(run: Run, demand: Callable[[], Demand]) -> int:
     Writes its own checkpoints alone, and prints nothing; the reason of a failure is written where rank 0 finds it.
     """
     checkpoint = Checkpoint(run.folder / FOLDER, {})
-    run.notify = _silent
+    run.notify = silent
     try:
         parallel.init_process_group(run.parallelism)
         if parallel.broadcast(run.parallelism, None) == "leave":
@@ -168,10 +170,6 @@ def run_worker_rank(run: Run, demand: Callable[[], Demand]) -> int:
     return 0
 
 
-def _silent(text: str) -> None:
-    """Say nothing."""
-
-
 def check_parallelism(run: Run) -> None:
     """Raise `UserError` for what an audit over several processes cannot have."""
     parallelism = run.parallelism
@@ -187,7 +185,7 @@ def check_parallelism(run: Run) -> None:
 
 def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
     """All that partial sums depend on, in words."""
-    versions = provenance.versions()
+    installed = versions()
     layers = len({site.layer for site in run.architecture.sites.values()})
     found = {
         "model": run.fingerprint,
@@ -203,8 +201,8 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
         ],
         "architecture": run.architecture.name,
         "code version": code_digest(demand, run.architecture.adapter),
-        "version of torch": versions["torch"],
-        "version of transformers": versions["transformers"],
+        "version of torch": installed["torch"],
+        "version of transformers": installed["transformers"],
         "kind of device": run.device.type,
     }
     if run.parallelism.compile:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.errors import UserError
-from fairprune_framework.recipes.recipe import PLUGIN_KINDS
+from fairprune_framework.recipes.recipe import PLUGIN_KINDS, budget_of
 from fairprune_framework.runs.run import Run
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def prepare(run: Run, stages: tuple[str, ...]) -> None:
         if getattr(run.recipe, kind) is not None:
             run.label(kind)
     if "score" in stages:
-        run.recipe.limits()
+        budget_of(run.recipe)
         _ = (run.bias, run.importance, run.policy)
     if "audit" in stages:
         run.parallelism.check()

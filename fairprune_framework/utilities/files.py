@@ -1,4 +1,4 @@
-"""Where a number comes from: versions, hashes, seeds, and files that are written whole or not at all."""
+"""Hashes, and files that are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import errno
 import hashlib
 import json
 import os
-import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +16,6 @@ from fairprune_framework.errors import DiskFull, RunFolderError
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PACKAGES = ("fairprune_framework", "torch", "lightning", "transformers", "torchmetrics", "lm_eval", "safetensors", "tokenizers")
-
-
-def versions() -> dict[str, str]:
-    """Python, the machine's kind, and every package that numbers depend on."""
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def digest(value: Any) -> str:

@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
 
 Item = TypeVar("Item")
+Notify = Callable[[str], None]
+"""Takes one line on what is being done."""
 _SHOWN: ContextVar[bool] = ContextVar("fairprune_progress", default=False)
+
+
+def silent(text: str) -> None:
+    """The `Notify` that says nothing. Unlike a lambda it can be pickled for other processes."""
+
+
+def notifier(command: str, quiet: bool = False) -> Notify:
+    """The `Notify` of a command: lines on stderr, `[command] text`; with `quiet` none."""
+
+    def notify(text: str) -> None:
+        print(f"[{command}] {text}", file=sys.stderr, flush=True)
+
+    return silent if quiet else notify
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from fairprune_framework.auditing.distributed.assignment import CompletedBatches
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.functional.compensated import add_sums
 from fairprune_framework.utilities.files import write_tensors
+from fairprune_framework.utilities.progress import silent
 
 _FORMAT = "fairprune-checkpoint/1"
 _NAME = re.compile(r"(base|rank)-(\d+)(?:-(\d+)\.([ab]))?\.safetensors")
@@ -66,7 +67,7 @@ class Checkpoint:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a process of its own: nobody is told there, and a closure cannot go there."""
-        return {**vars(self), "notify": _silent}
+        return {**vars(self), "notify": silent}
 
     def load(self) -> Part:
         """All that earlier sessions did.
@@ -191,10 +192,6 @@ class Checkpoint:
             path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
-
-
-def _silent(text: str) -> None:
-    """Tells nobody."""
 
 
 class _Damaged(Exception):

@@ -1,0 +1,160 @@
+"""Recipes from mappings, YAML files and options.
+
+Sources in order, later wins: the recipe that ships as `default`, the recipe that is named, options on the command line. No name of a
+plugin occurs here: the shipped recipes are YAML files found by the entry-point group `fairprune.recipes`, read without importing
+anything.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework import discovery
+from fairprune_framework.errors import UnknownName, UserError, did_you_mean
+from fairprune_framework.recipes.recipe import FIELDS, PLUGIN_KINDS, PluginSpec, Recipe, choices_of
+
+DEFAULT = "default"
+
+
+def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
+    """Make a recipe from a mapping, types checked.
+
+    Raises:
+        UserError: an unknown key (did you mean), or a value of the wrong type or out of range.
+    """
+    from jsonargparse import ArgumentParser
+
+    hints = typing.get_type_hints(Recipe)
+    checked = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in hints:
+            raise UnknownName(f"{where} has no option {key!r}.{did_you_mean(name, FIELDS)}")
+        if value is None and type(None) not in typing.get_args(hints[name]):
+            raise UserError(f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got nothing instead.")
+        if name not in (*PLUGIN_KINDS, "budget", "factor") and value is not None:
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_argument("--value", type=hints[name])
+            try:
+                value = parser.parse_object({"value": value}).value
+            except Exception as error:
+                raise UserError(
+                    f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got {value!r} instead."
+                    + did_you_mean(str(value), choices_of(name))
+                ) from error
+        checked[name] = value
+    return Recipe(**checked)
+
+
+def read_shipped(name: str) -> dict[str, Any]:
+    """The content of a recipe that a distribution ships, read without importing its package."""
+    entry = discovery.find("recipe", name)
+    try:
+        spec = find_spec(entry.value.partition(":")[0])
+    except (ImportError, ValueError):
+        spec = None
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / f"{entry.name}.yaml"
+        if path.is_file():
+            return read_yaml(path)
+    raise UserError(f"{entry.label}: no file {entry.name}.yaml in the package {entry.value}")
+
+
+def read_recipe(name_or_file: str) -> dict[str, Any]:
+    """The content of a recipe: a file where the name has a slash or ends in .yaml or .yml, otherwise one that is shipped."""
+    if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
+        return read_yaml(Path(name_or_file))
+    return read_shipped(name_or_file)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a recipe file.
+
+    Raises:
+        UserError: no such file, no YAML (with its line), or no mapping.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses a key that occurs twice, where YAML would drop the first in silence."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+            if repeated := [key for key in keys if keys.count(key) > 1]:
+                raise yaml.MarkedYAMLError(problem=f"the key {repeated[0]!r} occurs twice", problem_mark=node.start_mark)
+            return dict(super().construct_mapping(node, deep))
+
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
+    except FileNotFoundError:
+        raise UserError(f"no recipe file {path}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the recipe file {path}: {error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line} is no YAML: {getattr(error, 'problem', None) or error}") from error
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold a mapping of options. Got {type(data).__name__} instead.")
+    return data
+
+
+def merge_options(options: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe with others over them; another operator drops the factor of the first."""
+    merged = dict(options)
+    if more.get("operator") not in (None, merged.get("operator")):
+        merged.pop("factor", None)
+    return merged | dict(more)
+
+
+def with_options(recipe: Recipe | Mapping[str, Any], options: Mapping[str, Any], where: str = "the recipe") -> Recipe:
+    """A recipe with options over it, checked anew.
+
+    Args:
+        recipe: a recipe, or its fields as a mapping.
+        options: fields, and dotted options of plugins: `{"bias.relative": True}` is an option of the plugin that `recipe` names.
+            Another plugin drops the options of the first, another operator its factor.
+        where: what messages call the recipe.
+
+    Raises:
+        UserError: as `from_mapping`; an option of a plugin that is not named.
+    """
+    values = recipe.to_yaml() if isinstance(recipe, Recipe) else recipe
+    merged = merge_options(values, {key: value for key, value in options.items() if "." not in key})
+    for key, value in options.items():
+        kind, dot, option = key.partition(".")
+        if not dot:
+            continue
+        if kind not in PLUGIN_KINDS:
+            raise UnknownName(f"no option --{key}.{did_you_mean(kind, PLUGIN_KINDS)}")
+        if merged.get(kind) is None:
+            raise UserError(f"--{key} needs --{kind}: no {kind} is named")
+        spec = PluginSpec.parse(merged[kind], kind)
+        merged[kind] = {"plugin": spec.plugin, **spec.options, option.replace("-", "_"): value}
+    return from_mapping(merged, where)
+
+
+def with_defaults(recipe: Recipe) -> Recipe:
+    """A recipe whose open fields (plugins, budget, operator) are taken from the recipe `default`; the same one if none is open."""
+    if None not in (recipe.bias, recipe.importance, recipe.policy, recipe.budget, recipe.operator):
+        return recipe
+    default = read_shipped(DEFAULT)
+    if recipe.operator is not None:
+        default.pop("factor", None)
+    return from_mapping(default | {key: value for key, value in recipe.to_yaml().items() if value is not None}, "the recipe")
+
+
+def load_recipe(name_or_file: str | None, options: Mapping[str, Any]) -> Recipe:
+    """The recipe of a command: the shipped default, the recipe that is named, the options given (see `with_options`).
+
+    Raises:
+        UserError: as `read_recipe` and `with_options`.
+    """
+    values = read_shipped(DEFAULT)
+    if name_or_file is not None and name_or_file != DEFAULT:
+        values = merge_options(values, read_recipe(name_or_file))
+    return with_options(values, options, f"the recipe {name_or_file or DEFAULT!r}")
