@@ -7,11 +7,12 @@ RUN := runs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: docs demo test lint types imports pytest slow bench clean help
+.PHONY: docs demo test lint types imports pytest golden slow bench clean help
 
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
 	@echo "make test   lint, types, import rules and all tests"
+	@echo "make golden renew tests/golden/manifest.json, after a change of results that is intended"
 	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
 
@@ -55,6 +56,9 @@ pytest: .venv/.ready-dev
 
 docs: .venv/.ready-docs
 	OMP_NUM_THREADS=1 $(BIN)/python docs/site.py
+
+golden: .venv/.ready-dev
+	$(BIN)/python tests/golden/renew.py
 
 slow: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
