@@ -17,7 +17,8 @@ from fairprune_framework import discovery
 from fairprune_framework.ablation.cell import Judge, Scorekeeper, evaluate_cell
 from fairprune_framework.ablation.grid import read_grid
 from fairprune_framework.ablation.search import Ablation
-from fairprune_framework.auditing.audit import Demand, audit, selecting
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand, selecting
 from fairprune_framework.pipeline import run_stages
 
 

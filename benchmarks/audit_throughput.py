@@ -26,7 +26,8 @@ import torch
 from common import DATA, machine, paired
 
 from fairprune_framework import discovery
-from fairprune_framework.auditing.audit import Demand, audit
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.calibration.text import padded
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies

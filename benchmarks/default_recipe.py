@@ -19,8 +19,8 @@ import torch
 from common import machine
 
 import fairprune_framework as fp
-from fairprune_framework.auditing.audit import selecting
 from fairprune_framework.auditing.batches import compose
+from fairprune_framework.auditing.demand import selecting
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.guard import guard
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure

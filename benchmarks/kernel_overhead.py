@@ -17,9 +17,11 @@ import torch
 from common import DATA, machine, paired, ratio
 
 from fairprune_framework import discovery
-from fairprune_framework.auditing.audit import Demand, audit
-from fairprune_framework.auditing.batches import MicroBatch, compose
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.demand import Demand
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import TrunkModule
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.readers import read

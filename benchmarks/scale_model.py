@@ -164,8 +164,9 @@ def measured_overhead(count: int = 600) -> tuple[float, float]:
     import torch
 
     from fairprune_framework import discovery
-    from fairprune_framework.auditing.audit import Demand, audit
+    from fairprune_framework.auditing.audit import audit
     from fairprune_framework.auditing.batches import compose
+    from fairprune_framework.auditing.demand import Demand
     from fairprune_framework.auditing.runner import TrunkModule
     from fairprune_framework.contrasts.alignment import align_all, vocabularies
     from fairprune_framework.contrasts.schema import Contrast, Variant

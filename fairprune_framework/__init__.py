@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _EXPORTS = {
     "ActivationStatisticsCallback": "auditing.callback",
     "ContrastDataModule": "auditing.runner",
-    "MicroBatch": "auditing.batches",
+    "MicroBatch": "auditing.micro_batch",
     "TrunkModule": "auditing.runner",
     "Budget": "api.types",
     "Plan": "api.types",
@@ -49,8 +49,8 @@ if TYPE_CHECKING:
     from fairprune_framework.analysis.neuron import inspect
     from fairprune_framework.analysis.overlap import causal, overlap, stability, transfer
     from fairprune_framework.api.types import Budget, Plan, Scores
-    from fairprune_framework.auditing.batches import MicroBatch
     from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+    from fairprune_framework.auditing.micro_batch import MicroBatch
     from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule
     from fairprune_framework.contrasts.schema import Contrast, Variant
     from fairprune_framework.models.architecture import recognise

@@ -307,7 +307,7 @@ def _together(
 
 def check(found: Ablation) -> None:
     """Everything that can be wrong with model, prompts and plugins is found before anything is written."""
-    from fairprune_framework.auditing.audit import Demand
+    from fairprune_framework.auditing.demand import Demand
     from fairprune_framework.selection.decide import plan_of  # noqa: F401  (its imports fail here, if at all)
 
     base = found.base_run()

@@ -227,7 +227,8 @@ def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = sil
 
 def _audited_by_cluster(run: Run, notify: Notify) -> Statistics:
     """Audit `select` anew, with the sums of clusters of templates kept apart."""
-    from fairprune_framework.auditing.audit import Demand, audit, selecting
+    from fairprune_framework.auditing.audit import audit
+    from fairprune_framework.auditing.demand import Demand, selecting
 
     contrasts = selecting(run.aligned[0])
     demand = replace(Demand.of([run.bias], len({site.layer for site in run.architecture.sites.values()})), clusters=True)

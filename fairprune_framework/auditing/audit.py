@@ -4,127 +4,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
-from fairprune_framework.auditing.batches import WINDOW, MicroBatch
+from fairprune_framework.api.interfaces import Pass
+from fairprune_framework.auditing.batches import WINDOW
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
-from fairprune_framework.auditing.distributed.assignment import CompletedBatches, Windows, Work, assigned_batches
+from fairprune_framework.auditing.demand import Demand
+from fairprune_framework.auditing.distributed.assignment import Work, assigned_batches
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
 from fairprune_framework.auditing.distributed.checkpoint_callback import CheckpointCallback
 from fairprune_framework.auditing.distributed.model_parallel import ShardLayers, SplitNeurons
 from fairprune_framework.auditing.distributed.parallel import Parallelism
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.progress_bar import RateBar
 from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule, stream
+from fairprune_framework.auditing.streams import Held, HeldStreams, Job, Open, Windows
 from fairprune_framework.auditing.sums import (
     CALIBRATION,
     CLUSTERS,
     CONTRASTS,
     Statistics,
     StatisticSums,
-    described,
     finished,
 )
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.contrasts.schema import may_select
-from fairprune_framework.errors import FairpruneError, UserError
+from fairprune_framework.errors import FairpruneError
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.slices import weights_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What the plugins of a run want the audit to sum."""
-
-    statistics: tuple[Statistic, ...]
-    calibration: bool
-    weights: bool
-    clusters: bool = False
-    """Some plugin wants bootstrap replicates: hashed clusters are summed apart."""
-
-    @classmethod
-    def of(cls, plugins: Sequence[Plugin], layers: int) -> Demand:
-        """The union of what plugins declare; equal statistics once.
-
-        Raises:
-            UserError: two statistics that differ bear one name.
-        """
-        statistics = tuple(dict.fromkeys(s for plugin in plugins for s in plugin.needs().statistics))
-        names: dict[str, Statistic] = {}
-        for statistic in statistics:
-            if names.setdefault(statistic.name, statistic) is not statistic:
-                raise UserError(
-                    f"two statistics are named {statistic.name!r} and differ: {described(names[statistic.name])} and "
-                    f"{described(statistic)}. One audit cannot sum both; a statistic with options needs a name for each"
-                )
-        streams = {pass_.stream for statistic in statistics for pass_ in statistic.passes(layers)}
-        weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
-        clusters = any(plugin.needs().replicates for plugin in plugins)
-        return cls(statistics=statistics, calibration=CALIBRATION in streams, weights=weights, clusters=clusters)
-
-    def names(self, layers: int) -> set[str]:
-        """As `Statistics.statistics` lists them."""
-        return {f"{pass_.stream}/{described(statistic)}" for statistic in self.statistics for pass_ in statistic.passes(layers)}
-
-
-def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
-    """The contrasts that may feed scores: no controls, and of the split `select` where there are splits."""
-    return [contrast for contrast in contrasts if may_select(contrast.control, contrast.split)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What rank 0 tells the others before an audit: small, and the same for all."""
-
-    categories: tuple[str, ...]
-    values: Mapping[str, int]
-    """category -> size of its vocabulary of attribute values."""
-    contrasts: int
-    """That may feed scores."""
-    documents: int
-    """Of calibration text that are scored on."""
-    max_tokens: int
-    """Padded tokens of a micro-batch, at most."""
-    share_up_to: int = 0
-    """Longest text that may stand in a packed row."""
-    tokens: int = 0
-    """Of all variants of those contrasts; 0: not counted."""
-    done: CompletedBatches = field(default_factory=CompletedBatches)
-    session: int = 0
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """What `open` needs beyond that."""
-
-
-Open = Callable[[Job], Mapping[str, Windows]]
-"""Gives each stream's windows to a rank that knows the job."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """Aligned contrasts in memory as windows."""
-
-    contrasts: Sequence[AlignedContrast]
-
-    def __call__(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[AlignedContrast]]]:
-        for number, first in enumerate(range(0, len(self.contrasts), WINDOW)):
-            if wanted(number):
-                yield number, list(self.contrasts[first : first + WINDOW])
-
-
-@dataclass(frozen=True)
-class HeldStreams:
-    """The streams of an audit whose input is in memory."""
-
-    contrasts: Held
-    calibration: Held
-
-    def __call__(self, job: Job) -> Mapping[str, Windows]:
-        return {CONTRASTS: self.contrasts, CALIBRATION: self.calibration}
 
 
 def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) -> list[Work]:

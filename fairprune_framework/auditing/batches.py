@@ -7,140 +7,18 @@ model allows it, tokens of a shared prefix are computed once too (`packing.py`);
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Literal, NamedTuple
-
-import torch
-from torch import Tensor
 
 from fairprune_framework.api.interfaces import Pass
+from fairprune_framework.auditing.collation import collate, row_keys
+from fairprune_framework.auditing.micro_batch import BatchId, MicroBatch
 from fairprune_framework.auditing.packing import Packer, width_of
 from fairprune_framework.contrasts.alignment import AlignedContrast
 
 WINDOW = 4096
 """Contrasts that are looked at together for sharing texts and for sorting by length."""
-
-
-class BatchId(NamedTuple):
-    """Which micro-batch of an audit: the same whatever the ranks."""
-
-    pass_: int
-    """Number of the pass."""
-    window: int
-    number: int
-    """Place in its window."""
-    total: int
-    """Micro-batches of its window."""
-    content: int
-    """`BatchSpec.content`."""
-
-
-@dataclass(kw_only=True, eq=False)  # not frozen: under `precision="bf16-true"` Lightning refuses frozen dataclasses
-class MicroBatch:
-    """Whole contrasts, of any categories: U distinct texts in R rows, padded on the right to L tokens. Treated as immutable.
-
-    Plain rows: R = U, row u holds text u. Packed rows (`paths` is given): texts that begin alike stand in one row behind their prefix;
-    such a batch needs the mask of `packing.tree_mask` and its `position_ids`.
-    """
-
-    input_ids: Tensor
-    """(R, L) int64."""
-    attention_mask: Tensor
-    """(R, L) int64: 1 where a token is."""
-    text: Tensor
-    """(C, V) int64: which of the U texts each variant is; 0 for an absent variant."""
-    present: Tensor
-    """(C, V) bool."""
-    length: Tensor
-    """(C, V) int64: tokens of each variant."""
-    start: Tensor
-    """(C, V) int64: first attribute token."""
-    end: Tensor
-    """(C, V) int64: one past the last attribute token; the matched suffix begins here."""
-    attribute: Tensor
-    """(C, V) int64: index into the category's vocabulary; -1 for an absent variant."""
-    lean: Tensor
-    """(C, V) int64: 1 for a stereotyping variant, -1 for its counterpart, 0 where a contrast names neither."""
-    categories: tuple[str, ...]
-    """Category of each contrast."""
-    values: int
-    """Size of the largest vocabulary of the set: the same in all micro-batches."""
-    ids: tuple[str, ...]
-    rare: Tensor | None = None
-    """(C, V, L) bool: places of rare tokens, as `Tokens.rare`; of calibration text alone."""
-    clusters: tuple[str, ...] = ()
-    """Template id of each contrast: with its category, the unit of resampling."""
-    batch_id: BatchId | None = None
-    """Which micro-batch of the audit it is."""
-    idle: bool = False
-    """Computed only because other ranks compute in lockstep: nothing of it is summed."""
-    position_ids: Tensor | None = None
-    """(R, L) int64 where rows are packed: place of each token in its texts."""
-    paths: Tensor | None = None
-    """(U, T) int64 where rows are packed: flat index into R*L of each token of each text; -1 behind its end."""
-    pass_of: Callable[[], Pass] = Pass
-    """Gives the pass that computes it. A call, since Lightning looks into the dataclasses of a batch and refuses frozen ones."""
-
-    @property
-    def pass_(self) -> Pass:
-        """The pass that computes it."""
-        return self.pass_of()
-
-    @property
-    def stream(self) -> Literal["contrasts", "calibration"]:
-        """`contrasts` or `calibration`."""
-        return self.pass_.stream
-
-    @property
-    def tokens(self) -> int:
-        """Padded tokens of the forward."""
-        return self.input_ids.numel()
-
-    def halves(self) -> list[MicroBatch]:
-        """Two micro-batches with half of the contrasts each; raises `torch.OutOfMemoryError` for one contrast."""
-        if len(self.ids) < 2:
-            raise torch.OutOfMemoryError(f"contrast {self.ids[0]!r} alone, {self.tokens} tokens, does not fit into memory")
-        middle = len(self.ids) // 2
-        return [self._part(slice(None, middle)), self._part(slice(middle, None))]
-
-    def _part(self, some: slice) -> MicroBatch:
-        present, text = self.present[some], self.text[some]
-        texts = torch.unique(text[present])
-        input_ids, mask = self.input_ids, self.attention_mask
-        if self.paths is not None:  # parts have a row a text: what ran out of memory need not be fast
-            mask = (self.paths >= 0).long()
-            input_ids = input_ids.flatten()[self.paths.clamp_min(0)]
-        row_of = torch.zeros(len(mask), dtype=torch.long, device=text.device)
-        row_of[texts] = torch.arange(len(texts), device=text.device)
-        width = int(mask[texts].sum(1).max())
-        return replace(
-            self,
-            input_ids=input_ids[texts, :width],
-            attention_mask=mask[texts, :width],
-            position_ids=None,
-            paths=None,
-            text=row_of[text] * present,
-            present=present,
-            length=self.length[some],
-            start=self.start[some],
-            end=self.end[some],
-            attribute=self.attribute[some],
-            lean=self.lean[some],
-            rare=None if self.rare is None else self.rare[some, :, :width],
-            categories=self.categories[some],
-            clusters=self.clusters[some],
-            ids=self.ids[some],
-            batch_id=None,
-        )
-
-    def to(self, device: Any, **kwargs: Any) -> MicroBatch:
-        """A copy on a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {k: v.to(device, **kwargs) for k, v in values.items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +52,7 @@ class BatchSpec:
 
     def micro_batch(self, values: int, pad: int = 0, batch_id: BatchId | None = None) -> MicroBatch:
         """Its tensors. `values`: size of the largest vocabulary of the set."""
-        return _collate(self.contrasts, values, pad, self.pass_, batch_id, self.packed)
+        return collate(self.contrasts, values, pad, self.pass_, batch_id, self.packed)
 
 
 def compose(
@@ -255,22 +133,15 @@ def _plain_specs(group: Sequence[AlignedContrast], max_tokens: int, pass_: Pass)
     rows: dict[object, int] = {}
     longest = 0
     for contrast in _ordered(group):
-        wanted = rows | dict.fromkeys(_row_keys(contrast, pass_), 0)
+        wanted = rows | dict.fromkeys(row_keys(contrast, pass_), 0)
         length = max(longest, contrast.length)
         if batch and len(wanted) * length > max_tokens:
             yield BatchSpec(contrasts=tuple(batch), rows=len(rows), width=longest, pass_=pass_)
-            batch, wanted, length = [], dict.fromkeys(_row_keys(contrast, pass_), 0), contrast.length
+            batch, wanted, length = [], dict.fromkeys(row_keys(contrast, pass_), 0), contrast.length
         batch.append(contrast)
         rows, longest = wanted, length
     if batch:
         yield BatchSpec(contrasts=tuple(batch), rows=len(rows), width=longest, pass_=pass_)
-
-
-def _row_keys(contrast: AlignedContrast, pass_: Pass) -> list[object]:
-    """What makes two variants one row of the forward: equal tokens, or under an objective nothing."""
-    if pass_.objective is None:
-        return [tokens.ids for tokens in contrast.variants]
-    return [(contrast.id, index) for index in range(len(contrast.variants))]
 
 
 def _ordered(window: Sequence[AlignedContrast]) -> list[AlignedContrast]:
@@ -297,83 +168,6 @@ def _groups(window: Sequence[AlignedContrast]) -> list[list[int]]:
     for i in range(len(window)):
         groups.setdefault(root(i), []).append(i)
     return list(groups.values())
-
-
-def _collate(
-    batch: Sequence[AlignedContrast],
-    values: int,
-    pad: int,
-    pass_: Pass,
-    batch_id: BatchId | None = None,
-    packed: int | None = None,
-) -> MicroBatch:
-    if packed is not None:
-        packer = Packer(packed)
-        for contrast in batch:
-            packer.add([tokens.ids for tokens in contrast.variants])
-        layout = packer.layout(pad)
-        found = [[layout.index_of[tokens.ids] for tokens in contrast.variants] for contrast in batch]
-        tensors = {name: getattr(layout, name) for name in ("input_ids", "attention_mask", "position_ids", "paths")}
-        return _described(batch, values, pass_, found, batch_id, **tensors)
-    rows: dict[object, int] = {}
-    texts: list[tuple[int, ...]] = []
-    row_of: list[list[int]] = []
-    for contrast in batch:
-        row_of.append([])
-        for key, tokens in zip(_row_keys(contrast, pass_), contrast.variants, strict=True):
-            if key not in rows:
-                rows[key] = len(rows)
-                texts.append(tokens.ids)
-            row_of[-1].append(rows[key])
-    width = max(map(len, texts))
-    input_ids = torch.full((len(texts), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(texts), width), dtype=torch.long)
-    for row, ids in enumerate(texts):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        mask[row, : len(ids)] = 1
-    return _described(batch, values, pass_, row_of, batch_id, input_ids=input_ids, attention_mask=mask)
-
-
-def _described(
-    batch: Sequence[AlignedContrast],
-    values: int,
-    pass_: Pass,
-    text_of: Sequence[list[int]],
-    batch_id: BatchId | None,
-    **tensors: Any,
-) -> MicroBatch:
-    """Rows with what is known of the contrasts in them; `text_of`: the text of each variant of each contrast."""
-    most = max(len(contrast.variants) for contrast in batch)
-    rare = None
-    if pass_.stream == "calibration":
-        rare = torch.zeros((len(batch), most, tensors["input_ids"].shape[1]), dtype=torch.bool)
-        for c, contrast in enumerate(batch):
-            rare[c, 0, list(contrast.variants[0].rare)] = True
-
-    def table(cell: Any, absent: int) -> Tensor:
-        return torch.tensor([[cell(c, v) if v < len(c.variants) else absent for v in range(most)] for c in batch])
-
-    return MicroBatch(
-        **tensors,
-        text=torch.tensor([found + [0] * (most - len(found)) for found in text_of]),
-        present=table(lambda c, v: 1, 0).bool(),
-        length=table(lambda c, v: len(c.variants[v].ids), 0),
-        start=table(lambda c, v: c.variants[v].start, 0),
-        end=table(lambda c, v: c.variants[v].end, 0),
-        attribute=table(lambda c, v: c.attributes[v], -1),
-        lean=table(lambda c, v: 0 if c.stereotyping is None else (1 if v == c.stereotyping else -1), 0),
-        rare=rare,
-        categories=tuple(contrast.category for contrast in batch),
-        values=values,
-        ids=tuple(contrast.id for contrast in batch),
-        pass_of=partial(_always, pass_),
-        clusters=tuple(contrast.template_id for contrast in batch),
-        batch_id=batch_id,
-    )
-
-
-def _always(pass_: Pass) -> Pass:
-    return pass_
 
 
 def _content(pass_: Pass, categories: tuple[str, ...], ids: tuple[str, ...], shape: tuple[int, ...], packed: bool) -> int:

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import ArchitectureAdapter, Observation, Pass, Statistic
 from fairprune_framework.api.types import Site, Tap
-from fairprune_framework.auditing.batches import MicroBatch
-from fairprune_framework.auditing.distributed.assignment import CompletedBatches
+from fairprune_framework.auditing.distributed.completed import CompletedBatches
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import (

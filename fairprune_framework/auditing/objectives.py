@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import Outputs
-from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.errors import ContractViolation, FairpruneError
 
 

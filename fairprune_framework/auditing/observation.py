@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 
 from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.types import Site, Tap
-from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.micro_batch import MicroBatch
 
 CACHED = 2**22
 """Bytes of aligned slots that are looked at together on a CPU, where temporaries beyond the cache cost more than all arithmetic."""

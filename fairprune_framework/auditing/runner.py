@@ -1,12 +1,14 @@
-"""Running micro-batches through a model with a Lightning Trainer; the only user of Trainer."""
+"""Runs micro-batches through a model with a Lightning Trainer: the only user of Trainer and of its loggers."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +16,12 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from fairprune_framework.auditing.batches import MicroBatch
 from fairprune_framework.auditing.callback import IN_HALVES, ActivationStatisticsCallback, StopForward
 from fairprune_framework.auditing.distributed.parallel import Parallelism, environments, strategy_of
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import objective_of
 from fairprune_framework.auditing.prefix_sharing import forward_inputs
-from fairprune_framework.auditing.progress_bar import RateBar
-
-__all__ = ["ContrastDataModule", "RateBar", "TrunkModule", "stream"]
+from fairprune_framework.errors import UserError
 
 
 class TrunkModule(LightningModule):
@@ -154,3 +154,22 @@ def stream(
             raise KeyboardInterrupt from error
         finally:
             module.model.train(training)
+
+
+def loggers_of(name: str | None, folder: Path) -> list[Any]:
+    """The Lightning logger of `--log`: `csv`, `tensorboard`, or the import path of a class.
+
+    Raises:
+        UserError: there is none of that name, or it cannot be made.
+    """
+    if name is None:
+        return []
+    known = {"csv": "lightning.pytorch.loggers.CSVLogger", "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger"}
+    module, _, attribute = known.get(name, name).replace(":", ".").rpartition(".")
+    if not module:
+        raise UserError(f"--log must be csv, tensorboard or the import path of a Lightning logger. Got {name!r} instead.")
+    try:
+        made = getattr(importlib.import_module(module), attribute)
+        return [made(save_dir=str(folder / "logs"))]
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"--log {name}: {type(error).__name__}: {str(error).splitlines()[0]}") from error

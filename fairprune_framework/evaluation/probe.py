@@ -14,7 +14,7 @@ from torch import nn
 
 from fairprune_framework.api.interfaces import Probe
 from fairprune_framework.api.types import Choice, Measurement
-from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.contrasts import measure
 from fairprune_framework.evaluation.metrics.perplexity import perplexity

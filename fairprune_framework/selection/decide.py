@@ -93,8 +93,8 @@ def plan_of(run: Run, scores: Scores) -> Plan:
 
 def services(run: Run) -> Services:
     """Readout, probes and attribute tokens, each made when a plugin that declared it asks."""
-    from fairprune_framework.auditing.audit import selecting
     from fairprune_framework.auditing.batches import compose
+    from fairprune_framework.auditing.demand import selecting
     from fairprune_framework.contrasts.alignment import attribute_tokens
     from fairprune_framework.evaluation.probe import Prober
     from fairprune_framework.models.readout import readout_of

@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fairprune_framework
 from fairprune_framework.auditing import audit as auditing
 from fairprune_framework.auditing import autotune
-from fairprune_framework.auditing.audit import Demand, Held, Job, Outcome
+from fairprune_framework.auditing.audit import Outcome
 from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
 from fairprune_framework.auditing.callback import passes_of
+from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.distributed import parallel
-from fairprune_framework.auditing.distributed.assignment import Windows
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
+from fairprune_framework.auditing.runner import loggers_of
+from fairprune_framework.auditing.streams import FiledStreams, Job
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
-from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
-from fairprune_framework.contrasts.schema import Contrast, may_select
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
-from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.runs.folder import CHECKPOINT as FOLDER
 from fairprune_framework.utilities import files as provenance
 from fairprune_framework.utilities.progress import silent
@@ -35,49 +31,6 @@ from fairprune_framework.utilities.versions import versions
 
 if TYPE_CHECKING:
     from fairprune_framework.runs.run import Run
-
-
-@dataclass(frozen=True)
-class FiledWindows:
-    """The contrasts of a `contrasts.jsonl` that may feed scores, tokenized window by window."""
-
-    path: Path
-    encoder: Encoder
-    vocabularies: Mapping[str, tuple[str, ...]]
-
-    def __call__(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[AlignedContrast]]]:
-        seen = 0
-        window: list[Contrast] = []
-        with self.path.open(encoding="utf-8") as file:
-            for line in file:
-                data = json.loads(line)
-                if not may_select(data["control"], data["split"]):
-                    continue
-                number = seen // WINDOW
-                seen += 1
-                if wanted(number):
-                    window.append(Contrast.from_json(data))
-                if window and seen % WINDOW == 0:
-                    yield number, list(aligned(window, self.encoder, self.vocabularies))
-                    window = []
-        if window:
-            yield (seen - 1) // WINDOW, list(aligned(window, self.encoder, self.vocabularies))
-
-
-@dataclass(frozen=True)
-class FiledStreams:
-    """The streams of an audit in a run folder that every rank can read."""
-
-    folder: Path
-    encoder: Encoder
-
-    def __call__(self, job: Job) -> Mapping[str, Windows]:
-        streams: dict[str, Windows] = {
-            CONTRASTS: FiledWindows(self.folder / "contrasts.jsonl", self.encoder, job.facts["vocabularies"])
-        }
-        if job.documents:
-            streams[CALIBRATION] = Held(Calibration.load(self.folder / "calibration.jsonl").as_contrasts())
-        return streams
 
 
 def audit_run(run: Run, demand: Demand) -> Outcome:
@@ -258,22 +211,3 @@ def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams) -> float |
     text = autotune.announcement(job.contrasts, job.tokens, planned, rate, ranks, job.done.contrasts, left)
     run.notify(f"audit of {text}; {autotune.memory_used(run.device) / 1e9:.1f} GB in use")
     return rate * ranks if rate else None
-
-
-def loggers_of(name: str | None, folder: Path) -> list[Any]:
-    """The Lightning logger of `--log`: `csv`, `tensorboard`, or the import path of a class.
-
-    Raises:
-        UserError: there is none of that name, or it cannot be made.
-    """
-    if name is None:
-        return []
-    known = {"csv": "lightning.pytorch.loggers.CSVLogger", "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger"}
-    module, _, attribute = known.get(name, name).replace(":", ".").rpartition(".")
-    if not module:
-        raise UserError(f"--log must be csv, tensorboard or the import path of a Lightning logger. Got {name!r} instead.")
-    try:
-        made = getattr(importlib.import_module(module), attribute)
-        return [made(save_dir=str(folder / "logs"))]
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"--log {name}: {type(error).__name__}: {str(error).splitlines()[0]}") from error

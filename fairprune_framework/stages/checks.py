@@ -9,7 +9,7 @@ from fairprune_framework.recipes.recipe import PLUGIN_KINDS, budget_of
 from fairprune_framework.runs.run import Run
 
 if TYPE_CHECKING:
-    from fairprune_framework.auditing.audit import Demand
+    from fairprune_framework.auditing.demand import Demand
 
 
 def prepare(run: Run, stages: tuple[str, ...]) -> None:
@@ -85,7 +85,7 @@ def _refuse_parallelism(run: Run) -> None:
 
 def demand_of(run: Run) -> Demand:
     """What the plugins of a run want the audit to sum."""
-    from fairprune_framework.auditing.audit import Demand
+    from fairprune_framework.auditing.demand import Demand
 
     layers = len({site.layer for site in run.architecture.sites.values()})
     return Demand.of([run.bias, run.importance, run.policy, *run.also], layers)

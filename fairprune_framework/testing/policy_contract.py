@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fairprune_framework.api.interfaces import PolicyContext, SelectionPolicy, SiteContext
 from fairprune_framework.api.types import Budget, Choice, Measurement, Scores
-from fairprune_framework.auditing.audit import Demand, audit
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, vocabularies

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Observation, Pass, SiteContext, Statistic
 from fairprune_framework.api.types import Site
-from fairprune_framework.auditing.batches import MicroBatch, compose
+from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback, passes_of
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.calibration.text import Calibration

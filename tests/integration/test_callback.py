@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader
 
 import fairprune_framework as fp
 from fairprune_framework.api.interfaces import Observation, Pass, Statistic
-from fairprune_framework.auditing.batches import MicroBatch, compose
+from fairprune_framework.auditing.batches import compose
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.discovery import build
@@ -138,7 +139,7 @@ def test_the_runner_leaves_the_mode_as_it_was_when_a_batch_raises(
             raise RuntimeError("out of luck")
 
     callback = callback_for(model)
-    monkeypatch.setattr("fairprune_framework.auditing.runner.RateBar.on_predict_batch_end", lambda *a, **k: None)
+    monkeypatch.setattr("fairprune_framework.auditing.progress_bar.RateBar.on_predict_batch_end", lambda *a, **k: None)
     layer = model.get_submodule("model.layers.1")
     handle = layer.register_forward_hook(lambda _module, args, _out: broken(args, 0))
     try:

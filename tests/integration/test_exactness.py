@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.auditing.audit import selecting
-from fairprune_framework.auditing.batches import MicroBatch, compose, composition_hash
+from fairprune_framework.auditing.batches import compose, composition_hash
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.demand import selecting
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import Statistics

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairprune_framework.auditing.distributed.assignment import CompletedBatches
+from fairprune_framework.auditing.distributed.completed import CompletedBatches
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.functional.compensated import add_sums
 from fairprune_framework.utilities.files import write_tensors

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.types import Site, Tap
-from fairprune_framework.auditing.batches import MicroBatch
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import last_token_only
 from fairprune_framework.auditing.observation import Geometry, observe
 from fairprune_framework.errors import FairpruneError

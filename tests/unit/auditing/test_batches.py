@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairprune_framework.auditing import batches
-from fairprune_framework.auditing.batches import MicroBatch, compose, composition_hash
+from fairprune_framework.auditing.batches import compose, composition_hash
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
 
 TEXT = st.lists(st.integers(1, 9), min_size=1, max_size=12).map(tuple)

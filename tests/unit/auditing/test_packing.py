@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.auditing import batches
-from fairprune_framework.auditing.batches import MicroBatch, compose, composition_hash
+from fairprune_framework.auditing.batches import compose, composition_hash
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry
 from fairprune_framework.auditing.packing import Packer, tree_mask, width_of
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from fairprune_framework import discovery
 from fairprune_framework.api import BiasScorer, ImportanceScorer
-from fairprune_framework.auditing.audit import Demand, audit
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.models.architecture import recognise

@@ -22,7 +22,8 @@ from fairprune_framework.api import (
     SelectionPolicy,
     SiteContext,
 )
-from fairprune_framework.auditing.audit import Demand, audit
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies

@@ -12,7 +12,8 @@ from torch import Tensor
 from fairprune_framework import discovery
 from fairprune_framework.api import BiasScorer, ImportanceScorer, Needs, Observation, SelectionPolicy, SiteContext, Statistic
 from fairprune_framework.api.types import Budget, Plan
-from fairprune_framework.auditing.audit import Demand, audit, selecting
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand, selecting
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, confirm, recognise
 from fairprune_framework.models.encoder import Encoder

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.auditing import batches
-from fairprune_framework.auditing.batches import BatchId, composition_hash
+from fairprune_framework.auditing.batches import composition_hash
 from fairprune_framework.auditing.distributed import assignment as sharding
-from fairprune_framework.auditing.distributed.assignment import CompletedBatches, Work, assigned_batches, balance, whole_windows
+from fairprune_framework.auditing.distributed.assignment import Work, assigned_batches, balance, whole_windows
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
+from fairprune_framework.auditing.distributed.completed import CompletedBatches
+from fairprune_framework.auditing.micro_batch import BatchId
 from fairprune_framework.auditing.sums import StatisticSums, finished, resampled
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
 from fairprune_framework.errors import FairpruneError, RunFolderError

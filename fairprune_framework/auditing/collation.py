@@ -1,0 +1,99 @@
+"""The contrasts of one micro-batch as tensors: a row a text, or packed rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.api.interfaces import Pass
+from fairprune_framework.auditing.micro_batch import BatchId, MicroBatch
+from fairprune_framework.auditing.packing import Packer
+from fairprune_framework.contrasts.alignment import AlignedContrast
+
+
+def row_keys(contrast: AlignedContrast, pass_: Pass) -> list[object]:
+    """What makes two variants one row of the forward: equal tokens, or under an objective nothing."""
+    if pass_.objective is None:
+        return [tokens.ids for tokens in contrast.variants]
+    return [(contrast.id, index) for index in range(len(contrast.variants))]
+
+
+def collate(
+    batch: Sequence[AlignedContrast],
+    values: int,
+    pad: int,
+    pass_: Pass,
+    batch_id: BatchId | None = None,
+    packed: int | None = None,
+) -> MicroBatch:
+    if packed is not None:
+        packer = Packer(packed)
+        for contrast in batch:
+            packer.add([tokens.ids for tokens in contrast.variants])
+        layout = packer.layout(pad)
+        found = [[layout.index_of[tokens.ids] for tokens in contrast.variants] for contrast in batch]
+        tensors = {name: getattr(layout, name) for name in ("input_ids", "attention_mask", "position_ids", "paths")}
+        return _with_tables(batch, values, pass_, found, batch_id, **tensors)
+    rows: dict[object, int] = {}
+    texts: list[tuple[int, ...]] = []
+    row_of: list[list[int]] = []
+    for contrast in batch:
+        row_of.append([])
+        for key, tokens in zip(row_keys(contrast, pass_), contrast.variants, strict=True):
+            if key not in rows:
+                rows[key] = len(rows)
+                texts.append(tokens.ids)
+            row_of[-1].append(rows[key])
+    width = max(map(len, texts))
+    input_ids = torch.full((len(texts), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(texts), width), dtype=torch.long)
+    for row, ids in enumerate(texts):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        mask[row, : len(ids)] = 1
+    return _with_tables(batch, values, pass_, row_of, batch_id, input_ids=input_ids, attention_mask=mask)
+
+
+def _with_tables(
+    batch: Sequence[AlignedContrast],
+    values: int,
+    pass_: Pass,
+    text_of: Sequence[list[int]],
+    batch_id: BatchId | None,
+    **tensors: Any,
+) -> MicroBatch:
+    """Rows with what is known of the contrasts in them; `text_of`: the text of each variant of each contrast."""
+    most = max(len(contrast.variants) for contrast in batch)
+    rare = None
+    if pass_.stream == "calibration":
+        rare = torch.zeros((len(batch), most, tensors["input_ids"].shape[1]), dtype=torch.bool)
+        for c, contrast in enumerate(batch):
+            rare[c, 0, list(contrast.variants[0].rare)] = True
+
+    def table(cell: Any, absent: int) -> Tensor:
+        return torch.tensor([[cell(c, v) if v < len(c.variants) else absent for v in range(most)] for c in batch])
+
+    return MicroBatch(
+        **tensors,
+        text=torch.tensor([found + [0] * (most - len(found)) for found in text_of]),
+        present=table(lambda c, v: 1, 0).bool(),
+        length=table(lambda c, v: len(c.variants[v].ids), 0),
+        start=table(lambda c, v: c.variants[v].start, 0),
+        end=table(lambda c, v: c.variants[v].end, 0),
+        attribute=table(lambda c, v: c.attributes[v], -1),
+        lean=table(lambda c, v: 0 if c.stereotyping is None else (1 if v == c.stereotyping else -1), 0),
+        rare=rare,
+        categories=tuple(contrast.category for contrast in batch),
+        values=values,
+        ids=tuple(contrast.id for contrast in batch),
+        pass_of=partial(_always, pass_),
+        clusters=tuple(contrast.template_id for contrast in batch),
+        batch_id=batch_id,
+    )
+
+
+def _always(pass_: Pass) -> Pass:
+    return pass_

@@ -1,0 +1,52 @@
+"""What the plugins of a run want an audit to sum, and the contrasts it may sum over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fairprune_framework.api.interfaces import Plugin, Statistic
+from fairprune_framework.auditing.sums import CALIBRATION, described
+from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.contrasts.schema import may_select
+from fairprune_framework.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What the plugins of a run want the audit to sum."""
+
+    statistics: tuple[Statistic, ...]
+    calibration: bool
+    weights: bool
+    clusters: bool = False
+    """Some plugin wants bootstrap replicates: hashed clusters are summed apart."""
+
+    @classmethod
+    def of(cls, plugins: Sequence[Plugin], layers: int) -> Demand:
+        """The union of what plugins declare; equal statistics once.
+
+        Raises:
+            UserError: two statistics that differ bear one name.
+        """
+        statistics = tuple(dict.fromkeys(s for plugin in plugins for s in plugin.needs().statistics))
+        names: dict[str, Statistic] = {}
+        for statistic in statistics:
+            if names.setdefault(statistic.name, statistic) is not statistic:
+                raise UserError(
+                    f"two statistics are named {statistic.name!r} and differ: {described(names[statistic.name])} and "
+                    f"{described(statistic)}. One audit cannot sum both; a statistic with options needs a name for each"
+                )
+        streams = {pass_.stream for statistic in statistics for pass_ in statistic.passes(layers)}
+        weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
+        clusters = any(plugin.needs().replicates for plugin in plugins)
+        return cls(statistics=statistics, calibration=CALIBRATION in streams, weights=weights, clusters=clusters)
+
+    def names(self, layers: int) -> set[str]:
+        """As `Statistics.statistics` lists them."""
+        return {f"{pass_.stream}/{described(statistic)}" for statistic in self.statistics for pass_ in statistic.passes(layers)}
+
+
+def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
+    """The contrasts that may feed scores: no controls, and of the split `select` where there are splits."""
+    return [contrast for contrast in contrasts if may_select(contrast.control, contrast.split)]

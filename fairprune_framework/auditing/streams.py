@@ -1,0 +1,113 @@
+"""What an audit reads: contrasts and calibration text, window by window, in memory or in the files of a run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.auditing.batches import WINDOW
+from fairprune_framework.auditing.distributed.completed import CompletedBatches
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
+from fairprune_framework.calibration.text import Calibration
+from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
+from fairprune_framework.contrasts.schema import Contrast, may_select
+from fairprune_framework.models.encoder import Encoder
+
+Windows = Callable[[Callable[[int], bool]], Iterator[tuple[int, list[AlignedContrast]]]]
+"""Gives the wanted windows of a stream in order: called with a test of the window's number, yields (number, contrasts)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What rank 0 tells the others before an audit: small, and the same for all."""
+
+    categories: tuple[str, ...]
+    values: Mapping[str, int]
+    """category -> size of its vocabulary of attribute values."""
+    contrasts: int
+    """That may feed scores."""
+    documents: int
+    """Of calibration text that are scored on."""
+    max_tokens: int
+    """Padded tokens of a micro-batch, at most."""
+    share_up_to: int = 0
+    """Longest text that may stand in a packed row."""
+    tokens: int = 0
+    """Of all variants of those contrasts; 0: not counted."""
+    done: CompletedBatches = field(default_factory=CompletedBatches)
+    session: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What `open` needs beyond that."""
+
+
+Open = Callable[[Job], Mapping[str, Windows]]
+"""Gives each stream's windows to a rank that knows the job."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Aligned contrasts in memory as windows."""
+
+    contrasts: Sequence[AlignedContrast]
+
+    def __call__(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[AlignedContrast]]]:
+        for number, first in enumerate(range(0, len(self.contrasts), WINDOW)):
+            if wanted(number):
+                yield number, list(self.contrasts[first : first + WINDOW])
+
+
+@dataclass(frozen=True)
+class HeldStreams:
+    """The streams of an audit whose input is in memory."""
+
+    contrasts: Held
+    calibration: Held
+
+    def __call__(self, job: Job) -> Mapping[str, Windows]:
+        return {CONTRASTS: self.contrasts, CALIBRATION: self.calibration}
+
+
+@dataclass(frozen=True)
+class FiledWindows:
+    """The contrasts of a `contrasts.jsonl` that may feed scores, tokenized window by window."""
+
+    path: Path
+    encoder: Encoder
+    vocabularies: Mapping[str, tuple[str, ...]]
+
+    def __call__(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[AlignedContrast]]]:
+        seen = 0
+        window: list[Contrast] = []
+        with self.path.open(encoding="utf-8") as file:
+            for line in file:
+                data = json.loads(line)
+                if not may_select(data["control"], data["split"]):
+                    continue
+                number = seen // WINDOW
+                seen += 1
+                if wanted(number):
+                    window.append(Contrast.from_json(data))
+                if window and seen % WINDOW == 0:
+                    yield number, list(aligned(window, self.encoder, self.vocabularies))
+                    window = []
+        if window:
+            yield (seen - 1) // WINDOW, list(aligned(window, self.encoder, self.vocabularies))
+
+
+@dataclass(frozen=True)
+class FiledStreams:
+    """The streams of an audit in a run folder that every rank can read."""
+
+    folder: Path
+    encoder: Encoder
+
+    def __call__(self, job: Job) -> Mapping[str, Windows]:
+        streams: dict[str, Windows] = {
+            CONTRASTS: FiledWindows(self.folder / "contrasts.jsonl", self.encoder, job.facts["vocabularies"])
+        }
+        if job.documents:
+            streams[CALIBRATION] = Held(Calibration.load(self.folder / "calibration.jsonl").as_contrasts())
+        return streams
