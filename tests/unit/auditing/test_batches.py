@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -146,3 +148,21 @@ def test_moving_keeps_everything() -> None:
     assert moved is not batch
     assert moved.ids == batch.ids
     assert moved.input_ids.equal(batch.input_ids)
+
+
+def test_windows_cut_the_stream_and_hold_one_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "WINDOW", 4)
+    taken: list[int] = []
+    variants = tuple(Tokens(ids=(value,), start=0, end=1) for value in (1, 2))
+
+    def stream() -> Iterator[AlignedContrast]:
+        for number in range(10):
+            taken.append(number)
+            yield AlignedContrast(
+                id=str(number), category="a", template_id="t", control=False, split=None, variants=variants, attributes=(0, 1)
+            )
+
+    windows = batches.windows_of(stream())
+    assert [contrast.id for contrast in next(windows)] == ["0", "1", "2", "3"]
+    assert taken == [0, 1, 2, 3]
+    assert [len(window) for window in windows] == [4, 2]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from fairprune_framework.contrasts.alignment import align, align_all, attribute_spans, vocabularies
+from fairprune_framework.contrasts.alignment import align, align_all, attribute_spans, attribute_tokens, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import PromptError
 from fairprune_framework.models.encoder import Encoder
@@ -133,3 +133,16 @@ def test_a_tokenizer_without_offsets() -> None:
 
 def test_vocabularies() -> None:
     assert vocabularies(tiny_contrasts())["age"] == ("elderly", "middle aged", "old", "young")
+
+
+def test_attribute_tokens_are_the_first_of_each_span() -> None:
+    contrasts = tiny_contrasts()
+    tokenizer = tiny_tokenizer()
+    aligned, _ = align_all(contrasts, Encoder(tokenizer))
+    names = vocabularies(contrasts)
+    for category, tokens in attribute_tokens(aligned).items():
+        assert len(tokens) == len(names[category])
+        for value, found in zip(names[category], tokens, strict=True):
+            texts = {v.text for c in contrasts if c.category == category for v in c.variants if v.attribute == value}
+            assert all(any(token in tokenizer(text).input_ids for text in texts) for token in found)
+            assert found

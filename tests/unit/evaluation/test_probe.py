@@ -1,4 +1,4 @@
-"""Probes, the search for a factor, and the readout, against masking by hand and the untouched forward of transformers."""
+"""Probes and the search for a factor, against masking by hand."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ import torch
 
 from fairprune_framework.api.types import Choice, Measurement
 from fairprune_framework.auditing.batches import compose
-from fairprune_framework.contrasts.alignment import align_all, attribute_tokens, vocabularies
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.evaluation.probe import Prober, unit_choice
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
-from fairprune_framework.models.readout import readout_of
 from fairprune_framework.selection.planning import FACTORS, best_factor
 from fairprune_framework.testing.planted import planted_model
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -73,32 +72,3 @@ def test_a_searched_factor_silences_planted_neurons() -> None:
 def test_no_factor_where_none_lowers_the_divergence() -> None:
     flat = Measurement(divergence=1.0, cost=0.0, retention=1.0)
     assert best_factor({}, lambda choice: flat, 0.05)[0] is None
-
-
-@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "mixtral"])
-def test_a_readout_says_what_the_model_says(family: str) -> None:
-    model: Any = tiny_model(family)
-    read = readout_of(model)
-    ids = torch.arange(4, 16).unsqueeze(0)
-    with torch.no_grad():
-        entering = model(input_ids=ids, output_hidden_states=True)
-        before_norm: list[torch.Tensor] = []
-        handle = model.model.norm.register_forward_pre_hook(lambda _module, args: before_norm.append(args[0]))
-        model(input_ids=ids)
-        handle.remove()
-    torch.testing.assert_close(read(before_norm[0][0]), entering.logits[0], rtol=1e-4, atol=1e-5)
-    assert read(torch.zeros(0, before_norm[0].shape[-1])).shape == (0, entering.logits.shape[-1])
-    assert len(model.model.layers) > 0
-
-
-def test_attribute_tokens_are_the_first_of_each_span() -> None:
-    contrasts = tiny_contrasts()
-    tokenizer = tiny_tokenizer()
-    aligned, _ = align_all(contrasts, Encoder(tokenizer))
-    names = vocabularies(contrasts)
-    for category, tokens in attribute_tokens(aligned).items():
-        assert len(tokens) == len(names[category])
-        for value, found in zip(names[category], tokens, strict=True):
-            texts = {v.text for c in contrasts if c.category == category for v in c.variants if v.attribute == value}
-            assert all(any(token in tokenizer(text).input_ids for text in texts) for token in found)
-            assert found

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairprune_framework.auditing.sums import StatisticSums, described
 from fairprune_framework.functional.compensated import add_sums, add_value, rounded, two_sum
 
 VALUES = st.floats(min_value=-1e150, max_value=1e150, allow_nan=False, allow_subnormal=False)
@@ -84,34 +83,3 @@ def test_plain_float64_would_not_do() -> None:
     for term in terms:
         total = add_value(total, number(term))
     assert rounded(total).item() == float(sum(map(Fraction, terms))) != sum(terms)
-
-
-def test_the_metric_keeps_its_axes_and_its_dtype() -> None:
-    sums = StatisticSums(("only",))
-    assert sums.shape_of("contrasts/a/x.y") is None
-    sums.update({"contrasts/a/x.y": torch.ones(1, 1, 1, dtype=torch.float64)})
-    assert sums.shape_of("contrasts/a/x.y") == (1, 1)
-    assert sums.totals()["contrasts/a/x.y"].shape == (1, 1, 1)
-    sums = StatisticSums(("one", "two"))
-    sums.update({"contrasts/a/x.y": torch.tensor([0.0, 2.0], dtype=torch.float64)[:, None, None].expand(2, 2, 3)})
-    sums.update({"contrasts/a/x.y": torch.tensor([0.0, 0.5], dtype=torch.float64)[:, None, None].expand(2, 2, 3)})
-    found = sums.totals()["contrasts/a/x.y"]
-    assert found.dtype == torch.float64
-    assert found.tolist() == [[[0.0] * 3] * 2, [[2.5] * 3] * 2]
-
-
-def test_statistics_are_described_alike_in_every_process() -> None:
-    """`repr` of a set follows its order, which for words differs from process to process."""
-    assert repr(frozenset([0, 8])) != repr(frozenset([8, 0]))  # collide, so that the first one in comes out first
-    assert described(frozenset([0, 8])) == described(frozenset([8, 0])) == "{0, 8}"
-    assert described({"b": (1, 2), "a": {3}}) == "{'a': {3}, 'b': (1, 2)}"
-
-
-def test_described_statistics_tell_options_apart() -> None:
-    from dataclasses import replace
-
-    from fairprune_framework.discovery import build
-
-    (statistic,) = build("bias", "gate-up-difference").needs().statistics
-    assert described(statistic) == "PairDifference(name='gate-up-difference', taps={'gate', 'up'})"
-    assert described(replace(statistic, taps=frozenset({"up"}))) != described(statistic)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from fairprune_framework.evaluation.metrics.generation import Continuation, _continuation, first_difference
-from fairprune_framework.reporting.prose import tokens_apart
 
 
 class Bytes:
@@ -39,14 +38,3 @@ def test_tokens_of_parts_of_characters_add_up_to_the_text() -> None:
 )
 def test_first_difference(before: str, after: str, expected: dict[str, object] | None) -> None:
     assert first_difference(written(before), written(after)) == expected
-
-
-def test_the_token_is_cut_out_of_the_words_around_it() -> None:
-    first, second = tokens_apart("he was lost", "he was loud now", {"token": 4, "before": [9, 11], "after": [9, 10]})
-    assert [(piece.text, piece.differs, piece.first) for piece in first] == [
-        ("he was ", False, False),
-        ("lo", True, False),
-        ("st", True, True),
-    ]
-    assert "".join(piece.text for piece in second) == "he was loud now"
-    assert [piece.text for piece in second if piece.first] == ["u"]

@@ -1,0 +1,60 @@
+"""Sums of statistics over batches and ranks, and their resamples, against numpy."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from fairprune_framework.auditing.sums import StatisticSums, described, finished, resampled
+
+
+def test_the_metric_keeps_its_axes_and_its_dtype() -> None:
+    sums = StatisticSums(("only",))
+    assert sums.shape_of("contrasts/a/x.y") is None
+    sums.update({"contrasts/a/x.y": torch.ones(1, 1, 1, dtype=torch.float64)})
+    assert sums.shape_of("contrasts/a/x.y") == (1, 1)
+    assert sums.totals()["contrasts/a/x.y"].shape == (1, 1, 1)
+    sums = StatisticSums(("one", "two"))
+    sums.update({"contrasts/a/x.y": torch.tensor([0.0, 2.0], dtype=torch.float64)[:, None, None].expand(2, 2, 3)})
+    sums.update({"contrasts/a/x.y": torch.tensor([0.0, 0.5], dtype=torch.float64)[:, None, None].expand(2, 2, 3)})
+    found = sums.totals()["contrasts/a/x.y"]
+    assert found.dtype == torch.float64
+    assert found.tolist() == [[[0.0] * 3] * 2, [[2.5] * 3] * 2]
+
+
+def test_statistics_are_described_alike_in_every_process() -> None:
+    """`repr` of a set follows its order, which for words differs from process to process."""
+    assert repr(frozenset([0, 8])) != repr(frozenset([8, 0]))  # collide, so that the first one in comes out first
+    assert described(frozenset([0, 8])) == described(frozenset([8, 0])) == "{0, 8}"
+    assert described({"b": (1, 2), "a": {3}}) == "{'a': {3}, 'b': (1, 2)}"
+
+
+def test_described_statistics_tell_options_apart() -> None:
+    from dataclasses import replace
+
+    from fairprune_framework.discovery import build
+
+    (statistic,) = build("bias", "gate-up-difference").needs().statistics
+    assert described(statistic) == "PairDifference(name='gate-up-difference', taps={'gate', 'up'})"
+    assert described(replace(statistic, taps=frozenset({"up"}))) != described(statistic)
+
+
+def test_resampled_statistics_are_weighted_sums_of_clusters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    values = torch.randn((2 * 4, 3, 5), generator=generator, dtype=torch.float64)
+    values[6:] = 0  # two clusters of the second category are empty
+    sums = StatisticSums(("a", "b"))
+    sums.update({"contrasts/site/x.y": values, "calibration/site/x.y": values[:1]})
+    counts = {"contrasts": [5, 1, 2, 3, 4, 4, 0, 0], "calibration": [7]}
+    found = finished(sums, counts, 4, ("contrasts/x",), "hash")
+    np.testing.assert_allclose(found.sums["contrasts/site/x.y"], values.numpy().reshape(2, 4, 3, 5).sum(1), rtol=1e-12)
+    assert found.counts == {"contrasts": (11, 8), "calibration": (7,)}
+    means = []
+    for one in resampled(found, 400, torch.Generator().manual_seed(1)):
+        assert one.sums["calibration/site/x.y"].equal(found.sums["calibration/site/x.y"])
+        assert 4 <= one.counts["contrasts"][0] <= 20
+        assert one.counts["contrasts"][1] == 8  # both of its clusters hold four contrasts
+        means.append(one.sums["contrasts/site/x.y"][0].numpy())
+    spread = values.numpy().reshape(2, 4, 3, 5)[0].std(0) * np.sqrt(4)  # of a sum of four draws
+    assert np.abs(np.mean(means, 0) - found.sums["contrasts/site/x.y"][0].numpy()).max() < 5 * spread.max() / 20
+    np.testing.assert_allclose(np.std(means, 0), spread, rtol=0.2)

@@ -1,0 +1,165 @@
+"""Intervals of statistics of sums, against scipy, invariances and simulated coverage."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fairprune_framework.functional.bootstrap import BOOTSTRAP_CLUSTERS, change_of, mean
+
+SAMPLES = 250
+
+
+def ones(values: object) -> np.ndarray:
+    """Summands of a mean."""
+    values = np.asarray(values, dtype=np.float64)
+    return np.stack([values, np.ones_like(values)], -1)
+
+
+def test_with_many_clusters_it_is_the_paired_t_interval() -> None:
+    before, after = np.random.default_rng(0).gamma(2, 1, (2, 600))
+    found = change_of(ones(before), ones(after), range(600)).difference
+    expected = stats.ttest_rel(after, before)
+    assert found.value == pytest.approx(np.mean(after - before))
+    assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval()))
+    assert found.p_value == pytest.approx(expected.pvalue)
+
+
+def test_items_of_a_cluster_are_drawn_together() -> None:
+    rng = np.random.default_rng(0)
+    cluster = np.repeat(np.arange(500), 4)
+    before, after = rng.normal(0, 1, (2, 500)).repeat(4, 1)
+    once = change_of(ones(before[::4]), ones(after[::4]), range(500)).difference
+    found = change_of(ones(before), ones(after), cluster.tolist()).difference
+    assert (found.low, found.high) == pytest.approx((once.low, once.high))
+
+
+@pytest.mark.parametrize("clusters", [10, 20, 80])
+def test_coverage_of_the_difference_and_of_the_change(clusters: int) -> None:
+    """Perplexity-like ratios, skewed: within three standard errors of 95 % in so many samples."""
+    rng = np.random.default_rng(7)
+    hits = misses = 0
+    for _ in range(SAMPLES):
+        size = rng.integers(20, 60, clusters)
+        base = rng.gamma(4, 0.25, clusters)
+        before = np.stack([base * size, size], 1)
+        after = np.stack([base * 0.9 * rng.gamma(25, 1 / 25, clusters) * size, size], 1)
+        change = change_of(before, after, range(clusters), resamples=200).change
+        assert change is not None
+        assert change.low is not None
+        assert change.high is not None
+        hits += change.low <= -0.1 <= change.high
+        misses += change.low > -0.1
+    assert hits / SAMPLES == pytest.approx(0.95, abs=3 * (0.95 * 0.05 / SAMPLES) ** 0.5)
+    assert misses / SAMPLES < 0.06
+
+
+def test_identical_models_differ_by_exactly_nothing() -> None:
+    values = ones(np.random.default_rng(0).normal(1, 1, 50))
+    found = change_of(values, values.copy(), range(50))
+    for interval in (found.difference, found.change):
+        assert interval is not None
+        assert (interval.value, interval.low, interval.high, interval.p_value) == (0.0, 0.0, 0.0, 1.0)
+    assert found.retention is not None
+    assert (found.retention.value, found.retention.low, found.retention.high) == (1.0, 1.0, 1.0)
+
+
+def test_too_few_clusters_give_no_interval() -> None:
+    found = change_of(ones([1, 2, 3]), ones([2, 2, 4]), "abc")
+    assert found.few
+    assert found.difference.value == pytest.approx(2 / 3)
+    assert found.difference.low is found.difference.p_value is None
+
+
+def test_no_relative_change_from_the_ideal() -> None:
+    """53 of 100 cannot be told from one half: nothing is relative to that distance."""
+    before = [1] * 53 + [0] * 47
+    found = change_of(ones(before), ones([0] * 10 + before[10:]), range(100), ideal=0.5)
+    assert found.change is None
+    assert found.difference.value == pytest.approx(-0.1)
+    assert found.difference.high is not None
+    assert found.difference.high < 0
+
+
+def test_a_change_past_the_ideal_is_measured_as_a_distance() -> None:
+    before, after = [1] * 80 + [0] * 20, [1] * 30 + [0] * 70
+    found = change_of(ones(before), ones(after), range(100), ideal=0.5)
+    assert found.change is not None
+    assert found.change.value == pytest.approx((0.2 - 0.3) / 0.3)
+    assert found.change.low is not None
+    assert found.change.low >= -1
+
+
+def test_the_jackknife_error_is_that_of_the_mean() -> None:
+    """Of a mean over clusters of one item the jackknife error is s / sqrt(n)."""
+    before, after = np.random.default_rng(3).normal(0, 1, (2, 40))
+    found = change_of(ones(before), ones(after), range(40)).difference
+    assert found.standard_error == pytest.approx(stats.sem(after - before))
+
+
+def test_the_switch_to_the_t_quantile_is_seamless() -> None:
+    """Just below and just above the number of clusters where resampling ends, on the same kind of data."""
+    rng = np.random.default_rng(5)
+    before, after = rng.gamma(3, 1, (2, BOOTSTRAP_CLUSTERS + 1))
+    drawn = change_of(ones(before[:-1]), ones(after[:-1]), range(BOOTSTRAP_CLUSTERS)).difference
+    exact = change_of(ones(before), ones(after), range(BOOTSTRAP_CLUSTERS + 1)).difference
+    assert drawn.low is not None
+    assert drawn.high is not None
+    assert exact.low is not None
+    assert exact.high is not None
+    assert drawn.high - drawn.low == pytest.approx(exact.high - exact.low, rel=0.08)
+
+
+def test_another_statistic_of_sums() -> None:
+    """A perplexity is exp(-log p / words): its value from the pooled items, not a mean of the items' own."""
+    rng = np.random.default_rng(11)
+    words = rng.integers(5, 50, 30).astype(float)
+    log_p = -words * rng.gamma(4, 0.5, (2, 30))
+
+    def perplexity(sums: np.ndarray) -> np.ndarray:
+        return np.exp(-sums[..., 0] / sums[..., 1])
+
+    found = change_of(*(np.stack([each, words], 1) for each in log_p), range(30), perplexity)
+    expected = [math.exp(-each.sum() / words.sum()) for each in log_p]
+    assert (found.before, found.after) == pytest.approx(tuple(expected))
+    assert found.change is not None
+    assert found.retention is not None
+    assert found.change.value == pytest.approx(expected[1] / expected[0] - 1)
+    assert found.retention.value == pytest.approx(expected[1] / expected[0])
+    assert found.detectable == pytest.approx(
+        (stats.norm.ppf(0.975) + stats.norm.ppf(0.8)) * found.difference.standard_error, rel=1e-3
+    )
+
+
+def test_labels_alone_decide_the_clusters() -> None:
+    rng = np.random.default_rng(2)
+    before, after = rng.normal(0, 1, (2, 60))
+    labels = [f"t{i % 12}" for i in range(60)]
+    order = rng.permutation(60)
+    found = change_of(ones(before), ones(after), labels)
+    again = change_of(ones(before[order]), ones(after[order]), [labels[i] for i in order])
+    assert found.clusters == again.clusters == 12
+    assert (found.difference.low, found.difference.high) == pytest.approx((again.difference.low, again.difference.high))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "labels", "words"),
+    [
+        (np.ones((3, 2)), np.ones((2, 2)), 3, "twice"),
+        (np.ones(3), np.ones(3), 3, "twice"),
+        (np.ones((3, 2)), np.ones((3, 2)), 2, "2 labels"),
+        (np.ones((0, 2)), np.ones((0, 2)), 0, "0 labels"),
+        (np.full((9, 2), np.nan), np.ones((9, 2)), 9, "finite"),
+    ],
+)
+def test_what_is_refused(before: np.ndarray, after: np.ndarray, labels: int, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        change_of(before, after, range(labels))
+
+
+def test_mean_of_nothing_is_not_a_number() -> None:
+    assert np.isnan(mean(np.zeros(2)))
+    assert mean(np.array([[3.0, 4.0], [1.0, 2.0]])).tolist() == [0.75, 0.5]

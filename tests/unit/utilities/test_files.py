@@ -1,0 +1,119 @@
+"""Files are written whole or not at all; hashes against hashlib on bytes written by hand."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fairprune_framework.errors import DiskFull, RunFolderError
+from fairprune_framework.utilities.files import atomic, digest, file_digest, read_json, write_json, write_tensors, write_text
+
+
+def test_a_digest_is_of_the_canonical_json() -> None:
+    expected = hashlib.sha256('{"a":[1,2.5,null],"é":true}'.encode()).hexdigest()
+    assert digest({"é": True, "a": (1, 2.5, None)}) == expected
+
+
+def test_a_file_digest_is_of_its_bytes(tmp_path: Path) -> None:
+    data = bytes(range(256)) * 1000
+    (tmp_path / "x").write_bytes(data)
+    assert file_digest(tmp_path / "x") == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_the_file_appears_when_the_block_ends(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with atomic(path, durable=durable) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+        assert temporary.parent == tmp_path
+    assert path.read_text() == "new"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), atomic(path) as temporary:
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_files_are_readable_as_the_umask_allows(tmp_path: Path) -> None:
+    """Temporary files are private; what is put in place is not."""
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "x.txt", "text")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "x.txt").stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named(tmp_path: Path, code: int) -> None:
+    with (
+        pytest.raises(DiskFull, match=r"x\.bin could not be written, and nothing half-written was left"),
+        atomic(tmp_path / "x.bin"),
+    ):
+        raise OSError(code, os.strerror(code))
+    assert not os.listdir(tmp_path)
+
+
+def test_another_error_of_the_system_is_passed_on(tmp_path: Path) -> None:
+    with pytest.raises(PermissionError), atomic(tmp_path / "x.bin"):
+        raise PermissionError(errno.EACCES, "no")
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "absent" / "x.txt", "text")
+
+
+def test_json_there_and_back(tmp_path: Path) -> None:
+    data = {"format": "x/1", "text": "né 男", "values": [1, 0.1, None]}
+    write_json(tmp_path / "x.json", data)
+    assert json.loads((tmp_path / "x.json").read_bytes()) == data
+    assert read_json(tmp_path / "x.json", "x/1") == data
+
+
+def test_nan_is_never_written(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"x": float("nan")})
+    assert (tmp_path / "x.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "is missing"),
+        ("{", "cannot read"),
+        (b"\xff", "cannot read"),
+        ("[]", "must hold a JSON object. Got list instead"),
+        ('{"format": "y"}', "must be of format 'x/1'. Got 'y' instead"),
+        ("{}", "Got None instead"),
+    ],
+)
+def test_what_cannot_be_read(tmp_path: Path, content: str | bytes | None, words: str) -> None:
+    path = tmp_path / "x.json"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(RunFolderError) as caught:
+        read_json(path, "x/1")
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+def test_tensors_that_are_views_are_written(tmp_path: Path) -> None:
+    values = torch.arange(12.0).reshape(3, 4)
+    write_tensors(tmp_path / "x.safetensors", {"turned": values.T, "row": values[1]}, metadata={"a": "b"})
+    found = load_file(tmp_path / "x.safetensors")
+    assert found["turned"].tolist() == values.T.tolist()
+    assert found["row"].tolist() == [4.0, 5.0, 6.0, 7.0]
