@@ -86,7 +86,7 @@ class AuditDataModule(ContrastDataModule):
         assert self.job is not None
         work = work_of(self.job, self.statistics.passes, self.open(self.job))
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        if self.parallelism.strategy == "tensor_parallel":  # every rank has a part of the neurons, and all contrasts
+        if self.parallelism.tensor_parallel:  # every rank computes all contrasts, for its neurons
             rank, world = 0, 1
         return assigned_batches(work, rank, world, self.job.done, together=self.parallelism.sharded)
 
@@ -157,11 +157,12 @@ def perform(
     total = 0
     if job is not None:
         total = sum(job.contrasts if pass_.stream == CONTRASTS else job.documents for pass_ in callback.passes)
-    bar = RateBar(total, done=before.done.contrasts if before else 0, limit=limit)
+    done = before.done.contrasts if before else 0
+    bar = RateBar(total, done=done, limit=limit, same_batches=parallelism.tensor_parallel)
     module = TrunkModule(model, compile=parallelism.compile)
     if parallelism.sharded:
         sites = tuple(architecture.sites.values())
-        module.parallelize = ShardLayers(model, sites) if parallelism.strategy == "fsdp" else SplitNeurons(model, callback)
+        module.parallelize = SplitNeurons(model, callback) if parallelism.tensor_parallel else ShardLayers(model, sites)
         module.lockstep = True
     gradients = any(pass_.objective for pass_ in callback.passes)
     data = AuditDataModule(job, open, callback, parallelism, checkpoint)
@@ -187,7 +188,7 @@ def perform(
         statistics=finished(sums, part.counts, callback.clusters, ran, part.done.composition),
         seconds=elapsed if parallelism.forked else bar.seconds,  # the bar of another process knows
         contrasts=part.done.contrasts,
-        resumed=before.done.contrasts if before else 0,
+        resumed=done,
         splits=part.splits,
         checkpoint_seconds=checkpointing.seconds,
         micro_batch_tokens=job.max_tokens,

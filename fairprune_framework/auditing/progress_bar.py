@@ -1,4 +1,4 @@
-"""What an audit says while it runs: contrasts and tokens per second, share of the measured limit, time left; and to loggers."""
+"""The progress of an audit: contrasts and tokens per second, share of the measured limit, time left; and to loggers."""
 
 from __future__ import annotations
 
@@ -25,11 +25,14 @@ class RateBar(Callback):
         total: contrasts (and documents, over all passes) that there are, done ones included.
         done: of them, by earlier sessions.
         limit: tokens per second of a bare forward on this device, where it was measured.
+        same_batches: all ranks compute the same micro-batches, as under tensor parallelism: none is counted twice.
     """
 
-    def __init__(self, total: int, label: str = "audit", *, done: int = 0, limit: float | None = None) -> None:
+    def __init__(
+        self, total: int, label: str = "audit", *, done: int = 0, limit: float | None = None, same_batches: bool = False
+    ) -> None:
         self.total, self.label, self.done, self.before = total, label, done, done
-        self.limit = limit
+        self.limit, self.same_batches = limit, same_batches
         self.tokens, self.batches = 0, 0
         self.seconds = 0.0
         self._open: ExitStack | None = None  # made when it starts: before, Lightning may pickle this
@@ -47,8 +50,8 @@ class RateBar(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Count contrasts."""
-        ranks, before = 1 if getattr(pl_module, "slices", False) else trainer.world_size, self.done
+        """Count the contrasts of all ranks, reckoned from those of this one."""
+        ranks, before = 1 if self.same_batches else trainer.world_size, self.done
         self.done = min(self.total, self.done + len(batch.ids) * ranks) if self.total else self.done + len(batch.ids)
         self.tokens += batch.tokens * ranks
         self.batches += ranks
@@ -66,7 +69,7 @@ class RateBar(Callback):
             self._log(trainer)
 
     def rates(self) -> dict[str, float]:
-        """What is logged; over all ranks, from what this one did."""
+        """What is logged: over all ranks, reckoned from this one."""
         took = max(self.seconds, 1e-9)
         found = {
             "contrasts": float(self.done),

@@ -132,7 +132,7 @@ def check_parallelism(run: Run) -> None:
         raise UserError(
             "a model in memory cannot be shared with processes of its own: name a model or folder, or take the strategy ddp_spawn"
         )
-    if parallelism.sharded and parallelism.strategy == "tensor_parallel":
+    if parallelism.tensor_parallel:
         check_tensor_parallel(run.model, tuple(run.architecture.sites.values()), parallelism.devices * parallelism.nodes)
 
 
@@ -160,7 +160,7 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
     }
     if run.parallelism.compile:
         found["way to compute"] = "compiled"
-    if run.parallelism.sharded and run.parallelism.strategy == "tensor_parallel":
+    if run.parallelism.tensor_parallel:
         found["way to compute"] = "tensor parallel"
     return found
 

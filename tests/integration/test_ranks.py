@@ -352,11 +352,26 @@ def test_fully_sharded_layers_change_no_bit(alone: Path, words: Callable[..., li
     same(alone, tmp_path / "run")
 
 
+def counting_each_once(_: int) -> None:
+    """To be run in a rank before it starts: the progress bar must count what this rank computes, and no more."""
+    from fairprune_framework.auditing.progress_bar import RateBar
+
+    usual, computed = RateBar.on_predict_batch_end, []
+
+    def checked(self: Any, trainer: Any, module: Any, outputs: Any, batch: Any, *more: Any) -> None:
+        usual(self, trainer, module, outputs, batch, *more)
+        computed.append(len(batch.ids))
+        assert self.done == sum(computed), f"{self.done} contrasts counted, {sum(computed)} computed"
+
+    RateBar.on_predict_batch_end = checked  # type: ignore[method-assign]
+
+
 def test_tensor_parallel_ranks_see_their_neurons(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
     import torch
     from safetensors.torch import load_file
 
-    codes, text = processes.run(2, words(tmp_path / "run", "--strategy", "tensor_parallel"), tmp_path / "log")
+    asked = words(tmp_path / "run", "--strategy", "tensor_parallel")
+    codes, text = processes.run(2, asked, tmp_path / "log", counting_each_once)
     assert codes == [0, 0], text
     one, two = (load_file(folder / "statistics.safetensors") for folder in (alone, tmp_path / "run"))
     assert one.keys() == two.keys()

@@ -94,7 +94,7 @@ class CheckpointCallback(Callback):
         if stop:
             self._keep()
             raise Interrupted(f"stopped by SIGTERM; {self._progress()}")
-        if self.every and self._since * (1 if self._tensor_parallel else self._world) >= self.every:
+        if self.every and self._since * (1 if self.parallelism.tensor_parallel else self._world) >= self.every:
             self._keep()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -116,7 +116,7 @@ class CheckpointCallback(Callback):
 
     def _together(self, part: Part) -> Part | None:
         try:
-            if self._tensor_parallel:
+            if self.parallelism.tensor_parallel:
                 found = gather_columns(part, self._units(part), self._rank, self._world, self._group)
             else:
                 found = reduce_parts(part, self._group)
@@ -130,7 +130,7 @@ class CheckpointCallback(Callback):
         """Save what is whole, tell the others why, and let go."""
         failed = not isinstance(exception, (Interrupted, KeyboardInterrupt))
         try:
-            if not isinstance(exception, Interrupted) and not self._tensor_parallel:
+            if not isinstance(exception, Interrupted) and not self.parallelism.tensor_parallel:
                 self._keep()
         except (OSError, FairpruneError):
             if failed:
@@ -166,17 +166,13 @@ class CheckpointCallback(Callback):
             return
         began = time.perf_counter()
         part: Part | None = self._part()
-        if self._tensor_parallel:  # tensor-parallel ranks hold slices of the same contrasts, and come here together
+        if self.parallelism.tensor_parallel:  # tensor-parallel ranks hold slices of the same contrasts, and come here together
             assert part is not None
             part = gather_columns(part, self._units(part), self._rank, self._world, self._group)
         if part is not None:
             self.checkpoint.keep(part, self._rank)
         self._since = 0
         self.seconds += time.perf_counter() - began
-
-    @property
-    def _tensor_parallel(self) -> bool:
-        return self.parallelism.sharded and self.parallelism.strategy == "tensor_parallel"
 
     def _units(self, part: Part) -> dict[str, int]:
         return {key: width for key, width in self.statistics.sliced.items() if key in part.words}

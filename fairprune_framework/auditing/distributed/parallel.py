@@ -40,6 +40,11 @@ class Parallelism:
         return self.is_distributed and self.strategy in SHARDED
 
     @property
+    def tensor_parallel(self) -> bool:
+        """Every rank holds a part of the neurons and heads, and computes all micro-batches."""
+        return self.is_distributed and self.strategy == "tensor_parallel"
+
+    @property
     def forked(self) -> bool:
         """All ranks are children of this process."""
         return self.is_distributed and self.strategy in BY_MULTIPROCESSING
@@ -173,8 +178,8 @@ def strategy_of(parallelism: Parallelism) -> Any:
         from lightning.pytorch.strategies import ModelParallelStrategy
 
         world = parallelism.devices * parallelism.nodes
-        alone = parallelism.strategy == "tensor_parallel"
-        return ModelParallelStrategy(data_parallel_size=1 if alone else world, tensor_parallel_size=world if alone else 1)
+        data, tensor = (1, world) if parallelism.tensor_parallel else (world, 1)
+        return ModelParallelStrategy(data_parallel_size=data, tensor_parallel_size=tensor)
     return "ddp" if parallelism.strategy == "auto" else parallelism.strategy
 
 
