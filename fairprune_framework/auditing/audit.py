@@ -77,7 +77,7 @@ class AuditDataModule(ContrastDataModule):
         if job is None:
             raise FairpruneError("rank 0 did not say what to audit")
         self.job = job
-        self.statistics.set_categories(job.categories)
+        self.statistics.accumulator.set_categories(job.categories)
         if self.checkpoint is not None:
             self.checkpoint.session, self.checkpoint.binding = job.session, job.facts["binding"]
 
@@ -185,7 +185,7 @@ def perform(
     sums.add(part.words)
     ran = tuple(sorted(demand.names(len({site.layer for site in architecture.sites.values()}))))
     return Outcome(
-        statistics=finished(sums, part.counts, callback.clusters, ran, part.done.composition),
+        statistics=finished(sums, part.counts, callback.accumulator.clusters, ran, part.done.composition),
         seconds=elapsed if parallelism.forked else bar.seconds,  # the bar of another process knows
         contrasts=part.done.contrasts,
         resumed=done,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fairprune_framework.api.interfaces import Plugin, Statistic
-from fairprune_framework.auditing.sums import CALIBRATION, described
+from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, described
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import may_select
 from fairprune_framework.errors import UserError
@@ -45,6 +45,14 @@ class Demand:
     def names(self, layers: int) -> set[str]:
         """As `Statistics.statistics` lists them."""
         return {f"{pass_.stream}/{described(statistic)}" for statistic in self.statistics for pass_ in statistic.passes(layers)}
+
+
+def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
+    """The distinct passes that statistics listen to; contrasts are passed over in any case, to know which sites they reach."""
+    passes = dict.fromkeys(pass_ for statistic in statistics for pass_ in statistic.passes(layers))
+    if not any(pass_.stream == CONTRASTS and pass_.layer is None for pass_ in passes):
+        passes = {Pass(): None, **passes}
+    return list(passes)
 
 
 def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:

@@ -15,8 +15,7 @@ from fairprune_framework.auditing import audit as auditing
 from fairprune_framework.auditing import autotune
 from fairprune_framework.auditing.audit import Outcome
 from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
-from fairprune_framework.auditing.callback import passes_of
-from fairprune_framework.auditing.demand import Demand
+from fairprune_framework.auditing.demand import Demand, passes_of
 from fairprune_framework.auditing.distributed import parallel
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Observation, Pass, SiteContext, Statistic
 from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.batches import compose
-from fairprune_framework.auditing.callback import ActivationStatisticsCallback, passes_of
+from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS

@@ -228,7 +228,7 @@ def test_bfloat16_models_are_summed_in_float64(model: nn.Module) -> None:
     callback = callback_for(low)
     trainer(callback, precision="bf16-true").predict(Own(low), loader(batches_of()))
     assert {parameter.dtype for parameter in low.parameters()} == {torch.bfloat16}
-    assert {getattr(callback.sums, key).dtype for key in callback.sums._defaults} == {torch.float64}
+    assert {getattr(callback.accumulator.sums, key).dtype for key in callback.accumulator.sums._defaults} == {torch.float64}
     wanted = exact.result("").sums
     for key, value in callback.result("").sums.items():
         assert value.dtype == torch.float64
@@ -270,7 +270,7 @@ def test_statistics_that_raise_are_named(model: nn.Module) -> None:
     assert hooks(model) == 0
 
 
-def test_a_category_that_was_not_announced(model: nn.Module) -> None:
+def test_a_category_that_was_not_set(model: nn.Module) -> None:
     found = fp.recognise(model)
     callback = fp.ActivationStatisticsCallback(
         model=model,

@@ -157,12 +157,12 @@ class CheckpointCallback(Callback):
     # -- checkpoints ----------------------------------------------------------------------------------------------------
 
     def _part(self) -> Part:
-        counts = {stream: list(found) for stream, found in self.statistics.counts.items()}
-        done = self.statistics.done.copy()
-        return Part(words=self.statistics.sums.words(), counts=counts, done=done, splits=self.statistics.splits)
+        summed = self.statistics.accumulator
+        counts = {stream: list(groups) for stream, groups in summed.counts.items()}
+        return Part(words=summed.sums.words(), counts=counts, done=summed.done.copy(), splits=self.statistics.splits)
 
     def _keep(self) -> None:
-        if self.checkpoint is None or not self._since or not self.statistics.whole:
+        if self.checkpoint is None or not self._since or not self.statistics.accumulator.whole:
             return
         began = time.perf_counter()
         part: Part | None = self._part()
@@ -175,7 +175,7 @@ class CheckpointCallback(Callback):
         self.seconds += time.perf_counter() - began
 
     def _units(self, part: Part) -> dict[str, int]:
-        return {key: width for key, width in self.statistics.sliced.items() if key in part.words}
+        return {key: width for key, width in self.statistics.accumulator.sliced.items() if key in part.words}
 
     def _progress(self) -> str:
         if self.checkpoint is None:

@@ -1,0 +1,267 @@
+"""From what a site showed to sums: statistics, checked, added up by category, a whole micro-batch at a time.
+
+What a micro-batch adds is pending until all of it has been computed; then it enters the sums at once, or not at all. So what is summed
+can be saved, and a half that failed can be computed again, at any time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fairprune_framework.api.interfaces import Observation, Pass, Statistic
+from fairprune_framework.api.types import Site, Tap
+from fairprune_framework.auditing.demand import passes_of
+from fairprune_framework.auditing.distributed.completed import CompletedBatches
+from fairprune_framework.auditing.micro_batch import MicroBatch
+from fairprune_framework.auditing.observation import Geometry, narrowed, observe
+from fairprune_framework.auditing.sums import (
+    CALIBRATION,
+    CONTRASTS,
+    OBSERVED,
+    Statistics,
+    StatisticSums,
+    cluster_of,
+    described,
+    finished,
+    key_of,
+)
+from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
+
+WeightsOf = Callable[[nn.Module, Site], Mapping[str, Tensor]]
+
+
+class Accumulator:
+    """The sums of all statistics over whole micro-batches.
+
+    Args:
+        model: whose sites are seen.
+        statistics: what to sum; equal ones run once.
+        layers: how many layers have sites.
+        categories: all categories of the stream, in the order of the result.
+        weights_of: gives statistics the weights of a site, where a scorer declared them.
+        clusters: hashed clusters per category that are summed apart, for bootstrap replicates; 1: none.
+
+    Raises:
+        UserError: a statistic asks for logits, a scale or a layer without an objective.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        statistics: Sequence[Statistic],
+        layers: int,
+        categories: Sequence[str],
+        weights_of: WeightsOf | None = None,
+        clusters: int = 1,
+    ) -> None:
+        self.model, self.clusters = model, clusters
+        self._weights_of = weights_of
+        self._listening: dict[Pass, list[Statistic]] = {}
+        distinct = tuple(dict.fromkeys(statistics))
+        for statistic in distinct:
+            for pass_ in statistic.passes(layers):
+                if pass_.objective is None and pass_ != Pass(stream=pass_.stream):
+                    raise UserError(
+                        f"statistic {statistic.name!r} asks for logits, a scale or a layer without an objective: "
+                        "such a pass runs the trunk as it is"
+                    )
+                self._listening.setdefault(pass_, []).append(statistic)
+        self.passes = passes_of(distinct, layers)
+        self.taps = {pass_: frozenset(tap for one in every for tap in one.taps) for pass_, every in self._listening.items()}
+        """Pass -> the taps that its statistics want."""
+        self._counting = {pass_.stream: pass_ for pass_ in reversed(self.passes) if pass_.layer is None}
+        self.set_categories(categories)
+        self.done = CompletedBatches()
+        self.sliced: dict[str, int] = {}
+        """key -> columns of the whole site, of sums that hold only the neurons of this rank."""
+        self.geometry: Geometry | None = None
+        """Of the micro-batch, or the half of one, that is being computed; None between two."""
+        self._pending: dict[str, Tensor] = {}
+        self._adding = False
+        self._member_GC = torch.zeros(0)
+        self._members: dict[int, list[tuple[Tensor, Tensor]]] = {}
+
+    def set_categories(self, categories: Sequence[str]) -> None:
+        """Name all categories of the stream, in the order of the result; the sums begin anew."""
+        self.categories = {category: group for group, category in enumerate(categories)}
+        self.sums = StatisticSums(tuple(categories))
+        self.counts = {CONTRASTS: [0] * len(self.categories) * self.clusters, CALIBRATION: [0]}
+
+    @property
+    def whole(self) -> bool:
+        """The sums hold whole micro-batches: nothing interrupted adding one."""
+        return not self._adding
+
+    # -- one micro-batch ------------------------------------------------------------------------------------------------
+
+    def start(self, batch: MicroBatch) -> None:
+        """A micro-batch is about to be computed; raises `FairpruneError` for a category that was not set."""
+        unknown = set(batch.categories) - set(self.categories) if batch.stream == CONTRASTS else set()
+        if unknown:
+            known = ", ".join(self.categories) or "none"
+            raise FairpruneError(f"a batch holds the category {min(unknown)!r}, which is not among the categories set: {known}")
+        self._pending = {}
+        self.look_at(batch)
+
+    def look_at(self, batch: MicroBatch) -> None:
+        """Observe this micro-batch, or half of one, from now on."""
+        groups = self._groups(batch)
+        self.geometry = Geometry(batch)
+        self._member_GC = torch.zeros(len(self.counts[batch.stream]), len(groups), dtype=torch.float64)
+        self._member_GC[groups, range(len(groups))] = 1
+        self._members = {}
+
+    def commit(self, batch: MicroBatch) -> None:
+        """All of a micro-batch has been computed: what is pending enters the sums."""
+        self._adding = True
+        self.sums.update(self._pending)
+        if self._counting.get(batch.stream) == batch.pass_:
+            for group in self._groups(batch):
+                self.counts[batch.stream][group] += 1
+        if batch.batch_id is not None:
+            self.done.add(batch.batch_id, len(batch.ids), batch.tokens)
+        self._adding = False
+        self.discard()
+
+    def discard(self) -> None:
+        """Forget what is pending, and look at nothing."""
+        self._pending, self.geometry = {}, None
+
+    def pending(self) -> dict[str, Tensor]:
+        """What the micro-batch has added so far, to go back to."""
+        return dict(self._pending)
+
+    def go_back(self, pending: dict[str, Tensor]) -> None:
+        """Forget what was added since `pending`."""
+        self._pending = pending
+
+    def _groups(self, batch: MicroBatch) -> list[int]:
+        """The group that each contrast (or document) is summed in: its category, or its cluster of a category."""
+        if batch.stream == CALIBRATION:
+            return [0] * len(batch.categories)
+        categories = [self.categories[category] for category in batch.categories]
+        if self.clusters == 1:
+            return categories
+        named = zip(categories, batch.categories, batch.clusters, strict=True)
+        return [group * self.clusters + cluster_of(category, cluster, self.clusters) for group, category, cluster in named]
+
+    # -- one site of it -------------------------------------------------------------------------------------------------
+
+    def add(
+        self,
+        site: Site,
+        values: Mapping[Tap, Tensor],
+        grads: Mapping[Tap, Tensor],
+        rows: Tensor | None,
+        objective_C: Tensor | None = None,
+    ) -> None:
+        """Sum all statistics over what one site showed of the current micro-batch.
+
+        Args:
+            values: tap -> (M, K) as the adapter showed them.
+            grads: tap -> (M, K), d objective / d values; empty without an objective.
+            rows: (M,) flat token index of each row; None: all tokens in order.
+            objective_C: (C,) float64, value of the pass's objective.
+
+        Raises:
+            FairpruneError: a statistic raised, or a sum is NaN or Inf; the contrast is named.
+            ContractViolation: a statistic returned another shape or dtype than (C, R, K) float64.
+        """
+        geometry = self.geometry
+        assert geometry is not None
+        if values["neuron"].device.type == "mps":  # no float64 there
+            values = {tap: value.cpu() for tap, value in values.items()}
+            grads = {tap: value.cpu() for tap, value in grads.items()}
+            rows = None if rows is None else rows.cpu()
+            objective_C = None if objective_C is None else objective_C.cpu()
+            geometry = Geometry(geometry.batch.to("cpu"))
+        pass_, stream = geometry.batch.pass_, geometry.batch.stream
+        weights = self._weights_of(self.model, site) if self._weights_of else {}
+        columns = values["neuron"].shape[-1]
+        sliced = columns < site.units * site.unit_width
+        totals: dict[str, Tensor] = {}
+        counts: set[str] = set()
+
+        def observed(part: Geometry) -> Observation:
+            mine_C = objective_C if objective_C is None or part.contrasts is None else objective_C[list(part.contrasts)]
+            return observe(site, values, rows, part, pass_, weights, grads, mine_C)
+
+        def add(key: str, total_GRK: Tensor) -> None:
+            totals[key] = totals[key] + total_GRK if key in totals else total_GRK
+
+        for part, (member_GC, reached_G11) in zip(geometry.parts(columns), self._members_of(geometry, columns), strict=True):
+            observation = observed(part)
+            for key, summands_CRK, of_units in self._summands(site, observation, part.batch):
+                if summands_CRK is part.slots_shared[1]:  # the same for all sites that see every token: added up once
+                    counts.add(key)
+                    add(key, reached_G11)
+                else:
+                    add(key, _by_group(member_GC, summands_CRK))
+                if sliced and of_units and summands_CRK.shape[2] == columns:
+                    self.sliced[key] = site.units * site.unit_width
+            if self._counting.get(stream) == pass_:
+                key = key_of(stream, site.name, OBSERVED)
+                counts.add(key)
+                add(key, reached_G11 if rows is None else _by_group(member_GC, observation.reached))
+        for key, value in totals.items():
+            if key not in counts and not torch.isfinite(value.sum()):
+                raise self._not_finite(key, site, observed(geometry), geometry.batch)
+            self._pending[key] = self._pending[key] + value if key in self._pending else value
+
+    def _members_of(self, geometry: Geometry, columns: int) -> list[tuple[Tensor, Tensor]]:
+        """For each part of a micro-batch, made once for all sites: (G, C'), 1 where a contrast belongs to a group; and (G, 1, 1), the
+        contrasts of each group that reach a site which sees every token."""
+        if columns not in self._members:
+            member_GC = self._member_GC.to(geometry.batch.text.device)
+            parts = geometry.parts(columns)
+            members = [member_GC if part.contrasts is None else member_GC[:, list(part.contrasts)] for part in parts]
+            self._members[columns] = [(m, _by_group(m, part.slots_shared[1])) for m, part in zip(members, parts, strict=True)]
+        return self._members[columns]
+
+    def _not_finite(self, key: str, site: Site, observation: Observation, batch: MicroBatch) -> FairpruneError:
+        """Names the contrast that made a sum NaN or Inf."""
+        statistic = key.rpartition("/")[2]
+        for name, summands_CRK, _ in self._summands(site, observation, batch):
+            finite_C = torch.isfinite(summands_CRK).flatten(1).all(1)
+            if name == key and not finite_C.all():
+                first = batch.ids[finite_C.tolist().index(False)]
+                return FairpruneError(f"NaN or Inf in statistic {statistic!r} of site {site.name} at contrast {first!r}")
+        return FairpruneError(f"NaN or Inf in statistic {statistic!r} of site {site.name}")
+
+    def _summands(self, site: Site, observation: Observation, batch: MicroBatch) -> Iterator[tuple[str, Tensor, bool]]:
+        """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
+        for statistic in self._listening.get(batch.pass_, ()):
+            try:
+                outputs = statistic.summands(narrowed(observation, statistic.taps))
+            except Exception as error:
+                raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
+            for name, summands_CRK in outputs.items():
+                key = key_of(batch.stream, site.name, f"{statistic.name}.{name}")
+                _check(statistic, name, summands_CRK, len(batch.ids))
+                if (known := self.sums.shape_of(key)) not in (None, tuple(summands_CRK.shape[1:])):
+                    raise ContractViolation(
+                        f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
+                    )
+                yield key, summands_CRK, bool(statistic.taps & {"neuron", "gate", "up"})
+
+    def result(self, composition: str) -> Statistics:
+        """What was summed, rounded to float64."""
+        ran = {f"{pass_.stream}/{described(statistic)}" for pass_, every in self._listening.items() for statistic in every}
+        return finished(self.sums, self.counts, self.clusters, tuple(sorted(ran)), composition)
+
+
+def _check(statistic: Statistic, name: str, summands_CRK: Tensor, contrasts: int) -> None:
+    if summands_CRK.ndim != 3 or summands_CRK.shape[0] != contrasts or summands_CRK.dtype != torch.float64:
+        raise ContractViolation(
+            f"statistic {statistic.name!r}, output {name!r}: expected ({contrasts}, R, K) float64, "
+            f"got {tuple(summands_CRK.shape)} {summands_CRK.dtype}"
+        )
+
+
+def _by_group(member_GC: Tensor, summands_CRK: Tensor) -> Tensor:
+    """(G, R, K): summands added up by group."""
+    return (member_GC @ summands_CRK.flatten(1)).view(-1, *summands_CRK.shape[1:])
