@@ -6,15 +6,12 @@ audit goes on later. Nothing heavy is imported before it is needed.
 
 from __future__ import annotations
 
-import ast
-import inspect
 import json
 import os
 import re
 import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 from fairprune_framework import __version__, discovery
@@ -24,6 +21,7 @@ from fairprune_framework.cli import prompts as cli_inputs
 from fairprune_framework.cli.command import COMMANDS
 from fairprune_framework.errors import FairpruneError, Interrupted, UserError, did_you_mean
 from fairprune_framework.recipes import recipe
+from fairprune_framework.recipes.option import GROUPS, Option
 
 STAGE_HELP = {
     "run": "do everything: read, audit, score, plan, prune, evaluate, report",
@@ -46,33 +44,6 @@ PATH = """the path, from nothing to something to look at:
 step by step, in one folder: audit, score, plan, prune, evaluate, report.
 What is done is not repeated; --overwrite does it again. `fairprune COMMAND
 --help` shows the options, `fairprune plugins list` the strategies."""
-_GROUPS = {
-    "what to audit": ("prompts", "columns", "bad_prompts", "split", "chat_template"),
-    "strategies": ("bias", "importance", "policy", "architecture"),
-    "how much": (
-        "budget",
-        "operator",
-        "factor",
-        "round_to",
-        "max_layer_share",
-        "protected_layers",
-        "max_perplexity_increase",
-        "force",
-    ),
-    "text": ("calibration", "calibration_documents", "calibration_tokens", "generate"),
-    "judging": ("judge_prompts", "suite", "task_data", "task_limit", "against", "cells"),
-    "model and machine": (
-        "revision",
-        "trust_remote_code",
-        "dtype",
-        "micro_batch_tokens",
-        "prefix_sharing",
-        "accelerator",
-        "compile",
-        "seed",
-    ),
-    "many devices": ("devices", "nodes", "strategy", "checkpoint_every", "log"),
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -186,17 +157,6 @@ def _plugin_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     return options, rest
 
 
-def _field_help() -> dict[str, str]:
-    """The docstring below each field of `Recipe`."""
-    tree = ast.parse(inspect.getsource(recipe))
-    body = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Recipe").body
-    found = {}
-    for field, text in pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[typing.cast(ast.Name, field.target).id] = " ".join(str(text.value.value).split()).replace("%", "%%")
-    return found
-
-
 def _parser() -> tuple[Any, dict[str, list[str]]]:
     """The parser, and the options of each command."""
     from jsonargparse import ArgumentParser
@@ -280,33 +240,31 @@ def _stage_parser(command: str, text: str) -> Any:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
     if command == "prune":
         parser.add_argument("--plan", help="a plan file to carry out on MODEL, instead of the run folder's own")
-    hints, helps = typing.get_type_hints(recipe.Recipe), _field_help()
-    for title, names in _GROUPS.items():
+    hints = typing.get_type_hints(recipe.Recipe)
+    for title in GROUPS:
         group = parser.add_argument_group(title)
-        for name in names:
-            option, text = f"--{name.replace('_', '-')}", helps.get(name, "")
-            hint = hints[name]
-            if hint is bool:
-                group.add_argument(option, action="store_true", help=text)
-            elif name == "generate":
-                group.add_argument(option, action="append", metavar="TEXT", help=f"{text} May be given again.")
-            elif name in ("columns", "judge_prompts"):
-                metavar = "FIELD=COLUMN" if name == "columns" else "NAME=SET"
-                group.add_argument(option, action="append", metavar=metavar, help=f"{text} May be given again.")
-            elif name == "suite":
-                group.add_argument(option, action="append", metavar="NAME,...", help=f"{text} May be given again.")
-            elif name in recipe.PLUGIN_KINDS:
-                group.add_argument(option, metavar="NAME", help=f"{text} Its options: {option}.OPTION VALUE")
-            elif name == "protected_layers":
-                group.add_argument(option, metavar="0,1,...", help=text)
-            else:
-                plain = (
-                    [kind for kind in typing.get_args(hint) if kind is not type(None)]
-                    if type(None) in typing.get_args(hint)
-                    else [hint]
-                )
-                group.add_argument(option, type=plain[0], help=text)
+        for name, option in recipe.OPTIONS.items():
+            if option.group == title:
+                _add_option(group, name, hints[name], option)
     return parser
+
+
+def _add_option(group: Any, name: str, hint: Any, option: Option) -> None:
+    """The option of a field of the recipe; its type says how it is given."""
+    flag, text = f"--{name.replace('_', '-')}", option.help.replace("%", "%%")
+    if type(None) in typing.get_args(hint):
+        hint = next(kind for kind in typing.get_args(hint) if kind is not type(None))
+    origin = typing.get_origin(hint)
+    if hint is bool:
+        group.add_argument(flag, action="store_true", help=text)
+    elif origin is Mapping or hint == tuple[str, ...]:
+        group.add_argument(flag, action="append", metavar=option.metavar, help=f"{text} May be given again.")
+    elif hint is recipe.PluginSpec:
+        group.add_argument(flag, metavar=option.metavar, help=f"{text} Its options: {flag}.OPTION VALUE")
+    elif origin is tuple:
+        group.add_argument(flag, metavar=option.metavar, help=text)
+    else:
+        group.add_argument(flag, type=hint, help=text)
 
 
 def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any]) -> int:

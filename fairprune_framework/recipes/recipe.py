@@ -1,4 +1,8 @@
-"""The recipe: every option of a run in one frozen dataclass. `loading.py` reads it from files and options."""
+"""The recipe: every option of a run in one frozen dataclass. `loading.py` reads it from files and options.
+
+A field is the one place of its option: `option(...)` says which stage depends on it and what the help says. What a run folder keys
+on, what it hands on and the command line are derived from that.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from typing import Any, Literal
 from fairprune_framework import discovery
 from fairprune_framework.api.types import Budget, Operator, check_factor
 from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.recipes.option import Option, Stage, option, options_of
 
 PLUGIN_KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy", "architecture")
 
@@ -48,101 +53,171 @@ class PluginSpec:
 class Recipe:
     """Every option of a run. Fields left at None where a plugin or a budget is meant are taken from the recipe `default`."""
 
-    model: str | None = None
-    """Hub id, local folder, a `.gguf` file, or `smollm2-135m`, the embedded model."""
-    revision: str | None = None
-    """Branch, tag or commit of a hub model."""
-    trust_remote_code: bool = False
-    """Allow code that comes with the model to run."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """The model's dtype in memory and in `model/`; auto: as stored."""
-    prompts: str | None = None
-    """A file, a hub data set, or `builtin:en`."""
-    columns: Mapping[str, str] | None = None
-    """Our field -> the prompt set's column."""
-    bad_prompts: Literal["error", "skip"] = "error"
-    """What to do with a contrast that cannot be used; `skip` lists it in the run folder."""
-    split: str = "keep"
-    """keep | template:0.5 | row:odd-even | templates:T1,T2."""
-    chat_template: bool = False
-    """Wrap each text in the tokenizer's chat template, as one user turn with the assistant's prompt after it."""
-    bias: PluginSpec | None = None
-    """Bias scorer."""
-    importance: PluginSpec | None = None
-    """Importance scorer."""
-    policy: PluginSpec | None = None
-    """Selection policy."""
-    architecture: PluginSpec | None = None
-    """Architecture adapter; by default the one that accepts the model."""
-    budget: str | None = None
-    """0.002 (a fraction of all neurons), 256n (a count) or 16/layer."""
-    round_to: int = 1
-    """Stored widths become multiples of this; what is planned beyond it is stored as zeros."""
-    max_layer_share: float = 1.0
-    """No layer loses more than this share of its neurons."""
-    protected_layers: tuple[int, ...] = ()
-    """Layers that are left alone."""
-    operator: Operator | None = None
-    """remove (smaller tensors), zero (same shapes) or scale (output weights times a factor)."""
-    factor: str | None = None
-    """For the operator scale: what neurons are multiplied by, or auto: the best of a few on `select`."""
-    max_perplexity_increase: float = 0.05
-    """The guard: a plan that costs more than this is not applied."""
-    force: bool = False
-    """Apply the plan although the guard fails."""
-    calibration: str | None = None
-    """Calibration text: `builtin:en`, a .txt or a .jsonl file (field `text`); `sampled`, the same as none: the model itself writes."""
-    calibration_documents: int = 32
-    """Documents to sample, or to take of `builtin`."""
-    calibration_tokens: int = 256
-    """Tokens of a document."""
-    generate: tuple[str, ...] = ()
-    """More prompts to continue before and after, beside the two of the article."""
-    micro_batch_tokens: int = 0
-    """Padded tokens per forward; 0: 512 on a CPU, as many as fit on a GPU."""
-    prefix_sharing: Literal["auto", "never"] = "auto"
-    """Compute the tokens that texts begin with in common once, where the model allows it; or never."""
-    devices: int = 1
-    """Devices (on a CPU processes) per node that share an audit; -1: all GPUs."""
-    nodes: int = 1
-    """Machines that share an audit; torchrun or SLURM starts them."""
-    strategy: Literal["auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp", "tensor_parallel"] = "auto"
-    """How devices share it, as Lightning names it; fsdp and tensor_parallel also share the model. It changes no result."""
-    checkpoint_every: int = 1000
-    """Contrasts between two checkpoints of an audit; 0: only when it is stopped."""
-    log: str | None = None
-    """Lightning logger of an audit: csv, tensorboard or the import path of one."""
-    compile: bool = False
-    """Compile the trunk with torch.compile."""
-    judge_prompts: Mapping[str, str] | None = None
-    """NAME=SET: another prompt set that judges before and after and chooses nothing."""
-    suite: tuple[str, ...] = ()
-    """Suites (capability, bias) and tasks of lm-eval to run before and after, separated by commas."""
-    task_data: str | None = None
-    """Folder with the data of the named tasks; by default lm-eval fetches them."""
-    task_limit: str | None = None
-    """Items of each task, drawn once by seed 0: 400, or boolq=400,bbq=100 (of bbq for each category and context)."""
-    against: str | None = None
-    """Another model to evaluate as `after`, in a folder without a plan."""
-    cells: str | None = None
-    """Folder for results that other runs may use again; by default `cells/` in the run folder."""
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
-    """Where to compute, as Lightning names it: auto, cpu, gpu (or cuda), mps."""
-    seed: int = 0
-    """Seed of sampling, random plugins, splits and resampling."""
+    model: str | None = option(
+        None, "Hub id, local folder, a `.gguf` file, or `smollm2-135m`, the embedded model.", stage="read", adopted=True
+    )
+    revision: str | None = option(
+        None, "Branch, tag or commit of a hub model.", group="model and machine", stage="read", adopted=True
+    )
+    trust_remote_code: bool = option(False, "Allow code that comes with the model to run.", group="model and machine")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
+        "auto",
+        "The model's dtype in memory and in `model/`; auto: as stored.",
+        group="model and machine",
+        stage="read",
+        adopted=True,
+    )
+    prompts: str | None = option(None, "A file, a hub data set, or `builtin:en`.", group="what to audit", stage="read")
+    columns: Mapping[str, str] | None = option(
+        None, "Our field -> the prompt set's column.", group="what to audit", stage="read", metavar="FIELD=COLUMN"
+    )
+    bad_prompts: Literal["error", "skip"] = option(
+        "error",
+        "What to do with a contrast that cannot be used; `skip` lists it in the run folder.",
+        group="what to audit",
+        stage="read",
+    )
+    split: str = option("keep", "keep | template:0.5 | row:odd-even | templates:T1,T2.", group="what to audit", stage="read")
+    chat_template: bool = option(
+        False,
+        "Wrap each text in the tokenizer's chat template, as one user turn with the assistant's prompt after it.",
+        group="what to audit",
+        stage="read",
+    )
+    bias: PluginSpec | None = option(None, "Bias scorer.", group="strategies", stage="score", metavar="NAME")
+    importance: PluginSpec | None = option(None, "Importance scorer.", group="strategies", stage="score", metavar="NAME")
+    policy: PluginSpec | None = option(None, "Selection policy.", group="strategies", stage="plan", metavar="NAME")
+    architecture: PluginSpec | None = option(
+        None,
+        "Architecture adapter; by default the one that accepts the model.",
+        group="strategies",
+        stage="read",
+        adopted=True,
+        metavar="NAME",
+    )
+    budget: str | None = option(
+        None, "0.002 (a fraction of all neurons), 256n (a count) or 16/layer.", group="how much", stage="plan"
+    )
+    round_to: int = option(
+        1,
+        "Stored widths become multiples of this; what is planned beyond it is stored as zeros.",
+        group="how much",
+        stage="plan",
+        adopted=True,
+    )
+    max_layer_share: float = option(1.0, "No layer loses more than this share of its neurons.", group="how much", stage="plan")
+    protected_layers: tuple[int, ...] = option(
+        (), "Layers that are left alone.", group="how much", stage="plan", metavar="0,1,..."
+    )
+    operator: Operator | None = option(
+        None,
+        "remove (smaller tensors), zero (same shapes) or scale (output weights times a factor).",
+        group="how much",
+        stage="plan",
+    )
+    factor: str | None = option(
+        None,
+        "For the operator scale: what neurons are multiplied by, or auto: the best of a few on `select`.",
+        group="how much",
+        stage="plan",
+    )
+    max_perplexity_increase: float = option(
+        0.05, "The guard: a plan that costs more than this is not applied.", group="how much", stage="plan", adopted=True
+    )
+    force: bool = option(False, "Apply the plan although the guard fails.", group="how much", stage="prune", adopted=True)
+    calibration: str | None = option(
+        None,
+        "Calibration text: `builtin:en`, a .txt or a .jsonl file (field `text`); `sampled`, the same as none: the model itself writes.",
+        group="text",
+        stage="audit",
+        adopted=True,
+    )
+    calibration_documents: int = option(
+        32, "Documents to sample, or to take of `builtin`.", group="text", stage="audit", adopted=True
+    )
+    calibration_tokens: int = option(256, "Tokens of a document.", group="text", stage="audit", adopted=True)
+    generate: tuple[str, ...] = option(
+        (),
+        "More prompts to continue before and after, beside the two of the article.",
+        group="text",
+        stage="evaluate",
+        metavar="TEXT",
+    )
+    micro_batch_tokens: int = option(
+        0, "Padded tokens per forward; 0: 512 on a CPU, as many as fit on a GPU.", group="model and machine", stage="audit"
+    )
+    prefix_sharing: Literal["auto", "never"] = option(
+        "auto",
+        "Compute the tokens that texts begin with in common once, where the model allows it; or never.",
+        group="model and machine",
+        stage="audit",
+    )
+    devices: int = option(
+        1, "Devices (on a CPU processes) per node that share an audit; -1: all GPUs.", group="many devices", execution=True
+    )
+    nodes: int = option(1, "Machines that share an audit; torchrun or SLURM starts them.", group="many devices", execution=True)
+    strategy: Literal["auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_notebook", "fsdp", "tensor_parallel"] = option(
+        "auto",
+        "How devices share it, as Lightning names it; fsdp and tensor_parallel also share the model. It changes no result.",
+        group="many devices",
+        execution=True,
+    )
+    checkpoint_every: int = option(
+        1000, "Contrasts between two checkpoints of an audit; 0: only when it is stopped.", group="many devices"
+    )
+    log: str | None = option(
+        None, "Lightning logger of an audit: csv, tensorboard or the import path of one.", group="many devices", execution=True
+    )
+    compile: bool = option(False, "Compile the trunk with torch.compile.", group="model and machine")
+    judge_prompts: Mapping[str, str] | None = option(
+        None,
+        "NAME=SET: another prompt set that judges before and after and chooses nothing.",
+        group="judging",
+        stage="evaluate",
+        metavar="NAME=SET",
+    )
+    suite: tuple[str, ...] = option(
+        (),
+        "Suites (capability, bias) and tasks of lm-eval to run before and after, separated by commas.",
+        group="judging",
+        stage="evaluate",
+        metavar="NAME,...",
+    )
+    task_data: str | None = option(
+        None, "Folder with the data of the named tasks; by default lm-eval fetches them.", group="judging", stage="evaluate"
+    )
+    task_limit: str | None = option(
+        None,
+        "Items of each task, drawn once by seed 0: 400, or boolq=400,bbq=100 (of bbq for each category and context).",
+        group="judging",
+        stage="evaluate",
+    )
+    against: str | None = option(
+        None, "Another model to evaluate as `after`, in a folder without a plan.", group="judging", stage="evaluate"
+    )
+    cells: str | None = option(
+        None, "Folder for results that other runs may use again; by default `cells/` in the run folder.", group="judging"
+    )
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = option(
+        "auto", "Where to compute, as Lightning names it: auto, cpu, gpu (or cuda), mps.", group="model and machine"
+    )
+    seed: int = option(
+        0, "Seed of sampling, random plugins, splits and resampling.", group="model and machine", stage="read", adopted=True
+    )
 
     def __post_init__(self) -> None:
         for kind in PLUGIN_KINDS:
             if getattr(self, kind) is not None:
                 object.__setattr__(self, kind, PluginSpec.parse(getattr(self, kind), kind))
-        for name in ("protected_layers", "generate", "suite"):
+        hints = typing.get_type_hints(Recipe)
+        for name in (name for name, hint in hints.items() if typing.get_origin(hint) is tuple):
             value = getattr(self, name)
             if isinstance(value, str) or not isinstance(value, (list, tuple)):
                 raise UserError(f"The {name!r} of a recipe must be a list. Got {value!r} instead.")
             object.__setattr__(self, name, tuple(value))
         if self.calibration == "sampled":
             object.__setattr__(self, "calibration", None)
-        for name, hint in typing.get_type_hints(Recipe).items():
+        for name, hint in hints.items():
             value = getattr(self, name)
             if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, (int, hint))):
                 raise UserError(f"The {name!r} of a recipe must be {discovery.in_words(hint)}. Got {value!r} instead.")
@@ -152,26 +227,20 @@ class Recipe:
             )
         if self.devices < 1 and self.devices != -1:
             raise UserError(f"The 'devices' of a recipe must be at least 1, or -1 for all GPUs. Got {self.devices} instead.")
-        if self.nodes < 1:
-            raise UserError(f"The 'nodes' of a recipe must be at least 1. Got {self.nodes} instead.")
         if self.checkpoint_every < 0:
             raise UserError(f"The 'checkpoint_every' of a recipe must not be negative. Got {self.checkpoint_every} instead.")
-        for name in ("calibration_tokens",):
-            if getattr(self, name) < 2:
-                raise UserError(f"The {name!r} of a recipe must be at least 2. Got {getattr(self, name)!r} instead.")
-        if self.calibration_documents < 4:
-            raise UserError(
-                f"The 'calibration_documents' of a recipe must be at least 4. Got {self.calibration_documents} instead."
-            )
+        for name, least in {"nodes": 1, "calibration_tokens": 2, "calibration_documents": 4}.items():
+            if getattr(self, name) < least:
+                raise UserError(f"The {name!r} of a recipe must be at least {least}. Got {getattr(self, name)} instead.")
         if not 0 <= self.seed < 2**63:
             raise UserError(f"The 'seed' of a recipe must be in [0, 2^63). Got {self.seed} instead.")
         if any(layer < 0 for layer in self.protected_layers):
             raise UserError(f"The 'protected_layers' of a recipe are counted from 0. Got {min(self.protected_layers)} instead.")
         if not self.max_perplexity_increase >= 0:
             raise UserError(f"The 'max_perplexity_increase' must not be negative. Got {self.max_perplexity_increase} instead.")
-        for name in ("dtype", "bad_prompts", "operator", "accelerator", "strategy", "prefix_sharing"):
+        for name in FIELDS:
             choices = choices_of(name)
-            if getattr(self, name) is not None and getattr(self, name) not in choices:
+            if choices and getattr(self, name) is not None and getattr(self, name) not in choices:
                 raise UserError(
                     f"The {name!r} of a recipe must be one of {', '.join(choices)}. Got {getattr(self, name)!r} instead."
                     + did_you_mean(str(getattr(self, name)), choices)
@@ -216,7 +285,16 @@ class Recipe:
         return values
 
 
-FIELDS = tuple(item.name for item in dataclasses.fields(Recipe))
+OPTIONS: Mapping[str, Option] = options_of(Recipe)
+FIELDS = tuple(OPTIONS)
+STAGE_FIELDS: Mapping[str, tuple[str, ...]] = {
+    stage: tuple(name for name, option in OPTIONS.items() if option.stage == stage) for stage in typing.get_args(Stage)
+}
+"""Stage -> the fields that its result depends on, beside those of the stages before."""
+ADOPTED = tuple(name for name, option in OPTIONS.items() if option.adopted)
+"""Those of them that `plan` and `prune` depend on where the plan came as a file."""
+EXECUTION_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.execution)
+"""Fields that say how a command computes, not what: a run folder does not hand them on to the next command."""
 
 
 def choices_of(name: str) -> tuple[str, ...]:

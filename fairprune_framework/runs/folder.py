@@ -17,7 +17,7 @@ from fairprune_framework import discovery
 from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.recipes.loading import read_yaml
-from fairprune_framework.recipes.recipe import PLUGIN_KINDS, Recipe
+from fairprune_framework.recipes.recipe import ADOPTED, PLUGIN_KINDS, STAGE_FIELDS, Recipe
 from fairprune_framework.utilities import files as provenance
 from fairprune_framework.utilities.versions import versions
 
@@ -42,50 +42,6 @@ FILES: Mapping[str, tuple[str, ...]] = {
     ),
     "report": ("report.html", "model/README.md", "model/plan.json"),
 }
-FIELDS: Mapping[str, tuple[str, ...]] = {
-    "read": (
-        "prompts",
-        "columns",
-        "bad_prompts",
-        "split",
-        "seed",
-        "model",
-        "revision",
-        "dtype",
-        "chat_template",
-        "architecture",
-    ),
-    "audit": ("micro_batch_tokens", "prefix_sharing", "calibration", "calibration_documents", "calibration_tokens"),
-    "score": ("bias", "importance"),
-    "plan": (
-        "policy",
-        "budget",
-        "round_to",
-        "max_layer_share",
-        "protected_layers",
-        "operator",
-        "factor",
-        "max_perplexity_increase",
-    ),
-    "prune": ("force",),
-    "evaluate": ("generate", "judge_prompts", "suite", "task_data", "task_limit", "against"),
-    "report": (),
-}
-"""Stage -> the fields of the recipe that its result depends on, beside those of the stages before."""
-ADOPTED = (
-    "model",
-    "revision",
-    "dtype",
-    "architecture",
-    "seed",
-    "calibration",
-    "calibration_documents",
-    "calibration_tokens",
-    "round_to",
-    "max_perplexity_increase",
-    "force",
-)
-"""Those of them that `plan` and `prune` depend on where the plan came as a file: neither prompts nor scorers had a part in it."""
 
 
 class RunFolder:
@@ -109,7 +65,7 @@ class RunFolder:
 
     def key(self, stage: str) -> str:
         """Hash of all that the result of a stage depends on."""
-        names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in FIELDS[earlier]]
+        names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in STAGE_FIELDS[earlier]]
         if "plan_file" in self.record and stage not in ("evaluate", "report"):
             names = [name for name in names if name in ADOPTED]
         recipe = self.recipe.to_yaml()

@@ -8,12 +8,9 @@ from typing import Any
 
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.recipes.loading import load_recipe, merge_options, read_recipe, read_yaml, with_defaults, with_options
-from fairprune_framework.recipes.recipe import Recipe
+from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, Recipe
 from fairprune_framework.runs.folder import RECIPE, RECORD, refuse_unwritable
 from fairprune_framework.runs.run import Run
-
-EXECUTION_OPTIONS = ("devices", "nodes", "strategy", "log")
-"""Options that say how a command computes, not what: a folder does not hand them on to the next command."""
 
 
 def open_run(

@@ -15,8 +15,8 @@ from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.recipes.loading import with_options
-from fairprune_framework.recipes.recipe import PluginSpec, Recipe
-from fairprune_framework.runs.folder import FIELDS, RunFolder
+from fairprune_framework.recipes.recipe import STAGE_FIELDS, PluginSpec, Recipe
+from fairprune_framework.runs.folder import RunFolder
 from fairprune_framework.utilities import files as provenance
 
 if TYPE_CHECKING:
@@ -81,7 +81,9 @@ class Run(RunFolder):
             notify=self.notify,
         )
         run._temporary, run.also = self._temporary, self.also
-        if all(getattr(run.recipe, name) == getattr(self.recipe, name) for name in (*FIELDS["read"], *FIELDS["audit"])):
+        if all(
+            getattr(run.recipe, name) == getattr(self.recipe, name) for name in (*STAGE_FIELDS["read"], *STAGE_FIELDS["audit"])
+        ):
             vars(run).update({name: value for name, value in vars(self).items() if name in LOADED})
         return run
 
