@@ -20,6 +20,7 @@ from fairprune_framework.api.types import Plan, Site, Slice
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.loading import fingerprint
 from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
+from fairprune_framework.utilities.files import write_tensors
 
 FORMAT = "fairprune-restoration/1"
 FILE = "restoration.safetensors"
@@ -100,10 +101,6 @@ def capture(
 
 def save(restoration: Restoration, path: Path) -> None:
     """Write the file atomically."""
-    from safetensors.torch import save_file
-
-    from fairprune_framework.utilities.files import atomic
-
     content = {
         "model": {"name": restoration.model, "fingerprint": restoration.fingerprint},
         "pruned": restoration.pruned,
@@ -118,8 +115,7 @@ def save(restoration: Restoration, path: Path) -> None:
             for name, found in restoration.slices.items()
         },
     }
-    with atomic(path) as temporary:
-        save_file(dict(restoration.tensors), temporary, metadata={"format": FORMAT, "fairprune": json.dumps(content)})
+    write_tensors(path, restoration.tensors, metadata={"format": FORMAT, "fairprune": json.dumps(content)})
 
 
 def load(path: Path) -> Restoration:

@@ -97,8 +97,22 @@ def read_json(path: Path, format: str | None = None) -> dict[str, Any]:
 def write_tensors(
     path: Path, tensors: Mapping[str, Tensor], *, metadata: dict[str, str] | None = None, durable: bool = False
 ) -> None:
-    """Write a safetensors file atomically."""
+    """Write a safetensors file atomically; equal content gives equal bytes."""
     from safetensors.torch import save_file
 
     with atomic(path, durable=durable) as temporary:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, metadata=metadata)
+        if metadata:
+            _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Order the metadata of a safetensors file by key, in place: safetensors writes them in the random order of a hash map."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= size, "the same entries in another order are as long"
+        file.seek(8)
+        file.write(text.ljust(size))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fairprune_framework.errors import DiskFull, RunFolderError
@@ -117,3 +118,21 @@ def test_tensors_that_are_views_are_written(tmp_path: Path) -> None:
     found = load_file(tmp_path / "x.safetensors")
     assert found["turned"].tolist() == values.T.tolist()
     assert found["row"].tolist() == [4.0, 5.0, 6.0, 7.0]
+
+
+TENSORS = {"b/ü": torch.arange(6.0).reshape(2, 3), "a": torch.tensor([1, 2])}
+
+
+def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
+    """safetensors alone writes several keys in a random order: of ten files with eight keys, all alike by chance once in 40320 ** 9."""
+    metadata = {f"key {number}": 'quote " backslash \\ newline \n umlaut ü \x7f \x01' * number for number in range(8)}
+    files = []
+    for number in range(10):
+        files.append(tmp_path / f"{number}.safetensors")
+        write_tensors(files[-1], TENSORS, metadata=dict(reversed(metadata.items())) if number % 2 else metadata)
+    assert len({file.read_bytes() for file in files}) == 1
+    with safe_open(files[0], framework="pt") as opened:
+        assert opened.metadata() == metadata
+    read = load_file(files[0])
+    assert read.keys() == TENSORS.keys()
+    assert all(torch.equal(read[name], value) for name, value in TENSORS.items())
