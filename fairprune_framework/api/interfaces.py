@@ -53,10 +53,9 @@ class Outputs:
 
     def token_log_p(self) -> Tensor:
         """log p(token | tokens before it) of all tokens but the first, (C, V, T - 1), at least float32, nats; needs `logits="all"`."""
-        import torch
+        from fairprune_framework.functional.log_probs import log_probs
 
-        log_p = torch.log_softmax(self.logits[:, :, :-1].float(), -1)
-        return log_p.gather(-1, self.tokens[:, :, 1:].unsqueeze(-1)).squeeze(-1)
+        return log_probs(self.logits[:, :, :-1], self.tokens[:, :, 1:])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""The divergence of next-token distributions, in one place: the metric that judges and the objective that attributes are the same."""
+"""Divergences of next-token distributions: what judges a change and what is attributed to neurons are the same functions."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def generalised_js(logits_CVW: Tensor, present_CV: Tensor) -> Tensor:
     mean_entropy = -((log_p.exp() * log_p).sum(-1, keepdim=True) * weight).sum((1, 2))
     divergence: Tensor = entropy_of_mean - mean_entropy
     return divergence.clamp_min(0)
+
+
+def kl_divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p || q), nats: log probabilities (..., vocab) twice -> (...).
+
+    >>> half, skewed = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.75]).log()
+    >>> round(kl_divergence(half, skewed).item(), 4)
+    0.1438
+    """
+    return (log_p.exp() * (log_p - log_q)).sum(-1)

@@ -11,6 +11,8 @@ from torch import nn
 
 from fairprune_framework.calibration.text import padded
 from fairprune_framework.evaluation.fixed_text import TextLoss
+from fairprune_framework.functional.divergence import kl_divergence
+from fairprune_framework.functional.log_probs import log_probs, token_log_probs
 from fairprune_framework.utilities.progress import counted
 
 ROWS = 4
@@ -69,11 +71,11 @@ def language_cost(
             logits_after = _logits(other or model, ids, mask)
         for row in range(ids.shape[0]):
             length = int(mask[row].sum())
-            target = ids[row, 1:length].unsqueeze(-1).to(logits_before.device)
+            target = ids[row, 1:length].to(logits_before.device)
             log_p = torch.log_softmax(logits_before[row, : length - 1].double(), -1)
             log_q = torch.log_softmax(logits_after[row, : length - 1].double().to(log_p.device), -1)
-            nll_p, nll_q = -log_p.gather(-1, target).squeeze(-1), -log_q.gather(-1, target).squeeze(-1)
-            kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+            nll_p, nll_q = -token_log_probs(log_p, target), -token_log_probs(log_q, target)
+            kl = kl_divergence(log_p, log_q)
             sums += torch.stack([nll_p.sum(), nll_q.sum(), kl.sum()]).cpu()
             before_documents.append(nll_p.mean().item())
             after_documents.append(nll_q.mean().item())
@@ -99,8 +101,8 @@ def perplexity(model: nn.Module, documents: Sequence[Sequence[int]]) -> float:
         logits = _logits(model, ids, mask)
         for row in range(ids.shape[0]):
             length = int(mask[row].sum())
-            target = ids[row, 1:length].unsqueeze(-1).to(logits.device)
-            total -= torch.log_softmax(logits[row, : length - 1].float(), -1).gather(-1, target).double().sum().item()
+            target = ids[row, 1:length].to(logits.device)
+            total -= log_probs(logits[row, : length - 1], target).double().sum().item()
     return float(torch.tensor(total / sum(len(document) - 1 for document in documents), dtype=torch.float64).exp())
 
 
