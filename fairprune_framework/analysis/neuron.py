@@ -89,10 +89,7 @@ def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
     mine = scores.bias[site.name][index].item()
     in_layer = [name for name, each in scores.sites.items() if each.layer == site.layer]
     planned_here = sum(len(plan.sites.get(name, ())) for name in in_layer)
-    size = sum(scores.sites[name].units for name in in_layer)
-    room = int(limits.max_layer_share * size + 1e-9)
-    if limits.unit == "per-layer":
-        room = min(room, int(limits.amount))
+    room = limits.room(scores.sites)[site.layer]
     chosen = [scores.bias[name][list(units)] for name, units in plan.sites.items() if units]
     lowest = torch.cat(chosen).min().item() if chosen else None
     ahead = sum(int((found > mine).sum()) for found in scores.bias.values())

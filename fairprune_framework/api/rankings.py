@@ -51,12 +51,7 @@ def ranking(
     sizes = [scores.sites[name].units for name in names]
     may = torch.cat([allowed[name] for name in names])
     joined = torch.cat([priority[name].double() for name in names]).masked_fill(~may, -torch.inf)
-    layer_size: dict[int, int] = {}
-    for site in scores.sites.values():
-        layer_size[site.layer] = layer_size.get(site.layer, 0) + site.units
-    room = {layer: int(budget.max_layer_share * size + 1e-9) for layer, size in layer_size.items()}
-    if budget.unit == "per-layer":
-        room = {layer: min(most, int(budget.amount)) for layer, most in room.items()}
+    room = budget.room(scores.sites)
     spare = {name: size - 1 for name, size in zip(names, sizes, strict=True)}
     owner = torch.repeat_interleave(torch.arange(len(names)), torch.tensor(sizes)).tolist()
     first = [0, *torch.tensor(sizes).cumsum(0).tolist()]

@@ -7,7 +7,7 @@ An adapter for such a layout lists `TapPoint`s and hands them to `tapped`. Layou
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,13 +18,16 @@ from fairprune_framework.api.interfaces import Handler
 from fairprune_framework.api.types import Site, Tap
 
 _LAYER = re.compile(r"^(?:.*?\.)?(\d+)(?=\.|$)")
-_ATTENTION = ("self_attn", "self_attention", "attention", "attn", "temporal_block")
-_NORM = ("input_layernorm", "ln_1", "norm1", "attention_norm", "operator_norm")
+_INNER: Mapping[Tap, tuple[str, ...]] = {
+    "attention": ("self_attn", "self_attention", "attention", "attn", "temporal_block"),
+    "norm": ("input_layernorm", "ln_1", "norm1", "attention_norm", "operator_norm"),
+}
+"""Tap of a decoder layer -> names that its module goes by."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TapPoint:
-    """One place to listen: the input or output of a module, or the columns `[start:stop]` of it."""
+    """Where to listen: the input or output of a module, or the columns `[start:stop]` of it."""
 
     site: Site
     tap: Tap
@@ -54,29 +57,29 @@ def layer_path(name: str) -> str:
     return match[0] if match else ""
 
 
-def layer_points(model: nn.Module, first: Site) -> list[TapPoint]:
-    """The taps of a decoder layer (`layer_input`, `layer`, `attention`, `norm`), given once, with the layer's first site."""
-    path = layer_path(first.name)
-    children = dict(model.get_submodule(path).named_children())
-    points = [
-        TapPoint(site=first, tap="layer_input", module=path, at="input"),
-        TapPoint(site=first, tap="layer", module=path, at="output"),
-    ]
-    for tap, names in (("attention", _ATTENTION), ("norm", _NORM)):
-        found = next((name for name in names if name in children), None)
-        if found is not None:
-            points.append(TapPoint(site=first, tap=tap, module=f"{path}.{found}", at="output"))  # type: ignore[arg-type]
+def layer_points(model: nn.Module, sites: Iterable[Site]) -> list[TapPoint]:
+    """The taps of decoder layers (`layer_input`, `layer`, `attention`, `norm`), given once, with each layer's first site."""
+    firsts: dict[int, Site] = {}
+    for site in sites:
+        firsts.setdefault(site.layer, site)
+    points: list[TapPoint] = []
+    for first in firsts.values():
+        path = layer_path(first.name)
+        children = dict(model.get_submodule(path).named_children())
+        points.append(TapPoint(site=first, tap="layer_input", module=path, at="input"))
+        points.append(TapPoint(site=first, tap="layer", module=path, at="output"))
+        for tap, names in _INNER.items():
+            inner = next((name for name in names if name in children), None)
+            if inner is not None:
+                points.append(TapPoint(site=first, tap=tap, module=f"{path}.{inner}", at="output"))
     return points
 
 
 def layer_taps(model: nn.Module, name: str) -> frozenset[Tap]:
     """Which of the taps of `layer_points` the decoder layer of a module has; OLMo-2, say, has no norm before its attention."""
     children = {child for child, _ in model.get_submodule(layer_path(name)).named_children()}
-    found: set[Tap] = {"layer_input", "layer"}
-    for tap, names in (("attention", _ATTENTION), ("norm", _NORM)):
-        if children & set(names):
-            found.add(tap)  # type: ignore[arg-type]
-    return frozenset(found)
+    always: tuple[Tap, ...] = ("layer_input", "layer")
+    return frozenset((*always, *(tap for tap, names in _INNER.items() if children & set(names))))
 
 
 @contextmanager
@@ -97,8 +100,8 @@ def tapped(model: nn.Module, points: Iterable[TapPoint], taps: frozenset[Tap], h
 
 def _handle(point: TapPoint, handler: Handler, value: Any) -> Any:
     if hasattr(value, "to_local"):  # tensor parallel: this rank's columns, or all of them where every rank has them
-        found = _handle(point, handler, value.to_local())
-        return None if found is None else value.from_local(found, value.device_mesh, value.placements)
+        local = _handle(point, handler, value.to_local())
+        return None if local is None else value.from_local(local, value.device_mesh, value.placements)
     part = value if point.stop is None else value[..., point.start : point.stop]
     replaced = handler(point.site, point.tap, part.reshape(-1, part.shape[-1]), None)
     if replaced is None:

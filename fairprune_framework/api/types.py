@@ -71,8 +71,15 @@ class Site:
     taps: frozenset[Tap]
     local: slice | None = None
     """Tensor parallel: the units that this rank sees."""
+    multiple: int = 1
+    """The stored width must be a multiple of this: grouped matrix products of experts want rows of 16 bytes."""
     surgery: str | None = None
     """Why this site cannot be cut ("4-bit weights: load in bf16"); None: it can."""
+
+
+def _floor(value: float) -> int:
+    """The largest whole number not above a product such as 0.29 * 100, which floating point puts just below 29."""
+    return int(value + 1e-9)
 
 
 _BUDGET = re.compile(r"^(?P<count>\d+)(?:n|(?P<layer>/layer))$")
@@ -138,7 +145,17 @@ class Budget:
             return int(self.amount)
         if self.unit == "per-layer":
             return int(self.amount) * len({site.layer for site in sites.values()})
-        return int(self.amount * sum(site.units for site in sites.values()) + 1e-9)
+        return _floor(self.amount * sum(site.units for site in sites.values()))
+
+    def room(self, sites: Mapping[str, Site]) -> dict[int, int]:
+        """Layer -> the most units that may go from it: its share rounded down, or its count; 0 where the layer is protected."""
+        sizes: dict[int, int] = {}
+        for site in sites.values():
+            sizes[site.layer] = sizes.get(site.layer, 0) + site.units
+        room = {layer: _floor(self.max_layer_share * size) for layer, size in sizes.items()}
+        if self.unit == "per-layer":
+            room = {layer: min(most, int(self.amount)) for layer, most in room.items()}
+        return room | dict.fromkeys(self.protected_layers & room.keys(), 0)
 
 
 @dataclass(frozen=True, kw_only=True)

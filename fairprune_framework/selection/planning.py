@@ -125,19 +125,13 @@ def trim(choice: Choice, scores: Scores, budget: Budget) -> tuple[dict[str, Tens
     """
     left: dict[str, int] = {}
     kept: dict[str, Tensor] = {}
-    room: dict[int, int] = {}
-    sizes: dict[int, int] = {}
-    for site in scores.sites.values():
-        sizes[site.layer] = sizes.get(site.layer, 0) + site.units
-    for layer, size in sizes.items():
-        most = int(size * budget.max_layer_share + 1e-9)
-        room[layer] = min(most, int(budget.amount)) if budget.unit == "per-layer" else most
+    room = budget.room(scores.sites)
 
     def drop(reason: str, before: int, after: int) -> None:
         if before > after:
             left[reason] = left.get(reason, 0) + before - after
 
-    for layer in sorted(sizes):
+    for layer in sorted(room):
         names = [name for name in choice.units if scores.sites[name].layer == layer]
         if layer in budget.protected_layers:
             drop("in_protected_layers", sum(len(choice.units[name]) for name in names), 0)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fairprune_framework.api.types import Plan, Site, Slice
 from fairprune_framework.errors import UserError, VerificationFailed
+from fairprune_framework.functional.divergence import kl_divergence
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.loading import fingerprint, parameter_count, quietly
 from fairprune_framework.surgery.masking import check_plan, masked
@@ -30,8 +31,6 @@ from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_
 MAX_DIFFERENCE = 1e-3
 MAX_KL = 1e-6
 """Between removed and masked, in float32 (measured: 8e-5 on logits, since matrix shapes change)."""
-EXPERT_MULTIPLE = 8
-"""Experts run as one grouped matrix product, whose rows must be multiples of 16 bytes: 8 units serve every dtype."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +79,16 @@ def _to_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> None:
 
 
 def stored_widths(plan: Plan, sites: Mapping[str, Site], round_to: int) -> dict[tuple[str, int], int]:
-    """(width group, width) -> stored width: the least-cut site decides, rounded up; `zero` and `scale` keep every width."""
+    """(width group, width) -> stored width: the least-cut site decides, rounded up to a multiple of `round_to` and of what each
+    site asks for; `zero` and `scale` keep every width."""
     widths: dict[tuple[str, int], int] = {}
+    multiples: dict[tuple[str, int], int] = {}
     for name, site in sites.items():
         gone = len(plan.sites.get(name, ())) if plan.operator == "remove" else 0
         kept = site.units - gone
         group = (site.width_group, site.units)
         widths[group] = max(widths.get(group, 0), kept)
-    experts = {(site.width_group, site.units) for site in sites.values() if site.kind == "expert"}
-    multiples = {group: math.lcm(round_to, EXPERT_MULTIPLE) if group in experts else round_to for group in widths}
+        multiples[group] = math.lcm(multiples.get(group, round_to), site.multiple)
     return {group: min(-(-width // multiples[group]) * multiples[group], group[1]) for group, width in widths.items()}
 
 
@@ -220,10 +220,10 @@ def save_pruned_model(
     return _report(plan, architecture.sites, per_unit, widths, before, after, difference, kl)
 
 
-def _compare(found: Tensor, expected: Tensor) -> tuple[float, float]:
-    log_p, log_q = (torch.log_softmax(logits.double(), -1) for logits in (expected, found))
-    kl = (log_p.exp() * (log_p - log_q)).sum(-1).mean()
-    return (found - expected).abs().max().item(), kl.item()
+def _compare(logits: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Largest difference of logits, and mean KL(expected || logits) in nats."""
+    log_p, log_q = (torch.log_softmax(each.double(), -1) for each in (expected, logits))
+    return (logits - expected).abs().max().item(), kl_divergence(log_p, log_q).mean().item()
 
 
 def _report(

@@ -55,11 +55,6 @@ class AdapterBench:
         """All taps that some site lists."""
         return frozenset().union(*(site.taps for site in self.sites))
 
-    @property
-    def round_to(self) -> int:
-        """What stored widths are multiples of: the grouped matrix products of experts want rows of 16 bytes."""
-        return 8 if any(site.kind == "expert" for site in self.sites) else 1
-
     @cached_property
     def architecture(self) -> Architecture:
         """The adapter with its sites, unchecked."""
@@ -317,7 +312,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         plan = at.plan()
         with masked(at.model, at.architecture, plan.sites):
             expected = at.logits()
-        with pruned_in_place(at.model, plan, at.architecture.sites, stored_widths(plan, at.architecture.sites, at.round_to)):
+        with pruned_in_place(at.model, plan, at.architecture.sites, stored_widths(plan, at.architecture.sites, 1)):
             off = (at.logits() - expected).abs().max().item()
         require(off <= MAX_DIFFERENCE, f"cutting and masking differ by {off:.1e}, at most {MAX_DIFFERENCE:g}")
         require(torch.equal(at.logits(), at.plain), "put back, the model answers otherwise than before")
@@ -332,7 +327,6 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
                 at.architecture,
                 Path(folder) / "model",
                 probe_ids=at.ids,
-                round_to=at.round_to,
                 reload=_reload,
             )
         require(done.cut > 0 and done.parameters_after < done.parameters_before, "nothing became smaller")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from fairprune_framework.api import (
+    GLU_TAPS,
     ArchitectureAdapter,
     Handler,
     Site,
@@ -22,11 +23,11 @@ from fairprune_framework.api import (
     layer_index,
     layer_points,
     layer_taps,
+    surgery_obstacle,
     tapped,
 )
 
 FUSED, OUT = "gate_up_proj", "down_proj"
-TAPS: frozenset[Tap] = frozenset({"mlp_input", "mlp", "gate", "up", "neuron", "down"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +36,7 @@ class FusedGlu(ArchitectureAdapter):
 
     def sites(self, model: nn.Module) -> Sequence[Site]:
         """See `ArchitectureAdapter.sites`."""
-        found: list[Site] = []
-        config = getattr(model, "config", None)
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        width = getattr(text, "intermediate_size", None)
+        sites: list[Site] = []
         for name, module in model.named_modules():
             fused, out, layer = getattr(module, FUSED, None), getattr(module, OUT, None), layer_index(name)
             if not (isinstance(fused, nn.Linear) and isinstance(out, nn.Linear)) or layer is None:
@@ -54,12 +52,7 @@ class FusedGlu(ArchitectureAdapter):
             if fused.bias is not None:
                 slices.append(Slice(parameter=f"{name}.{FUSED}.bias", role="gate_bias", axis=0))
                 slices.append(Slice(parameter=f"{name}.{FUSED}.bias", role="up_bias", axis=0, start=units))
-            surgery = None
-            if tuple(out.weight.shape) != (out.out_features, units):
-                surgery = f"{name}.{OUT} holds packed weights ({type(out).__name__}): load the model in bfloat16"
-            elif width != units:
-                surgery = f"the config says intermediate_size={width}, but {name} has {units} neurons"
-            found.append(
+            sites.append(
                 Site(
                     name=name,
                     layer=layer,
@@ -67,20 +60,19 @@ class FusedGlu(ArchitectureAdapter):
                     slices=tuple(slices),
                     config_fields={"intermediate_size": 1},
                     width_group="intermediate_size",
-                    taps=TAPS | layer_taps(model, name),
-                    surgery=surgery,
+                    taps=GLU_TAPS | layer_taps(model, name),
+                    surgery=surgery_obstacle(model, name, OUT, units),
                 )
             )
-        if not found:
+        if not sites:
             raise UnsupportedArchitecture(f"looked for Linears {FUSED} (2N, H) and {OUT} (H, N) in one module, found none")
-        return found
+        return sites
 
     def tap(
         self, model: nn.Module, sites: Sequence[Site], taps: frozenset[Tap], handler: Handler
     ) -> AbstractContextManager[None]:
         """See `ArchitectureAdapter.tap`."""
-        points: list[TapPoint] = []
-        seen: set[int] = set()
+        points = layer_points(model, sites)
         for site in sites:
             out = model.get_submodule(f"{site.name}.{OUT}")
             assert isinstance(out, nn.Linear)
@@ -93,7 +85,4 @@ class FusedGlu(ArchitectureAdapter):
                 TapPoint(site=site, tap="neuron", module=f"{site.name}.{OUT}", at="input"),
                 TapPoint(site=site, tap="down", module=f"{site.name}.{OUT}", at="output"),
             ]
-            if site.layer not in seen:
-                seen.add(site.layer)
-                points += layer_points(model, site)
         return tapped(model, points, taps, handler)

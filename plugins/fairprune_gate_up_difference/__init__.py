@@ -14,7 +14,7 @@ from itertools import combinations
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext, Statistic
+from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext, Statistic, Tap
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,26 +22,27 @@ class PairDifference(Statistic):
     """Mean over pairs and tokens of |delta gate| + |delta up|, and 1 if anything could be compared."""
 
     name: str = "gate-up-difference"
-    taps: frozenset = frozenset({"gate", "up"})  # type: ignore[type-arg]
+    taps: frozenset[Tap] = frozenset({"gate", "up"})
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `difference`: (C, 1, N), and `seen`: (C, 1, 1)."""
         present_CV, equal_C1 = obs.attribute >= 0, obs.equal_length.unsqueeze(1)
         both_CVT = obs.mask & (obs.mask | ~present_CV.unsqueeze(-1)).all(1, keepdim=True)
-        found = []
+        parts = []
         if bool(equal_C1.any()):
-            found.append((equal_C1, *self._mean(obs.acts, both_CVT)))
+            parts.append((equal_C1, *self._mean(obs.acts, both_CVT)))
         if not bool(equal_C1.all()):
-            found.append((~equal_C1, *self._mean(obs.aligned, obs.aligned_mask)))
-        difference_CN = torch.stack([mean_CN.where(chosen_C1, 0) for chosen_C1, mean_CN, _ in found]).sum(0)
-        seen_C1 = torch.stack([seen_C1 & chosen_C1 for chosen_C1, _, seen_C1 in found]).any(0).double()
+            parts.append((~equal_C1, *self._mean(obs.aligned, obs.aligned_mask)))
+        difference_CN = torch.stack([mean_CN.where(chosen_C1, 0) for chosen_C1, mean_CN, _ in parts]).sum(0)
+        seen_C1 = torch.stack([seen_C1 & chosen_C1 for chosen_C1, _, seen_C1 in parts]).any(0).double()
         return {"difference": difference_CN.unsqueeze(1), "seen": seen_C1.unsqueeze(1)}
 
-    def _mean(self, acts: Mapping, mask_CVS: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[type-arg]
+    def _mean(self, acts: Mapping[Tap, Tensor], mask_CVS: Tensor) -> tuple[Tensor, Tensor]:
         """(C, N) float64, mean over pairs of variants and tokens; (C, 1) whether there was anything to compare."""
-        total_CN, pairs_C1 = 0.0, 0.0
         wide = torch.promote_types(acts["gate"].dtype, torch.float32)
-        values = [acts[tap].to(wide) for tap in ("gate", "up")]
+        values = [acts["gate"].to(wide), acts["up"].to(wide)]
+        total_CN = values[0].new_zeros(values[0].shape[0], values[0].shape[-1], dtype=torch.float64)
+        pairs_C1 = total_CN.new_zeros(len(total_CN), 1)
         for first, second in combinations(range(mask_CVS.shape[1]), 2):
             both_CS = mask_CVS[:, first] & mask_CVS[:, second]
             tokens_C1 = both_CS.sum(1, keepdim=True)
@@ -50,8 +51,6 @@ class PairDifference(Statistic):
                 delta_CSN = (value[:, first] - value[:, second]).abs_()
                 total_CN = total_CN + torch.bmm(weight_C1S, delta_CSN).squeeze(1).double()
             pairs_C1 = pairs_C1 + (tokens_C1 > 0).double()
-        assert isinstance(total_CN, Tensor)
-        assert isinstance(pairs_C1, Tensor)
         return total_CN / pairs_C1.clamp_min(1), pairs_C1 > 0
 
 

@@ -7,8 +7,8 @@ are therefore over the tokens that were routed to an expert. Source: `MixtralExp
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,22 +16,24 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api import (
+    EXPERT_TAPS,
     ArchitectureAdapter,
     Handler,
+    Show,
     Site,
     Slice,
     Tap,
-    TapPoint,
     UnsupportedArchitecture,
+    experts_tapped,
     layer_index,
-    layer_points,
     layer_taps,
-    tapped,
+    text_config,
 )
 
 FUSED, OUT = "gate_up_proj", "down_proj"
-EXPERT_TAPS: frozenset[Tap] = frozenset({"gate", "up", "neuron"})
 TAPS: frozenset[Tap] = EXPERT_TAPS | {"mlp_input", "mlp"}
+GROUPED = 8
+"""Neurons: rows of a grouped matrix product must be multiples of 16 bytes, and 8 of them are in every dtype."""
 
 
 def is_experts(module: nn.Module) -> bool:
@@ -51,17 +53,16 @@ class MoeGlu(ArchitectureAdapter):
 
     def sites(self, model: nn.Module) -> Sequence[Site]:
         """See `ArchitectureAdapter.sites`."""
-        config = getattr(model, "config", None)
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        found: list[Site] = []
+        sites: list[Site] = []
+        config = text_config(model)
         for name, module in model.named_modules():
             layer = layer_index(name)
             if layer is None or not is_experts(module):
                 continue
             count, _, units = getattr(module, OUT).shape
-            field = next((f for f in ("moe_intermediate_size", "intermediate_size") if getattr(text, f, None) == units), None)
+            field = next((f for f in ("moe_intermediate_size", "intermediate_size") if getattr(config, f, None) == units), None)
             for expert in range(count):
-                found.append(
+                sites.append(
                     Site(
                         name=f"{name}.{expert}",
                         kind="expert",
@@ -74,65 +75,36 @@ class MoeGlu(ArchitectureAdapter):
                         ),
                         config_fields={field: 1} if field else {},
                         width_group=field or name,
+                        multiple=GROUPED,
                         taps=TAPS | layer_taps(model, name),
                         surgery=None if field else f"no config field says that the experts of {name} have {units} neurons",
                     )
                 )
-        if not found:
+        if not sites:
             raise UnsupportedArchitecture(
                 f"looked for 3-D parameters {FUSED} (E, 2N, H) and {OUT} (E, H, N) in one module, found none"
             )
-        return found
+        return sites
 
-    @contextmanager
-    def tap(self, model: nn.Module, sites: Sequence[Site], taps: frozenset[Tap], handler: Handler) -> Iterator[None]:
+    def tap(
+        self, model: nn.Module, sites: Sequence[Site], taps: frozenset[Tap], handler: Handler
+    ) -> AbstractContextManager[None]:
         """See `ArchitectureAdapter.tap`."""
-        points: list[TapPoint] = []
-        by_module: dict[str, dict[int, Site]] = {}
-        seen: set[int] = set()
-        for site in sites:
-            path, _, expert = site.name.rpartition(".")
-            by_module.setdefault(path, {})[int(expert)] = site
-            if site.layer not in seen:
-                seen.add(site.layer)
-                block = path.rpartition(".")[0]
-                points.append(TapPoint(site=site, tap="mlp_input", module=block, at="input"))
-                points.append(TapPoint(site=site, tap="mlp", module=block, at="output"))
-                points += layer_points(model, site)
-        with ExitStack() as stack:
-            stack.enter_context(tapped(model, points, taps, handler))
-            if taps & EXPERT_TAPS:
-                for path, experts in by_module.items():
-                    module = model.get_submodule(path)
-                    if "forward" in vars(module):
-                        raise RuntimeError(f"{path} is tapped already")
-                    stack.callback(vars(module).pop, "forward", None)
-                    vars(module)["forward"] = _forward(module, experts, taps, handler)
-            yield
+        return experts_tapped(model, sites, taps, handler, _forward)
 
 
-def _forward(module: nn.Module, sites: dict[int, Site], taps: frozenset[Tap], handler: Handler) -> Callable[..., Tensor]:
-    def shown(expert: int, tap: Tap, values: Tensor, rows: Tensor) -> Tensor:
-        if tap not in taps or expert not in sites:
-            return values
-        replaced = handler(sites[expert], tap, values, rows)
-        return values if replaced is None else replaced
-
+def _forward(module: nn.Module, show: Show) -> Callable[..., Tensor]:
     def forward(hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-        fused, out, act_fn = getattr(module, FUSED), getattr(module, OUT), _activation(module)
+        fused, out = getattr(module, FUSED), getattr(module, OUT)
+        act_fn: Any = module.act_fn
         result = torch.zeros_like(hidden_states)
         for expert in range(fused.shape[0]):
             rows, position = torch.where(top_k_index == expert)
             gate, up = nn.functional.linear(hidden_states[rows], fused[expert]).chunk(2, dim=-1)
-            gate, up = shown(expert, "gate", gate, rows), shown(expert, "up", up, rows)
-            neurons = shown(expert, "neuron", act_fn(gate) * up, rows)
+            gate, up = show(expert, "gate", gate, rows), show(expert, "up", up, rows)
+            neurons = show(expert, "neuron", act_fn(gate) * up, rows)
             update = nn.functional.linear(neurons, out[expert]) * top_k_weights[rows, position, None]
             result.index_add_(0, rows, update.to(result.dtype))
         return result
 
     return forward
-
-
-def _activation(module: nn.Module) -> Callable[[Tensor], Tensor]:
-    function: Any = module.act_fn
-    return function  # type: ignore[no-any-return]

@@ -6,28 +6,12 @@ place of the mean absolute weight.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from fairprune_framework.api import ImportanceScorer, Needs, Observation, Pass, SiteContext, Statistic
-
-
-@dataclass(frozen=True, kw_only=True)
-class SquareSum(Statistic):
-    """One row a document: the sum over its tokens of the squared activation."""
-
-    name: str = "square-sum"
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """One forward of the calibration text."""
-        return (Pass(stream="calibration"),)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `squares`: (C, 1, N)."""
-        acts = obs.acts["neuron"].double() * obs.mask.unsqueeze(-1)
-        return {"squares": acts.square().sum((1, 2)).unsqueeze(1)}
+from fairprune_framework.api import ImportanceScorer, Needs, SiteContext, SquareSum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,4 +24,6 @@ class OutputNorm(ImportanceScorer):
 
     def score(self, at: SiteContext) -> Tensor:
         """See `ImportanceScorer.score`."""
-        return at.sums["square-sum.squares"][0].sqrt() * at.weights["out"].double().norm(dim=1)
+        norm_N = at.sums["square-sum.squares"][0].sqrt()
+        written_N: Tensor = torch.linalg.vector_norm(at.weights["out"].double(), dim=1)
+        return norm_N * written_N

@@ -109,9 +109,9 @@ class ProtectedGlobal(SelectionPolicy):
         """(N,) bool: the mean slope over documents is below 0 by more than `margin` standard errors."""
         total_N, squares_N, count_N = at.sums[f"{RECALL.name}.moments"]
         count_N = count_N.clamp_min(2)
-        mean_N = total_N / count_N
-        error_N = ((squares_N / count_N - mean_N.square()).clamp_min(0) / (count_N - 1)).sqrt()
-        return mean_N < -self.margin * error_N
+        mean_N: Tensor = total_N / count_N
+        error_N: Tensor = ((squares_N / count_N - mean_N.square()).clamp_min(0) / (count_N - 1)).sqrt()
+        return mean_N.lt(-self.margin * error_N)
 
     def _worth(self, scores: Scores) -> Mapping[str, Tensor]:
         if self.exchange == 0:

@@ -6,7 +6,6 @@ same layer whose activation norm on calibration text is nearly the same. Source:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,32 +16,14 @@ from fairprune_framework.api import (
     Budget,
     Choice,
     Needs,
-    Observation,
-    Pass,
     PolicyContext,
     Scores,
     SelectionPolicy,
-    Statistic,
+    SquareSum,
     draw_matched,
     eligible,
     select_top,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class SquaredActivation(Statistic):
-    """One row a document: the sum over its tokens of the squared activation."""
-
-    name: str = "squared-activation"
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """One forward of the calibration text."""
-        return (Pass(stream="calibration"),)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `sum`: (C, 1, N)."""
-        acts = obs.acts["neuron"].double() * obs.mask.unsqueeze(-1)
-        return {"sum": acts.square().sum((1, 2)).unsqueeze(1)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +43,7 @@ class Random(SelectionPolicy):
 
     def needs(self) -> Needs:
         """With `matched`, activation norms from one forward over the scoring half of the calibration text."""
-        return Needs(statistics=(SquaredActivation(),)) if self.matched else Needs()
+        return Needs(statistics=(SquareSum(),)) if self.matched else Needs()
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`."""
@@ -84,5 +65,5 @@ class Random(SelectionPolicy):
         return Choice(units=units, reason=None if units else nothing)
 
     def _norms(self, context: PolicyContext, name: str, units: int) -> Tensor:
-        squares_K = context.at(name).sums["squared-activation.sum"][0]
+        squares_K = context.at(name).sums["square-sum.squares"][0]
         return squares_K.reshape(units, -1).sum(1).sqrt()

@@ -7,13 +7,14 @@ activations that stretch a min-max scale. Where a layer has several sites (exper
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import Budget, Choice, PolicyContext, Scores, SelectionPolicy
+from fairprune_framework.api import Budget, Choice, PolicyContext, Scores, SelectionPolicy, Site
 
 
 def normalised(values_N: Tensor, how: str) -> Tensor:
@@ -25,7 +26,7 @@ def normalised(values_N: Tensor, how: str) -> Tensor:
     if len(counts) == 1:
         return torch.zeros_like(values_N)
     last = counts.cumsum(0).double()
-    mean_rank = last - (counts.double() + 1) / 2
+    mean_rank: Tensor = last - (counts.double() + 1) / 2
     return mean_rank[inverse] / (len(values_N) - 1)
 
 
@@ -50,14 +51,15 @@ class Uniform(SelectionPolicy):
                 layers.setdefault(site.layer, []).append(name)
         units: dict[str, Tensor] = {}
         order: dict[str, Tensor] = {}
-        for names in layers.values():
-            count = self._count(budget, names, scores, len(layers))
+        room = budget.room(scores.sites)
+        for layer, names in layers.items():
+            count = self._count(budget, {name: scores.sites[name] for name in names}, room[layer], len(layers))
             if count == 0:
                 continue
             bias_N = normalised(torch.cat([scores.bias[name] for name in names]), self.normalisation)
             importance_N = normalised(torch.cat([scores.importance[name] for name in names]), self.normalisation)
             priority_N = self.weight * bias_N + (1 - self.weight) * (1 - importance_N)
-            for name, priority in zip(names, priority_N.split([scores.sites[n].units for n in names]), strict=True):
+            for name, priority in zip(names, torch.split(priority_N, [scores.sites[n].units for n in names]), strict=True):
                 allowed = scores.observed[name] & (scores.bias[name] > 0 if scores.signed else True)
                 priority = priority.masked_fill(~allowed, -torch.inf)
                 ranked = torch.sort(priority, descending=True, stable=True)
@@ -68,11 +70,9 @@ class Uniform(SelectionPolicy):
             reason = f"the budget {budget} comes to less than one neuron of a layer's site: none was chosen"
         return Choice(units=units, order=order, reason=reason)
 
-    def _count(self, budget: Budget, names: list[str], scores: Scores, layers: int) -> int:
-        units = min(scores.sites[name].units for name in names)
+    def _count(self, budget: Budget, sites: Mapping[str, Site], room: int, layers: int) -> int:
+        """Units of each site of a layer that has room for `room`."""
+        count = room // len(sites)
         if budget.unit == "fraction":
-            count = int(budget.amount * units + 1e-9)
-        else:
-            per_layer = budget.amount if budget.unit == "per-layer" else budget.amount // layers
-            count = int(per_layer // len(names))
-        return min(count, int(budget.max_layer_share * units + 1e-9))
+            return min(count, *(budget.units({name: site}) for name, site in sites.items()))
+        return count if budget.unit == "per-layer" else min(count, int(budget.amount) // layers // len(sites))

@@ -42,4 +42,5 @@ class MeanAbsDifference(BiasScorer):
 
     def score(self, at: SiteContext) -> Tensor:
         total_N, contrasts_N = at.sums["deviation.rows"]
-        return (total_N / contrasts_N.clamp_min(1)) ** self.power
+        mean_N: Tensor = total_N / contrasts_N.clamp_min(1)
+        return mean_N.pow(self.power)

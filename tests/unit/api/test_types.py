@@ -73,6 +73,17 @@ def test_units() -> None:
     assert Budget.parse("0.29").units({"a": site(0, 100)}) == 29  # though 0.29 * 100 is 28.999999999999996
 
 
+def test_room_of_layers() -> None:
+    sites = {f"{layer}.{name}": site(layer, 10 * (layer + 1), name) for layer in range(3) for name in ("a", "b")}
+    assert Budget.parse("0.5").room(sites) == {0: 20, 1: 40, 2: 60}
+    assert Budget.parse("0.5", max_layer_share=0.29).room(sites) == {0: 5, 1: 11, 2: 17}  # 5.8, 11.6 and 17.4 rounded down
+    assert Budget.parse("0.5", max_layer_share=0.29).room({"a": site(0, 100)}) == {
+        0: 29
+    }  # 28.999999999999996 in floating point
+    assert Budget.parse("15/layer", max_layer_share=0.3).room(sites) == {0: 6, 1: 12, 2: 15}
+    assert Budget.parse("9n", protected_layers=frozenset({1, 7})).room(sites) == {0: 20, 1: 0, 2: 60}
+
+
 PLAN = Plan(
     model="m",
     fingerprint="f",
