@@ -1,0 +1,169 @@
+"""Models from folders, and what is said where there is none; fingerprints."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from fairprune_framework.errors import FairpruneError, UserError
+from fairprune_framework.models.loading import (
+    context_length,
+    context_limit,
+    fingerprint,
+    load_model,
+    load_tokenizer,
+    parameter_count,
+    quietly,
+)
+from fairprune_framework.testing.tiny import tiny_model
+
+
+@pytest.fixture
+def copied(llama: Path, tmp_path: Path) -> Path:
+    """A tiny Llama that may be damaged."""
+    return Path(shutil.copytree(llama, tmp_path / "model"))
+
+
+def rewritten(folder: Path, change: Any) -> None:
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_folder_is_loaded_as_transformers_loads_it(llama: Path) -> None:
+    model, tokenizer = load_model(str(llama))
+    expected: Any = AutoModelForCausalLM.from_pretrained(llama)
+    assert not model.training
+    theirs = dict(expected.named_parameters())
+    assert all(value.equal(theirs[name]) for name, value in model.named_parameters())
+    text = "The nurse walked home ."
+    assert tokenizer(text)["input_ids"] == AutoTokenizer.from_pretrained(llama)(text)["input_ids"]
+    assert load_tokenizer(str(llama))(text)["input_ids"] == tokenizer(text)["input_ids"]
+    assert context_limit(str(llama)) == context_length(model) == 512
+    assert parameter_count(model) == expected.num_parameters()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_dtypes(llama: Path, dtype: str) -> None:
+    model, _ = load_model(str(llama), dtype=dtype)
+    assert {value.dtype for value in model.parameters()} == {getattr(torch, dtype)}
+
+
+def test_a_missing_weight_is_never_made_up(copied: Path) -> None:
+    rewritten(copied, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
+    with pytest.raises(UserError, match=r"is incomplete: its files hold no model\.layers\.1\.mlp\.up_proj\.weight \(1 "):
+        load_model(str(copied))
+
+
+def test_a_weight_of_another_shape_is_named(copied: Path) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps({**config, "intermediate_size": 40}))
+    with pytest.raises(UserError, match=r"down_proj\.weight is \(32, 48\), the config says \(32, 40\)"):
+        load_model(str(copied))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_damaged_weight_is_named(copied: Path, value: float) -> None:
+    rewritten(copied, lambda weights: weights["model.norm.weight"].__setitem__(3, value))
+    with pytest.raises(FairpruneError, match=r"are damaged: model\.norm\.weight holds NaN or Inf"):
+        load_model(str(copied))
+
+
+def test_sums_that_overflow_are_no_damage(copied: Path) -> None:
+    """Finite weights of which the sum is not: they are looked at one by one."""
+    rewritten(copied, lambda weights: weights["model.norm.weight"].fill_(3e38))
+    model, _ = load_model(str(copied))
+    assert model.get_parameter("model.norm.weight").isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("", "no model is named"),
+        ("  ", "no model is named"),
+        ("./nowhere", "there is no model folder ./nowhere"),
+        ("/nowhere/model", "there is no model folder"),
+        ("a/b/c", "there is no model folder a/b/c"),
+        ("nowhere.gguf", "there is no model file nowhere.gguf"),
+        ("smollm2-136m", "Did you mean 'smollm2-135m'?"),
+    ],
+)
+def test_no_such_model(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for load in (load_model, load_tokenizer, context_limit):
+        with pytest.raises(UserError) as caught:
+            load(name)
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is no model: it holds no config\.json"):
+        load_model(str(tmp_path))
+    file = tmp_path / "model.bin"
+    file.write_text("x")
+    with pytest.raises(UserError, match=r"is a file, but no \.gguf file"):
+        load_model(str(file))
+
+
+def test_a_broken_config_is_one_line(copied: Path) -> None:
+    (copied / "config.json").write_text("{")
+    with pytest.raises(UserError, match="cannot load the model") as caught:
+        load_model(str(copied))
+    assert "\n" not in str(caught.value)
+
+
+def test_quiet_is_undone(capsys: pytest.CaptureFixture[str]) -> None:
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    with pytest.raises(ValueError, match="stop"), quietly():
+        assert logging.get_verbosity() == logging.ERROR
+        print("bar", file=sys.stderr)
+        raise ValueError("stop")
+    assert logging.get_verbosity() == before
+    assert capsys.readouterr().err == ""
+
+
+# -- fingerprints ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_fingerprint_is_of_the_weights() -> None:
+    model: Any = tiny_model("llama")
+    found = fingerprint(model)
+    assert found == fingerprint(tiny_model("llama")) == fingerprint(tiny_model("llama").train())
+    assert found != fingerprint(tiny_model("llama", seed=1))
+    assert found != fingerprint(tiny_model("llama", width=40))
+    assert found == fingerprint(model.to(torch.bfloat16)) == fingerprint(model.float())
+
+
+@pytest.mark.parametrize("place", [0, -1])
+def test_ends_of_a_parameter_are_in_the_sample(place: int) -> None:
+    model: Any = tiny_model("llama")
+    found = fingerprint(model)
+    with torch.no_grad():
+        model.lm_head.weight.view(-1)[place] += 1
+    assert fingerprint(model) != found
+
+
+def test_a_small_parameter_is_sampled_whole() -> None:
+    for place in range(32):
+        model: Any = tiny_model("llama")
+        found = fingerprint(model)
+        with torch.no_grad():
+            model.model.norm.weight[place] += 1
+        assert fingerprint(model) != found
+
+
+def test_tied_weights_count_once() -> None:
+    tied: Any = tiny_model("llama", tie_word_embeddings=True)
+    assert parameter_count(tied) == tied.num_parameters()
+    assert parameter_count(tiny_model("llama")) - parameter_count(tied) == tied.lm_head.weight.numel()
