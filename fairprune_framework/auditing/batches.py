@@ -6,7 +6,6 @@ model allows it, tokens of a shared prefix are computed once too (`packing.py`);
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -16,6 +15,7 @@ from fairprune_framework.auditing.collation import collate, row_keys
 from fairprune_framework.auditing.micro_batch import BatchId, MicroBatch
 from fairprune_framework.auditing.packing import Packer, width_of
 from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.utilities.files import repr_digest
 
 WINDOW = 4096
 """Contrasts that are looked at together for sharing texts and for sorting by length."""
@@ -171,7 +171,7 @@ def _groups(window: Sequence[AlignedContrast]) -> list[list[int]]:
 
 
 def _content(pass_: Pass, categories: tuple[str, ...], ids: tuple[str, ...], shape: tuple[int, ...], packed: bool) -> int:
-    return int.from_bytes(hashlib.sha256(repr((repr(pass_), categories, ids, shape, packed)).encode()).digest(), "big")
+    return int.from_bytes(repr_digest(repr(pass_), categories, ids, shape, packed), "big")
 
 
 def composition_hash(parts: Iterable[MicroBatch | BatchSpec]) -> str:

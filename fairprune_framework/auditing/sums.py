@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from torchmetrics import Metric
 
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.functional.compensated import add_sums, add_value, rounded
+from fairprune_framework.utilities.files import read_json, repr_digest, write_json, write_tensors
 
 CONTRASTS: Literal["contrasts"] = "contrasts"
 CALIBRATION: Literal["calibration"] = "calibration"
@@ -124,8 +124,6 @@ class Statistics:
 
     def save(self, folder: Path) -> None:
         """Write both files, each atomically, the tensors first."""
-        from fairprune_framework.utilities.files import write_json, write_tensors
-
         clustered = {f"{CLUSTERED}{key}": value for key, value in self.clustered.items()}
         write_tensors(folder / "statistics.safetensors", {**self.sums, **clustered})
         write_json(folder / "statistics.json", self.described())
@@ -146,8 +144,6 @@ class Statistics:
         """Read both files; raises `RunFolderError` where they are absent or of another format."""
         from safetensors.torch import load_file
 
-        from fairprune_framework.utilities.files import read_json
-
         data = read_json(folder / "statistics.json", "fairprune-statistics/1")
         path = folder / "statistics.safetensors"
         if not path.is_file():
@@ -166,7 +162,7 @@ class Statistics:
 
 def cluster_of(category: str, template_id: str, clusters: int = CLUSTERS) -> int:
     """The hashed cluster that a template belongs to, in [0, clusters)."""
-    return int.from_bytes(hashlib.sha256(repr((category, template_id)).encode()).digest()[:8], "big") % clusters
+    return int.from_bytes(repr_digest(category, template_id)[:8], "big") % clusters
 
 
 def finished(

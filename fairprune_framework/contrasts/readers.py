@@ -16,6 +16,7 @@ from fairprune_framework.contrasts import builtin, formats, records, winobias
 from fairprune_framework.contrasts.formats import Row
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import PromptError, UserError
+from fairprune_framework.utilities.files import file_digest
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[\w.-]+)?")
 _FILE_SUFFIXES = (*formats.SUFFIXES, ".yaml", ".yml", ".txt")
@@ -98,7 +99,7 @@ class Scan:
         self._count = 0
         self.sha256 = self._look(hash_contents=path is None)
         if path is not None:
-            self.sha256 = _file_hash(path)
+            self.sha256 = file_digest(path)
 
     def _opened(self, source: Any, hub_split: str | None) -> tuple[Callable[[], Iterable[Row | Contrast]], Path | None]:
         if not isinstance(source, str | Path):
@@ -259,8 +260,3 @@ def _from_memory(items: Iterable[object]) -> Iterator[Row | Contrast]:
         else:
             problem = f"must be a Contrast or a mapping. Got {type(item).__name__} instead."
             yield Row(where=where, number=number, data={}, problem=problem)
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

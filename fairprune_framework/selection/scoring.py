@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +16,12 @@ from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.slices import weights_of
+from fairprune_framework.utilities.files import repr_digest
 
 
 def generator_for(seed: int, *names: str) -> torch.Generator:
     """A CPU generator that depends on the run's seed, the plugin and the site alone."""
-    key = hashlib.sha256(repr((seed, *names)).encode()).digest()[:8]
-    return torch.Generator().manual_seed(int.from_bytes(key, "big") >> 1)
+    return torch.Generator().manual_seed(int.from_bytes(repr_digest(seed, *names)[:8], "big") >> 1)
 
 
 def needs_of_scorer(scorer: Plugin, label: str) -> Needs:

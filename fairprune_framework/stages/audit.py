@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import fairprune_framework
 from fairprune_framework.auditing import audit as auditing
 from fairprune_framework.auditing import autotune
 from fairprune_framework.auditing.audit import Outcome
 from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
+from fairprune_framework.auditing.code_digest import code_digest
 from fairprune_framework.auditing.demand import Demand, passes_of
 from fairprune_framework.auditing.distributed import parallel
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
@@ -152,7 +149,7 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
             sorted(job.values.items()),
         ],
         "architecture": run.architecture.name,
-        "code version": code_digest(demand, run.architecture.adapter),
+        "code version": code_digest([*demand.statistics, run.architecture.adapter]),
         "version of torch": installed["torch"],
         "version of transformers": installed["transformers"],
         "kind of device": run.device.type,
@@ -162,36 +159,6 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
     if run.parallelism.tensor_parallel:
         found["way to compute"] = "tensor parallel"
     return found
-
-
-SUMMED_BY = (
-    "auditing",
-    "api/taps.py",
-    "calibration/text.py",
-    "contrasts/alignment.py",
-    "models/encoder.py",
-    "functional/compensated.py",
-    "functional/divergence.py",
-    "stages/audit.py",
-)
-"""Files and folders of this package whose code decides what an audit sums."""
-
-
-def code_digest(demand: Demand, adapter: Any) -> str:
-    """sha256 over the source files that sums come from: `SUMMED_BY`, the statistics, the adapter."""
-    package = Path(fairprune_framework.__path__[0])
-    named = [package / name for name in SUMMED_BY]
-    sources = {path for source in named for path in (sorted(source.rglob("*.py")) if source.is_dir() else [source])}
-    files = {path.relative_to(package).as_posix(): path for path in sources}
-    for value in (*demand.statistics, adapter):
-        module = type(value).__module__
-        source = getattr(sys.modules.get(module), "__file__", None)
-        if source is not None:
-            files[module] = Path(source)
-    digest = hashlib.sha256()
-    for name, path in sorted(files.items()):
-        digest.update(name.encode() + path.read_bytes())
-    return digest.hexdigest()
 
 
 def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams) -> float | None:

@@ -23,6 +23,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
 
 
+def repr_digest(*values: object) -> bytes:
+    """sha256 of `repr(values)`, 32 bytes. For values whose `repr` is the same in every process: no sets, no addresses."""
+    return hashlib.sha256(repr(values).encode()).digest()
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file's bytes."""
     with path.open("rb") as file:

@@ -22,7 +22,7 @@ from torch import Tensor
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.functional.compensated import add_sums
-from fairprune_framework.utilities.files import write_tensors
+from fairprune_framework.utilities.files import read_json, write_json, write_tensors
 from fairprune_framework.utilities.progress import silent
 
 _FORMAT = "fairprune-checkpoint/1"
@@ -162,11 +162,11 @@ class Checkpoint:
     def write_failure(self, rank: int, error: BaseException) -> None:
         """Leave the reason of a rank that fails where the others find it; the first reason stands. Does not raise."""
         path = self.folder / f"failed-{rank}.json"
-        text = " ".join(str(error).split()) or type(error).__name__
+        text = " ".join(str(error).split()).encode(errors="replace").decode() or type(error).__name__
         try:
             if self.folder.parent.is_dir() and not path.exists():
                 self.folder.mkdir(exist_ok=True)
-                path.write_text(json.dumps({"rank": rank, "reason": text}), encoding="utf-8")
+                write_json(path, {"rank": rank, "reason": text})
         except OSError:
             return
 
@@ -174,8 +174,8 @@ class Checkpoint:
         """What another rank has left."""
         for path in sorted(self.folder.glob("failed-*.json")):
             try:
-                data = json.loads(path.read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+                data = read_json(path)
+            except RunFolderError:
                 continue
             if data["rank"] != rank:
                 return f"rank {data['rank']} failed: {data['reason']}"
@@ -188,8 +188,14 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Remove the folder with all that is ours in it."""
-        for path in [*self.folder.glob("*.safetensors"), *self.folder.glob("*.json"), *self.folder.glob(".*.safetensors.*")]:
-            path.unlink(missing_ok=True)
+        for pattern in (
+            "*.safetensors",
+            "*.json",
+            ".*.safetensors.*",
+            ".*.json.*",
+        ):  # the last two: what a kill left half-written
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 

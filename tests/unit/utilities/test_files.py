@@ -14,12 +14,26 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fairprune_framework.errors import DiskFull, RunFolderError
-from fairprune_framework.utilities.files import atomic, digest, file_digest, read_json, write_json, write_tensors, write_text
+from fairprune_framework.utilities.files import (
+    atomic,
+    digest,
+    file_digest,
+    read_json,
+    repr_digest,
+    write_json,
+    write_tensors,
+    write_text,
+)
 
 
 def test_a_digest_is_of_the_canonical_json() -> None:
     expected = hashlib.sha256('{"a":[1,2.5,null],"é":true}'.encode()).hexdigest()
     assert digest({"é": True, "a": (1, 2.5, None)}) == expected
+
+
+def test_a_repr_digest_is_of_the_tuple_as_python_writes_it() -> None:
+    assert repr_digest("a", (1, 2.5), None) == hashlib.sha256(b"('a', (1, 2.5), None)").digest()
+    assert repr_digest("ab", "c") != repr_digest("a", "bc")
 
 
 def test_a_file_digest_is_of_its_bytes(tmp_path: Path) -> None:

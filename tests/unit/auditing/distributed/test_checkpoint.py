@@ -44,3 +44,35 @@ def test_another_binding_is_refused_by_name(tmp_path: Path) -> None:
     checkpoint.keep(part(0, 1.0), rank=0)
     with pytest.raises(RunFolderError, match=r"another model \(abc, now abd\)"):
         Checkpoint(tmp_path, {"model": "abd", "code version": "1"}).load()
+
+
+def test_the_first_reason_of_a_failure_stands_and_is_for_the_others(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "checkpoint", {})
+    checkpoint.write_failure(1, ValueError("no room\n  for this \udcff"))
+    checkpoint.write_failure(1, ValueError("what follows from it"))
+    assert checkpoint.other_rank_failure(1) is None
+    assert checkpoint.other_rank_failure(0) == "rank 1 failed: no room for this ?"
+    (tmp_path / "checkpoint" / "failed-0.json").write_text("{", encoding="utf-8")  # being written, or damaged
+    assert checkpoint.other_rank_failure(2) == "rank 1 failed: no room for this ?"
+    checkpoint.clear_failures()
+    assert checkpoint.other_rank_failure(0) is None
+
+
+def test_a_failure_is_not_written_where_no_run_folder_is(tmp_path: Path) -> None:
+    Checkpoint(tmp_path / "absent" / "checkpoint", {}).write_failure(1, KeyError())
+    assert not list(tmp_path.iterdir())
+
+
+def test_clearing_removes_what_a_kill_left_and_nothing_else(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    checkpoint = Checkpoint(folder, {})
+    checkpoint.keep(part(0, 1.0), rank=0)
+    checkpoint.write_failure(0, ValueError())
+    for name in (".rank-000000-00000.a.safetensors.x1y2", ".failed-0.json.x1y2"):
+        (folder / name).touch()
+    (folder / "notes.txt").touch()
+    checkpoint.clear()
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    (folder / "notes.txt").unlink()
+    checkpoint.clear()
+    assert not folder.exists()

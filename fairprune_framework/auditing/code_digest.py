@@ -1,0 +1,61 @@
+"""Which code sums come from: partial sums of one version of it are never added to those of another."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import fairprune_framework
+
+SUMMED_BY = (
+    "api",
+    "auditing",
+    "calibration/text.py",
+    "contrasts/alignment.py",
+    "contrasts/schema.py",
+    "functional/compensated.py",
+    "functional/divergence.py",
+    "models/encoder.py",
+    "stages/audit.py",
+    "surgery/slices.py",
+    "utilities/files.py",
+)
+"""Files and folders of this package whose code decides what an audit sums."""
+
+
+def summing_files(package: Path) -> dict[str, Path]:
+    """Path inside the package -> file, of all that `SUMMED_BY` names.
+
+    Raises:
+        FileNotFoundError: a name stands for nothing.
+    """
+    files: dict[str, Path] = {}
+    for name in SUMMED_BY:
+        sources = sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]
+        if not sources or not sources[0].is_file():
+            raise FileNotFoundError(f"{package / name} is named as code that sums come from, and is not there")
+        files.update((source.relative_to(package).as_posix(), source) for source in sources)
+    return files
+
+
+def code_digest(parts: Sequence[object], package: Path | None = None) -> str:
+    """sha256 over the source files that sums come from.
+
+    Args:
+        parts: statistics and the adapter, of this package or of a plugin: the module of each is covered too.
+        package: the folder of this package; by default that of the running code.
+
+    Returns: hexadecimal.
+    """
+    files = summing_files(package or Path(fairprune_framework.__path__[0]))
+    for part in parts:
+        module = type(part).__module__
+        source = getattr(sys.modules.get(module), "__file__", None)
+        if source is not None:
+            files[module] = Path(source)
+    digest = hashlib.sha256()
+    for name, path in sorted(files.items()):
+        digest.update(name.encode() + path.read_bytes())
+    return digest.hexdigest()
