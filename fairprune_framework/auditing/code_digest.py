@@ -17,6 +17,7 @@ SUMMED_BY = (
     "contrasts/schema.py",
     "functional/compensated.py",
     "functional/divergence.py",
+    "functional/log_probs.py",
     "models/encoder.py",
     "stages/audit.py",
     "surgery/slices.py",
