@@ -24,9 +24,11 @@ from fairprune_framework.pipeline import run_stages
 
 def seconds_of_audit(run: Any, bias: str, **options: Any) -> float:
     """One audit of the contrasts of `select` for a bias scorer."""
-    layers = len({site.layer for site in run.architecture.sites.values()})
+    layers = len({site.layer for site in run.loaded.architecture.sites.values()})
     demand = Demand.of([discovery.build("bias", bias, options)], layers)
-    _, bar = audit(run.model, run.architecture, selecting(run.aligned[0]), run.values, demand, accelerator="cpu")
+    _, bar = audit(
+        run.loaded.model, run.loaded.architecture, selecting(run.prompts.aligned), run.prompts.values, demand, accelerator="cpu"
+    )
     return float(bar.seconds)
 
 

@@ -35,6 +35,7 @@ from fairprune_framework.evaluation.results import Row
 from fairprune_framework.evaluation.sentence_rows import PREFERENCE, sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.pipeline import run_stages
+from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.open import open_run
 from fairprune_framework.selection.decide import plan_of, rescored, scores_of
 from fairprune_framework.utilities.files import write_text
@@ -107,20 +108,27 @@ def main() -> int:
     found, _, prompts_hash = contrasts_of(str(data / "crows_pairs" / "crows_pairs_anonymized.csv"), bad="skip")
     options = {**TOWARDS[words.objective], "budget": f"{max(words.neurons)}n"}
     run = open_run(work / "run", options, recipe="default", model=words.model, prompts=found, notify=say)
-    run.also = (KeepClusters(),)
+    run.plugins.also = (KeepClusters(),)
     run_stages(run, "read", "audit")
-    scores, statistics = scores_of(run), run.statistics
+    scores, statistics = scores_of(run.selection), run.read_statistics()
     groups = {category: place for place, category in enumerate(statistics.categories)}
-    settling = run.encoder.ids((data / "wikitext2" / "valid_raw.txt").read_text(encoding="utf-8"))[: words.tokens]
-    judging = first_tokens(data / "wikitext2" / "test_docs.jsonl", run.encoder, words.tokens)
-    subject = Subject(run.model, run.tokenizer, run.architecture, Cells(work / "cells", say), encoder=run.encoder, notify=say)
+    settling = run.loaded.encoder.ids((data / "wikitext2" / "valid_raw.txt").read_text(encoding="utf-8"))[: words.tokens]
+    judging = first_tokens(data / "wikitext2" / "test_docs.jsonl", run.loaded.encoder, words.tokens)
+    subject = Subject(
+        run.loaded.model,
+        run.loaded.tokenizer,
+        run.loaded.architecture,
+        Cells(work / "cells", say),
+        encoder=run.loaded.encoder,
+        notify=say,
+    )
     base = subject.text("settling", settling, WINDOW), subject.text("judging", judging, WINDOW)
-    before = {one.id: one for one in subject.sentences("crows", run.aligned[0])}
+    before = {one.id: one for one in subject.sentences("crows", run.prompts.aligned)}
 
     def chosen_by(split: int, name: str, choosing_GB: torch.Tensor) -> Plan:
-        chosen = rescored(run, scores, weighted(statistics, choosing_GB))
+        chosen = rescored(run.selection, scores, weighted(statistics, choosing_GB))
         for neurons in sorted(words.neurons, reverse=True):
-            plan = plan_of(run.under(budget=f"{neurons}n"), chosen)
+            plan = plan_of(run.with_recipe(with_options(run.recipe, {"budget": f"{neurons}n"})).selection, chosen)
             cost = text_row(base[0], subject.masked_by(plan.sites, plan.multiplier).text("settling", settling, WINDOW)).change
             assert cost is not None  # a perplexity is never its ideal, 0
             say(f"split {split}, half {name}: {neurons} neurons cost {cost:+.2%} on the text that settles")
@@ -132,7 +140,9 @@ def main() -> int:
         plan = chosen_by(split, name, choosing_GB)
         arm = subject.masked_by(plan.sites, plan.multiplier)
         others = [
-            one for one in run.aligned[0] if not choosing_GB[groups[one.category], cluster_of(one.category, one.template_id)]
+            one
+            for one in run.prompts.aligned
+            if not choosing_GB[groups[one.category], cluster_of(one.category, one.template_id)]
         ]
         items = sentence_items(found, [before[one.id] for one in others], arm.sentences("crows", others))
         return Half(neurons=plan.count, text=text_row(base[1], arm.text("judging", judging, WINDOW)), items=items)

@@ -42,12 +42,12 @@ def main() -> None:
     torch.set_num_threads(2)
     common = {"notify": lambda text: print(text, file=sys.stderr, flush=True)}
     run = fp.audit(model="smollm2-135m", prompts="builtin:en", recipe="variance", **common)
-    contrasts = selecting(run.aligned[0])
-    batches = list(compose(contrasts, run.values, run.micro_batch_tokens))
+    contrasts = selecting(run.prompts.aligned)
+    batches = list(compose(contrasts, run.prompts.values, run.micro_batch_tokens))
 
     def divergence(units: dict[str, tuple[int, ...]]) -> float:
-        with masked(run.model, run.architecture, units):
-            return macro(contrasts, measure(run.model, run.architecture, batches, taps=frozenset()))
+        with masked(run.loaded.model, run.loaded.architecture, units):
+            return macro(contrasts, measure(run.loaded.model, run.loaded.architecture, batches, taps=frozenset()))
 
     base = divergence({})
     print("# The search for the recipe `default`\n")
@@ -65,11 +65,11 @@ def main() -> None:
             words = {"bias": {"plugin": "variance", "relative": relative}, "budget": str(budget)}
             words["policy"] = {"plugin": "uniform", "weight": weight, "normalisation": normalisation}
             run = fp.plan(fp.score(run, overwrite=True, **words), overwrite=True)
-            plan = run.plan
+            plan = run.read_plan()
             if plan.count == 0:
                 print(f"| {budget} | {normalisation} | {'relative ' * relative}variance | {weight} | 0 | | | | |", flush=True)
                 continue
-            judged = guard(run.model, run.architecture, plan.sites, run.calibration, LIMIT)
+            judged = guard(run.loaded.model, run.loaded.architecture, plan.sites, run.calibration, LIMIT)
             after = divergence(dict(plan.sites))
             if judged.held:
                 passed.append((after, relative, normalisation, weight))

@@ -71,13 +71,13 @@ def plan_of(
         kind, _, rest = spec.partition(":")
         given = {"model": model, "tokenizer": tokenizer, "output": work / "runs" / name, "budget": f"{neurons}n"}
         if kind == "recipe":
-            plan = fp.plan(fp.score(fp.audit(prompts=prompts, recipe=rest, notify=print, **given))).plan
+            plan = fp.plan(fp.score(fp.audit(prompts=prompts, recipe=rest, notify=print, **given))).read_plan()
         elif spec in ("crows:odd", "occupations"):
             chosen, objective = (
                 (occupations.contrasts(), "stereotype") if spec == "occupations" else (odd_rows(data), "preference")
             )
             found = fp.audit(prompts=chosen, recipe="default", notify=print, **TOWARDS[objective], **given)
-            plan = fp.plan(fp.score(found)).plan
+            plan = fp.plan(fp.score(found)).read_plan()
         elif kind == "random":
             plan = _plan(model_name, fingerprint, drawn(architecture, neurons, int(rest)), neurons)
         elif kind == "optipfair":

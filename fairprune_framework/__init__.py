@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from fairprune_framework.utilities.versions import __version__
 
 _EXPORTS = {
     "ActivationStatisticsCallback": "auditing.callback",
@@ -22,13 +22,13 @@ _EXPORTS = {
     "Variant": "contrasts.schema",
     "Recipe": "recipes.recipe",
     "Run": "runs.run",
-    "ablate": "ablation.search",
+    "ablate": "ablation.ablate",
     "applied": "surgery.masking",
-    "causal": "analysis.overlap",
+    "causal": "analysis.causality",
     "inspect": "analysis.neuron",
     "overlap": "analysis.overlap",
-    "stability": "analysis.overlap",
-    "transfer": "analysis.overlap",
+    "stability": "analysis.stability",
+    "transfer": "analysis.transfer",
     "audit": "pipeline",
     "evaluate": "pipeline",
     "figures": "reporting",
@@ -45,9 +45,12 @@ _EXPORTS = {
 __all__ = ["__version__", *sorted(_EXPORTS)]
 
 if TYPE_CHECKING:
-    from fairprune_framework.ablation.search import ablate
+    from fairprune_framework.ablation.ablate import ablate
+    from fairprune_framework.analysis.causality import causal
     from fairprune_framework.analysis.neuron import inspect
-    from fairprune_framework.analysis.overlap import causal, overlap, stability, transfer
+    from fairprune_framework.analysis.overlap import overlap
+    from fairprune_framework.analysis.stability import stability
+    from fairprune_framework.analysis.transfer import transfer
     from fairprune_framework.api.types import Budget, Plan, Scores
     from fairprune_framework.auditing.callback import ActivationStatisticsCallback
     from fairprune_framework.auditing.micro_batch import MicroBatch

@@ -6,20 +6,19 @@ The judge holds the model as it was; cells with equal plans are measured once.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from fairprune_framework.ablation.grid import DIVERGENCE, METRICS, Cell, described
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.auditing.batches import compose
-from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.errors import UserError
+from fairprune_framework.evaluation.compare import changed
 from fairprune_framework.evaluation.metrics.contrasts import measure
 from fairprune_framework.evaluation.metrics.perplexity import perplexity
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
 from fairprune_framework.evaluation.sentence_rows import GAP, PREFERENCE
-from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
+from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of, scores_of
 from fairprune_framework.surgery.masking import masked
@@ -38,19 +37,19 @@ class Judge:
 
     def __init__(self, run: Run, metric: str = DIVERGENCE) -> None:
         self.run, self.metric = run, metric
-        self.contrasts = [contrast for contrast in run.aligned[0] if contrast.split == "heldout"]
+        self.contrasts = [contrast for contrast in run.prompts.aligned if contrast.split == "heldout"]
         if metric == PREFERENCE:
             self.contrasts = [contrast for contrast in self.contrasts if contrast.stereotyping is not None]
         if not any(not contrast.control for contrast in self.contrasts):
             raise UserError(f"the judging part of select holds no contrast that {metric} can be measured on")
-        self._batches = list(compose(self.contrasts, run.values, run.micro_batch_tokens))
+        self._batches = list(compose(self.contrasts, run.prompts.values, run.micro_batch_tokens))
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def _values(self) -> dict[str, float]:
         """id -> the metric of each judging contrast, of the model as it is now."""
-        model = self.run.model
+        model = self.run.loaded.model
         if self.metric == DIVERGENCE:
-            divergences = measure(model, self.run.architecture, self._batches, taps=frozenset())
+            divergences = measure(model, self.run.loaded.architecture, self._batches, taps=frozenset())
             return {measured.id: measured.divergence for measured in divergences}
         sentences = measure_sentences(model, self.contrasts, budget=self.run.micro_batch_tokens)
         if self.metric == GAP:
@@ -61,7 +60,7 @@ class Judge:
     @cached_property
     def before(self) -> tuple[dict[str, float], float]:
         """The metric of each judging contrast, and perplexity of the judging text, of the model as it is."""
-        return self._values(), perplexity(self.run.model, self.run.calibration.judging)
+        return self._values(), perplexity(self.run.loaded.model, self.run.calibration.judging)
 
     def judge(self, plan: Plan) -> dict[str, Any]:
         """The columns of one cell that come from measuring."""
@@ -75,10 +74,10 @@ class Judge:
         after, text_after, milliseconds = values, text, 0.0
         if plan.count:
             began = time.perf_counter()
-            with masked(self.run.model, self.run.architecture, plan.sites, plan.multiplier):
+            with masked(self.run.loaded.model, self.run.loaded.architecture, plan.sites, plan.multiplier):
                 milliseconds = (time.perf_counter() - began) * 1000
                 after = self._values()
-                text_after = perplexity(self.run.model, self.run.calibration.judging)
+                text_after = perplexity(self.run.loaded.model, self.run.calibration.judging)
         contrasts = self.contrasts
         bias = [contrast for contrast in contrasts if not contrast.control]
         controls = [contrast for contrast in contrasts if contrast.control]
@@ -108,26 +107,6 @@ class Judge:
         }
 
 
-def changed(
-    contrasts: Sequence[AlignedContrast],
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    seed: int,
-    resamples: int = 2000,
-    ideal: float = 0.0,
-) -> PairedChange:
-    """The paired change of a metric over contrasts, relative to its distance from the ideal, with its interval over templates."""
-    return paired_change(
-        [before[contrast.id] for contrast in contrasts],
-        [after[contrast.id] for contrast in contrasts],
-        [contrast.category for contrast in contrasts],
-        [contrast.template_id for contrast in contrasts],
-        ideal=ideal,
-        seed=seed,
-        resamples=resamples,
-    )
-
-
 class Scorekeeper:
     """Scores of the cells, of which neighbours share a pair of scorers: the last ones are kept."""
 
@@ -139,19 +118,20 @@ class Scorekeeper:
         """Scores of a cell's scorers on the audit that serves all cells."""
         key = (cell.recipe.bias, cell.recipe.importance, cell.recipe.seed)
         if self._last is None or self._last[0] != key:
-            self._last = (key, scores_of(as_run(self.run, cell)))
+            self._last = (key, scores_of(as_run(self.run, cell).selection))
         return self._last[1]
 
 
 def as_run(run: Run, cell: Cell) -> Run:
     """The search run under a cell's choices: the same folder, model, prompts and audit."""
-    return run.under(**cell.choices)
+    recipe = with_options(run.recipe, cell.choices)
+    return run.with_recipe(recipe, loaded=run.loaded, prompts=run.prompts, calibration=run.calibration)
 
 
 def evaluate_cell(run: Run, cell: Cell, keeper: Scorekeeper, judge: Judge) -> dict[str, Any]:
     """Everything that the table says of one cell."""
     began = time.perf_counter()
-    plan = plan_of(as_run(run, cell), keeper.scores(cell))
+    plan = plan_of(as_run(run, cell).selection, keeper.scores(cell))
     planned = time.perf_counter()
     columns = judge.judge(plan)
     return {

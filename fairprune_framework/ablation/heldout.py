@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairprune_framework.ablation import board
+from fairprune_framework.ablation.grid import Cell
+from fairprune_framework.ablation.search import Ablation
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.functional.hypothesis_tests import holm
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
-
-if TYPE_CHECKING:
-    from fairprune_framework.ablation.grid import Cell
-    from fairprune_framework.ablation.search import Ablation
 
 
 def refuse_second_look(ablation: Ablation, best: int) -> None:
@@ -30,7 +27,7 @@ def refuse_second_look(ablation: Ablation, best: int) -> None:
 
 def confirm_best(ablation: Ablation, best: int) -> None:
     """Run the `best` cells of the leaderboard on the real splits, and write that it was done before it is done."""
-    contrasts = ablation.base_run().prompts[0]
+    contrasts = ablation.base_run().prompts.contrasts
     if not any(contrast.split == "heldout" for contrast in contrasts):
         raise UserError("the prompt set has no split 'heldout' to confirm on: see --split")
     before = ablation.record.get("confirmed")
@@ -54,24 +51,23 @@ def confirm_best(ablation: Ablation, best: int) -> None:
 
 def _confirmed(ablation: Ablation, cell: Cell) -> dict[str, Any]:
     """One cell as an ordinary run: scored on all of `select`, judged on `heldout`."""
-    from fairprune_framework.pipeline import run_stages
-    from fairprune_framework.runs.folder import STAGES
+    from fairprune_framework.pipeline import STAGES, run_stages
 
     base = ablation.base_run()
     ablation.notify(f"confirming {cell.id} on held-out contrasts")
     run = Run(
         with_options(cell.recipe, {"split": "keep", "columns": None, "prompts": None}),
         ablation.folder / "confirmed" / cell.id,
-        model=base.model,
-        tokenizer=base.tokenizer,
-        contrasts=[replace(contrast) for contrast in base.prompts[0]],
+        loaded=base.loaded,
+        contrasts=list(base.prompts.contrasts),
+        calibration=base.calibration,
         notify=ablation.notify,
     )
-    for name in ("architecture", "fingerprint", "encoder"):
-        vars(run)[name] = getattr(base, name)
-    _keep_text(run, base)
+    run.folder.path.mkdir(parents=True, exist_ok=True)
+    run.calibration.save(run.folder / "calibration.jsonl", run.loaded.tokenizer)
+    run.folder.note(hashes={"calibration": run.calibration.hash})
     run_stages(run, *STAGES)
-    row = run.evaluation.find(ablation.grid.judge, split="heldout")
+    row = run.read_evaluation().find(ablation.grid.judge, split="heldout")
     guard = run.record.get("guard", {})
     return {
         "cell": cell.id,
@@ -82,15 +78,6 @@ def _confirmed(ablation: Ablation, cell: Cell) -> dict[str, Any]:
         "ci_high": None if row is None else row.ci_high,
         "p_value": None if row is None else row.p_value,
         "perplexity_change": guard.get("increase"),
-        "units": run.plan.count,
-        "folder": str(run.folder.relative_to(ablation.folder)),
+        "units": run.read_plan().count,
+        "folder": str(run.folder.path.relative_to(ablation.folder)),
     }
-
-
-def _keep_text(run: Run, base: Run) -> None:
-    """The same calibration text as all cells had, kept in the folder of the run."""
-    text = base.calibration
-    vars(run)["calibration"] = text
-    run.folder.mkdir(parents=True, exist_ok=True)
-    text.save(run.folder / "calibration.jsonl", base.tokenizer)
-    run.note(hashes={"calibration": text.hash})

@@ -7,21 +7,18 @@ Folder: `grid.yaml`, `base/` (the calibration text), `search/` (a run folder: th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fairprune_framework.ablation import board
-from fairprune_framework.ablation.grid import Cell, Grid, read_grid
+from fairprune_framework.ablation.grid import Cell, Grid
 from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.evaluation.sentence_rows import PREFERENCE
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
+from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import read_json, write_json, write_text
-
-if TYPE_CHECKING:
-    from fairprune_framework.auditing.distributed.parallel import Parallelism
 
 FIT_SHARE = "template:0.5"
 """Share of the templates of `select` that feed scores; the others judge the cells."""
@@ -48,7 +45,8 @@ class Ablation:
         notify: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.grid, self.folder, self.notify, self.overwrite = grid, folder, notify, overwrite
-        self._given = {"model": model, "tokenizer": tokenizer, "contrasts": prompts}
+        self._base: Run | None = None
+        self._given: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "contrasts": prompts}
         known = folder / "ablation.json"
         if folder.exists() and any(folder.iterdir()) and not (folder / "grid.yaml").is_file():
             raise RunFolderError(f"{folder} exists and is no ablation (it holds no grid.yaml): choose another --output")
@@ -69,9 +67,21 @@ class Ablation:
 
     def base_run(self) -> Run:
         """The run whose prompts have the real splits, and which keeps the calibration text."""
-        if not hasattr(self, "_base"):
+        if self._base is None:
+            recipe = self.grid.recipe
+            model = self._given["model"]
+            loaded = (
+                None
+                if model is None
+                else LoadedModel(recipe, model=model, tokenizer=self._given["tokenizer"], notify=self.notify)
+            )
             self._base = Run(
-                self.grid.recipe, self.folder / "base", overwrite=self.overwrite, notify=self.notify, **self._given
+                recipe,
+                self.folder / "base",
+                overwrite=self.overwrite,
+                loaded=loaded,
+                contrasts=self._given["contrasts"],
+                notify=self.notify,
             )
         return self._base
 
@@ -84,28 +94,24 @@ class Ablation:
         from fairprune_framework.contrasts.splits import assign, without_overlap
 
         base = self.base_run()
-        selecting = [contrast for contrast in base.prompts[0] if contrast.split in (None, "select")]
+        selecting = [contrast for contrast in base.prompts.contrasts if contrast.split in (None, "select")]
         divided, dropped = without_overlap(assign(selecting, FIT_SHARE, self.grid.recipe.seed + 1))
         if dropped:
             self.notify(f"{len(dropped)} contrasts repeat a text of the judging part, and were left out")
         if not any(contrast.split == "heldout" and not contrast.control for contrast in divided):
             raise UserError("select holds too few templates to judge cells on: at least one category needs two")
         recipe = with_options(self.grid.recipe, {"split": "keep", "columns": None, "prompts": None})
-        run = Run(
+        text = base.calibration
+        return Run(
             recipe,
             self.folder / "search",
             overwrite=self.overwrite,
-            model=base.model,
-            tokenizer=base.tokenizer,
+            loaded=base.loaded,
             contrasts=divided,
+            calibration=Calibration(documents=text.scoring, source=f"scoring half of {text.source}"),
+            also=self.grid.plugins,
             notify=self.notify,
         )
-        run.also = self.grid.plugins
-        text = base.calibration
-        vars(run)["calibration"] = Calibration(documents=text.scoring, source=f"scoring half of {text.source}")
-        for name in ("architecture", "fingerprint", "encoder"):
-            vars(run)[name] = getattr(base, name)
-        return run
 
     # -- the cells ------------------------------------------------------------------------------------------------------
 
@@ -133,7 +139,7 @@ class Ablation:
         if not left:
             return
         run = self.audit() if part[0] == 0 else self.search_run()
-        if "audit" not in run.record["stages"]:
+        if not run.folder.has("audit"):
             raise UserError(f"the audit in {run.folder} is not done yet: part 0 makes it; start the others after it")
         judge, keeper = Judge(run, self.grid.judge), Scorekeeper(run)
         judged = {c.template_id for c in judge.contrasts if not c.control}
@@ -206,119 +212,3 @@ class Ablation:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "grid.yaml", source)
         write_json(self.folder / "key.json", {"key": self.grid.key, "earlier_cells": earlier})
-
-
-def ablate(
-    grid: str | Path | Mapping[str, Any],
-    output: str | Path,
-    *,
-    confirm: int = 0,
-    part: tuple[int, int] | None = None,
-    overwrite: bool = False,
-    model: Any = None,
-    tokenizer: Any = None,
-    prompts: Any = None,
-    notify: Callable[[str], None] = lambda text: None,
-    **options: Any,
-) -> dict[str, Any] | None:
-    """Try every cell of a grid; returns the content of `ablation.json`, or None while cells of other parts are missing.
-
-    Args:
-        grid: a YAML file, or a mapping.
-        output: the folder; the same grid in the same folder goes on, a grown one does its new cells.
-        confirm: re-run that many of the best cells and judge them on held-out contrasts: once.
-        part: (i, n): do cell i, i + n, ...; n processes share the work of one folder. By default all cells; of ranks that torchrun
-            or SLURM started together, each does its own, and rank 0 waits for all and writes the table.
-        model, prompts: names, or in memory (with `tokenizer`).
-        options: fields of the recipe, the same for all cells.
-
-    Raises:
-        UserError: the grid is wrong; nothing was written. Or held-out contrasts were looked at before.
-    """
-    import yaml
-
-    from fairprune_framework.ablation.heldout import confirm_best, refuse_second_look
-    from fairprune_framework.auditing.distributed import parallel
-
-    if part is not None and not 0 <= part[0] < part[1]:
-        raise UserError(f"--part must be I/N with 0 <= I < N. Got {part[0]}/{part[1]} instead.")
-    if confirm < 0:
-        raise UserError(f"--confirm must be a number of cells. Got {confirm} instead.")
-    in_memory = {"model": model, "prompts": prompts}
-    named = {name: str(value) for name, value in in_memory.items() if isinstance(value, (str, Path))}
-    read = read_grid(grid, {**options, **named})
-    given: dict[str, Any] = {name: None if name in named else value for name, value in in_memory.items()}
-    written = dict(grid) if isinstance(grid, Mapping) else None
-    text = yaml.safe_dump(written, sort_keys=False) if written else Path(str(grid)).read_text(encoding="utf-8")
-
-    def opened(**more: Any) -> Ablation:
-        return Ablation(read, Path(output), **given, tokenizer=tokenizer, **more)
-
-    def prepared() -> Ablation:
-        found = opened(overwrite=overwrite, notify=notify)
-        if confirm:
-            refuse_second_look(found, confirm)
-        if found.left():
-            check(found)
-        found.begin(text)
-        return found
-
-    rank, ranks = parallel.launched_ranks() if part is None else (0, 1)
-    if ranks > 1:
-        done = _together(parallel.Parallelism(devices=ranks), (rank, ranks), prepared, opened)
-    else:
-        done = prepared()
-        done.run_cells(part or (0, 1))
-    if done is None:
-        return None
-    record = done.assemble()
-    if confirm and record is not None:
-        confirm_best(done, confirm)
-    return done.record if record is not None else None
-
-
-def _together(
-    parallelism: Parallelism, part: tuple[int, int], prepared: Callable[[], Ablation], opened: Callable[[], Ablation]
-) -> Ablation | None:
-    """The cells over ranks that were started together: rank 0 checks, audits, tells the others to begin, and waits for them."""
-    from fairprune_framework.auditing.distributed import parallel
-
-    parallel.init_process_group(parallelism)
-    try:
-        if part[0]:
-            if parallel.broadcast(parallelism, None) == "cells":
-                opened().run_cells(part)
-                parallel.barrier(parallelism)
-            return None
-        told = "leave"
-        try:
-            found = prepared()
-            if found.left():
-                found.audit()
-            told = "cells"
-        finally:
-            parallel.broadcast(parallelism, told)
-        found.run_cells(part)
-        parallel.barrier(parallelism)
-        return found
-    finally:
-        parallel.destroy_process_group(parallelism)
-
-
-def check(found: Ablation) -> None:
-    """Everything that can be wrong with model, prompts and plugins is found before anything is written."""
-    from fairprune_framework.auditing.demand import Demand
-    from fairprune_framework.selection.decide import plan_of  # noqa: F401  (its imports fail here, if at all)
-
-    base = found.base_run()
-    for cell in found.grid.cells[:1]:
-        for kind in ("bias", "importance", "policy"):
-            base.under(**cell.choices).label(kind)
-    _ = base.prompts, base.model, base.architecture, base.fingerprint, base.aligned
-    layers = {site.layer for site in base.architecture.sites.values()}
-    if unknown := sorted(set(found.grid.recipe.protected_layers) - layers):
-        raise UserError(f"--protected-layers names layer {unknown[0]}; the model's are {min(layers)} to {max(layers)}")
-    Demand.of(found.grid.plugins, len(layers))
-    selecting = (one for one in base.aligned[0] if one.split in (None, "select"))
-    if found.grid.judge == PREFERENCE and not any(one.stereotyping is not None for one in selecting):
-        raise UserError(f"judge: {PREFERENCE} needs contrasts that name a stereotype, and those of select name none")

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairprune_framework.analysis.overlap import _opened
+from fairprune_framework.analysis.common import opened_run
 from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.recipes.recipe import budget_of
@@ -30,10 +30,10 @@ def inspect(run: Run | str | Path, unit: str, notify: Notify = silent) -> dict[s
     Raises:
         UserError: no such site or unit, or no scores yet.
     """
-    opened = _opened(run, notify, "score")
-    site, index = located(unit, opened.architecture.sites)
-    scores = opened.scores
-    notify(f"streaming {len(opened.aligned[0])} contrasts past {site.name}")
+    opened = opened_run(run, notify, "score")
+    site, index = located(unit, opened.loaded.architecture.sites)
+    scores = opened.read_scores()
+    notify(f"streaming {len(opened.prompts.aligned)} contrasts past {site.name}")
     return {
         "format": "fairprune-inspection/1",
         "site": site.name,
@@ -80,9 +80,9 @@ def _scores_of(scores: Scores, site: Site, index: int) -> dict[str, Any]:
 
 def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
     """Whether the neuron is planned, and the first rule that explains it."""
-    if "plan" not in run.record["stages"]:
+    if not run.folder.has("plan"):
         return {"planned": None, "because": "the run has no plan yet"}
-    plan, limits = run.plan, budget_of(run.recipe)
+    plan, limits = run.read_plan(), budget_of(run.recipe)
     policy = run.recipe.policy.plugin if run.recipe.policy else "the policy"
     if index in plan.sites.get(site.name, ()):
         return {"planned": True, "because": f"chosen by {policy}: {plan.count} neurons, operator {plan.operator}"}
@@ -125,7 +125,7 @@ def moved_by(run: Run, site: Site, index: int) -> list[dict[str, Any]]:
     from fairprune_framework.auditing.batches import compose
     from fairprune_framework.auditing.observation import Geometry, observe
 
-    texts = {contrast.id: contrast for contrast in run.prompts[0]}
+    texts = run.prompts.texts
     columns = range(index * site.unit_width, (index + 1) * site.unit_width)
     state: dict[str, Any] = {}
     found: list[dict[str, Any]] = []
@@ -134,12 +134,12 @@ def moved_by(run: Run, site: Site, index: int) -> list[dict[str, Any]]:
         if at.name == site.name:
             state["seen"] = (values[:, list(columns)].double().mean(1, keepdim=True), rows)
 
-    device = next(run.model.parameters()).device
-    with run.architecture.adapter.tap(run.model, [site], frozenset({"neuron"}), take):
-        for cpu_batch in compose(run.aligned[0], run.values, run.micro_batch_tokens):
+    device = next(run.loaded.model.parameters()).device
+    with run.loaded.architecture.adapter.tap(run.loaded.model, [site], frozenset({"neuron"}), take):
+        for cpu_batch in compose(run.prompts.aligned, run.prompts.values, run.micro_batch_tokens):
             batch = cpu_batch.to(device)
             mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
-            run.model.get_decoder()(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)  # type: ignore[operator]
+            run.loaded.model.get_decoder()(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)  # type: ignore[operator]
             values, rows = state["seen"]
             obs = observe(site, {"neuron": values}, rows, Geometry(batch), Pass(), {})
             acts_CVS, seen_CVS = obs.aligned["neuron"][..., 0], obs.aligned_mask
@@ -174,16 +174,16 @@ def _tokens(run: Run, site: Site, index: int) -> dict[str, Any]:
     from fairprune_framework.surgery.slices import weights_of
 
     try:
-        read = readout_of(run.model)
+        read = readout_of(run.loaded.model)
     except FairpruneError as error:
         return {"promotes": None, "suppresses": None, "readout": str(error)}
-    row = weights_of(run.model, site)["out"].reshape(site.units, site.unit_width, -1)[index].mean(0, keepdim=True)
+    row = weights_of(run.loaded.model, site)["out"].reshape(site.units, site.unit_width, -1)[index].mean(0, keepdim=True)
     logits = read(row)[0]
     high, low = torch.topk(logits, MOST), torch.topk(-logits, MOST)
 
     def named(ids: Tensor, values: Tensor) -> list[dict[str, Any]]:
         return [
-            {"token": run.tokenizer.decode([i]), "id": i, "logit": value}
+            {"token": run.loaded.tokenizer.decode([i]), "id": i, "logit": value}
             for i, value in zip(ids.tolist(), values.tolist(), strict=True)
         ]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from fairprune_framework.calibration.builtin import BUILTIN, text_file
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
 from fairprune_framework.errors import UserError
 from fairprune_framework.models.encoder import Encoder
-from fairprune_framework.utilities.files import digest, write_text
+from fairprune_framework.models.loaded import LoadedModel
+from fairprune_framework.recipes.recipe import Recipe
+from fairprune_framework.utilities.files import digest, file_digest, write_text
 from fairprune_framework.utilities.progress import bar
 
 RARE = 0.25
@@ -83,6 +85,33 @@ class Calibration:
         """Read `calibration.jsonl`."""
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         return cls(documents=tuple(tuple(row["ids"]) for row in rows), source=rows[0]["source"])
+
+
+def kept_or_made(
+    path: Path, known: str | None, recipe: Recipe, loaded: LoadedModel, fingerprint: str, notify: Callable[[str], None]
+) -> tuple[Calibration, str]:
+    """The text that a recipe asks for, read from `path` where it is the one that is known, otherwise made and written there.
+
+    Args:
+        known: key of the text at `path`.
+        fingerprint: of the model.
+
+    Returns:
+        The text and its key: a hash of all that it depends on.
+    """
+    file = None if recipe.calibration is None else file_digest(text_file(recipe.calibration))
+    key = digest([file, recipe.calibration_documents, recipe.calibration_tokens, recipe.seed, fingerprint])
+    if path.is_file() and known == key:
+        return Calibration.load(path), key
+    if recipe.calibration is not None:
+        text = from_file(recipe.calibration, loaded.encoder, recipe.calibration_tokens, recipe.calibration_documents)
+    else:
+        notify(f"sampling {recipe.calibration_documents} calibration documents of {recipe.calibration_tokens} tokens")
+        tokens = min(recipe.calibration_tokens, loaded.encoder.limit or recipe.calibration_tokens)
+        text = sample(loaded.model, loaded.tokenizer, recipe.calibration_documents, tokens, recipe.seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text.save(path, loaded.tokenizer)
+    return text, key
 
 
 def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calibration:

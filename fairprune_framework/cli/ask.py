@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from fairprune_framework.errors import UserError
@@ -47,8 +48,8 @@ def ablate(values: dict[str, Any]) -> int:
             raise UserError(f"--part must be I/N, such as 0/2. Got {words['part']!r} instead.")
         words["part"] = (int(found[1]), int(found[2]))
 
+    from fairprune_framework.ablation.ablate import ablate as run_grid
     from fairprune_framework.ablation.board import render
-    from fairprune_framework.ablation.search import ablate as run_grid
     from fairprune_framework.auditing.distributed.parallel import is_worker_rank
 
     record = run_grid(words.pop("grid"), words.pop("output"), notify=notify, **words)
@@ -84,12 +85,11 @@ def question(name: str) -> Callable[[dict[str, Any]], int]:
     """Answers one question."""
 
     def answer(values: dict[str, Any]) -> int:
-        from fairprune_framework.analysis import overlap as questions
-
+        module = import_module(f"fairprune_framework.analysis.{'causality' if name == 'causal' else name}")
         words = {key: value for key, value in values.items() if value is not None}
         as_json, notify = words.pop("json", False), _notifier(f"ask {name}", words.pop("quiet", False))
-        found = getattr(questions, name)(words.pop("run"), notify=notify, **words)
-        print(json.dumps(found, indent=1, ensure_ascii=False) if as_json else questions.render(found))
+        found = getattr(module, name)(words.pop("run"), notify=notify, **words)
+        print(json.dumps(found, indent=1, ensure_ascii=False) if as_json else module.render(found))
         return 0
 
     return answer

@@ -14,7 +14,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fairprune_framework import __version__, discovery
+from fairprune_framework import discovery
 from fairprune_framework.auditing.distributed.parallel import is_worker_rank
 from fairprune_framework.cli import ask as cli_questions
 from fairprune_framework.cli import prompts as cli_inputs
@@ -22,6 +22,7 @@ from fairprune_framework.cli.command import COMMANDS
 from fairprune_framework.errors import FairpruneError, Interrupted, UserError, did_you_mean
 from fairprune_framework.recipes import recipe
 from fairprune_framework.recipes.option import GROUPS, Option
+from fairprune_framework.utilities.versions import __version__
 
 STAGE_HELP = {
     "run": "do everything: read, audit, score, plan, prune, evaluate, report",
@@ -311,7 +312,9 @@ def _stage(command: str, values: dict[str, Any], plugin_options: dict[str, Any])
     else:
         from fairprune_framework.reporting.summary import summary
 
-        print(summary(done))
+        plan = done.read_plan() if done.folder.has("plan") else None
+        evaluation = done.read_evaluation() if done.folder.has("evaluate") else None
+        print(summary(done.folder.path, done.recipe, done.record, plan, evaluation))
     return 0
 
 

@@ -19,23 +19,22 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import Observation, Pass
-from fairprune_framework.api.types import Site, Tap
+from fairprune_framework.api.types import Scores, Site, Tap
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.observation import Geometry, observe
 from fairprune_framework.calibration.text import padded
 from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.contrasts.prompts import PromptSet
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.utilities.progress import bar
-
-if TYPE_CHECKING:
-    from fairprune_framework.runs.run import Run
 
 FORMAT = "fairprune-exhibits/1"
 FILES = ("exhibits.safetensors", "exhibits.json")
@@ -68,29 +67,37 @@ class After:
 
 
 def collect(
-    run: Run, divergence: Mapping[str, float], after: After | None, generations: Sequence[Mapping[str, Any]]
+    loaded: LoadedModel,
+    prompts: PromptSet,
+    divergence: Mapping[str, float],
+    after: After | None,
+    *,
+    planned: Mapping[str, Sequence[int]],
+    scores: Scores | None,
+    max_tokens: int,
 ) -> Exhibits:
-    """Make the exhibits of a run.
+    """Make the exhibits of a run, without its generations.
 
     Args:
         divergence: id -> next-token divergence before, of every contrast.
-        generations: as in `evaluation.json`.
+        planned: site -> units of the plan.
+        max_tokens: padded tokens per forward.
     """
-    texts = {contrast.id: contrast for contrast in run.prompts[0]}
-    aligned = run.aligned[0]
+    texts, aligned = prompts.texts, prompts.aligned
     looked_at = aligned[:: max(1, -(-len(aligned) // MOST_CONTRASTS))]
-    units = _moving(run, looked_at, texts, _units(run))
+    chosen = _units(loaded.architecture, planned, scores)
+    units = _moving(loaded, looked_at, prompts.values, max_tokens, texts, chosen)
     projections, tensors = [], dict[str, Tensor]()
-    for place, contrast in enumerate(typical(aligned, divergence)):
-        shown, found = project(run, contrast, texts[contrast.id], after)
+    for index, contrast in enumerate(typical(aligned, divergence)):
+        shown, outputs = project(loaded, contrast, texts[contrast.id], after)
         projections.append(shown)
-        tensors |= {f"{when}/{place}/{tap}": value for (when, tap), value in found.items()}
+        tensors |= {f"{when}/{index}/{tap}": value for (when, tap), value in outputs.items()}
     described = {
         "format": FORMAT,
         "contrasts": {"looked_at": len(looked_at), "of": len(aligned)},
         "units": units,
         "projections": projections,
-        "generations": list(generations),
+        "generations": [],
     }
     return Exhibits(described=described, tensors=tensors)
 
@@ -98,12 +105,10 @@ def collect(
 # -- units -----------------------------------------------------------------------------------------------------------------
 
 
-def _units(run: Run) -> list[dict[str, Any]]:
+def _units(architecture: Architecture, planned: Mapping[str, Sequence[int]], scores: Scores | None) -> list[dict[str, Any]]:
     """The units to show, highest bias first; without scores the planned ones in order of their sites."""
-    planned = run.plan.sites if "plan" in run.record["stages"] else {}
-    scores = run.scores if "score" in run.record["stages"] else None
     chosen: list[dict[str, Any]] = []
-    for name, site in run.architecture.sites.items():
+    for name, site in architecture.sites.items():
         bias = None if scores is None else scores.bias[name]
         if any(planned.values()):
             units = list(planned.get(name, ()))
@@ -137,7 +142,12 @@ def moved(observation: Observation) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def _moving(
-    run: Run, contrasts: Sequence[AlignedContrast], texts: Mapping[str, Contrast], units: list[dict[str, Any]]
+    loaded: LoadedModel,
+    contrasts: Sequence[AlignedContrast],
+    values: Mapping[str, int],
+    max_tokens: int,
+    texts: Mapping[str, Contrast],
+    units: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Give each unit the contrasts that move it most, in one pass over the contrasts."""
     if not units:
@@ -145,7 +155,7 @@ def _moving(
     of_site: dict[str, list[int]] = {}
     for place, unit in enumerate(units):
         of_site.setdefault(unit["site"], []).append(place)
-    sites = run.architecture.sites
+    sites = loaded.architecture.sites
     columns = {
         name: torch.cat(
             [torch.arange(sites[name].unit_width) + units[place]["unit"] * sites[name].unit_width for place in places]
@@ -168,12 +178,12 @@ def _moving(
                 found[place].append((float(range_CN[row, column]), name, means))
             found[place] = sorted(found[place], key=lambda entry: (-entry[0], entry[1]))[:MOST_MOVING]
 
-    device = next(run.model.parameters()).device
-    trunk = run.model.get_decoder()  # type: ignore[operator]
+    device = next(loaded.model.parameters()).device
+    trunk = loaded.model.get_decoder()  # type: ignore[operator]
     chosen = [sites[name] for name in columns]
-    watched = run.architecture.adapter.tap(run.model, chosen, frozenset({"neuron"}), take)
+    watched = loaded.architecture.adapter.tap(loaded.model, chosen, frozenset({"neuron"}), take)
     with watched, bar("exhibits", len(contrasts), "contrasts") as advance:
-        for batch in compose(contrasts, run.values, run.micro_batch_tokens):
+        for batch in compose(contrasts, values, max_tokens):
             state["batch"] = batch = batch.to(device)
             state["geometry"] = Geometry(batch)
             trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
@@ -214,7 +224,7 @@ def typical(contrasts: Sequence[AlignedContrast], divergence: Mapping[str, float
 
 
 def project(
-    run: Run, contrast: AlignedContrast, text: Contrast, after: After | None
+    loaded: LoadedModel, contrast: AlignedContrast, text: Contrast, after: After | None
 ) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
     """One contrast: what it is, and the tensors by ("before" or "after", tap)."""
     rows = [list(tokens.ids[:MOST_TOKENS]) for tokens in contrast.variants]
@@ -222,7 +232,7 @@ def project(
     layers: dict[str, list[int]] = {}
     cut = 0
     with_plan = [] if after is None else [("after", after.model, after.architecture, after.change)]
-    for when, model, architecture, change in [("before", run.model, run.architecture, None), *with_plan]:
+    for when, model, architecture, change in [("before", loaded.model, loaded.architecture, None), *with_plan]:
         if change is None:
             outputs = _outputs(model, architecture, rows)
         else:
@@ -238,7 +248,7 @@ def project(
         {
             "attribute": variant.attribute,
             "text": variant.text,
-            "tokens": [run.tokenizer.decode([token]) for token in ids],
+            "tokens": [loaded.tokenizer.decode([token]) for token in ids],
             "start": min(tokens.start, len(ids)),
             "end": min(tokens.end, len(ids)),
             "all_tokens": len(tokens.ids),

@@ -66,23 +66,23 @@ class Explorer:
         _ = self.run.fingerprint  # refuses a model that is not the run's
         self.name = str(self.run.recipe.model or "in memory")
         self.after: After | None = self._changed()
-        self.layers = tuple(sorted({site.layer for site in self.run.architecture.sites.values()}))
+        self.layers = self.run.loaded.layers
 
     def _changed(self) -> After | None:
         """The pruned model; where the run abstained, the original with the plan masked; None without a plan."""
         run, saved = self.run, self.run.folder / "model"
         if saved.is_dir():
-            other: nn.Module = load_model(str(saved), dtype=run.recipe.dtype)[0].to(run.device)
+            other: nn.Module = load_model(str(saved), dtype=run.recipe.dtype)[0].to(run.loaded.device)
             architecture: Architecture = recognise(other, run.recipe.architecture)
             return After(model=other, architecture=architecture, change=nullcontext)
-        if "plan" not in run.record["stages"] or not any(run.plan.sites.values()):
+        if not run.folder.has("plan") or not any(run.read_plan().sites.values()):
             return None
-        plan = run.plan
+        plan = run.read_plan()
 
         def change() -> AbstractContextManager[None]:
-            return masked(run.model, run.architecture, plan.sites, plan.multiplier)
+            return masked(run.loaded.model, run.loaded.architecture, plan.sites, plan.multiplier)
 
-        return After(model=run.model, architecture=run.architecture, change=change)
+        return After(model=run.loaded.model, architecture=run.loaded.architecture, change=change)
 
     @property
     def how(self) -> str:
@@ -90,7 +90,9 @@ class Explorer:
         if self.after is None:
             return "this run has no plan: one model alone is shown"
         return (
-            "the original with the plan masked: the run abstained" if self.after.model is self.run.model else "the pruned model"
+            "the original with the plan masked: the run abstained"
+            if self.after.model is self.run.loaded.model
+            else "the pruned model"
         )
 
     @contextmanager
@@ -113,15 +115,15 @@ class Explorer:
             variants=tuple(Variant(attribute=value, text=text) for value, text in zip(VALUES, prompts, strict=True)),
         )
         run = self.run
-        aligned = align(run.encoder, contrast, {value: place for place, value in enumerate(VALUES)})
+        aligned = align(run.loaded.encoder, contrast, {value: place for place, value in enumerate(VALUES)})
         batches = list(compose([aligned], {CATEGORY: 2}, max(run.recipe.micro_batch_tokens, 1)))
-        (before,) = measure(run.model, run.architecture, batches)
+        (before,) = measure(run.loaded.model, run.loaded.architecture, batches)
         after = None
         if self.after is not None:
             with self.after.change():
                 (after,) = measure(self.after.model, self.after.architecture, batches)
         ids = [list(tokens.ids) for tokens in aligned.variants]
-        shown, tensors = project(run, aligned, contrast, self.after)
+        shown, tensors = project(run.loaded, aligned, contrast, self.after)
         return Comparison(
             prompts=prompts,
             tokens=(len(ids[0]), len(ids[1])),
@@ -130,14 +132,14 @@ class Explorer:
             after=after,
             next_tokens=(self._next(ids[0], top), self._next(ids[1], top)),
             source=Source(
-                folder=run.folder,
+                folder=run.folder.path,
                 exhibits={"projections": [shown]},
                 representations={f"{when}/0/{tap}": value.numpy() for (when, tap), value in tensors.items()},
             ),
         )
 
     def _next(self, ids: Sequence[int], top: int) -> tuple[NextToken, ...]:
-        before = _distribution(self.run.model, ids)
+        before = _distribution(self.run.loaded.model, ids)
         after = None
         if self.after is not None:
             with self._changed_model() as model:
@@ -145,7 +147,7 @@ class Explorer:
         most = before if after is None else torch.maximum(before, after)
         return tuple(
             NextToken(
-                token=self.run.tokenizer.decode([token]),
+                token=self.run.loaded.tokenizer.decode([token]),
                 before=float(before[token]),
                 after=None if after is None else float(after[token]),
             )
@@ -156,11 +158,11 @@ class Explorer:
         """(prompt, continuation before, after), with the settings of `evaluate`."""
         prompts = checked(first, second)
         run = self.run
-        before = continue_prompts(run.model, run.tokenizer, run.encoder, prompts)
+        before = continue_prompts(run.loaded.model, run.loaded.tokenizer, run.loaded.encoder, prompts)
         after: list[Continuation] | list[None] = [None, None]
         if self.after is not None:
             with self._changed_model() as model:
-                after = continue_prompts(model, run.tokenizer, run.encoder, prompts)
+                after = continue_prompts(model, run.loaded.tokenizer, run.loaded.encoder, prompts)
         return list(zip(prompts, before, after, strict=True))
 
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework import __version__
 from fairprune_framework.reporting import prose as words
 from fairprune_framework.reporting.run_data import Source, read_source
+from fairprune_framework.utilities.versions import __version__
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 FILES = ("model/README.md", "model/plan.json")

@@ -7,9 +7,10 @@ choice above a chart, the function takes it as a keyword, by the words of the re
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from fairprune_framework.errors import RunFolderError, UserError, did_you_mean
 from fairprune_framework.reporting.charts.chart import Chart, Control
@@ -19,9 +20,16 @@ from fairprune_framework.reporting.run_data import Source, read_source
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from fairprune_framework.runs.run import Run
 
-    Of: TypeAlias = Run | Source | str | Path
+class HasFolder(Protocol):
+    """A run."""
+
+    @property
+    def folder(self) -> os.PathLike[str]:
+        """Where its files lie."""
+
+
+Of: TypeAlias = HasFolder | Source | str | Path
 
 
 def change_by_category(run: Of, *, metric: str | int | None = None) -> Figure:
@@ -90,7 +98,7 @@ def chart(name: str, run: Of) -> Chart:
     """
     if name not in CHARTS:
         raise UserError(f"no chart {name!r}.{did_you_mean(name, CHARTS)} There are {', '.join(CHARTS)}.")
-    source = run if isinstance(run, Source) else read_source(run if isinstance(run, (str, Path)) else run.folder)
+    source = run if isinstance(run, Source) else read_source(run if isinstance(run, (str, Path)) else Path(run.folder))
     found = CHARTS[name](source)
     if found is None:
         raise RunFolderError(

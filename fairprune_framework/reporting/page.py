@@ -119,7 +119,7 @@ def _environment() -> Any:
 
 
 def _version() -> str:
-    from fairprune_framework import __version__
+    from fairprune_framework.utilities.versions import __version__
 
     return __version__
 

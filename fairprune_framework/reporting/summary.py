@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from fairprune_framework.api.types import Plan
-    from fairprune_framework.evaluation.results import Evaluation, Row
-    from fairprune_framework.runs.run import Run
+from fairprune_framework.api.types import Plan
+from fairprune_framework.evaluation.results import Evaluation, Row
+from fairprune_framework.recipes.recipe import Recipe
 
 WIDTH = 80
 
 
-def summary(run: Run) -> str:
-    """The text to print; shows what the folder holds, and names what is still missing."""
-    record, lines = run.record, []
+def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan | None, evaluation: Evaluation | None) -> str:
+    """The text to print; shows what a run folder holds, and names what is still missing.
+
+    Args:
+        record: the content of `run.json`.
+        plan: where the stage `plan` is done.
+        evaluation: where the stage `evaluate` is done.
+    """
+    lines: list[str] = []
     stages = record["stages"]
     if "verdict" in record and "evaluate" in stages:
         lines += _wrapped(f"VERDICT  {record['verdict']}: {record['verdict_because']}")
     elif record.get("abstained"):
         lines += _wrapped(f"ABSTAINED  {record['abstained_because']}")
-    facts = [("model", str(run.recipe.model or "in memory"))]
-    if run.recipe.prompts or "contrasts" in record:
-        facts.append(("prompts", _prompts(run)))
-    if "plan" in stages:
-        plan = run.plan
+    facts = [("model", str(recipe.model or "in memory"))]
+    if recipe.prompts or "contrasts" in record:
+        facts.append(("prompts", _prompts(recipe, record)))
+    if plan is not None:
         share = plan.achieved.get("fraction", 0)
         facts.append(
             ("plan", f"{plan.count} neurons ({share:.2%}), asked for {plan.requested.get('budget')}, {_operator(plan)}")
@@ -41,18 +47,18 @@ def summary(run: Run) -> str:
         facts.append(("model/", f"{before:,} -> {after:,} parameters, reload verified{note}"))
     for name, text in facts:
         lines += _wrapped(f"{name:<8} {text}", indent=9)
-    if "evaluate" in stages:
-        lines += ["", *_table(run.evaluation)]
+    if evaluation is not None:
+        lines += ["", *_table(evaluation)]
     order = ("audit", "score", "plan", "prune", "evaluate")
     missing = order[max((place + 1 for place, stage in enumerate(order) if stage in stages), default=0) :]
     if missing and not ("evaluate" in stages and "plan" not in stages):
-        lines += ["", f"next: fairprune {missing[0]} --output {run.folder}"]
+        lines += ["", f"next: fairprune {missing[0]} --output {folder}"]
     seconds = record.get("seconds", {})
     if seconds:
         lines += ["", *_wrapped("seconds  " + "  ".join(f"{name} {value:.1f}" for name, value in seconds.items()), indent=9)]
     if "report" in stages:
-        lines.append(f"look at  {run.folder / 'report.html'}")
-    lines.append(f"folder   {run.folder}")
+        lines.append(f"look at  {folder / 'report.html'}")
+    lines.append(f"folder   {folder}")
     return "\n".join(lines)
 
 
@@ -60,15 +66,15 @@ def _operator(plan: Plan) -> str:
     return plan.operator if plan.factor is None else f"{plan.operator} x {plan.factor:g}"
 
 
-def _prompts(run: Run) -> str:
-    counts = run.record.get("contrasts", {})
-    text = str(run.recipe.prompts or "in memory")
+def _prompts(recipe: Recipe, record: Mapping[str, Any]) -> str:
+    counts = record.get("contrasts", {})
+    text = str(recipe.prompts or "in memory")
     if counts:
         text += f", {counts['used']} contrasts"
         if counts["skipped"]:
             text += f" ({counts['skipped']} skipped: skipped.jsonl)"
-    if run.record.get("n_unequal"):
-        text += f", {run.record['n_unequal']} of unequal token counts"
+    if record.get("n_unequal"):
+        text += f", {record['n_unequal']} of unequal token counts"
     return text
 
 

@@ -44,24 +44,60 @@ FILES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-class RunFolder:
-    """A folder with a recipe and a record, open for work or finished before. Nothing is written before a stage begins."""
+Contents = Callable[[Sequence[str]], dict[str, Any]]
+"""Gives, for those of some fields of the recipe that name a file or something in memory, what stands in a key: its hash."""
+
+
+class RunFolder(os.PathLike[str]):
+    """A folder with a recipe and a record, open for work or finished before. Nothing is written before a stage begins.
+
+    It is a path: `folder / "plan.json"`.
+
+    Args:
+        recipe: what the folder is opened with.
+        path: where; None: a temporary folder that lives as long as the object, and those made by `with_recipe`.
+        overwrite: a stage that is done with other inputs is done again.
+        contents: hashes of what the recipe's fields name, beyond the calibration text.
+    """
 
     def __init__(
         self,
         recipe: Recipe,
-        folder: Path | None,
+        path: Path | None,
         *,
         overwrite: bool = False,
         notify: Callable[[str], None] = lambda text: None,
+        contents: Contents = lambda names: {},
     ) -> None:
-        self._temporary = None if folder is not None else tempfile.TemporaryDirectory(prefix="fairprune-")
-        self.folder = folder if folder is not None else Path(cast(Any, self._temporary).name)
-        self.recipe, self.overwrite, self.notify = recipe, overwrite, notify
-        path = self.folder / RECORD
-        self.record: dict[str, Any] = provenance.read_json(path, FORMAT) if path.is_file() else {"format": FORMAT, "stages": {}}
+        self._temporary = None if path is not None else tempfile.TemporaryDirectory(prefix="fairprune-")
+        self.path = path if path is not None else Path(cast(Any, self._temporary).name)
+        self.recipe, self.overwrite, self.notify, self._contents = recipe, overwrite, notify, contents
+        record = self.path / RECORD
+        self.record: dict[str, Any] = (
+            provenance.read_json(record, FORMAT) if record.is_file() else {"format": FORMAT, "stages": {}}
+        )
         if not isinstance(self.record.get("stages"), dict):
-            raise RunFolderError(f"{path} is damaged: it has no 'stages'")
+            raise RunFolderError(f"{record} is damaged: it has no 'stages'")
+
+    def __truediv__(self, name: str | Path) -> Path:
+        return self.path / name
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def temporary(self) -> bool:
+        """The folder goes when the run does."""
+        return self._temporary is not None
+
+    def with_recipe(self, recipe: Recipe, *, overwrite: bool, notify: Callable[[str], None], contents: Contents) -> RunFolder:
+        """The same folder under another recipe."""
+        other = RunFolder(recipe, self.path, overwrite=overwrite, notify=notify, contents=contents)
+        other._temporary = self._temporary
+        return other
 
     def key(self, stage: str) -> str:
         """Hash of all that the result of a stage depends on."""
@@ -69,17 +105,31 @@ class RunFolder:
         if "plan_file" in self.record and stage not in ("evaluate", "report"):
             names = [name for name in names if name in ADOPTED]
         recipe = self.recipe.to_yaml()
-        content = {name: recipe[name] for name in names} | self.contents(names)
+        content = {name: recipe[name] for name in names} | self._hashes(names)
         if "plan_file" in self.record:
             content["plan"] = self.record["plan_file"]
         return provenance.digest(content)
 
-    def contents(self, names: Sequence[str]) -> dict[str, Any]:
-        """What stands in a key for a field of the recipe that names a file or something in memory: its hash."""
-        if self.recipe.calibration is None:
-            return {}
-        path = text_file(self.recipe.calibration)
-        return {"calibration": provenance.file_digest(path) if path.is_file() else None}
+    def _hashes(self, names: Sequence[str]) -> dict[str, Any]:
+        hashes = self._contents(names)
+        if self.recipe.calibration is not None:
+            path = text_file(self.recipe.calibration)
+            hashes["calibration"] = provenance.file_digest(path) if path.is_file() else None
+        return hashes
+
+    def accept_model(self, fingerprint: str) -> str:
+        """The fingerprint back; raises `RunFolderError` where the folder was made with another model."""
+        known = self.record.get("hashes", {}).get("model")
+        replaced = self.overwrite and not self.done("read")
+        if known is not None and known != fingerprint and self.record["stages"] and not replaced:
+            raise RunFolderError(
+                f"{self} was made with another model ({known[:12]}); this one is {fingerprint[:12]}: choose another --output"
+            )
+        return fingerprint
+
+    def has(self, stage: str) -> bool:
+        """The record names a result of the stage, with whatever inputs."""
+        return stage in self.record["stages"]
 
     def done(self, stage: str) -> bool:
         """The stage is finished with exactly these inputs.
@@ -90,36 +140,36 @@ class RunFolder:
         known = self.record["stages"].get(stage)
         if known is None:
             return False
-        missing = [name for name in known["files"] if not (self.folder / name).exists()]
+        missing = [name for name in known["files"] if not (self.path / name).exists()]
         if known["key"] == self.key(stage) and not missing:
             return True
         if not self.overwrite and known["key"] == self.key(stage):
-            raise RunFolderError(f"{self.folder / missing[0]} is missing: give --overwrite to do the stage {stage!r} again")
+            raise RunFolderError(f"{self.path / missing[0]} is missing: give --overwrite to do the stage {stage!r} again")
         if not self.overwrite:
-            old = read_yaml(self.folder / RECIPE)
+            old = read_yaml(self.path / RECIPE)
             new = self.recipe.to_yaml()
             changed = [name for name in new if new[name] != old.get(name)]
             what = f"other options ({', '.join(changed)})" if changed else "other inputs"
             raise RunFolderError(
-                f"{self.folder} already holds the stage {stage!r} with {what}: give --overwrite to replace it, or another --output"
+                f"{self} already holds the stage {stage!r} with {what}: give --overwrite to replace it, or another --output"
             )
         return False
 
     def needs(self, stage: str) -> None:
         """Raise `RunFolderError` unless an earlier stage is finished with these inputs."""
         if stage not in self.record["stages"]:
-            raise RunFolderError(f"{self.folder} holds no result of the stage {stage!r}: run `fairprune {stage}` first")
+            raise RunFolderError(f"{self} holds no result of the stage {stage!r}: run `fairprune {stage}` first")
         if not self.done(stage):
-            raise RunFolderError(f"the stage {stage!r} of {self.folder} is outdated: run `fairprune {stage} --overwrite` first")
+            raise RunFolderError(f"the stage {stage!r} of {self} is outdated: run `fairprune {stage} --overwrite` first")
 
     def begin(self, stage: str) -> None:
         """Make room for a stage: its files and those of later stages go, and the recipe is written."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.path.mkdir(parents=True, exist_ok=True)
         later = STAGES[STAGES.index(stage) :]
         if stage == "read":
-            shutil.rmtree(self.folder / CHECKPOINT, ignore_errors=True)
+            shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
         for name in (name for each in later for name in FILES[each]):
-            path = self.folder / name
+            path = self.path / name
             if path.is_dir():
                 shutil.rmtree(path)
             else:
@@ -159,8 +209,8 @@ class RunFolder:
                 entry = discovery.find(kind, getattr(self.recipe, kind).plugin)
                 plugins[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
         self.note(versions=versions(), plugins=plugins, seeds={"run": self.recipe.seed})
-        provenance.write_text(self.folder / RECIPE, yaml.safe_dump(self.recipe.to_yaml(), sort_keys=False, allow_unicode=True))
-        provenance.write_json(self.folder / RECORD, self.record)
+        provenance.write_text(self.path / RECIPE, yaml.safe_dump(self.recipe.to_yaml(), sort_keys=False, allow_unicode=True))
+        provenance.write_json(self.path / RECORD, self.record)
 
 
 def refuse_unwritable(folder: Path) -> None:

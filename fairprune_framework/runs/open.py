@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.errors import RunFolderError
+from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import load_recipe, merge_options, read_recipe, read_yaml, with_defaults, with_options
 from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, Recipe
 from fairprune_framework.runs.folder import RECIPE, RECORD, refuse_unwritable
@@ -60,12 +61,7 @@ def open_run(
         resolved = with_defaults(with_options(known, given, f"{folder / RECIPE}"))
     else:
         resolved = with_defaults(load_recipe(recipe, given))
-    return Run(
-        resolved,
-        folder,
-        overwrite=overwrite,
-        model=in_memory_model,
-        tokenizer=tokenizer,
-        contrasts=in_memory_prompts,
-        notify=notify,
+    loaded = (
+        None if in_memory_model is None else LoadedModel(resolved, model=in_memory_model, tokenizer=tokenizer, notify=notify)
     )
+    return Run(resolved, folder, overwrite=overwrite, loaded=loaded, contrasts=in_memory_prompts, notify=notify)

@@ -1,55 +1,126 @@
-"""The stage `audit` of a run: what rank 0 prepares, what further ranks join, and what a checkpoint is bound to."""
+"""The stage `audit`: contrasts of the split `select` + model -> `statistics.*`. What rank 0 does, and what further ranks join."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from fairprune_framework.auditing import audit as auditing
 from fairprune_framework.auditing import autotune
-from fairprune_framework.auditing.audit import Outcome
+from fairprune_framework.auditing.audit import Outcome, perform, work_of
 from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
+from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.code_digest import code_digest
 from fairprune_framework.auditing.demand import Demand, passes_of
 from fairprune_framework.auditing.distributed import parallel
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
+from fairprune_framework.auditing.distributed.parallel import Parallelism
+from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
 from fairprune_framework.auditing.runner import loggers_of
 from fairprune_framework.auditing.streams import FiledStreams, Job
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
-from fairprune_framework.runs.folder import CHECKPOINT as FOLDER
-from fairprune_framework.utilities import files as provenance
-from fairprune_framework.utilities.progress import silent
+from fairprune_framework.recipes.recipe import Recipe
+from fairprune_framework.runs.folder import CHECKPOINT
+from fairprune_framework.runs.run import Run
+from fairprune_framework.utilities.files import file_digest
 from fairprune_framework.utilities.versions import versions
 
-if TYPE_CHECKING:
-    from fairprune_framework.runs.run import Run
 
-
-def audit_run(run: Run, demand: Demand) -> Outcome:
-    """Do what is left of the audit of a run, as rank 0."""
-    parallelism = run.parallelism
-    calibration = run.calibration if demand.calibration else None
-    passes = passes_of(demand.statistics, len({site.layer for site in run.architecture.sites.values()}))
-    if calibration is not None and not (run.folder / "calibration.jsonl").exists():  # a text in memory: all ranks read it there
-        calibration.save(run.folder / "calibration.jsonl", run.tokenizer)
-    max_tokens = run.micro_batch_tokens
-    streams = FiledStreams(run.folder, run.encoder)
-    job = Job(
-        categories=tuple(sorted(run.categories)),
-        values=run.values,
-        contrasts=run.alignment.selecting,
-        documents=len(calibration.scoring) if calibration is not None else 0,
-        max_tokens=max_tokens,
-        share_up_to=run.sharing.up_to,
-        tokens=run.alignment.selecting_tokens,
-        facts={"vocabularies": run.contrasts.vocabularies},
+def parallelism_of(recipe: Recipe) -> Parallelism:
+    """Devices, nodes and strategy of an audit."""
+    return Parallelism(
+        accelerator=recipe.accelerator,
+        devices=recipe.devices,
+        nodes=recipe.nodes,
+        strategy=recipe.strategy,
+        compile=recipe.compile,
     )
-    checkpoint = Checkpoint(run.folder / FOLDER, binding(run, demand, job), run.notify)
-    if run.overwrite and checkpoint.folder.is_dir():
+
+
+def prefixes_of(run: Run) -> Sharing:
+    """Whether prefixes that texts share are computed once, and why."""
+    if run.recipe.prefix_sharing == "never":
+        return Sharing(up_to=0, because="--prefix-sharing never")
+    passes = [pass_ for pass_ in run.plugins.passes() if pass_.stream == CONTRASTS]
+    if passes and all(pass_.objective for pass_ in passes):
+        return Sharing(
+            up_to=0, because="every pass over the contrasts has an objective: each text carries a gradient of its own"
+        )
+    return prefix_sharing(run.loaded.model)
+
+
+def check(run: Run) -> None:
+    """Raise `UserError` for plugins that cannot be served, a way to compute that cannot be had, or nothing to audit."""
+    run.plugins.check_needs()
+    loaded = run.loaded
+    ActivationStatisticsCallback(
+        model=loaded.model,
+        adapter=loaded.architecture.adapter,
+        sites=list(loaded.architecture.sites.values()),
+        statistics=run.plugins.demand(len(loaded.layers)).statistics,
+        categories=(),
+    )
+    check_parallelism(run)
+    if not run.prompts.alignment.selecting:
+        raise UserError("no contrast may feed scores: all are controls, or of the split 'heldout'")
+
+
+def check_parallelism(run: Run) -> None:
+    """Raise `UserError` for what an audit over several processes cannot have."""
+    parallelism, loaded = parallelism_of(run.recipe), run.loaded
+    if not parallelism.is_distributed:
+        return
+    if run.folder.temporary and not parallelism.forked:
+        raise UserError("an audit over several processes needs a run folder that all of them can read: give an output folder")
+    if loaded.in_memory and not parallelism.forked:
+        raise UserError(
+            "a model in memory cannot be shared with processes of its own: name a model or folder, or take the strategy ddp_spawn"
+        )
+    if parallelism.tensor_parallel:
+        sites = tuple(loaded.architecture.sites.values())
+        check_tensor_parallel(loaded.model, sites, parallelism.devices * parallelism.nodes)
+
+
+def run(run: Run) -> list[str]:
+    """Do the stage; returns the files that it left. What is summed is kept in `checkpoint/` until they are there."""
+    sharing = prefixes_of(run)
+    outcome = _audit(run, run.plugins.demand(len(run.loaded.layers)), sharing)
+    if parallelism_of(run.recipe).sharded:
+        run.loaded.release()
+    else:
+        run.loaded.to_device()
+    run.folder.begin("audit")
+    outcome.statistics.save(run.folder.path)
+    shutil.rmtree(run.folder / CHECKPOINT, ignore_errors=True)
+    how = {"prefixes": sharing.up_to > 0, "because": sharing.because}
+    run.folder.note(hashes={"composition": outcome.statistics.composition}, audit=outcome.to_json() | {"sharing": how})
+    return ["statistics.safetensors", "statistics.json"]
+
+
+def _audit(run: Run, demand: Demand, sharing: Sharing) -> Outcome:
+    """Do what is left of the audit, as rank 0."""
+    loaded, prompts, folder = run.loaded, run.prompts, run.folder
+    parallelism = parallelism_of(run.recipe)
+    calibration = run.calibration if demand.calibration else None
+    passes = passes_of(demand.statistics, len(loaded.layers))
+    if calibration is not None and not (folder / "calibration.jsonl").exists():  # a text in memory: all ranks read it there
+        calibration.save(folder / "calibration.jsonl", loaded.tokenizer)
+    streams = FiledStreams(folder.path, loaded.encoder)
+    job = Job(
+        categories=tuple(prompts.categories),
+        values=prompts.values,
+        contrasts=prompts.alignment.selecting,
+        documents=len(calibration.scoring) if calibration is not None else 0,
+        max_tokens=run.micro_batch_tokens,
+        share_up_to=sharing.up_to,
+        tokens=prompts.alignment.selecting_tokens,
+        facts={"vocabularies": prompts.contrasts.vocabularies},
+    )
+    checkpoint = Checkpoint(folder / CHECKPOINT, binding(run, demand, job), run.notify)
+    if folder.overwrite and checkpoint.folder.is_dir():
         try:
             checkpoint.load()
         except FairpruneError as error:
@@ -61,10 +132,10 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
     checkpoint.clear_failures()
     facts = {**job.facts, "binding": checkpoint.binding}
     job = replace(job, done=before.done, session=checkpoint.session, facts=facts)
-    limit = _announce(run, job, passes, streams)
-    outcome = auditing.perform(
-        run.model,
-        run.architecture,
+    limit = _announce(run, job, passes, streams, parallelism)
+    outcome = perform(
+        loaded.model,
+        loaded.architecture,
         demand,
         job,
         streams,
@@ -72,7 +143,7 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
         checkpoint=checkpoint,
         before=before if before.done.bits else None,
         every=run.recipe.checkpoint_every,
-        loggers=loggers_of(run.recipe.log, run.folder),
+        loggers=loggers_of(run.recipe.log, folder.path),
         limit=limit,
     )
     assert outcome is not None
@@ -83,24 +154,24 @@ def audit_run(run: Run, demand: Demand) -> Outcome:
     return outcome
 
 
-def run_worker_rank(run: Run, demand: Callable[[], Demand]) -> int:
+def run_worker_rank(run: Run) -> int:
     """Compute this rank's part of the audit of a run, as a rank that is not 0; returns the exit code.
 
     Writes its own checkpoints alone, and prints nothing; the reason of a failure is written where rank 0 finds it.
     """
-    checkpoint = Checkpoint(run.folder / FOLDER, {})
-    run.notify = silent
+    checkpoint = Checkpoint(run.folder / CHECKPOINT, {})
+    parallelism, loaded = parallelism_of(run.recipe), run.loaded
     try:
-        parallel.init_process_group(run.parallelism)
-        if parallel.broadcast(run.parallelism, None) == "leave":
+        parallel.init_process_group(parallelism)
+        if parallel.broadcast(parallelism, None) == "leave":
             return 0
-        auditing.perform(
-            run.model,
-            run.architecture,
-            demand(),
+        perform(
+            loaded.model,
+            loaded.architecture,
+            run.plugins.demand(len(loaded.layers)),
             None,
-            FiledStreams(run.folder, run.encoder),
-            parallelism=run.parallelism,
+            FiledStreams(run.folder.path, loaded.encoder),
+            parallelism=parallelism,
             checkpoint=checkpoint,
             every=run.recipe.checkpoint_every,
         )
@@ -112,35 +183,24 @@ def run_worker_rank(run: Run, demand: Callable[[], Demand]) -> int:
         if os.environ.get("FAIRPRUNE_DEBUG"):
             raise
         if not isinstance(error, RankFailed):
-            checkpoint.write_failure(run.parallelism.rank, error)
+            checkpoint.write_failure(parallelism.rank, error)
         return 1
     finally:
-        parallel.destroy_process_group(run.parallelism)
+        parallel.destroy_process_group(parallelism)
     return 0
-
-
-def check_parallelism(run: Run) -> None:
-    """Raise `UserError` for what an audit over several processes cannot have."""
-    parallelism = run.parallelism
-    if run._temporary is not None and not parallelism.forked:
-        raise UserError("an audit over several processes needs a run folder that all of them can read: give an output folder")
-    if run._given_model is not None and not parallelism.forked:
-        raise UserError(
-            "a model in memory cannot be shared with processes of its own: name a model or folder, or take the strategy ddp_spawn"
-        )
-    if parallelism.tensor_parallel:
-        check_tensor_parallel(run.model, tuple(run.architecture.sites.values()), parallelism.devices * parallelism.nodes)
 
 
 def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
     """All that partial sums depend on, in words."""
-    installed = versions()
-    layers = len({site.layer for site in run.architecture.sites.values()})
+    installed, parallelism, loaded = versions(), parallelism_of(run.recipe), run.loaded
     found = {
         "model": run.fingerprint,
-        "prompt set": provenance.file_digest(run.folder / "contrasts.jsonl"),
+        "prompt set": file_digest(run.folder / "contrasts.jsonl"),
         "calibration text": run.calibration.hash if demand.calibration else None,
-        "set of statistics": [*sorted(demand.names(layers)), "clusters" if demand.clusters else "no clusters"],
+        "set of statistics": [
+            *sorted(demand.names(len(loaded.layers))),
+            "clusters" if demand.clusters else "no clusters",
+        ],
         "composition of micro-batches": [
             job.max_tokens,
             job.share_up_to,
@@ -148,32 +208,33 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
             run.recipe.chat_template,
             sorted(job.values.items()),
         ],
-        "architecture": run.architecture.name,
-        "code version": code_digest([*demand.statistics, run.architecture.adapter]),
+        "architecture": loaded.architecture.name,
+        "code version": code_digest([*demand.statistics, loaded.architecture.adapter]),
         "version of torch": installed["torch"],
         "version of transformers": installed["transformers"],
-        "kind of device": run.device.type,
+        "kind of device": loaded.device.type,
     }
-    if run.parallelism.compile:
+    if parallelism.compile:
         found["way to compute"] = "compiled"
-    if run.parallelism.tensor_parallel:
+    if parallelism.tensor_parallel:
         found["way to compute"] = "tensor parallel"
     return found
 
 
-def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams) -> float | None:
+def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams, parallelism: Parallelism) -> float | None:
     """Say what there is to do; returns the measured limit in tokens per second."""
     sizes = {CONTRASTS: job.contrasts, CALIBRATION: job.documents}
     planned: list[autotune.Planned] = []
     first: list[BatchSpec] = []
-    for work in auditing.work_of(job, passes, streams(job)):
+    for work in work_of(job, passes, streams(job)):
         _, window = next(work.windows(lambda number: number == 0))
-        found = list(batch_specs(window, work.max_tokens, work.pass_, work.share_up_to))
-        first = first or found
-        planned.append(autotune.Planned.of(found, sizes[work.pass_.stream] / len(window), work.pass_.objective is not None))
-    rate = None if run.parallelism.sharded else autotune.limit_of(run.model, first, run.device)
-    ranks = max(run.parallelism.devices, 1) * run.parallelism.nodes
+        specs = list(batch_specs(window, work.max_tokens, work.pass_, work.share_up_to))
+        first = first or specs
+        planned.append(autotune.Planned.of(specs, sizes[work.pass_.stream] / len(window), work.pass_.objective is not None))
+    device = run.loaded.device
+    rate = None if parallelism.sharded else autotune.limit_of(run.loaded.model, first, device)
+    ranks = max(parallelism.devices, 1) * parallelism.nodes
     left = 1 - job.done.contrasts / max(sum(sizes[pass_.stream] for pass_ in passes), 1)
     text = autotune.announcement(job.contrasts, job.tokens, planned, rate, ranks, job.done.contrasts, left)
-    run.notify(f"audit of {text}; {autotune.memory_used(run.device) / 1e9:.1f} GB in use")
+    run.notify(f"audit of {text}; {autotune.memory_used(device) / 1e9:.1f} GB in use")
     return rate * ranks if rate else None

@@ -16,9 +16,9 @@ import torch
 from scipy.stats import hypergeom
 
 import fairprune_framework as fp
-from fairprune_framework.ablation.search import ablate
+from fairprune_framework.ablation.ablate import ablate
+from fairprune_framework.analysis.causality import activation_norms
 from fairprune_framework.analysis.neuron import moved_by
-from fairprune_framework.analysis.overlap import activation_norms
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.runs.run import Run
@@ -170,7 +170,7 @@ def test_held_out_contrasts_are_looked_at_once(case: Planted, done: Path, tmp_pa
     result = confirmed["results"][0]
     assert result["verdict"] == "fairer"
     run = fp.Run(fp.Recipe(), folder / result["folder"])  # an ordinary run folder, with the real splits
-    row = run.evaluation.find("next-token-divergence", split="heldout")
+    row = run.read_evaluation().find("next-token-divergence", split="heldout")
     assert row is not None
     assert (row.change, row.n) == (result["change"], sum(c.split == "heldout" for c in case.contrasts))
     with pytest.raises(RunFolderError, match=r"looked at already, for .* after 8 cells"):
@@ -228,7 +228,7 @@ def run(case: Planted, tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_overlap_against_sets_and_scipy(run: Run) -> None:
     found = fp.overlap(run)
     assert found == json.loads((run.folder / "overlap.json").read_text())
-    scores = run.scores
+    scores = run.read_scores()
     sets = {}
     for category in found["categories"]:
         flat = {(n, i): v for n, values in scores.by_category[category].items() for i, v in enumerate(values.tolist()) if v > 0}
@@ -279,10 +279,10 @@ def test_activation_norms_by_hand(run: Run) -> None:
     name = "model.layers.1.mlp"
     seen: list[torch.Tensor] = []
     documents = run.calibration.documents[0::2]
-    module: Any = run.model.get_submodule(f"{name}.down_proj")
+    module: Any = run.loaded.model.get_submodule(f"{name}.down_proj")
     handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0][0].double()))
     for document in documents:
-        run.model(input_ids=torch.tensor([document]))
+        run.loaded.model(input_ids=torch.tensor([document]))
     handle.remove()
     expected = torch.cat(seen).norm(dim=0)
     del run.calibration
@@ -291,11 +291,11 @@ def test_activation_norms_by_hand(run: Run) -> None:
 
 
 def test_inspect_a_planted_neuron(run: Run, case: Planted) -> None:
-    site, units = next((name, found) for name, found in run.plan.sites.items() if set(found) & set(case.planted[name]))
+    site, units = next((name, found) for name, found in run.read_plan().sites.items() if set(found) & set(case.planted[name]))
     unit = next(each for each in units if each in case.planted[site])
     found = fp.inspect(run, f"{site}:{unit}")
     assert found["choice"]["planned"] is True
-    assert found["scores"]["bias"]["value"] == run.scores.bias[site][unit].item()
+    assert found["scores"]["bias"]["value"] == run.read_scores().bias[site][unit].item()
     movements = [each["movement"] for each in found["contrasts"]]
     assert movements == sorted(movements, reverse=True)
     assert len(found["promotes"]) == len(found["suppresses"]) == 10
@@ -307,11 +307,13 @@ def test_inspect_a_planted_neuron(run: Run, case: Planted) -> None:
 
 @torch.no_grad()
 def test_movement_and_promoted_tokens_by_hand(run: Run) -> None:
-    site, unit = run.architecture.sites["model.layers.2.mlp"], 5
-    model: Any = run.model
+    site, unit = run.loaded.architecture.sites["model.layers.2.mlp"], 5
+    model: Any = run.loaded.model
     moved = {each["id"]: each for each in moved_by(run, site, unit)}
     pair = next(
-        c for c in run.aligned[0] if len(c.variants) == 2 and c.equal_length and c.variants[0].end - c.variants[0].start == 1
+        c
+        for c in run.prompts.aligned
+        if len(c.variants) == 2 and c.equal_length and c.variants[0].end - c.variants[0].start == 1
     )
     seen: list[torch.Tensor] = []
     handle = model.model.layers[2].mlp.down_proj.register_forward_pre_hook(

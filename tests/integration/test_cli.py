@@ -91,7 +91,7 @@ def test_a_broken_plugin_breaks_no_list(fairprune: Any, monkeypatch: pytest.Monk
 
 
 def test_version(fairprune: Any) -> None:
-    from fairprune_framework import __version__
+    from fairprune_framework.utilities.versions import __version__
 
     done = subprocess.run(
         [sys.executable, "-m", "fairprune_framework", "--version"], capture_output=True, text=True, timeout=60

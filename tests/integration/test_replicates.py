@@ -79,8 +79,8 @@ def test_a_policy_sees_the_scores_of_resampled_clusters(case: Planted, tmp_path:
     drawn = torch.stack([bias[name] for bias in SEEN])
     assert (drawn.std(0) > 0).any()  # clusters differ
     mean = drawn.mean(0)
-    torch.testing.assert_close(mean, run.scores.bias[name], rtol=0.5, atol=float(mean.max()) * 0.2)
-    planned = {(site, unit) for site, units in run.plan.sites.items() for unit in units}
+    torch.testing.assert_close(mean, run.read_scores().bias[name], rtol=0.5, atol=float(mean.max()) * 0.2)
+    planned = {(site, unit) for site, units in run.read_plan().sites.items() for unit in units}
     planted = {(site, unit) for site, units in case.planted.items() for unit in units}
     assert len(planned) == 12
     assert len(planned & planted) >= 6

@@ -260,8 +260,8 @@ def half_written(folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("place", "stage"),
     [
-        ("fairprune_framework.auditing.audit.perform", "audit"),
-        ("fairprune_framework.selection.planning.make_plan", "plan"),
+        ("fairprune_framework.stages.audit.perform", "audit"),
+        ("fairprune_framework.selection.decide.make_plan", "plan"),
         ("fairprune_framework.surgery.removal._compare", "prune"),
         ("fairprune_framework.evaluation.results.Evaluation.save", "evaluate"),
     ],
@@ -479,7 +479,7 @@ def test_the_functions_give_the_files_of_the_command_line(finished: Path, llama:
     assert done.verdict == record(finished)["verdict"]
     same = ("contrasts.jsonl", "statistics.safetensors", "scores.safetensors", "evaluation.json", "model/model.safetensors")
     same_files(done.folder, finished, *same)
-    assert done.plan.sites == {
+    assert done.read_plan().sites == {
         site: tuple(units) for site, units in json.loads((finished / "plan.json").read_text())["sites"].items()
     }
     with pytest.raises(ValueError, match="needs its tokenizer"):

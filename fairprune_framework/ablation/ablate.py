@@ -1,0 +1,121 @@
+"""Try every cell of a grid: in one process, in parts, or over ranks that were started together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fairprune_framework.ablation.grid import read_grid
+from fairprune_framework.ablation.heldout import confirm_best, refuse_second_look
+from fairprune_framework.ablation.search import Ablation
+from fairprune_framework.auditing.demand import Demand
+from fairprune_framework.auditing.distributed import parallel
+from fairprune_framework.errors import UserError
+from fairprune_framework.evaluation.sentence_rows import PREFERENCE
+from fairprune_framework.recipes.loading import with_options
+from fairprune_framework.stages.plan import check as check_layers
+
+
+def ablate(
+    grid: str | Path | Mapping[str, Any],
+    output: str | Path,
+    *,
+    confirm: int = 0,
+    part: tuple[int, int] | None = None,
+    overwrite: bool = False,
+    model: Any = None,
+    tokenizer: Any = None,
+    prompts: Any = None,
+    notify: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> dict[str, Any] | None:
+    """Try every cell of a grid; returns the content of `ablation.json`, or None while cells of other parts are missing.
+
+    Args:
+        grid: a YAML file, or a mapping.
+        output: the folder; the same grid in the same folder goes on, a grown one does its new cells.
+        confirm: re-run that many of the best cells and judge them on held-out contrasts: once.
+        part: (i, n): do cell i, i + n, ...; n processes share the work of one folder. By default all cells; of ranks that torchrun
+            or SLURM started together, each does its own, and rank 0 waits for all and writes the table.
+        model, prompts: names, or in memory (with `tokenizer`).
+        options: fields of the recipe, the same for all cells.
+
+    Raises:
+        UserError: the grid is wrong; nothing was written. Or held-out contrasts were looked at before.
+    """
+    if part is not None and not 0 <= part[0] < part[1]:
+        raise UserError(f"--part must be I/N with 0 <= I < N. Got {part[0]}/{part[1]} instead.")
+    if confirm < 0:
+        raise UserError(f"--confirm must be a number of cells. Got {confirm} instead.")
+    in_memory = {"model": model, "prompts": prompts}
+    named = {name: str(value) for name, value in in_memory.items() if isinstance(value, (str, Path))}
+    read = read_grid(grid, {**options, **named})
+    given: dict[str, Any] = {name: None if name in named else value for name, value in in_memory.items()}
+    written = dict(grid) if isinstance(grid, Mapping) else None
+    text = yaml.safe_dump(written, sort_keys=False) if written else Path(str(grid)).read_text(encoding="utf-8")
+
+    def opened(**more: Any) -> Ablation:
+        return Ablation(read, Path(output), **given, tokenizer=tokenizer, **more)
+
+    def prepared() -> Ablation:
+        found = opened(overwrite=overwrite, notify=notify)
+        if confirm:
+            refuse_second_look(found, confirm)
+        if found.left():
+            check(found)
+        found.begin(text)
+        return found
+
+    rank, ranks = parallel.launched_ranks() if part is None else (0, 1)
+    if ranks > 1:
+        done = _together(parallel.Parallelism(devices=ranks), (rank, ranks), prepared, opened)
+    else:
+        done = prepared()
+        done.run_cells(part or (0, 1))
+    if done is None:
+        return None
+    record = done.assemble()
+    if confirm and record is not None:
+        confirm_best(done, confirm)
+    return done.record if record is not None else None
+
+
+def _together(
+    parallelism: parallel.Parallelism, part: tuple[int, int], prepared: Callable[[], Ablation], opened: Callable[[], Ablation]
+) -> Ablation | None:
+    """The cells over ranks that were started together: rank 0 checks, audits, tells the others to begin, and waits for them."""
+    parallel.init_process_group(parallelism)
+    try:
+        if part[0]:
+            if parallel.broadcast(parallelism, None) == "cells":
+                opened().run_cells(part)
+                parallel.barrier(parallelism)
+            return None
+        told = "leave"
+        try:
+            found = prepared()
+            if found.left():
+                found.audit()
+            told = "cells"
+        finally:
+            parallel.broadcast(parallelism, told)
+        found.run_cells(part)
+        parallel.barrier(parallelism)
+        return found
+    finally:
+        parallel.destroy_process_group(parallelism)
+
+
+def check(found: Ablation) -> None:
+    """Everything that can be wrong with model, prompts and plugins is found before anything is written."""
+    base = found.base_run()
+    base.with_recipe(with_options(base.recipe, found.grid.cells[0].choices)).plugins.check_names()
+    _ = base.prompts.contrasts, base.fingerprint, base.prompts.aligned
+    check_layers(base)
+    Demand.of(found.grid.plugins, len(base.loaded.layers))
+    selecting = (one for one in base.prompts.aligned if one.split in (None, "select"))
+    if found.grid.judge == PREFERENCE and not any(one.stereotyping is not None for one in selecting):
+        raise UserError(f"judge: {PREFERENCE} needs contrasts that name a stereotype, and those of select name none")

@@ -1,0 +1,113 @@
+"""Does masking the plan do more than masking random neurons of equal activation norm?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.analysis.common import MaskedDivergence, opened_run
+from fairprune_framework.api.rankings import draw_matched
+from fairprune_framework.errors import UserError
+from fairprune_framework.runs.run import Run
+from fairprune_framework.utilities.files import write_json
+from fairprune_framework.utilities.progress import Notify, silent
+
+
+def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> dict[str, Any]:
+    """Does masking the plan do more than masking random neurons of the same layers and activation norms? And do the control contrasts
+    react as much as the demographic ones? `p_value`: share of the draws (and the plan itself) that lower the divergence at least as
+    much. Writes `causal.json`."""
+    opened = opened_run(run, notify, "plan")
+    plan = opened.read_plan()
+    if plan.count == 0:
+        raise UserError(f"the plan of {opened.folder} is empty: {plan.reason}")
+    if draws < 1:
+        raise UserError(f"--draws must be at least 1. Got {draws} instead.")
+    judge = MaskedDivergence(opened)
+    norms = activation_norms(opened)
+    layers = set(opened.recipe.protected_layers)
+    allowed = {
+        name: seen & (opened.loaded.architecture.sites[name].layer not in layers)
+        for name, seen in opened.read_scores().observed.items()
+    }
+    reference = {name: torch.tensor(units) for name, units in plan.sites.items() if units}
+    generator = torch.Generator().manual_seed(opened.recipe.seed)
+    own = judge.measured(plan.sites, plan.multiplier)
+    random: list[dict[str, float | None]] = []
+    for place in range(draws):
+        units = {name: found.tolist() for name, found in draw_matched(reference, norms, allowed, generator).items()}
+        after = judge.measured(units, plan.multiplier)
+        both = [judge.change(after, control=control) for control in (False, True)]
+        random.append(
+            {name: None if c is None else c.change for name, c in zip(("change", "control_change"), both, strict=True)}
+        )
+        notify(f"random set {place + 1} of {draws}")
+    effects = {name: judge.change(own, control=control) for name, control in (("demographic", False), ("control", True))}
+    change = effects["demographic"].change
+    as_low = sum(each["change"] is not None and change is not None and each["change"] <= change for each in random)
+    answer = {
+        "format": "fairprune-causal/1",
+        "split": judge.split,
+        "units": plan.count,
+        "operator": plan.operator,
+        **{name: None if found is None else _effect(found) for name, found in effects.items()},
+        "random": random,
+        "p_value": (1 + as_low) / (1 + draws),
+        "control_ratio": _control_ratio(effects),
+        "norm_ratio": _norm_ratio(reference, norms, draw_matched(reference, norms, allowed, generator)),
+    }
+    write_json(opened.folder / "causal.json", answer)
+    return answer
+
+
+def _effect(found: Any) -> dict[str, Any]:
+    return {name: getattr(found, name) for name in ("before", "after", "change", "ci_low", "ci_high", "p_value", "clusters")}
+
+
+def _control_ratio(effects: Mapping[str, Any]) -> float | None:
+    """The relative change of the controls over that of the demographic contrasts; 1: they react as much."""
+    own, control = effects["demographic"], effects["control"]
+    return control.change / own.change if control is not None and control.change is not None and own.change else None
+
+
+def _norm_ratio(reference: Mapping[str, Tensor], norms: Mapping[str, Tensor], drawn: Mapping[str, Tensor]) -> float:
+    """Median of (norm of the random neuron / norm of the planned one): how well the draw is matched."""
+    pairs = [norms[name][drawn[name]] / norms[name][reference[name][: len(drawn[name])]] for name in reference]
+    return torch.cat(pairs).median().item()
+
+
+@torch.inference_mode()
+def activation_norms(run: Run) -> dict[str, Tensor]:
+    """site -> (N,) float64: 2-norm of each unit's activation over the scoring half of the calibration text."""
+    sites = run.loaded.architecture.sites
+    squares = {name: torch.zeros(site.units, dtype=torch.float64) for name, site in sites.items()}
+
+    def add(site: Any, tap: Any, values: Tensor, rows: Tensor | None) -> None:
+        squares[site.name] += values.double().square().sum(0).reshape(site.units, -1).sum(1).cpu()
+
+    device = next(run.loaded.model.parameters()).device
+    documents = run.calibration.scoring  # read here: text that the model itself writes must not pass through the tap
+    with run.loaded.architecture.adapter.tap(run.loaded.model, list(sites.values()), frozenset({"neuron"}), add):
+        for document in documents:
+            run.loaded.model.get_decoder()(input_ids=torch.tensor([document], device=device), use_cache=False)  # type: ignore[operator]
+    return {name: value.sqrt() for name, value in squares.items()}
+
+
+def render(answer: Mapping[str, Any]) -> str:
+    """The answer as text."""
+    lines = [f"masking {answer['units']} planned neurons, judged on {answer['split']}:"]
+    for name in ("demographic", "control"):
+        if (found := answer[name]) is not None and found["change"] is not None:
+            interval = "" if found["ci_low"] is None else f" [{found['ci_low']:+.1%}, {found['ci_high']:+.1%}]"
+            lines.append(f"  {name:<12} {found['change']:+.1%}{interval}, {found['clusters']} templates")
+    changes = [each["change"] for each in answer["random"] if each["change"] is not None]
+    if changes:
+        lines.append(f"  random sets  {min(changes):+.1%} to {max(changes):+.1%}, {len(changes)} of equal activation norm")
+    lines.append(f"  p = {answer['p_value']:.3f} that a random set lowers the divergence as much")
+    if answer["control_ratio"] is not None:
+        lines.append(f"  controls react {answer['control_ratio']:.0%} as much as demographic contrasts")
+    return "\n".join(lines)

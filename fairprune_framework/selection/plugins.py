@@ -1,0 +1,93 @@
+"""The plugins that a recipe names, each built when first asked for, and what they want an audit to sum."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, cast
+
+from fairprune_framework import discovery
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Pass, Plugin, SelectionPolicy
+from fairprune_framework.auditing.demand import Demand
+from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.errors import UserError
+from fairprune_framework.recipes.recipe import PLUGIN_KINDS, PluginSpec, Recipe
+from fairprune_framework.selection.scoring import needs_of_scorer
+
+
+class Plugins:
+    """Bias scorer, importance scorer and policy of a recipe.
+
+    Args:
+        recipe: names them.
+        also: further plugins that the audit serves.
+    """
+
+    def __init__(self, recipe: Recipe, also: tuple[Plugin, ...] = ()) -> None:
+        self._recipe, self.also = recipe, also
+
+    def label(self, kind: str) -> str:
+        """`distribution:name`; it seeds the plugin's random draws.
+
+        Raises:
+            UnknownName: no such plugin is installed.
+        """
+        entry = discovery.find(kind, cast(PluginSpec, getattr(self._recipe, kind)).plugin)
+        return f"{entry.distribution}:{entry.name}"
+
+    def check_names(self) -> None:
+        """Raise `UserError` for a plugin that is not installed; nothing is imported."""
+        for kind in PLUGIN_KINDS:
+            if getattr(self._recipe, kind) is not None:
+                self.label(kind)
+
+    def _built(self, kind: discovery.Kind) -> Any:
+        spec = cast(PluginSpec, getattr(self._recipe, kind))
+        return discovery.build(kind, spec.plugin, spec.options)
+
+    @cached_property
+    def bias(self) -> BiasScorer:
+        """The bias scorer."""
+        return cast(BiasScorer, self._built("bias"))
+
+    @cached_property
+    def importance(self) -> ImportanceScorer:
+        """The importance scorer."""
+        return cast(ImportanceScorer, self._built("importance"))
+
+    @cached_property
+    def policy(self) -> SelectionPolicy:
+        """The selection policy."""
+        return cast(SelectionPolicy, self._built("policy"))
+
+    @property
+    def all(self) -> tuple[Plugin, ...]:
+        """The three, then the further ones."""
+        return (self.bias, self.importance, self.policy, *self.also)
+
+    def passes(self) -> list[Pass]:
+        """The passes that the plugins' statistics listen to."""
+        return [pass_ for plugin in self.all for statistic in plugin.needs().statistics for pass_ in statistic.passes(1)]
+
+    def demand(self, layers: int) -> Demand:
+        """What the plugins want an audit of a model of `layers` layers to sum.
+
+        Raises:
+            UserError: two statistics that differ bear one name.
+        """
+        return Demand.of(self.all, layers)
+
+    def missing(self, statistics: Statistics, layers: int) -> str | None:
+        """A statistic that the plugins want and an audit does not hold."""
+        demand = self.demand(layers)
+        if demand.clusters and not statistics.cluster_counts:
+            return "clusters of templates, which a policy resamples"
+        return min(demand.names(layers) - set(statistics.statistics), default=None)
+
+    def check_needs(self) -> None:
+        """Raise `UserError` where a plugin asks for what it cannot be given."""
+        needs_of_scorer(self.bias, self.label("bias"))
+        needs_of_scorer(self.importance, self.label("importance"))
+        if self.policy.needs().probe and self._recipe.factor == "auto":
+            raise UserError(
+                f"{self.label('policy')} probes while it chooses, and needs a number for --factor: auto comes after it"
+            )

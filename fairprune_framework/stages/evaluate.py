@@ -1,0 +1,145 @@
+"""The stage `evaluate`: the original model, then what the plan made of it (or another model), on the same material.
+
+The original is measured whole, masked where a comparison needs both answers at once; then it is let go of and the other one loaded, so that
+one model is in memory at a time, unless the original came in memory.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fairprune_framework.errors import UserError
+from fairprune_framework.evaluation import exhibits
+from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
+from fairprune_framework.evaluation.metrics.perplexity import language_cost
+from fairprune_framework.evaluation.results import Evaluation, paired
+from fairprune_framework.evaluation.subject import Subject
+from fairprune_framework.evaluation.tasks.data import check_data, limits_of, tasks_of
+from fairprune_framework.evaluation.verdict import Verdict, decide
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.loading import load_model
+from fairprune_framework.runs.run import Run
+
+
+def check(run: Run, *, planning: bool = False) -> None:
+    """Everything about the evaluation that can be wrong with the input, before a model is measured.
+
+    Args:
+        planning: the stages to come make a plan.
+
+    Raises:
+        UserError: an unknown task, absent data, a set that may not judge, two things to compare with.
+    """
+    recipe = run.recipe
+    if recipe.against is not None and (planning or run.folder.has("plan") or "plan_file" in run.record):
+        raise UserError(
+            "--against compares two models, without a plan: `fairprune evaluate A --against B` in a folder of its own"
+        )
+    if recipe.judge_prompts:
+        _ = run.judged
+    if recipe.suite:
+        from fairprune_framework.evaluation.tasks.harness import check_tasks
+
+        tasks = tasks_of(recipe.suite)
+        limits_of(recipe.task_limit, tasks)
+        check_tasks(tasks)
+        check_data(tasks, None if recipe.task_data is None else Path(recipe.task_data))
+
+
+def run(run: Run) -> list[str]:
+    """Do the stage: `evaluation.json`, `evaluation_items.parquet`, `exhibits.*`, and the verdict; returns the files that it left."""
+    check(run)
+    evaluation, verdict = _evaluate(run)
+    run.folder.begin("evaluate")
+    evaluation.save(run.folder.path)
+    run.folder.note(n_unequal=evaluation.n_unequal)
+    if verdict is not None:
+        run.folder.note(verdict=verdict.word, verdict_because=verdict.because)
+    samples = ["evaluation_samples.parquet"] if evaluation.samples else []
+    return ["evaluation.json", "evaluation_items.parquet", *samples, *exhibits.FILES]
+
+
+def _evaluate(run: Run) -> tuple[Evaluation, Verdict | None]:
+    """The verdict is None where there is no plan: one model alone, or one against another.
+
+    After is the saved model where there is one; where the run abstained with a plan, the masked original, so that the reader sees
+    what would have happened.
+    """
+    recipe, loaded, max_tokens = run.recipe, run.loaded, run.micro_batch_tokens
+    plan = run.read_plan() if run.folder.has("plan") else None
+    units, multiplier = (plan.sites, plan.multiplier) if plan is not None else ({}, 0.0)
+    saved = run.folder / "model"
+    kept = recipe.suite or recipe.judge_prompts or recipe.against or recipe.cells
+    cells = Cells(Path(recipe.cells or run.folder / "cells") if kept else None, run.notify)
+    judging = run.calibration.judging
+    material = Material(recipe=recipe, prompts=run.prompts, judged=run.judged, documents=judging)
+    encoder, tokenizer = loaded.encoder, loaded.tokenizer
+    original = Subject(
+        loaded.model, tokenizer, loaded.architecture, cells, encoder=encoder, budget=max_tokens, notify=run.notify
+    )
+    layers = list(loaded.layers)
+    run.notify(f"evaluating {len(material.aligned)} contrasts")
+    before = measured(original, material)
+    floor = noise_floor(original, material.aligned, run.prompts.values, before.contrasts)
+    masked = original.masked_by(units, multiplier)
+    kl: float | None = None
+    if any(units.values()):  # the masked original and the smaller model answer alike: `prune` verified it
+        cost = language_cost(loaded.model, judging, change=masked.change)
+        before.text, text_after, kl = *cost.losses, cost.kl
+    changed = (
+        exhibits.After(model=loaded.model, architecture=loaded.architecture, change=masked.change)
+        if any(units.values())
+        else None
+    )
+    divergences = {one.id: one.divergence for one in before.contrasts}
+    scores = run.read_scores() if run.folder.has("score") else None
+
+    def shown(after: exhibits.After | None) -> exhibits.Exhibits:
+        return exhibits.collect(loaded, run.prompts, divergences, after, planned=units, scores=scores, max_tokens=max_tokens)
+
+    after: Measured | None = None
+    applied_by = None
+    if saved.is_dir() or recipe.against:
+        applied_by = "removal" if saved.is_dir() else "another model"
+        looked_at = shown(changed)
+        del original, masked, changed
+        loaded.release()
+        other = _other_model(run, str(saved) if saved.is_dir() else str(recipe.against), tokenizer)
+        architecture = recognise(other, recipe.architecture)
+        subject = Subject(other, tokenizer, architecture, cells, encoder=encoder, budget=max_tokens, notify=run.notify)
+        after = measured(subject, material)
+        if {site.layer for site in architecture.sites.values()} != set(layers):
+            layers = []
+    elif any(units.values()):
+        applied_by = "masking"
+        after = measured(masked, material)
+        looked_at = shown(changed)
+    else:
+        looked_at = shown(None)
+    if after is not None and kl is not None:
+        after.text = text_after
+    evaluation = compared(material, before, after, kl, floor, layers, applied_by, looked_at)
+    return evaluation, None if plan is None else _verdict(run, evaluation.items)
+
+
+def _other_model(run: Run, name: str, tokenizer: Any) -> Any:
+    other, theirs = load_model(name, dtype=run.recipe.dtype, trust_remote_code=run.recipe.trust_remote_code)
+    if theirs.get_vocab() != tokenizer.get_vocab():
+        raise UserError(
+            f"{name} has another tokenizer than {run.recipe.model}: their answers cannot be compared token by token"
+        )
+    return other.to(run.loaded.device)
+
+
+def _verdict(run: Run, items: Any) -> Verdict:
+    """The verdict on held-out contrasts without controls."""
+    heldout = [item for item in items if item["split"] == "heldout" and not item["control"]]
+    guard = run.record.get("guard")
+    return decide(
+        paired(heldout, "next-token-divergence", run.recipe.seed),
+        applied=not run.record.get("abstained", True),
+        why_not=run.record.get("abstained_because"),
+        guard_held=guard is None or bool(guard["held"]),
+    )

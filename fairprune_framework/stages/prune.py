@@ -1,0 +1,55 @@
+"""The stage `prune`: guard, then model + plan -> `model/`, verified; or an abstention with its reason."""
+
+from __future__ import annotations
+
+from fairprune_framework.calibration.text import padded
+from fairprune_framework.evaluation.guard import guard
+from fairprune_framework.models.loading import load_model, parameter_count
+from fairprune_framework.runs.run import Run
+from fairprune_framework.surgery.masking import check_plan
+from fairprune_framework.surgery.removal import save_pruned_model
+
+
+def check(run: Run) -> None:
+    """Nothing beyond what all stages ask of a model."""
+
+
+def run(run: Run) -> list[str]:
+    """Do the stage; returns the files that it left."""
+    loaded, folder, recipe = run.loaded, run.folder, run.recipe
+    plan = run.read_plan()
+    check_plan(plan, loaded.model, loaded.architecture)
+    folder.begin("prune")
+    count = parameter_count(loaded.model)
+    folder.note(parameters_before=count, parameters_after=count)
+    if plan.count == 0:
+        folder.note(abstained=True, abstained_because=plan.reason or "the plan is empty")
+        return []
+    judged = guard(
+        loaded.model, loaded.architecture, plan.sites, run.calibration, recipe.max_perplexity_increase, plan.multiplier
+    )
+    folder.note(guard=judged.to_json())
+    if not judged.held and not recipe.force:
+        because = (
+            f"perplexity on judging text would change by {judged.increase:+.1%}, "
+            f"more than --max-perplexity-increase {judged.limit:.1%} allows"
+        )
+        folder.note(abstained=True, abstained_because=because)
+        run.notify(f"abstained: {because}")
+        return []
+    ids, mask = padded([document[:64] for document in run.calibration.judging[:4]])
+    removal = save_pruned_model(
+        loaded.model,
+        loaded.tokenizer,
+        plan,
+        loaded.architecture,
+        folder / "model",
+        probe_ids=ids[:, : int(mask.sum(1).min())],
+        round_to=recipe.round_to,
+        reload=lambda saved: load_model(str(saved))[0].to(loaded.device),
+        restoration=folder / "restoration.safetensors",
+    )
+    folder.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
+    if removal.note:
+        run.notify(f"prune: {removal.note}")
+    return ["model", "restoration.safetensors"]
