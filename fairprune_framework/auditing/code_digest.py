@@ -7,8 +7,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import fairprune_framework
-
 SUMMED_BY = (
     "api",
     "auditing",
@@ -50,7 +48,7 @@ def code_digest(parts: Sequence[object], package: Path | None = None) -> str:
 
     Returns: hexadecimal.
     """
-    files = summing_files(package or Path(fairprune_framework.__path__[0]))
+    files = summing_files(package or Path(__file__).parents[1])
     for part in parts:
         module = type(part).__module__
         source = getattr(sys.modules.get(module), "__file__", None)

@@ -27,7 +27,7 @@ def test_doctor_says_what_is_there(fairprune: Any) -> None:
 
 def test_doctor_names_what_is_broken(fairprune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from fairprune_framework import discovery
-    from fairprune_framework.cli.main import doctor
+    from fairprune_framework.cli import doctor
 
     entry = discovery.Entry(kind="bias", name="gone", distribution="elsewhere", version="1", value="no_such_module:Gone")
     known = discovery.entries

@@ -23,7 +23,7 @@ SHARED_ROUNDS = 4
 def balance(costs: Sequence[int], loads: list[int]) -> list[int]:
     """Assign costs, the largest first, each to the rank with the least so far; `loads` are added to. Deterministic.
 
-    >>> shares([5, 4, 3, 3], [0, 0])
+    >>> balance([5, 4, 3, 3], [0, 0])
     [0, 1, 1, 0]
 
     Returns: the rank of each.

@@ -81,7 +81,7 @@ def test_a_folder_does_not_hand_on_how_a_command_computed(tmp_path: Path) -> Non
     given = {"model": "m", "prompts": "p", "devices": 2, "strategy": "ddp", "log": "csv", "compile": True}
     first = open_run(tmp_path / "run", given)
     (tmp_path / "run").mkdir()
-    first.save()
+    first.folder.save()
     again = open_run(tmp_path / "run", {}).recipe
     assert (again.devices, again.strategy, again.log) == (1, "auto", None)
     assert again.compile
