@@ -77,8 +77,8 @@ def to_choice(
     units: dict[str, list[int]] = {}
     for name, unit in ranked:
         units.setdefault(name, []).append(unit)
-    chosen = {name: torch.tensor(found) for name, found in sorted(units.items())}
-    order: dict[str, Tensor] = {name: priority[name].double()[found] for name, found in chosen.items()}
+    chosen = {name: torch.tensor(indices) for name, indices in sorted(units.items())}
+    order: dict[str, Tensor] = {name: priority[name].double()[indices] for name, indices in chosen.items()}
     return Choice(units=chosen, order=order, reason=None if chosen else reason)
 
 
@@ -104,7 +104,7 @@ def draw_matched(
         free = allowed[name].clone()
         free[reference[name]] = False
         logs = size[name].double().clamp_min(1e-30).log()
-        found: list[int] = []
+        picked: list[int] = []
         for unit in reference[name].tolist():
             away = (logs - logs[unit]).abs().masked_fill(~free, torch.inf)
             near = torch.sort(away, stable=True).indices[: min(neighbours, int(free.sum()))]
@@ -112,6 +112,6 @@ def draw_matched(
                 break
             pick = int(near[int(torch.randint(len(near), (), generator=generator))])
             free[pick] = False
-            found.append(pick)
-        drawn[name] = torch.tensor(found, dtype=torch.long)
+            picked.append(pick)
+        drawn[name] = torch.tensor(picked, dtype=torch.long)
     return drawn

@@ -252,8 +252,8 @@ class Plan:
             UserError: not a plan, another format, or units that are no sorted distinct indices.
         """
         if not isinstance(data, Mapping) or data.get("format") != cls.FORMAT:
-            found = data.get("format") if isinstance(data, Mapping) else type(data).__name__
-            raise UserError(f"{where} is no plan: its format must be {cls.FORMAT!r}. Got {found!r} instead.")
+            actual = data.get("format") if isinstance(data, Mapping) else type(data).__name__
+            raise UserError(f"{where} is no plan: its format must be {cls.FORMAT!r}. Got {actual!r} instead.")
         try:
             sites = {str(site): tuple(units) for site, units in data["sites"].items()}
             plan = cls(

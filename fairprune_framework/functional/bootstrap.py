@@ -97,8 +97,8 @@ def change_of(
 
     >>> ones = np.ones(40)
     >>> hits = np.arange(40) % 2
-    >>> found = change_of(np.stack([hits, ones], 1), np.stack([ones, ones], 1), range(40))
-    >>> found.before, found.after, round(found.difference.low, 2), round(found.difference.high, 2)
+    >>> result = change_of(np.stack([hits, ones], 1), np.stack([ones, ones], 1), range(40))
+    >>> result.before, result.after, round(result.difference.low, 2), round(result.difference.high, 2)
     (0.5, 1.0, 0.34, 0.66)
 
     Raises:
@@ -198,14 +198,14 @@ class _Draw:
 
         error = self.error(lambda sums: statistic(sums) - 1)
         if value > 0:
-            found = self.interval(logarithm, False)
-            if found.low is not None and found.high is not None:
+            log_ratio = self.interval(logarithm, False)
+            if log_ratio.low is not None and log_ratio.high is not None:
                 return Interval(
                     value=value - 1,
-                    low=math.expm1(found.low),
-                    high=math.expm1(found.high),
+                    low=math.expm1(log_ratio.low),
+                    high=math.expm1(log_ratio.high),
                     standard_error=error,
-                    p_value=found.p_value,
+                    p_value=log_ratio.p_value,
                 )
         plain = self.interval(lambda sums: statistic(sums) - 1, False)
         return plain if plain.low is None else replace(plain, low=max(plain.low, -1.0))
@@ -218,7 +218,7 @@ class _Draw:
             quantile = float(student.ppf(0.5 + self.level / 2, n - 1))
             return quantile * error, float(2 * student.sf(abs(value) / error, n - 1))
         rng = np.random.Generator(np.random.PCG64(self.seed))
-        found = []
+        t_values = []
         for start in range(0, self.resamples, step := max(1, _BLOCK // (n * self.sums_KM.shape[1]))):
             counts_RK = rng.multinomial(n, np.full(n, 1 / n), size=min(step, self.resamples - start)).astype(np.float64)
             sums_RM = counts_RK @ self.sums_KM
@@ -230,8 +230,8 @@ class _Draw:
                 error_R = np.sqrt((n - 1) / n * (counts_RK * (seen_RK - middle_R[:, None]) ** 2).sum(1))
             error_R = np.where(error_R <= _ROUNDING * max(abs(value), 1.0), error, error_R)
             with np.errstate(invalid="ignore", divide="ignore"):
-                found.append(np.abs(value_R - value) / error_R)
-        t_R = np.sort(np.where(np.isfinite(values := np.concatenate(found)), values, np.inf))
+                t_values.append(np.abs(value_R - value) / error_R)
+        t_R = np.sort(np.where(np.isfinite(values := np.concatenate(t_values)), values, np.inf))
         quantile = float(t_R[self.resamples - math.floor((1 - self.level) * (self.resamples + 1) + 1e-9)])
         if not math.isfinite(quantile):
             return None, None

@@ -52,8 +52,8 @@ class Flips:
 def flips(before: Sequence[bool], after: Sequence[bool]) -> Flips:
     """Count who changed sides, and test whether the two directions differ.
 
-    >>> found = flips([True] * 50 + [False] * 50, [True] * 30 + [False] * 65 + [True] * 5)
-    >>> found.only_before, found.only_after, round(found.p_value, 6)
+    >>> result = flips([True] * 50 + [False] * 50, [True] * 30 + [False] * 65 + [True] * 5)
+    >>> result.only_before, result.only_after, round(result.p_value, 6)
     (20, 5, 0.004077)
 
     Raises:

@@ -47,7 +47,7 @@ _BLOCK = 1 << 20  # resamples times clusters that are held at once
 
 @dataclass(frozen=True, kw_only=True)
 class PairedChange:
-    """What `paired_change` found. `change`, its interval and `standard_error` are relative to |before - ideal|."""
+    """The result of `paired_change`. `change`, its interval and `standard_error` are relative to |before - ideal|."""
 
     before: float
     after: float
@@ -97,8 +97,8 @@ def paired_change(
 
     >>> before = [0.40, 0.20, 0.30, 0.50, 0.10, 0.30, 0.20, 0.60]
     >>> after = [0.20, 0.12, 0.21, 0.25, 0.06, 0.18, 0.11, 0.30]
-    >>> found = paired_change(before, after, ["age"] * 4 + ["race"] * 4, [f"T{i}" for i in range(8)])
-    >>> print(f"{found.change:+.2f} [{found.ci_low:+.2f}, {found.ci_high:+.2f}]")
+    >>> result = paired_change(before, after, ["age"] * 4 + ["race"] * 4, [f"T{i}" for i in range(8)])
+    >>> print(f"{result.change:+.2f} [{result.ci_low:+.2f}, {result.ci_high:+.2f}]")
     -0.45 [-0.54, -0.34]
     """
     b, a = _values("before", before), _values("after", after)

@@ -56,10 +56,10 @@ def check_plan(plan: Plan, model: nn.Module, architecture: Architecture) -> None
     """Raise `UserError` unless the plan was made for this model and names units that it has."""
     from fairprune_framework.models.loading import fingerprint
 
-    found = fingerprint(model)
-    if plan.fingerprint != found:
+    actual = fingerprint(model)
+    if plan.fingerprint != actual:
         raise UserError(
-            f"the plan is for another model: made for {plan.model} ({plan.fingerprint[:12]}), this one is {found[:12]}"
+            f"the plan is for another model: made for {plan.model} ({plan.fingerprint[:12]}), this one is {actual[:12]}"
         )
     for name, units in plan.sites.items():
         site = architecture.sites.get(name)

@@ -1,4 +1,4 @@
-"""Carrying a plan out: cut, zero or scale in place, save, reload, compare with the masked original, put everything back.
+"""Pruning a model: cut, zero or scale in place, save, reload, compare with the masked original, restore the model in memory.
 
 A width group is stored as wide as its least-cut site allows, rounded up to the budget's multiple; planned units beyond that
 are stored as zeros. The model in memory is as before when `save_pruned_model` returns, and also when it raises.

@@ -94,7 +94,7 @@ def capture(
         shapes={name: tuple(value.shape) for name, value in changed.items()},
         hashes={name: bytes_hash(value) for name, value in changed.items()},
         units=units,
-        slices={name: tuple(found) for name, found in slices.items()},
+        slices={name: tuple(entries) for name, entries in slices.items()},
         tensors=tensors,
     )
 
@@ -110,9 +110,9 @@ def save(restoration: Restoration, path: Path) -> None:
             name: {
                 "shape": list(restoration.shapes[name]),
                 "sha256": restoration.hashes[name],
-                "pieces": [{"site": site, **asdict(slice_)} for site, slice_ in found],
+                "pieces": [{"site": site, **asdict(slice_)} for site, slice_ in entries],
             }
-            for name, found in restoration.slices.items()
+            for name, entries in restoration.slices.items()
         },
     }
     write_tensors(path, restoration.tensors, metadata={"format": FORMAT, "fairprune": json.dumps(content)})
@@ -135,16 +135,16 @@ def load(path: Path) -> Restoration:
                 raise UserError(f"{path} must be of format {FORMAT!r}. Got {header.get('format')!r} instead.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         data = json.loads(header["fairprune"])
-        found = data["parameters"]
+        parameters = data["parameters"]
         return Restoration(
             model=data["model"]["name"],
             fingerprint=data["model"]["fingerprint"],
             pruned=data["pruned"],
             config=data["config"],
-            shapes={name: tuple(entry["shape"]) for name, entry in found.items()},
-            hashes={name: entry["sha256"] for name, entry in found.items()},
+            shapes={name: tuple(entry["shape"]) for name, entry in parameters.items()},
+            hashes={name: entry["sha256"] for name, entry in parameters.items()},
             units={site: (tuple(cut), tuple(over)) for site, (cut, over) in data["units"].items()},
-            slices={name: tuple(_read_slice(data) for data in entry["pieces"]) for name, entry in found.items()},
+            slices={name: tuple(_read_slice(data) for data in entry["pieces"]) for name, entry in parameters.items()},
             tensors=tensors,
         )
     except UserError:
@@ -166,10 +166,10 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
         UserError: it is not the model that this restoration undoes.
         VerificationFailed: a parameter is not, bit by bit, what it was.
     """
-    if (found := fingerprint(model)) != restoration.pruned:
+    if (actual := fingerprint(model)) != restoration.pruned:
         raise UserError(
             f"the restoration is for another model: it undoes {restoration.pruned[:12]} (from {restoration.model}), "
-            f"this one is {found[:12]}"
+            f"this one is {actual[:12]}"
         )
     for name in restoration.slices:
         old = model.get_parameter(name)
@@ -180,8 +180,8 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
     config: Any = model.config
     for field, value in restoration.config.items():
         setattr(config.get_text_config(), field, value)
-    if (found := fingerprint(model)) != restoration.fingerprint:
-        raise VerificationFailed(f"the restored model is {found[:12]}, the original was {restoration.fingerprint[:12]}")
+    if (actual := fingerprint(model)) != restoration.fingerprint:
+        raise VerificationFailed(f"the restored model is {actual[:12]}, the original was {restoration.fingerprint[:12]}")
 
 
 def _whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
@@ -193,12 +193,12 @@ def _whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
         leads.setdefault(slice_.lead, []).append((site, slice_))
     if kept.shape == whole.shape:
         whole.copy_(kept)  # an expert that lost nothing has no slice here
-    for lead, found in leads.items():
-        target, axis = part(whole, found[0][1])
+    for lead, entries in leads.items():
+        target, axis = part(whole, entries[0][1])
         source = kept[lead] if lead else kept
-        gone = [(slice_, torch.tensor(restoration.units[site][0], dtype=torch.long)) for site, slice_ in found]
+        gone = [(slice_, torch.tensor(restoration.units[site][0], dtype=torch.long)) for site, slice_ in entries]
         target.index_copy_(axis, kept_positions(target.shape[axis], gone).to(kept.device), source)
-        for site, slice_ in found:
+        for site, slice_ in entries:
             index = positions(slice_, torch.tensor([unit for units in restoration.units[site] for unit in units]))
             values = restoration.tensors[f"{site}/{slice_.role}"].to(device=kept.device, dtype=kept.dtype)
             target.index_copy_(axis, index.to(kept.device), values.movedim(0, axis))

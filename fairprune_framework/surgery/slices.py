@@ -35,11 +35,11 @@ def view(parameter: Tensor, slice_: Slice, units: int) -> Tensor:
 
 def weights_of(model: nn.Module, site: Site) -> dict[str, Tensor]:
     """role -> (N * width, H) or (N * width,) float32 on the CPU, unfused. `out` too comes unit first."""
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for slice_ in site.slices:
         parameter, units = _own(model.get_parameter(slice_.parameter).detach(), slice_, site)
-        found[slice_.role] = view(parameter, slice_, units).to(device="cpu", dtype=torch.float32)
-    return found
+        weights[slice_.role] = view(parameter, slice_, units).to(device="cpu", dtype=torch.float32)
+    return weights
 
 
 def _own(parameter: Tensor, slice_: Slice, site: Site) -> tuple[Tensor, int]:
@@ -118,7 +118,7 @@ def cut(parameter: Tensor, slices: Sequence[tuple[Slice, Tensor]]) -> Tensor:
 
 
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> nn.Parameter:
-    """Put a new tensor in the place of a parameter, keep the widths that Linears remember true, and return the old one."""
+    """Replace a parameter by a new tensor, update the widths of its Linear, and return the old one."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
     old: nn.Parameter = getattr(module, attribute)

@@ -68,8 +68,8 @@ class AdapterBench:
         """About a quarter of the units of each site, unevenly."""
         generator = torch.Generator().manual_seed(seed)
         return {
-            site.name: sorted(torch.randperm(site.units, generator=generator)[: site.units // 4 - place % 2].tolist())
-            for place, site in enumerate(self.sites)
+            site.name: sorted(torch.randperm(site.units, generator=generator)[: site.units // 4 - index % 2].tolist())
+            for index, site in enumerate(self.sites)
         }
 
     @contextmanager
@@ -90,8 +90,8 @@ class AdapterBench:
         with masked(self.model, self.architecture, units):
             expected = self.logits()
         with self.zeroed(units, roles):
-            found = self.logits()
-        return (found - expected).abs().max().item(), (expected - self.plain).abs().max().item()
+            logits = self.logits()
+        return (logits - expected).abs().max().item(), (expected - self.plain).abs().max().item()
 
     def plan(self) -> Plan:
         """Remove some units of every site that can be cut."""
@@ -121,12 +121,12 @@ def first_accepted(adapter: ArchitectureAdapter) -> Callable[[], nn.Module]:
 
 def traces(model: nn.Module) -> dict[str, Any]:
     """All that a tap could leave on a model: hooks, attributes, classes, parameters, modes."""
-    found: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     for name, module in model.named_modules():
         hooks = {key: list(value) for key, value in vars(module).items() if key.endswith("_hooks") and value}
-        found[name] = (type(module), sorted(vars(module)), hooks, id(vars(module).get("forward")), module.training)
-    found["parameters"] = {name: id(parameter) for name, parameter in model.named_parameters()}
-    return found
+        state[name] = (type(module), sorted(vars(module)), hooks, id(vars(module).get("forward")), module.training)
+    state["parameters"] = {name: id(parameter) for name, parameter in model.named_parameters()}
+    return state
 
 
 def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module] | None) -> dict[str, Check]:
@@ -170,11 +170,11 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
 
     def foreign() -> None:
         try:
-            found = adapter.sites(nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4)))
+            sites = adapter.sites(nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4)))
         except UnsupportedArchitecture as error:
             require(str(error).strip(), "UnsupportedArchitecture must say what was looked for and found")
         else:
-            require(False, f"a model without a single MLP was accepted: {found}")
+            require(False, f"a model without a single MLP was accepted: {sites}")
 
     def untouched() -> None:
         model = at.factory().eval()
@@ -246,10 +246,10 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
             ) -> Tensor | None:
                 if not len(values):
                     return None
-                place = len(values) // 2
-                touched.append(place if rows is None else int(rows[place]))
+                row = len(values) // 2
+                touched.append(row if rows is None else int(rows[row]))
                 values = values.clone()
-                values[place] = values[place] * -3 + 1
+                values[row] = values[row] * -3 + 1
                 return values
 
             with adapter.tap(at.model, [site], frozenset({"neuron"}), disturb):

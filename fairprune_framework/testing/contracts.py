@@ -89,8 +89,8 @@ def _common(kind: discovery.Kind, plugin: Any) -> dict[str, Check]:
         )
 
     def api_version() -> None:
-        found = plugin_class.api_version
-        require(found == API_VERSION, f"written for interface version {found}; this is version {API_VERSION}")
+        declared = plugin_class.api_version
+        require(declared == API_VERSION, f"written for interface version {declared}; this is version {API_VERSION}")
 
     def frozen_dataclass() -> None:
         require(dataclasses.is_dataclass(plugin_class), f"{plugin_class.__name__} must be a dataclass")

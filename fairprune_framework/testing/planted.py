@@ -1,7 +1,7 @@
 """A tiny Llama in which known neurons answer to the attribute words: a scorer that works must find them, and nothing else.
 
 How it is made. The two dimensions of an *attribute plane* in the hidden space are carried by attribute words alone: the words of a
-category share an embedding but for their place on a circle in that plane. One attention head of each layer copies the plane to
+category share an embedding but for their position on a circle in that plane. One attention head of each layer copies the plane to
 later tokens; the residual stream carries it to later layers. In each layer, `count` planted neurons have an up row that reads the
 plane and a gate row that reads what every token carries, so that they fire at and after an attribute, up or down according to the
 word. Each writes what it read to its place in a second plane, the *echo*, so that they add up instead of cancelling; the head of
@@ -60,8 +60,8 @@ class Planted:
 
     def recall(self, chosen: Mapping[str, Any]) -> float:
         """Share of the planted neurons among chosen units (site -> indices)."""
-        found = sum(len(set(units) & {int(unit) for unit in chosen.get(site, ())}) for site, units in self.planted.items())
-        return found / sum(len(units) for units in self.planted.values())
+        hits = sum(len(set(units) & {int(unit) for unit in chosen.get(site, ())}) for site, units in self.planted.items())
+        return hits / sum(len(units) for units in self.planted.values())
 
 
 def planted_model(
@@ -151,8 +151,8 @@ def _embed(weight_VH: Tensor, tokenizer: Any, at: _Directions, generator: torch.
     for begin, words in CIRCLES.values():
         rows = [tokenizer.convert_tokens_to_ids(f"\u0120{word}") for word in words]
         shared_H = weight_VH[rows[0]].clone()
-        for place, row in enumerate(rows):
-            angle = begin + 2 * math.pi * place / len(rows)
+        for index, row in enumerate(rows):
+            angle = begin + 2 * math.pi * index / len(rows)
             own_H = 0.01 * weight_VH[row]
             weight_VH[row] = shared_H + own_H + 4 * _turned(at.plane_2H, angle)
     weight_VH += 2 * at.common_1H
@@ -179,9 +179,9 @@ def _plant(mlp: Any, planted: Tensor, decoys: Tensor, at: _Directions, read_HH: 
     def jitter_H() -> Tensor:
         return 0.1 * torch.randn(hidden, generator=generator) @ read_HH / math.sqrt(hidden)
 
-    for place, unit in enumerate(planted.tolist()):
+    for index, unit in enumerate(planted.tolist()):
         flip = math.pi * torch.randint(2, (), generator=generator).item()
-        angle = math.pi / 4 + math.pi / 2 * (place % 2) + flip + 0.15 * torch.randn((), generator=generator).item()
+        angle = math.pi / 4 + math.pi / 2 * (index % 2) + flip + 0.15 * torch.randn((), generator=generator).item()
         mlp.gate_proj.weight[unit] = size * (at.common_1H[0] + jitter_H())
         mlp.up_proj.weight[unit] = size * (_turned(at.plane_2H, angle) + jitter_H())
         mlp.down_proj.weight[:, unit] = _turned(at.echo_2H, angle)

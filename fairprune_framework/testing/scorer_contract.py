@@ -30,7 +30,7 @@ from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 Scorer = BiasScorer | ImportanceScorer
-Found = dict[tuple[str, str], Tensor]
+SiteScores = dict[tuple[str, str], Tensor]
 """(site, category, or "" for importance) -> what the scorer returned."""
 
 TOKENS = 192
@@ -44,7 +44,7 @@ class Watched(Statistic):
     """A statistic that writes down whether the one inside changes what it was shown, or answers otherwise when asked again."""
 
     inner: Statistic
-    found: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
 
     def passes(self, layers: int) -> Sequence[Pass]:
         """As the one inside."""
@@ -57,9 +57,9 @@ class Watched(Statistic):
         second = self.inner.summands(obs)
         for name, value in _shown(obs, self.taps).items():
             if not torch.equal(value, before[name]):
-                self.found.append(f"statistic {self.name!r} changes {name} of its observation")
+                self.faults.append(f"statistic {self.name!r} changes {name} of its observation")
         if any(not torch.equal(first[name], value) for name, value in second.items()):
-            self.found.append(f"statistic {self.name!r} gives other summands for the same observation")
+            self.faults.append(f"statistic {self.name!r} gives other summands for the same observation")
         return second
 
 
@@ -111,19 +111,19 @@ class Bench:
         self.documents = Calibration(documents=documents, source="contract").as_contrasts()
 
     @cached_property
-    def found(self) -> Found:
+    def baseline(self) -> SiteScores:
         """The scores as they come."""
         return self.scores()
 
     def batches(self, contrasts: Sequence[AlignedContrast] | None = None, tokens: int = TOKENS) -> list[MicroBatch]:
         """All micro-batches of both streams."""
         shown = self.contrasts if contrasts is None else contrasts
-        found: list[MicroBatch] = []
+        batches: list[MicroBatch] = []
         for pass_ in passes_of(self.scorer.needs().statistics, len(self.architecture.sites)):
             calibration = pass_.stream == CALIBRATION
             values = {"": 1} if calibration else self.values
-            found += compose(self.documents if calibration else shown, values, tokens, pass_=pass_)
-        return found
+            batches += compose(self.documents if calibration else shown, values, tokens, pass_=pass_)
+        return batches
 
     def scores(
         self,
@@ -133,7 +133,7 @@ class Bench:
         statistics: Sequence[Statistic] | None = None,
         backwards: bool = False,
         changed: list[str] | None = None,
-    ) -> Found:
+    ) -> SiteScores:
         """Run the scorer as the core does, without the core's checks.
 
         Args:
@@ -159,15 +159,15 @@ class Bench:
             sums = callback.result("")
         groups = list(enumerate(sums.categories)) if self.kind == "bias" else [(0, "")]
         source = CONTRASTS if self.kind == "bias" else CALIBRATION
-        found: Found = {}
+        scores: SiteScores = {}
         for site in reversed(sites) if backwards else sites:
             for group, category in groups:
                 weights = weights_of(model, site) if needs.weights else {}
                 at = context(sums, source, group, site, weights, generator_for(0, "contract", site.name))
                 if self.kind == "bias" and needs.statistics and int(at.observed.max()) == 0:
                     continue
-                found[site.name, category] = self._call(at, changed)
-        return found
+                scores[site.name, category] = self._call(at, changed)
+        return scores
 
     def _call(self, at: SiteContext, changed: list[str] | None) -> Tensor:
         before = {name: value.clone() for name, value in {**at.sums, **at.weights}.items()}
@@ -178,34 +178,34 @@ class Bench:
         return score
 
 
-def check_shapes(found: Found, sites: Mapping[str, Site]) -> None:
+def check_shapes(scores: SiteScores, sites: Mapping[str, Site]) -> None:
     """Every score is (N,) float64."""
-    require(found, "no site was scored")
-    for (name, category), score in found.items():
+    require(scores, "no site was scored")
+    for (name, category), score in scores.items():
         columns = sites[name].units * sites[name].unit_width
         kind = f"{tuple(score.shape)} {score.dtype}" if isinstance(score, Tensor) else type(score).__name__
         fits = isinstance(score, Tensor) and score.shape == (columns,) and score.dtype == torch.float64
         require(fits, f"{name} {category}: a score must be ({columns},) float64. Got {kind} instead.")
 
 
-def check_finite(found: Found) -> None:
+def check_finite(scores: SiteScores) -> None:
     """No score is NaN or infinite."""
-    for (name, category), score in found.items():
+    for (name, category), score in scores.items():
         require(torch.isfinite(score).all(), f"{name} {category}: {int((~torch.isfinite(score)).sum())} scores are not finite")
 
 
-def check_sign(found: Found, signed: bool) -> None:
+def check_sign(scores: SiteScores, signed: bool) -> None:
     """No score is below zero, unless the scorer says that it may be."""
-    for (name, category), score in found.items():
+    for (name, category), score in scores.items():
         require(
             signed or not (score < 0).any(), f"{name} {category}: the lowest score is {score.min().item():g}; declare `signed`"
         )
 
 
-def check_equal(found: Found, expected: Found, what: str, *, exact: bool = False) -> None:
+def check_equal(scores: SiteScores, expected: SiteScores, what: str, *, exact: bool = False) -> None:
     """Both runs gave the same scores, up to float noise."""
-    require(found.keys() == expected.keys(), f"{what}: other sites or categories were scored")
-    for key, score in found.items():
+    require(scores.keys() == expected.keys(), f"{what}: other sites or categories were scored")
+    for key, score in scores.items():
         limit = RELATIVE * expected[key].abs() + OF_LARGEST * expected[key].abs().max()
         off = (score - expected[key]).abs()
         bad = off > (0 if exact else limit)
@@ -255,22 +255,22 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
             raise CheckSkipped("declares no statistics, so no text is read")
         return bench()
 
-    def well_formed(found: Found, at: Bench) -> None:
-        check_shapes(found, at.architecture.sites)
-        check_finite(found)
-        check_sign(found, kind == "importance" or bool(getattr(scorer, "signed", False)))
+    def well_formed(scores: SiteScores, at: Bench) -> None:
+        check_shapes(scores, at.architecture.sites)
+        check_finite(scores)
+        check_sign(scores, kind == "importance" or bool(getattr(scorer, "signed", False)))
 
     def shape() -> None:
-        check_shapes(bench().found, bench().architecture.sites)
+        check_shapes(bench().baseline, bench().architecture.sites)
 
     def finite() -> None:
-        check_finite(bench().found)
+        check_finite(bench().baseline)
 
     def sign() -> None:
-        check_sign(bench().found, bool(getattr(scorer, "signed", False)))
+        check_sign(bench().baseline, bool(getattr(scorer, "signed", False)))
 
     def tells_apart() -> None:
-        flat = [key for key, score in bench().found.items() if score.max() == score.min()]
+        flat = [key for key, score in bench().baseline.items() if score.max() == score.min()]
         require(
             not flat,
             f"every neuron of {flat and flat[0]} has the same score, on contrasts that differ and weights that are random",
@@ -286,26 +286,26 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
 
     def order() -> None:
         at = streaming()
-        check_equal(at.scores(at.batches()[::-1]), at.found, "another order of the micro-batches")
+        check_equal(at.scores(at.batches()[::-1]), at.baseline, "another order of the micro-batches")
 
     def batch_split() -> None:
         at = streaming()
-        check_equal(at.scores(at.batches(tokens=1)), at.found, "one contrast in each micro-batch")
+        check_equal(at.scores(at.batches(tokens=1)), at.baseline, "one contrast in each micro-batch")
 
     def padding() -> None:
         at = streaming()
-        check_equal(at.scores([widened(batch) for batch in at.batches()]), at.found, "more padding")
+        check_equal(at.scores([widened(batch) for batch in at.batches()]), at.baseline, "more padding")
 
     def masks() -> None:
         at = streaming()
         poisoned = [Poisoned(name=s.name, taps=s.taps, inner=s) for s in scorer.needs().statistics]
-        check_equal(at.scores(statistics=poisoned), at.found, "what stands where the masks are False")
+        check_equal(at.scores(statistics=poisoned), at.baseline, "what stands where the masks are False")
 
     def permutation() -> None:
         at = bench()
         other, orders = permuted(at.model, at.architecture)
         expected = {}
-        for (name, category), score in at.found.items():
+        for (name, category), score in at.baseline.items():
             by_unit = score.reshape(at.architecture.sites[name].units, -1)
             expected[name, category] = by_unit[orders[name]].reshape(-1)
         check_equal(at.scores(model=other), expected, "numbering the neurons otherwise")
@@ -314,7 +314,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         at = streaming()
         same = [replace(c, variants=(c.variants[0],) * len(c.variants)) for c in at.contrasts]
         for key, score in at.scores(at.batches(same)).items():
-            limit = 1e-9 * at.found[key].abs().max().item()
+            limit = 1e-9 * at.baseline[key].abs().max().item()
             worst = score.abs().max().item()
             require(worst <= limit, f"variants that do not differ give {key[0]} {key[1]} a score of {worst:g}; it must be 0")
 
@@ -323,7 +323,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         changed: list[str] = []
         weights = {name: value.clone() for name, value in at.model.state_dict().items()}
         twin = copy.deepcopy(scorer)
-        watched = [Watched(name=s.name, taps=s.taps, inner=s, found=changed) for s in scorer.needs().statistics]
+        watched = [Watched(name=s.name, taps=s.taps, inner=s, faults=changed) for s in scorer.needs().statistics]
         at.scores(statistics=watched, changed=changed)
         changed += [
             f"{name} of the model was changed" for name, v in at.model.state_dict().items() if not torch.equal(v, weights[name])
@@ -334,13 +334,13 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
 
     def experts() -> None:
         at = bench("mixtral")
-        well_formed(at.found, at)
+        well_formed(at.baseline, at)
         if scorer.needs().statistics:
-            check_equal(at.scores(at.batches(tokens=1)), at.found, "one contrast in each micro-batch")
+            check_equal(at.scores(at.batches(tokens=1)), at.baseline, "one contrast in each micro-batch")
 
     def bfloat16() -> None:
         at = bench(dtype=torch.bfloat16)
-        well_formed(at.found, at)
+        well_formed(at.baseline, at)
 
     checks: dict[str, Check] = {
         "shape": shape,

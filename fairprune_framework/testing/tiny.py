@@ -163,20 +163,20 @@ def tiny_tokenizer(words: tuple[str, ...] = tuple(WORDS)) -> Any:
     from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<s>", "</s>"]
-    pieces = {token: index for index, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocabulary = {token: index for index, token in enumerate(special + sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges: list[tuple[str, str]] = []
     for word in words:
         beginning = "\u0120"  # a space, as byte-level tokenizers write it
         for letter in word:
-            if beginning + letter not in pieces:
-                pieces[beginning + letter] = len(pieces)
+            if beginning + letter not in vocabulary:
+                vocabulary[beginning + letter] = len(vocabulary)
                 merges.append((beginning, letter))
             beginning += letter
-    backend = Tokenizer(models.BPE(vocab=pieces, merges=merges))
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     backend.add_special_tokens(special)
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     backend.decoder = decoders.ByteLevel()
-    begin = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", pieces["<s>"])])
+    begin = processors.TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", vocabulary["<s>"])])
     backend.post_processor = processors.Sequence([processors.ByteLevel(trim_offsets=True), begin])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
 

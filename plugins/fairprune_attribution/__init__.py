@@ -138,10 +138,10 @@ def _slopes(objective: Term) -> ActivationTimesGradient:
     return ActivationTimesGradient(name=f"activation-times-gradient-{objective}", objective=objective)
 
 
-def _share(found_N: Tensor, at: SiteContext, objective: Term) -> Tensor:
+def _share(mean_N: Tensor, at: SiteContext, objective: Term) -> Tensor:
     """A mean in the objective's unit as a share of the objective's own mean over the same contrasts."""
     slopes = _slopes(objective)
-    return found_N * at.sums[f"{slopes.name}.product"][1] / _value(slopes, at).clamp_min(TINY)
+    return mean_N * at.sums[f"{slopes.name}.product"][1] / _value(slopes, at).clamp_min(TINY)
 
 
 def _value(statistic: ActivationTimesGradient, at: SiteContext) -> Tensor:

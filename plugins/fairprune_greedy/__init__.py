@@ -60,9 +60,9 @@ class Greedy(SelectionPolicy):
             chunk = list(islice(candidates, min(size, most - len(accepted))))
             if not chunk:
                 break
-            found = context.probe(to_choice([*accepted, *chunk], scores.bias))
-            if found.divergence < best.divergence and found.cost <= context.max_cost:
-                accepted, best, rejected = [*accepted, *chunk], found, 0
+            measured = context.probe(to_choice([*accepted, *chunk], scores.bias))
+            if measured.divergence < best.divergence and measured.cost <= context.max_cost:
+                accepted, best, rejected = [*accepted, *chunk], measured, 0
             else:
                 rejected += 1
         if not accepted:

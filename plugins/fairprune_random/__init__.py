@@ -60,7 +60,7 @@ class Random(SelectionPolicy):
         reference = select_top(scores, budget, scores.bias, biased, nothing).units
         norms = {name: self._norms(context, name, scores.sites[name].units) for name in reference}
         units = {
-            name: found for name, found in draw_matched(reference, norms, allowed, context.generator).items() if len(found)
+            name: drawn for name, drawn in draw_matched(reference, norms, allowed, context.generator).items() if len(drawn)
         }
         return Choice(units=units, reason=None if units else nothing)
 

@@ -25,7 +25,7 @@ class NegativeLogLikelihood:
     """Sum over the tokens of a document of -log p(token | tokens before it), nats."""
 
     labels: Labels = "text"
-    """text: the tokens that stand there. model: a token drawn at each place from what the model expects, the same whenever asked."""
+    """text: the tokens that stand there. model: a token drawn at each position from what the model expects, the same whenever asked."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, 1, T, vocab) logits -> (C,)."""
@@ -36,7 +36,7 @@ class NegativeLogLikelihood:
 
 @torch.no_grad()
 def _drawn(outputs: Outputs) -> Tensor:
-    """(C, 1, T) int64: at each place but the first a token that the model draws there, by uniform numbers that depend on the document
+    """(C, 1, T) int64: at each position but the first a token that the model draws there, by uniform numbers that depend on the document
     alone, not on its batch or device."""
     drawn = outputs.tokens.clone()
     for logits_TW, ids, mask, row in zip(
@@ -46,8 +46,8 @@ def _drawn(outputs: Outputs) -> Tensor:
         seed = zlib.crc32(document.cpu().numpy().tobytes())
         uniform_T1 = torch.rand(len(document) - 1, 1, generator=torch.Generator().manual_seed(seed)).to(logits_TW.device)
         reached_TW = logits_TW[: len(document) - 1].float().log_softmax(-1).exp().cumsum(-1)
-        found_T1 = torch.searchsorted(reached_TW, uniform_T1 * reached_TW[:, -1:])
-        row[1 : len(document)] = found_T1.squeeze(-1).clamp_max(logits_TW.shape[-1] - 1)
+        drawn_T1 = torch.searchsorted(reached_TW, uniform_T1 * reached_TW[:, -1:])
+        row[1 : len(document)] = drawn_T1.squeeze(-1).clamp_max(logits_TW.shape[-1] - 1)
     return drawn
 
 
