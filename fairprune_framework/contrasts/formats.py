@@ -127,7 +127,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
         count += 1
         where = f"{path}, line {line}"
         try:
-            yield _record(json.loads(raw.decode("utf-8")), where, count)
+            yield _record(json.loads(raw.decode("utf-8").rstrip()), where, count)  # a column of this line, not of the next
         except json.JSONDecodeError as error:
             yield Row(where=where, number=count, data={}, problem=f"not JSON: {error.msg} at column {error.colno}")
         except UnicodeDecodeError as error:

@@ -22,13 +22,13 @@ FREE = st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1, ma
 
 
 def contrast(texts: list[str]) -> Contrast:
-    assume(all(text.strip() for text in texts))
-    assume(len(set(texts)) == len(texts))
     variants = tuple(Variant(attribute=str(i), text=text) for i, text in enumerate(texts))
     return Contrast(id="c", category="x", template_id="t", variants=variants)
 
 
 def aligned(texts: list[str]) -> Any:
+    assume(all(text.strip() for text in texts))
+    assume(len(set(texts)) == len(texts))
     try:
         return align(ENCODER, contrast(texts), {str(i): i for i in range(len(texts))})
     except PromptError:

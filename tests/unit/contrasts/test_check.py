@@ -1,0 +1,58 @@
+"""The report on a prompt set against counts made by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fairprune_framework.contrasts.check import check_prompts, render
+from fairprune_framework.errors import PromptError
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_tokenizer
+
+
+def test_counts_of_the_tiny_set(llama: Path, prompts: Path) -> None:
+    found = check_prompts(str(prompts), str(llama))
+    tokenizer, contrasts = tiny_tokenizer(), tiny_contrasts()
+    texts = [variant.text for contrast in contrasts for variant in contrast.variants]
+    lengths = [len(tokenizer(text)["input_ids"]) for text in texts]
+    assert (found["contrasts"], found["texts"], found["distinct_texts"]) == (12, len(texts), len(set(texts)))
+    assert (found["tokens"], found["longest"], found["context"]) == (sum(lengths), max(lengths), 512)
+    equal = [len({len(tokenizer(v.text)["input_ids"]) for v in contrast.variants}) == 1 for contrast in contrasts]
+    assert found["equal_length"] == sum(equal)
+    assert found["without_suffix"] == 1  # "They are ..."
+    rows = {row["category"]: row for row in found["categories"]}
+    assert {name: (row["contrasts"], row["control"]) for name, row in rows.items()} == {
+        "race": (6, False),
+        "age": (4, False),
+        "stature": (2, True),
+    }
+    assert rows["age"]["splits"] == {"select": 2, "heldout": 2}
+    assert rows["stature"]["attributes"] == ["left handed", "short", "tall"]
+    assert sum(row["equal_length"] for row in rows.values()) == found["equal_length"]
+
+
+def test_what_is_skipped_is_named(llama: Path, tmp_path: Path, write_prompts: Callable[..., Path]) -> None:
+    good = {"id": "a", "prompt_1": "An old man", "prompt_2": "A young man"}
+    bad = {"id": "b", "prompt_1": "An old man"}
+    long = {"id": "c", "prompt_1": "old " * 600, "prompt_2": "young " * 600}
+    path = write_prompts(tmp_path / "x.jsonl", [good, bad, long])
+    with pytest.raises(PromptError, match="line 2"):
+        check_prompts(str(path), str(llama))
+    found = check_prompts(str(path), str(llama), bad="skip")
+    assert found["contrasts"] == 2
+    assert [item["where"].rpartition(" ")[2] for item in found["skipped"]] == ["2", "c"]
+    assert "the model's context holds 512" in found["skipped"][1]["reason"]
+    text = render(found)
+    assert "skipped c: contrast 'c' has" in text
+    assert "2 contrasts, 4 texts (4 distinct)" in text
+
+
+def test_the_table_is_at_most_100_columns_wide(llama: Path, prompts: Path) -> None:
+    report = check_prompts(str(prompts), str(llama))
+    lines = render({**report, "set": "x", "model": "m"}).splitlines()
+    assert max(map(len, lines)) <= 100
+    assert [line.split()[0] for line in lines[5:]] == ["age", "race", "stature"]
+    assert "stature (control)" in lines[7]
+    assert lines[5].split()[1:4] == ["4", "4", "4"]  # contrasts, templates, values

@@ -1,0 +1,98 @@
+"""What a contrast may be, its one line of JSON, and which of its variants is the stereotyping one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fairprune_framework.contrasts.schema import Contrast, Variant, may_select, stereotyping_variants
+from fairprune_framework.errors import PromptError
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
+
+
+def contrast(*texts: Any, **more: Any) -> Contrast:
+    variants = tuple(Variant(attribute=str(number), text=text) for number, text in enumerate(texts))
+    return Contrast(**{"id": "c", "category": "age", "template_id": "t", "variants": variants, **more})
+
+
+@given(
+    st.lists(TEXT, min_size=2, max_size=4, unique=True),
+    TEXT,
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.booleans(),
+    st.sampled_from([None, "select", "heldout"]),
+)
+def test_one_line_of_json_and_back(texts: list[str], name: str, context: str, control: bool, split: str | None) -> None:
+    made = contrast(*texts, id=name, context=context, control=control, split=split)
+    line = json.dumps(made.to_json(), ensure_ascii=False)
+    assert "\n" not in line
+    assert Contrast.from_json(json.loads(line)) == made
+
+
+@pytest.mark.parametrize(
+    ("texts", "more", "words"),
+    [
+        (("A",), {}, "'c' has 1 variant(s); a contrast needs at least two"),
+        ((), {}, "has 0 variant(s)"),
+        (("A", " \t"), {}, "has an empty text"),
+        (("A", None), {}, "has an empty text"),
+        (("A", "B", "A"), {}, "'A' occurs 2 times"),
+        (("A", "B"), {"split": "train"}, "must be 'select', 'heldout' or null. Got 'train'"),
+    ],
+)
+def test_what_is_no_contrast(texts: tuple[Any, ...], more: dict[str, Any], words: str) -> None:
+    with pytest.raises(PromptError) as caught:
+        contrast(*texts, **more)
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("change", [{"variants": None}, {"variants": [{"text": "A"}, {"text": "B"}]}, {"variants": [1, 2]}])
+def test_json_that_is_no_contrast(change: dict[str, Any]) -> None:
+    data = {**contrast("A", "B").to_json(), **change}
+    with pytest.raises(PromptError, match=r"not a contrast: (KeyError|TypeError)"):
+        Contrast.from_json(data)
+    for field in ("id", "category", "template_id", "variants"):
+        short = {key: value for key, value in contrast("A", "B").to_json().items() if key != field}
+        with pytest.raises(PromptError, match=f"KeyError: '{field}'"):
+            Contrast.from_json(short)
+
+
+def test_fields_that_may_be_absent() -> None:
+    data = contrast("A", "B").to_json()
+    for field in ("context", "control", "split"):
+        del data[field]
+    assert Contrast.from_json(data) == contrast("A", "B")
+
+
+def test_a_template_is_known_by_its_category_too() -> None:
+    assert contrast("A", "B").cluster != contrast("A", "B", category="race").cluster
+    assert contrast("A", "B").cluster == contrast("C", "D", id="d").cluster
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("more", "less"), (0, 1)),
+        (("less", "more"), (1, 0)),
+        (("anti", "pro"), (1, 0)),
+        (("stereotype", "anti-stereotype"), (0, 1)),
+        (("more", "anti"), None),
+        (("Black", "white"), None),
+        (("more", "less", "other"), None),
+    ],
+)
+def test_the_stereotyping_variant(names: tuple[str, ...], expected: tuple[int, int] | None) -> None:
+    variants = tuple(Variant(attribute=name, text=name) for name in names)
+    assert stereotyping_variants(contrast(variants=variants)) == expected
+
+
+def test_what_may_select() -> None:
+    chosen = [
+        (control, split) for control in (True, False) for split in (None, "select", "heldout") if may_select(control, split)
+    ]
+    assert chosen == [(False, None), (False, "select")]
