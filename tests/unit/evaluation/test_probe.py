@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairprune_framework.api.types import Choice, Measurement
+from fairprune_framework.api.types import Choice
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.evaluation.probe import Prober, unit_choice
@@ -67,8 +67,3 @@ def test_a_searched_factor_silences_planted_neurons() -> None:
     assert len(seen) == len(FACTORS)
     assert seen["0"]["divergence"] < 0.2 * prober.probe()(Choice(units={})).divergence
     assert best_factor(units, prober.probe(), max_cost=-1.0)[0] is None  # nothing is allowed
-
-
-def test_no_factor_where_none_lowers_the_divergence() -> None:
-    flat = Measurement(divergence=1.0, cost=0.0, retention=1.0)
-    assert best_factor({}, lambda choice: flat, 0.05)[0] is None

@@ -1,4 +1,4 @@
-"""The generalised Jensen-Shannon divergence against scipy."""
+"""The generalised Jensen-Shannon divergence and Kullback-Leibler's against scipy."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.distance import jensenshannon
-from scipy.special import softmax
+from scipy.special import rel_entr, softmax
 from scipy.stats import entropy
 
-from fairprune_framework.functional.divergence import generalised_js
+from fairprune_framework.functional.divergence import generalised_js, kl_divergence
 
 
 def logits(*shape: int, scale: float = 3.0) -> torch.Tensor:
@@ -59,3 +59,11 @@ def test_low_precision_is_computed_in_float64() -> None:
 def test_its_gradient_is_that_of_finite_differences() -> None:
     values = logits(2, 3, 6).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: generalised_js(x, torch.tensor([[1, 1, 1], [1, 0, 1]]).bool()), (values,))
+
+
+def test_kullback_leibler_is_scipys() -> None:
+    values = logits(2, 5, 40)
+    p, q = softmax(values.numpy(), axis=-1)
+    found = kl_divergence(*values.log_softmax(-1))
+    np.testing.assert_allclose(found.numpy(), rel_entr(p, q).sum(-1), rtol=1e-9)
+    assert kl_divergence(values[0].log_softmax(-1), values[0].log_softmax(-1)).abs().max() == 0

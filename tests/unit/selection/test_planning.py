@@ -1,0 +1,262 @@
+"""Trimming a choice to a budget against a plain loop; what a policy may return; the search for a factor."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fairprune_framework.api.interfaces import PolicyContext, SelectionPolicy
+from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site
+from fairprune_framework.errors import ContractViolation, FairpruneError
+from fairprune_framework.selection.planning import FACTORS, best_factor, check_choice, make_plan, policy_context, trim
+
+SIZES = {"layers.0.a": (0, 6), "layers.0.b": (0, 4), "layers.1.a": (1, 8), "layers.2.a": (2, 5)}
+
+
+def scores(observed: Any = None, signed: bool = False, bias: Any = None) -> Scores:
+    sites = {
+        name: Site(name=name, layer=layer, units=units, slices=(), config_fields={}, width_group="w", taps=frozenset())
+        for name, (layer, units) in SIZES.items()
+    }
+    ones = {name: torch.ones(site.units, dtype=torch.float64) for name, site in sites.items()}
+    seen = {name: torch.ones(site.units, dtype=torch.bool) for name, site in sites.items()}
+    return Scores(
+        sites=sites,
+        bias={**ones, **(bias or {})},
+        importance=ones,
+        by_category={},
+        observed={**seen, **(observed or {})},
+        signed=signed,
+    )
+
+
+def everything(order: bool = True) -> Choice:
+    """All units, of which those with a higher index, and then those of a later site, are less removable."""
+    units = {name: torch.arange(count) for name, (_, count) in SIZES.items()}
+    values = {name: -chosen.double() for name, chosen in units.items()}
+    return Choice(units=units, order=values if order else {})
+
+
+def expected(choice: Choice, given: Scores, budget: Budget) -> dict[str, list[int]]:
+    """Take units one by one, most removable first, as long as rules allow: the core's contract in the plainest words."""
+    total = sum(units for _, units in SIZES.values())
+    layers: dict[int, int] = {}
+    for layer, units in SIZES.values():
+        layers[layer] = layers.get(layer, 0) + units
+    most = {"fraction": math.floor(budget.amount * total), "total": budget.amount, "per-layer": budget.amount * len(layers)}
+    room = {layer: math.floor(budget.max_layer_share * size) for layer, size in layers.items()}
+    if budget.unit == "per-layer":
+        room = {layer: min(size, int(budget.amount)) for layer, size in room.items()}
+    ranked = sorted(
+        (-value, place, rank, name, unit)
+        for place, name in enumerate(sorted(choice.units, key=lambda name: SIZES[name][0]))
+        for rank, (unit, value) in enumerate(zip(choice.units[name].tolist(), choice.order[name].tolist(), strict=True))
+    )
+    left = {name: units - 1 for name, (_, units) in SIZES.items()}
+    taken: dict[str, list[int]] = {}
+    for *_, name, unit in ranked:
+        layer = SIZES[name][0]
+        if layer in budget.protected_layers or not given.observed[name][unit] or room[layer] == 0 or left[name] == 0:
+            continue
+        room[layer] -= 1
+        left[name] -= 1
+        taken.setdefault(name, []).append(unit)
+    kept: dict[str, list[int]] = {}
+    count = 0
+    for *_, name, unit in ranked:
+        if unit in taken.get(name, []) and count < most[budget.unit]:
+            kept.setdefault(name, []).append(unit)
+            count += 1
+    return kept
+
+
+BUDGETS = st.builds(
+    Budget,
+    amount=st.integers(1, 25),
+    unit=st.sampled_from(["total", "per-layer"]),
+    max_layer_share=st.sampled_from([1.0, 0.5, 0.25]),
+    protected_layers=st.frozensets(st.integers(0, 2), max_size=2),
+) | st.builds(Budget, amount=st.sampled_from([0.01, 0.1, 0.3, 0.9]), max_layer_share=st.sampled_from([1.0, 0.4]))
+
+
+@st.composite
+def choices(draw: st.DrawFn) -> Choice:
+    units, order = {}, {}
+    for name, (_, count) in SIZES.items():
+        chosen = draw(st.lists(st.integers(0, count - 1), unique=True))
+        values = sorted((draw(st.integers(0, 4)) for _ in chosen), reverse=True)
+        units[name] = torch.tensor(chosen, dtype=torch.long)
+        order[name] = torch.tensor(values, dtype=torch.float64)
+    return Choice(units=units, order=order)
+
+
+@given(choices(), BUDGETS, st.data())
+@settings(max_examples=200, deadline=None)
+def test_trimming_is_taking_one_by_one(choice: Choice, budget: Budget, data: st.DataObject) -> None:
+    given_ = scores({"layers.1.a": torch.tensor(data.draw(st.lists(st.booleans(), min_size=8, max_size=8)))})
+    kept, left = trim(choice, given_, budget)
+    assert {name: units.tolist() for name, units in kept.items()} == expected(choice, given_, budget)
+    chosen = sum(map(len, choice.units.values()))
+    assert sum(left.values()) + sum(map(len, kept.values())) == chosen
+
+
+def test_each_reason_is_counted() -> None:
+    observed = torch.tensor([True] * 6 + [False] * 2)
+    budget = Budget(amount=9, unit="total", max_layer_share=0.6, protected_layers=frozenset({2}))
+    kept, left = trim(everything(), scores({"layers.1.a": observed}), budget)
+    assert left == {
+        "in_protected_layers": 5,
+        "not_observed": 2,
+        "last_unit_of_site": 2,  # of a and b of layer 0
+        "beyond_layer_limit": (5 + 3 - 6) + (6 - 4),
+        "beyond_budget": 1,
+    }
+    assert sum(map(len, kept.values())) == 9
+
+
+def test_signed_scores_go_above_zero_alone() -> None:
+    bias = torch.tensor([1.0, -1.0, 0.0, 2.0, -3.0, 4.0], dtype=torch.float64)
+    choice = Choice(units={"layers.0.a": torch.arange(6)})
+    for signed, units in ((True, [0, 3, 5]), (False, [0, 1, 2, 3, 4])):
+        kept, _ = trim(choice, scores(signed=signed, bias={"layers.0.a": bias}), Budget(amount=20, unit="total"))
+        assert kept["layers.0.a"].tolist() == units
+
+
+def test_without_an_order_each_site_loses_its_share_from_the_tail() -> None:
+    kept, _ = trim(everything(order=False), scores(), Budget(amount=9, unit="total"))
+    sizes = {name: units - 1 for name, (_, units) in SIZES.items()}  # 5, 3, 7, 4: one stays of each
+    assert {name: units.tolist() for name, units in kept.items()} == {
+        name: list(range(units * 9 // 19)) for name, units in sizes.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        (Choice(units={"x": torch.tensor([0])}), "chose units of 'x', which is no site"),
+        (Choice(units={"layers.0.a": torch.tensor([0.0])}), "must be (n,) integers. Got (1,) torch.float32"),
+        (Choice(units={"layers.0.a": torch.tensor([[0]])}), "must be (n,) integers. Got (1, 1)"),
+        (Choice(units={"layers.0.a": torch.tensor([0, 6])}), "outside 0..5"),
+        (Choice(units={"layers.0.a": torch.tensor([-1])}), "outside 0..5"),
+        (Choice(units={"layers.0.a": torch.tensor([2, 2])}), "a unit of layers.0.a twice"),
+        (
+            Choice(units={"layers.0.a": torch.tensor([2])}, order={"layers.0.a": torch.zeros(2)}),
+            "the order of layers.0.a has another length",
+        ),
+    ],
+)
+def test_choices_that_break_the_contract(choice: Choice, words: str) -> None:
+    check_choice(everything(), scores(), "p")
+    with pytest.raises(ContractViolation) as caught:
+        check_choice(choice, scores(), "x:p")
+    assert words in str(caught.value)
+    assert str(caught.value).startswith("x:p")
+
+
+# -- plans -------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed(SelectionPolicy):
+    """Returns a choice, or raises."""
+
+    choice: Any
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        if isinstance(self.choice, Exception):
+            raise self.choice
+        assert isinstance(self.choice, Choice)
+        return self.choice
+
+
+def plan(choice: Any, budget: str = "3n", **more: Any) -> Any:
+    at = policy_context("scale", 0.05, None, torch.Generator())
+    words = {"model": "m", "fingerprint": "f", "operator": "remove", **more}
+    return make_plan(scores(), Fixed(choice=choice), Budget.parse(budget), at, "x:p", **words)
+
+
+def test_a_plan_names_sorted_units_and_counts_them() -> None:
+    found = plan(Choice(units={"layers.1.a": torch.tensor([5, 0]), "layers.0.b": torch.tensor([2])}))
+    assert found.sites == {"layers.0.b": (2,), "layers.1.a": (0, 5)}
+    assert found.achieved == {"units": 3, "fraction": 3 / 23, "per_layer": {"0": 1, "1": 2}}
+    assert found.requested == {"budget": "3n", "units": 3}
+    assert (found.abstained, found.reason) == (False, None)
+
+
+def test_a_plan_without_units_says_why() -> None:
+    assert plan(Choice(units={})).reason == "x:p chose no neuron"
+    assert plan(Choice(units={}, reason="none was safe")).reason == "none was safe"
+    none_left = plan(everything(), "1/layer", factor=None)
+    assert not none_left.abstained
+    protected = make_plan(
+        scores(),
+        Fixed(choice=Choice(units={"layers.1.a": torch.tensor([1, 2])})),
+        Budget(amount=2, unit="total", protected_layers=frozenset({1})),
+        policy_context("remove", 0.05, None, torch.Generator()),
+        "x:p",
+        model="m",
+        fingerprint="f",
+        operator="remove",
+    )
+    assert protected.abstained
+    assert protected.reason == "of 2 neurons that x:p chose, none may go: in_protected_layers 2"
+
+
+def test_a_policy_that_raises_is_named_and_its_error_chained() -> None:
+    with pytest.raises(FairpruneError, match="x:p raised ZeroDivisionError: by nought") as caught:
+        plan(ZeroDivisionError("by nought"))
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_factor_of_the_policy_goes_before_the_users() -> None:
+    units = {"layers.0.a": torch.tensor([1])}
+    assert plan(Choice(units=units, factor=0.2), operator="scale", factor=0.7).factor == 0.2
+    assert plan(Choice(units=units), operator="scale", factor=0.7).factor == 0.7
+    with pytest.raises(ContractViolation, match=r"chose the factor 0\.2, but the operator 'zero' does not scale"):
+        plan(Choice(units=units, factor=0.2), operator="zero")
+
+
+# -- the search for a factor -------------------------------------------------------------------------------------------------
+
+
+def probe(measured: dict[float, tuple[float, float]]) -> Any:
+    """factor -> (divergence, cost); a choice without units is the model as it is."""
+
+    def measure(choice: Choice) -> Measurement:
+        divergence, cost = measured[choice.factor] if choice.units else (1.0, 0.0)  # type: ignore[index]
+        return Measurement(divergence=divergence, cost=cost, retention=1 / (1 + cost))
+
+    return measure
+
+
+def test_the_lowest_divergence_that_is_affordable() -> None:
+    units = {"layers.0.a": torch.tensor([1])}
+    measured = dict.fromkeys(FACTORS, (0.9, 0.0)) | {0.0: (0.1, 0.5), 0.25: (0.2, 0.05), 2.0: (0.2, 0.01)}
+    factor, seen = best_factor(units, probe(measured), 0.05)
+    assert factor == 0.25  # as far down as 2.0, and nearer to 1
+    assert seen["0"] == {"divergence": 0.1, "cost": 0.5}
+    assert set(seen) == {f"{factor:g}" for factor in FACTORS}
+    assert best_factor(units, probe(measured), 0.5)[0] == 0.0
+
+
+def test_no_factor_where_none_lowers_the_divergence() -> None:
+    flat = Measurement(divergence=1.0, cost=0.0, retention=1.0)
+    assert best_factor({}, lambda choice: flat, 0.05)[0] is None
+
+
+def test_a_plan_whose_factor_cannot_be_found_abstains() -> None:
+    units = {"layers.0.a": torch.tensor([1])}
+    flat = dict.fromkeys(FACTORS, (1.0, 0.0))
+    found = plan(Choice(units=units), operator="scale", search=probe(flat))
+    assert found.abstained
+    assert found.sites == {}
+    assert "no factor that --max-perplexity-increase allows" in str(found.reason)
+    better = plan(Choice(units=units), operator="scale", search=probe(flat | {0.5: (0.5, 0.0)}))
+    assert (better.factor, better.count) == (0.5, 1)
+    assert better.achieved["factors"]["0.5"] == {"divergence": 0.5, "cost": 0.0}

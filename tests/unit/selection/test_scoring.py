@@ -1,0 +1,206 @@
+"""What scorers are given, what is made of their answers, and answers that break the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, SiteContext
+from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
+from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.selection.scoring import Services, generator_for, load_scores, save_scores, score
+from fairprune_framework.testing.tiny import tiny_model
+
+MODEL: Any = tiny_model("llama")
+ARCHITECTURE = recognise(MODEL)
+SITES = tuple(ARCHITECTURE.sites)
+NOTHING = Needs()
+
+
+def statistics(observed: dict[str, tuple[int, int]] | None = None) -> Statistics:
+    """Two categories of three and five contrasts; `x.y` holds the number of the site and of the category."""
+    seen = observed or dict.fromkeys(SITES, (3, 5))
+    sums = {}
+    for number, name in enumerate(SITES):
+        sums[key_of("contrasts", name, "x.y")] = torch.stack(
+            [torch.full((1, 48), float(10 * number + group), dtype=torch.float64) for group in (1, 2)]
+        )
+        sums[key_of("calibration", name, "x.y")] = torch.full((1, 1, 48), float(number), dtype=torch.float64)
+        sums[key_of("contrasts", name, OBSERVED)] = torch.tensor(seen[name], dtype=torch.float64).reshape(2, 1, 1)
+    return Statistics(
+        sums=sums, categories=("age", "race"), counts={"contrasts": (3, 5), "calibration": (4,)}, statistics=(), composition="c"
+    )
+
+
+@dataclass(frozen=True)
+class Bias(BiasScorer):
+    """Calls a function."""
+
+    function: Callable[[SiteContext], Any]
+    given: Needs = NOTHING
+
+    def needs(self) -> Needs:
+        return self.given
+
+    def score(self, at: SiteContext) -> Tensor:
+        return self.function(at)  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Signed(Bias):
+    """May be negative."""
+
+    signed: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class Importance(ImportanceScorer):
+    """Calls a function."""
+
+    function: Callable[[SiteContext], Any]
+    given: Needs = NOTHING
+
+    def needs(self) -> Needs:
+        return self.given
+
+    def score(self, at: SiteContext) -> Tensor:
+        return self.function(at)  # type: ignore[no-any-return]
+
+
+def mean(at: SiteContext) -> Tensor:
+    return at.sums["x.y"][0] / at.count
+
+
+def scored(bias: Any = None, importance: Any = None, found: Statistics | None = None, **more: Any) -> Any:
+    words = (bias or Bias(mean), importance or Importance(mean), ("x:b", "x:i"))
+    return score(found or statistics(), MODEL, ARCHITECTURE, *words, **more)
+
+
+def test_bias_is_averaged_over_categories_whatever_their_sizes() -> None:
+    found = scored()
+    for number, name in enumerate(SITES):
+        age, race = (10 * number + 1) / 3, (10 * number + 2) / 5
+        torch.testing.assert_close(found.by_category["age"][name], torch.full((48,), age, dtype=torch.float64))
+        torch.testing.assert_close(found.bias[name], torch.full((48,), (age + race) / 2, dtype=torch.float64))
+        torch.testing.assert_close(found.importance[name], torch.full((48,), number / 4, dtype=torch.float64))
+        assert found.observed[name].all()
+
+
+def test_categories_in_which_a_site_was_not_seen_have_no_part() -> None:
+    found = scored(found=statistics({SITES[0]: (0, 5), SITES[1]: (0, 0)}))
+    torch.testing.assert_close(found.bias[SITES[0]], torch.full((48,), 2 / 5, dtype=torch.float64))
+    assert found.bias[SITES[1]].abs().max() == 0
+    assert (found.observed[SITES[0]].all(), found.observed[SITES[1]].any()) == (True, False)
+    assert set(found.by_category) == {"race"}
+
+
+def test_what_a_scorer_sees() -> None:
+    seen: list[SiteContext] = []
+
+    def keep(at: SiteContext) -> Tensor:
+        seen.append(at)
+        return torch.zeros(48, dtype=torch.float64)
+
+    scored(Bias(keep, Needs(weights=True)), Importance(keep))
+    assert [(at.site.name, at.category, at.count) for at in seen] == [
+        (name, category, count) for name in SITES for category, count in (("age", 3), ("race", 5), (None, 4))
+    ]
+    gate = MODEL.model.layers[0].mlp.gate_proj.weight
+    assert seen[0].weights["gate"].equal(gate)
+    assert not seen[2].weights  # it did not ask
+    assert all(at.probe is at.readout is None for at in seen)
+    assert seen[0].observed.tolist() == [3] * 48
+
+
+def test_generators_depend_on_seed_plugin_and_site_alone() -> None:
+    def draw(seed: int, *names: str) -> list[int]:
+        return torch.randint(0, 2**62, (4,), generator=generator_for(seed, *names)).tolist()
+
+    assert draw(0, "a", "b") == draw(0, "a", "b")
+    assert len({tuple(draw(*each)) for each in [(0, "a", "b"), (1, "a", "b"), (0, "b", "a"), (0, "ab"), (0, "a")]}) == 5
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (lambda at: torch.zeros(47, dtype=torch.float64), "must be (48,) float64. Got (47,) torch.float64"),
+        (lambda at: torch.zeros(48), "Got (48,) torch.float32"),
+        (lambda at: [0.0] * 48, "Got list instead"),
+        (lambda at: torch.full((48,), float("nan"), dtype=torch.float64), "48 scores are not finite"),
+        (lambda at: torch.full((48,), -0.5, dtype=torch.float64), "scores must be >= 0, the lowest is -0.5"),
+    ],
+)
+def test_answers_that_break_the_contract(answer: Any, words: str) -> None:
+    with pytest.raises(ContractViolation) as caught:
+        scored(Bias(answer))
+    assert f"x:b, site {SITES[0]}, category 'age'" in str(caught.value)
+    assert words in str(caught.value)
+
+
+def test_negative_scores_where_they_are_declared_or_of_importance() -> None:
+    negative = torch.full((48,), -0.5, dtype=torch.float64)
+    found = scored(Signed(lambda at: negative), Importance(lambda at: negative))
+    assert found.signed
+    assert found.bias[SITES[0]].equal(negative)
+    assert found.importance[SITES[0]].equal(negative)
+
+
+def test_errors_of_a_scorer_say_where() -> None:
+    with pytest.raises(FairpruneError, match=r"x:b, site model\.layers\.0\.mlp, category 'age' raised ValueError: x"):
+        scored(Bias(lambda at: (_ for _ in ()).throw(ValueError("x"))))
+    with pytest.raises(FairpruneError, match=r"x:i, site model\.layers\.0\.mlp: no statistic 'z'; available: x\.y"):
+        scored(importance=Importance(lambda at: at.sums["z"]))
+
+
+def test_services_are_made_for_those_who_ask() -> None:
+    made: list[str] = []
+
+    def readout() -> Any:
+        made.append("readout")
+        return torch.neg
+
+    services = Services(
+        readout=readout, probe=lambda category: made.append(f"probe {category}"), attribute_tokens=lambda: {"age": ((1,), (2,))}
+    )
+    scored(services=services)
+    assert made == []
+    seen: list[SiteContext] = []
+
+    def keep(at: SiteContext) -> Tensor:
+        seen.append(at)
+        return torch.zeros(48, dtype=torch.float64)
+
+    scored(Bias(keep, Needs(readout=True, probe=True)), services=services)
+    assert made == ["readout", "probe age", "readout", "probe race"]
+    assert seen[0].readout is torch.neg
+    assert (seen[0].attribute_tokens, seen[1].attribute_tokens) == (((1,), (2,)), ())
+    for needs in (Needs(readout=True), Needs(probe=True)):
+        with pytest.raises(FairpruneError, match="was given none"):
+            scored(Bias(keep, needs))
+    with pytest.raises(UserError, match="x:b asks for bootstrap replicates"):
+        scored(Bias(keep, Needs(replicates=3)))
+
+
+def test_scores_there_and_back(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    bias = Bias(lambda at: torch.rand(48, generator=generator, dtype=torch.float64))
+    found = scored(bias, found=statistics({SITES[0]: (3, 0), SITES[1]: (0, 0)}))
+    save_scores(found, tmp_path / "scores.safetensors")
+    again = load_scores(tmp_path / "scores.safetensors", ARCHITECTURE.sites, signed=False)
+    for name in SITES:
+        for field in ("bias", "importance", "observed"):
+            assert getattr(again, field)[name].equal(getattr(found, field)[name])
+    assert again.by_category.keys() == found.by_category.keys() == {"age"}
+    assert again.by_category["age"][SITES[0]].equal(found.by_category["age"][SITES[0]])
+    other = recognise(tiny_model("llama", layers=3))
+    with pytest.raises(RunFolderError, match=r"holds no 'bias/model\.layers\.2\.mlp': it belongs to another model"):
+        load_scores(tmp_path / "scores.safetensors", other.sites, signed=False)
+    with pytest.raises(RunFolderError, match="is missing"):
+        load_scores(tmp_path / "absent", ARCHITECTURE.sites, signed=False)
