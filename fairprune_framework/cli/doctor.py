@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fairprune_framework import discovery
+from fairprune_framework.cli.command import Command
+from fairprune_framework.cli.options import add_json, one_line
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.utilities.versions import PACKAGES
 
@@ -110,8 +113,7 @@ def _plugins() -> list[Finding]:
                 discovery.load(entry)
                 loaded += 1
             except FairpruneError as error:
-                text = " ".join(str(error).split())
-                found.append(Finding(what=f"{kind} {entry.name}", state="broken", text=text))
+                found.append(Finding(what=f"{kind} {entry.name}", state="broken", text=one_line(error)))
     recipes = len(discovery.entries("recipe"))
     return [Finding(what="plugins", state="ok", text=f"{loaded} load, {recipes} recipes"), *found]
 
@@ -145,3 +147,13 @@ def _memory() -> Finding:
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
     return Finding(what="disk", state="ok" if free > 2**30 else "note", text=f"{free / 2**30:.0f} GiB free here")
+
+
+def _run(values: dict[str, Any]) -> int:
+    findings = examine()
+    report = to_json(findings)
+    print(json.dumps(report, indent=1) if values.get("json") else render(findings))
+    return 0 if report["ok"] else 1
+
+
+COMMANDS = (Command(name="doctor", help="say what this environment can do and what it lacks", add_options=add_json, run=_run),)

@@ -23,9 +23,11 @@ import pytest
 
 from fairprune_framework import discovery
 from fairprune_framework.calibration import text as calibration
-from fairprune_framework.cli.command import COMMANDS
-from fairprune_framework.cli.main import STAGE_HELP, main
+from fairprune_framework.cli import stages
+from fairprune_framework.cli.main import collect, main
 from fairprune_framework.evaluation.metrics import generation
+from fairprune_framework.recipes.option import GROUPS
+from fairprune_framework.recipes.recipe import OPTIONS
 from fairprune_framework.testing.tiny import save_tiny, tiny_contrasts
 
 ROOT = Path(__file__).parents[2]
@@ -222,27 +224,37 @@ def _documented(title: str) -> set[str]:
     return set(re.findall(r"^\| `(--[a-z-]+)", section[1], re.MULTILINE))
 
 
-@pytest.mark.parametrize("command", list(STAGE_HELP))
+STAGES = [command.title for command in stages.COMMANDS]
+OTHERS = [command.title for command in collect() if command not in stages.COMMANDS]
+
+
+@pytest.mark.parametrize("command", STAGES)
 def test_options_of_stages(command: str) -> None:
     documented = _documented("Options of the stages") - (set() if command == "prune" else {"--plan"})
     assert documented == _options_of(command)
 
 
-@pytest.mark.parametrize(
-    "command", ["ablate", "inspect", *COMMANDS, "prompts check", "prompts build", "plugins list", "plugins check"]
-)
-def test_options_of_other_commands(command: str) -> None:
-    assert _documented(f"fairprune {command}") == _options_of(command)
+@pytest.mark.parametrize("section", sorted({"ask" if title.startswith("ask ") else title for title in OTHERS}))
+def test_options_of_other_commands(section: str) -> None:
+    commands = [title for title in OTHERS if title == section or (section == "ask" and title.startswith("ask "))]
+    assert _documented(f"fairprune {section}") == set().union(*map(_options_of, commands))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_options_stand_in_their_group(group: str) -> None:
+    text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    table = re.search(rf"^\*\*{group.capitalize()}\*\*.*?\n\n(.*?)\n\n", text, re.MULTILINE | re.DOTALL)
+    assert table, f"docs/cli.md has no table {group.capitalize()!r}"
+    wanted = {f"--{name.replace('_', '-')}" for name, option in OPTIONS.items() if option.group == group}
+    assert set(re.findall(r"^\| `(--[a-z-]+)", table[1], re.MULTILINE)) == wanted
 
 
 def test_every_command_is_documented() -> None:
     text = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^\| `fairprune ([a-z]+(?: [a-z]+)?)`", text, re.MULTILINE))
-    offered: set[str] = set()
-    for command in re.findall(r"^    ([a-z]+) ", _run(["--help"])[1], re.MULTILINE):
-        inner = re.findall(r"^    ([a-z]+) ", _run([command, "--help"])[1], re.MULTILINE) if command not in STAGE_HELP else []
-        offered |= {f"{command} {action}" for action in inner} or {command}
-    assert named == offered
+    named = re.findall(r"^\| `fairprune ([a-z]+(?: [a-z]+)?)`", text, re.MULTILINE)
+    assert sorted(named) == sorted(STAGES + OTHERS)
+    for first in {command.partition(" ")[0] for command in named}:
+        assert f"    {first} " in _run(["--help"])[1], first
 
 
 # -- methods -------------------------------------------------------------------------------------------------------------

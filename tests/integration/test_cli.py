@@ -37,9 +37,9 @@ def test_help_of_a_stage_explains_every_option() -> None:
     assert "fractions" not in text or "0.002" in text
 
 
-@pytest.mark.parametrize("words", [["--help"], ["plugins", "list"]])
+@pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["prompts", "--help"], ["plugins", "list"]])
 def test_nothing_heavy_is_imported(words: list[str]) -> None:
-    heavy = ("torch", "transformers", "lightning", "lm_eval", "datasets", "numpy", "fairprune_variance")
+    heavy = ("torch", "transformers", "lightning", "lm_eval", "datasets", "scipy", "pyarrow", "numpy", "fairprune_variance")
     script = (
         "import sys\n"
         "from fairprune_framework.cli.main import main\n"

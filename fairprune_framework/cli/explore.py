@@ -1,0 +1,32 @@
+"""`fairprune explore`: a local page that compares the two models of a run."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+from fairprune_framework.cli.command import Command
+from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.progress import notifier
+
+
+def _add_options(parser: Any) -> None:
+    parser.add_argument("run", help="a run folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; by default this machine alone")
+    parser.add_argument("--port", type=int, help="by default the first free one from 7860")
+
+
+def _run(values: dict[str, Any]) -> int:
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError("exploring needs gradio: pip install 'fairprune_framework[explore]'")
+    from fairprune_framework.exploring.compare import Explorer
+    from fairprune_framework.exploring.page import serve
+
+    explorer = Explorer(values["run"], notify=notifier("explore"))
+    serve(explorer, values.get("host") or "127.0.0.1", values.get("port"))
+    return 0
+
+
+COMMANDS = (
+    Command(name="explore", help="a local page: type two prompts, see both models", add_options=_add_options, run=_run),
+)

@@ -1,0 +1,64 @@
+"""`fairprune run | audit | score | plan | prune | evaluate`: stages of a run, on a run folder. `report.py` has the last stage."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+from fairprune_framework.cli.command import Command
+from fairprune_framework.cli.options import add_json, add_quiet, add_recipe_options, recipe_options
+from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.progress import notifier, shown
+
+HELP = {
+    "run": "do everything: read, audit, score, plan, prune, evaluate, report",
+    "audit": "stream the contrasts through the model into statistics",
+    "score": "turn the statistics of a run into bias and importance per neuron",
+    "plan": "choose neurons by the scores of a run",
+    "prune": "carry out the plan of a run, if the guard holds",
+    "evaluate": "judge a run before and after, or one model alone",
+}
+
+
+def _add_options(stage: str, parser: Any) -> None:
+    parser.add_argument(
+        "model", nargs="?", help="hub id, folder, .gguf file or smollm2-135m; in an existing run folder, its own"
+    )
+    parser.add_argument("--output", help="the run folder")
+    parser.add_argument("--recipe", help="name of a shipped recipe, or a YAML file")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what the run folder holds of this stage and later ones"
+    )
+    add_json(parser, "print run.json instead of the summary")
+    add_quiet(parser)
+    if stage == "prune":
+        parser.add_argument("--plan", help="a plan file to carry out on MODEL, instead of the run folder's own")
+    add_recipe_options(parser)
+
+
+def _run(stage: str, values: dict[str, Any]) -> int:
+    if values.get("output") is None:
+        raise UserError(f"`fairprune {stage}` needs a run folder: --output DIR")
+    options = recipe_options(values)
+    as_json, quiet = options.pop("json", False), options.pop("quiet", False)
+
+    from fairprune_framework import pipeline
+
+    with shown(not quiet):
+        done = getattr(pipeline, stage)(**options, notify=notifier(stage, quiet))
+    if as_json:
+        print(json.dumps(done.record, indent=1, ensure_ascii=False))
+    else:
+        from fairprune_framework.reporting.summary import summary
+
+        plan = done.read_plan() if done.folder.has("plan") else None
+        evaluation = done.read_evaluation() if done.folder.has("evaluate") else None
+        print(summary(done.folder.path, done.recipe, done.record, plan, evaluation))
+    return 0
+
+
+COMMANDS = tuple(
+    Command(name=name, help=text, add_options=partial(_add_options, name), run=partial(_run, name), plugin_options=True)
+    for name, text in HELP.items()
+)
