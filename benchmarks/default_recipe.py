@@ -62,9 +62,9 @@ def main() -> None:
     budget, passed = 0.002, []
     while not passed and budget >= 0.0005:
         for relative, normalisation, weight in product((False, True), ("minmax", "rank"), (0.5, 0.65, 0.8)):
-            words = {"bias": {"plugin": "variance", "relative": relative}, "budget": str(budget)}
-            words["policy"] = {"plugin": "uniform", "weight": weight, "normalisation": normalisation}
-            run = fp.plan(fp.score(run, overwrite=True, **words), overwrite=True)
+            options = {"bias": {"plugin": "variance", "relative": relative}, "budget": str(budget)}
+            options["policy"] = {"plugin": "uniform", "weight": weight, "normalisation": normalisation}
+            run = fp.plan(fp.score(run, overwrite=True, **options), overwrite=True)
             plan = run.read_plan()
             if plan.count == 0:
                 print(f"| {budget} | {normalisation} | {'relative ' * relative}variance | {weight} | 0 | | | | |", flush=True)

@@ -17,6 +17,7 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.sentence_rows import PREFERENCE
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.stages.plan import check as check_layers
+from fairprune_framework.utilities.progress import Notify, silent
 
 
 def ablate(
@@ -29,7 +30,7 @@ def ablate(
     model: Any = None,
     tokenizer: Any = None,
     prompts: Any = None,
-    notify: Callable[[str], None] = lambda text: None,
+    notify: Notify = silent,
     **options: Any,
 ) -> dict[str, Any] | None:
     """Try every cell of a grid; returns the content of `ablation.json`, or None while cells of other parts are missing.

@@ -7,7 +7,7 @@ Folder: `grid.yaml`, `base/` (the calibration text), `search/` (a run folder: th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import read_json, write_json, write_text
+from fairprune_framework.utilities.progress import Notify, silent
 
 FIT_SHARE = "template:0.5"
 """Share of the templates of `select` that feed scores; the others judge the cells."""
@@ -42,7 +43,7 @@ class Ablation:
         tokenizer: Any = None,
         prompts: Sequence[Any] | None = None,
         overwrite: bool = False,
-        notify: Callable[[str], None] = lambda text: None,
+        notify: Notify = silent,
     ) -> None:
         self.grid, self.folder, self.notify, self.overwrite = grid, folder, notify, overwrite
         self._base: Run | None = None

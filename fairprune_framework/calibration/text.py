@@ -185,16 +185,16 @@ def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: 
             torch.manual_seed(seed)
             with bar("sampling text", tokens - 1, "steps") as advance:
 
-                def count(ids: torch.Tensor, scores: Any, **words: Any) -> torch.Tensor:
+                def count(ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
                     advance(1)
                     return torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
 
-                words = {
+                options = {
                     "attention_mask": torch.ones_like(start),
                     "generation_config": config,
                     "stopping_criteria": StoppingCriteriaList([count]),
                 }
-                ids = model.generate(start, **words)  # type: ignore[operator]
+                ids = model.generate(start, **options)  # type: ignore[operator]
     finally:
         model.generation_config = generation
     return Calibration(documents=tuple(tuple(row) for row in ids.tolist()), source="sampled")

@@ -18,10 +18,12 @@ JSON = "machine-readable"
 
 
 def new_parser(description: str, **settings: Any) -> Any:
-    """A parser of jsonargparse that raises instead of leaving the process."""
+    """A parser that raises instead of leaving the process, and takes no abbreviated options."""
     from jsonargparse import ArgumentParser
 
-    return ArgumentParser(exit_on_error=False, description=description, formatter_class=_formatter(), **settings)
+    return ArgumentParser(
+        exit_on_error=False, allow_abbrev=False, description=description, formatter_class=_formatter(), **settings
+    )
 
 
 def add_json(parser: Any, help: str = JSON) -> None:

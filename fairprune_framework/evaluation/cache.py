@@ -12,6 +12,7 @@ from typing import Any
 
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.utilities.files import digest, read_json, write_json
+from fairprune_framework.utilities.progress import Notify, silent
 
 FORMAT = "fairprune-cell/1"
 
@@ -25,7 +26,7 @@ def model_key(fingerprint: str, units: Mapping[str, Sequence[int]] | None = None
 class Cells:
     """A folder of results; without one nothing is kept."""
 
-    def __init__(self, folder: Path | None, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, folder: Path | None, notify: Notify = silent) -> None:
         self.folder, self.notify = folder, notify
 
     def get(self, name: str, key: Mapping[str, Any], make: Callable[[], Any]) -> Any:

@@ -30,7 +30,7 @@ from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.utilities.files import digest, file_digest
-from fairprune_framework.utilities.progress import bar
+from fairprune_framework.utilities.progress import Notify, bar, silent
 from fairprune_framework.utilities.versions import versions
 
 
@@ -48,7 +48,7 @@ class Subject:
         units: Mapping[str, Sequence[int]] | None = None,
         factor: float = 0.0,
         budget: int = 512,
-        notify: Callable[[str], None] = lambda text: None,
+        notify: Notify = silent,
         weights: str | None = None,
     ) -> None:
         self.model, self.tokenizer, self.architecture, self.cells = model, tokenizer, architecture, cells

@@ -5,7 +5,7 @@ No page in here: everything comes from the functions that `evaluate` itself uses
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from fairprune_framework.reporting.run_data import Source
 from fairprune_framework.runs.open import open_run
 from fairprune_framework.runs.run import Run
 from fairprune_framework.surgery.masking import masked
+from fairprune_framework.utilities.progress import Notify, silent
 
 MOST_CHARACTERS = 10_000
 CATEGORY, VALUES = "typed here", ("first prompt", "second prompt")
@@ -58,7 +59,7 @@ class Comparison:
 class Explorer:
     """A run, opened with both of its models."""
 
-    def __init__(self, folder: str | Path, notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, folder: str | Path, notify: Notify = silent) -> None:
         path = Path(folder)
         if not (path / "run.json").is_file():
             raise RunFolderError(f"{path} is no run folder (it holds no run.json)")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.errors import UserError
 from fairprune_framework.recipes.recipe import Recipe
+from fairprune_framework.utilities.progress import Notify, silent
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +36,7 @@ class LoadedModel:
         *,
         model: nn.Module | None = None,
         tokenizer: Any = None,
-        notify: Callable[[str], None] = lambda text: None,
+        notify: Notify = silent,
     ) -> None:
         self._recipe, self._notify = recipe, notify
         self._given = None if model is None else (model, tokenizer)

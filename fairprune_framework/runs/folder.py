@@ -19,6 +19,7 @@ from fairprune_framework.errors import RunFolderError
 from fairprune_framework.recipes.loading import read_yaml
 from fairprune_framework.recipes.recipe import ADOPTED, PLUGIN_KINDS, STAGE_FIELDS, Recipe
 from fairprune_framework.utilities import files as provenance
+from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.versions import versions
 
 FORMAT = "fairprune-run/1"
@@ -66,7 +67,7 @@ class RunFolder(os.PathLike[str]):
         path: Path | None,
         *,
         overwrite: bool = False,
-        notify: Callable[[str], None] = lambda text: None,
+        notify: Notify = silent,
         contents: Contents = lambda names: {},
     ) -> None:
         self._temporary = None if path is not None else tempfile.TemporaryDirectory(prefix="fairprune-")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fairprune_framework.recipes.loading import load_recipe, merge_options, read
 from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, Recipe
 from fairprune_framework.runs.folder import RECIPE, RECORD, refuse_unwritable
 from fairprune_framework.runs.run import Run
+from fairprune_framework.utilities.progress import Notify, silent
 
 
 def open_run(
@@ -24,7 +25,7 @@ def open_run(
     model: Any = None,
     tokenizer: Any = None,
     prompts: Any = None,
-    notify: Callable[[str], None] = lambda text: None,
+    notify: Notify = silent,
 ) -> Run:
     """Open a run folder, new or existing; nothing is written yet.
 

@@ -5,7 +5,7 @@ The composition root: everything that a stage needs hangs here, and nothing belo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from fairprune_framework.selection.decide import Selection
 from fairprune_framework.selection.plugins import Plugins
 from fairprune_framework.selection.scoring import load_scores
 from fairprune_framework.utilities.files import read_json
+from fairprune_framework.utilities.progress import Notify, silent
 
 
 class Run:
@@ -50,7 +51,7 @@ class Run:
         calibration: Calibration | None = None,
         contrasts: Sequence[Contrast | Mapping[str, Any]] | None = None,
         also: tuple[Plugin, ...] = (),
-        notify: Callable[[str], None] = lambda text: None,
+        notify: Notify = silent,
     ) -> None:
         self.recipe, self.notify, self._contrasts = recipe, notify, contrasts
         if isinstance(folder, RunFolder):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from fairprune_framework.auditing.distributed.completed import CompletedBatches
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.functional.compensated import add_sums
 from fairprune_framework.utilities.files import read_json, write_json, write_tensors
-from fairprune_framework.utilities.progress import silent
+from fairprune_framework.utilities.progress import Notify, silent
 
 _FORMAT = "fairprune-checkpoint/1"
 _NAME = re.compile(r"(base|rank)-(\d+)(?:-(\d+)\.([ab]))?\.safetensors")
@@ -60,7 +60,7 @@ class Checkpoint:
         notify: hears of damaged files.
     """
 
-    def __init__(self, folder: Path, binding: Mapping[str, Any], notify: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, folder: Path, binding: Mapping[str, Any], notify: Notify = silent) -> None:
         self.folder, self.binding, self.notify = folder, json.loads(json.dumps(binding)), notify
         self.session = 0
         self._written: dict[int, int] = {}

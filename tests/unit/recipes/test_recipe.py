@@ -1,84 +1,15 @@
-"""Recipes: sources, dotted options, and what is refused."""
+"""What a recipe refuses, and what it derives."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from fairprune_framework.errors import UnknownName, UserError
-from fairprune_framework.recipes.loading import from_mapping, load_recipe, read_shipped, read_yaml, with_defaults, with_options
-from fairprune_framework.recipes.recipe import PluginSpec, Recipe
-
-
-def test_shipped_recipes_name_everything_and_load_no_package() -> None:
-    import sys
-
-    before = set(sys.modules)
-    for name in ("default", "variance", "article"):
-        recipe = load_recipe(name, {})
-        assert None not in (recipe.bias, recipe.importance, recipe.policy, recipe.budget, recipe.operator)
-    assert "fairprune_recipes" not in set(sys.modules) - before
-
-
-def test_later_sources_win(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text("bias: gate-up-difference\nseed: 3\nbudget: 4/layer\n")
-    recipe = load_recipe(str(file), {"seed": 5})
-    assert recipe.bias == PluginSpec(plugin="gate-up-difference")
-    assert (recipe.seed, recipe.budget) == (5, "4/layer")
-    assert recipe.importance == PluginSpec.parse(read_shipped("default")["importance"], "importance")
-
-
-def test_dotted_options_are_laid_over_the_plugin_that_is_named() -> None:
-    base = {"policy": {"plugin": "uniform", "weight": 0.8, "normalisation": "rank"}, "bias": "variance"}
-    recipe = with_options(base, {"policy.weight": 0.1, "bias.relative": True}, "it")
-    assert recipe.policy == PluginSpec(plugin="uniform", options={"weight": 0.1, "normalisation": "rank"})
-    assert recipe.bias == PluginSpec(plugin="variance", options={"relative": True})
-    assert base["bias"] == "variance"
-
-
-def test_naming_a_plugin_drops_the_options_of_the_one_before() -> None:
-    base = {"bias": {"plugin": "variance", "relative": True}}
-    assert with_options(base, {"bias": "other"}, "it").bias == PluginSpec(plugin="other")
-    assert with_options(base, {"bias": "other", "bias.some-thing": 1}, "it").bias == PluginSpec(
-        plugin="other", options={"some_thing": 1}
-    )
-
-
-def test_naming_an_operator_drops_the_factor_of_the_one_before() -> None:
-    base = {"operator": "scale", "factor": "0.5"}
-    assert with_options(base, {"seed": 1}, "it").multiplier() == 0.5
-    assert with_options(base, {"operator": "zero"}, "it").factor is None
-    assert with_options(base, {"operator": "scale", "factor": "auto"}, "it").multiplier() is None
-
-
-def test_dashes_and_underscores_are_one() -> None:
-    assert from_mapping({"max-layer-share": 0.5, "micro_batch_tokens": 64}, "it").max_layer_share == 0.5
-
-
-def test_what_is_written_is_read_as_the_same() -> None:
-    recipe = load_recipe(
-        "article", {"model": "m", "prompts": "p", "generate": ["a"], "protected_layers": [1], "columns": {"a": "b"}}
-    )
-    text = yaml.safe_dump(recipe.to_yaml(), sort_keys=False)
-    assert from_mapping(yaml.safe_load(text), "it") == recipe
-    assert with_defaults(recipe) is recipe
-
-
-def test_open_fields_are_taken_from_the_default() -> None:
-    recipe = Recipe(model="m", budget="3n")
-    resolved = with_defaults(recipe)
-    assert resolved.budget == "3n"
-    assert resolved.bias == PluginSpec.parse(read_shipped("default")["bias"], "bias")
-    assert with_options(recipe, {"seed": 4}) == Recipe(model="m", budget="3n", seed=4)
-
-
-def test_a_factor_without_its_operator_is_refused_not_dropped() -> None:
-    with pytest.raises(UserError, match="takes no factor"):
-        with_defaults(Recipe(factor="0.5"))
+from fairprune_framework.api.types import Budget
+from fairprune_framework.errors import UserError
+from fairprune_framework.recipes.loading import from_mapping
+from fairprune_framework.recipes.recipe import Recipe, budget_of, choices_of
 
 
 @pytest.mark.parametrize(
@@ -117,26 +48,23 @@ def test_refused(values: dict[str, Any], expected: str) -> None:
     assert expected in str(caught.value)
 
 
-def test_dotted_options_that_make_no_sense() -> None:
-    with pytest.raises(UnknownName, match=r"no option --bais\.relative\. Did you mean 'bias'"):
-        with_options({}, {"bais.relative": 1}, "it")
-    with pytest.raises(UserError, match="no architecture is named"):
-        with_options({}, {"architecture.x": 1}, "it")
+def test_budget_of_a_recipe_has_its_side_conditions() -> None:
+    budget = budget_of(Recipe(budget="16/layer", round_to=8, max_layer_share=0.5, protected_layers=(0,)))
+    assert budget == Budget(amount=16, unit="per-layer", round_to=8, max_layer_share=0.5, protected_layers=frozenset({0}))
+    with pytest.raises(UserError, match="names no budget"):
+        budget_of(Recipe())
 
 
-def test_yaml_errors_name_file_and_line(tmp_path: Path) -> None:
-    file = tmp_path / "r.yaml"
-    file.write_text("seed: 1\nbias: {plugin: x\nbudget: 1\n")
-    with pytest.raises(UserError, match=r"r\.yaml, line 3 is no YAML"):
-        read_yaml(file)
-    file.write_text("bias:\n  plugin: a\n  plugin: b\n")
-    with pytest.raises(UserError, match=r"line 2 is no YAML: the key 'plugin' occurs twice"):
-        read_yaml(file)
+def test_more_than_one_process_is_distributed() -> None:
+    assert [Recipe(**given).is_distributed for given in ({}, {"devices": 2}, {"devices": -1}, {"nodes": 2})] == [  # type: ignore[arg-type]
+        False,
+        True,
+        True,
+        True,
+    ]
 
 
-def test_recipes_know_no_plugin_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib import metadata
-
-    monkeypatch.setattr(metadata, "entry_points", lambda **_: [])
-    with pytest.raises(UnknownName, match="no recipe named 'default'"):
-        load_recipe(None, {})
+def test_choices_are_those_of_the_type() -> None:
+    assert choices_of("prefix_sharing") == ("auto", "never")
+    assert choices_of("operator") == ("remove", "zero", "scale")
+    assert choices_of("seed") == ()
