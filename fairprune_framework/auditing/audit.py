@@ -1,4 +1,4 @@
-"""The audit: contrasts of the split `select`, and calibration text where a scorer asks for it, into statistics."""
+"""The audit: statistics of contrasts of the split `select`, and of calibration text if a scorer asks for it."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) ->
 
 
 class AuditDataModule(ContrastDataModule):
-    """The micro-batches of one rank. What the audit is about is heard from rank 0 when the ranks have met."""
+    """The micro-batches of one rank, which receives the job from rank 0 once the process group is open."""
 
     def __init__(
         self,
@@ -71,11 +71,11 @@ class AuditDataModule(ContrastDataModule):
         self.job, self.open, self.statistics, self.parallelism, self.checkpoint = job, open, statistics, parallelism, checkpoint
 
     def setup(self, stage: str) -> None:
-        """Hear what the audit is about."""
+        """Receive the job from rank 0."""
         assert self.trainer is not None
         job: Job | None = self.trainer.strategy.broadcast(self.job)
         if job is None:
-            raise FairpruneError("rank 0 did not say what to audit")
+            raise FairpruneError("rank 0 has broadcast no job")
         self.job = job
         self.statistics.accumulator.set_categories(job.categories)
         if self.checkpoint is not None:
@@ -93,7 +93,7 @@ class AuditDataModule(ContrastDataModule):
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What an audit did, on rank 0."""
+    """The result of an audit, on rank 0."""
 
     statistics: Statistics
     seconds: float
@@ -103,7 +103,7 @@ class Outcome:
     resumed: int
     """Of them, done by earlier sessions."""
     splits: int
-    """Micro-batches computed in halves for want of memory: where there are any, bits may differ from an audit without."""
+    """Micro-batches computed in halves after running out of memory: if there are any, bits may differ from an audit without."""
     checkpoint_seconds: float
     micro_batch_tokens: int = 0
 
@@ -134,14 +134,14 @@ def perform(
     loggers: Sequence[Any] = (),
     limit: float | None = None,
 ) -> Outcome | None:
-    """Compute what is left of an audit on this rank, and add all ranks up. None on every rank but 0.
+    """Compute the rest of an audit on this rank, and reduce over ranks. None on every rank but 0.
 
     Args:
-        job: what there is to do; None on further ranks: they hear it from rank 0.
-        open: gives the streams of a job.
-        checkpoint: its session was begun by rank 0, with `before`.
-        before: on rank 0, what earlier sessions did.
-        limit: tokens per second of a bare forward, where it was measured.
+        job: on rank 0; None on the others, which receive it.
+        open: returns the streams of a job.
+        checkpoint: rank 0 has begun its session, with `before`.
+        before: on rank 0, the sums of earlier sessions.
+        limit: tokens per second of a bare forward, if it was measured.
     """
     callback = ActivationStatisticsCallback(
         model=model,
@@ -178,7 +178,7 @@ def perform(
         f"pass {work.number}, window {window}"
         for work in work_of(job, callback.passes, {CONTRASTS: _nothing, CALIBRATION: _nothing})
         for window in range(work.count)
-        if not part.done.whole(work.number, window)
+        if not part.done.is_complete(work.number, window)
     ]:
         raise FairpruneError(f"micro-batches are missing from the sums: {lost[0]} and {len(lost) - 1} more")
     sums = StatisticSums(job.categories)
@@ -186,7 +186,7 @@ def perform(
     ran = tuple(sorted(demand.names(len({site.layer for site in architecture.sites.values()}))))
     return Outcome(
         statistics=finished(sums, part.counts, callback.accumulator.clusters, ran, part.done.composition),
-        seconds=elapsed if parallelism.forked else bar.seconds,  # the bar of another process knows
+        seconds=elapsed if parallelism.forked else bar.seconds,  # this process has no bar of its own
         contrasts=part.done.contrasts,
         resumed=done,
         splits=part.splits,

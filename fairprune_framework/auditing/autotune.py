@@ -1,4 +1,4 @@
-"""Before an audit: how fast a bare forward is on this device, how large a micro-batch may be, and what there is to do."""
+"""Measured before an audit: the rate of bare forwards, the largest micro-batch that fits, and an estimate of the work."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def limit_of(model: nn.Module, batch_specs: Sequence[BatchSpec], device: torch.d
 
 
 def find_max_tokens(forward: Callable[[int, int], Any], width: int, most: int = MOST_TOKENS) -> int:
-    """The largest token budget, halved from `most` until a forward of it fits, and once more to leave room for what is summed.
+    """The largest number of padded tokens, halved from `most` until a forward fits, and once more to leave room for sums.
 
     Args:
         forward: computes (rows, width) tokens; raises `torch.OutOfMemoryError` where they do not fit.
@@ -70,7 +70,7 @@ def find_max_tokens(forward: Callable[[int, int], Any], width: int, most: int = 
 
 
 def max_tokens_on(model: nn.Module, device: torch.device, width: int, gradients: bool) -> int:
-    """The token budget for a device; gradients keep every activation, and get a quarter."""
+    """Padded tokens of a micro-batch on a device; passes with gradients keep every activation and get a quarter."""
     if device.type != "cuda":
         return CPU_TOKENS
     trunk = model.get_decoder()  # type: ignore[operator]
@@ -79,8 +79,8 @@ def max_tokens_on(model: nn.Module, device: torch.device, width: int, gradients:
         with torch.inference_mode():
             trunk(input_ids=torch.zeros((rows, columns), dtype=torch.long, device=device), use_cache=False)
 
-    found = find_max_tokens(forward, width)
-    return max(found // 4, width) if gradients else found
+    max_tokens = find_max_tokens(forward, width)
+    return max(max_tokens // 4, width) if gradients else max_tokens
 
 
 def memory_used(device: torch.device) -> float:
@@ -93,7 +93,7 @@ def memory_used(device: torch.device) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Planned:
-    """What one pass will compute, reckoned from its first window."""
+    """What one pass will compute, estimated from its first window."""
 
     forwards: float
     tokens: float

@@ -1,4 +1,4 @@
-"""Contrasts into micro-batches: a pure function of the contrasts and the token budget, fixed before any sharding.
+"""Contrasts into micro-batches: a pure function of the contrasts and `max_tokens`, fixed before any sharding.
 
 Each distinct text of a micro-batch is computed once, and contrasts that share texts are brought together within a window. Where a
 model allows it, tokens of a shared prefix are computed once too (`packing.py`); a row then holds several texts.
@@ -18,12 +18,12 @@ from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.utilities.files import repr_digest
 
 WINDOW = 4096
-"""Contrasts that are looked at together for sharing texts and for sorting by length."""
+"""Contrasts that are composed together: they share texts, and are sorted by length."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSpec:
-    """The contrasts of one micro-batch before its tensors are made: what is hashed, assigned to ranks and counted."""
+    """The contrasts of one micro-batch before its tensors exist: what is hashed, assigned to ranks and counted."""
 
     contrasts: tuple[AlignedContrast, ...]
     rows: int
@@ -89,11 +89,9 @@ def windows_of(contrasts: Iterable[AlignedContrast]) -> Iterator[list[AlignedCon
 
 
 def batch_specs(window: Sequence[AlignedContrast], max_tokens: int, pass_: Pass, share_up_to: int = 0) -> Iterator[BatchSpec]:
-    """What stands together: a pure function of one window, the token budget, the pass and the length up to which rows are packed."""
+    """What stands together: a pure function of one window, the most padded tokens, the pass and the length up to which rows are packed."""
     if max_tokens < 1:
-        raise ValueError(
-            f"a token budget must be at least 1. Got {max_tokens} instead (a run's own is `Run.micro_batch_tokens`)."
-        )
+        raise ValueError(f"max_tokens must be at least 1. Got {max_tokens} instead (a run's own is `Run.micro_batch_tokens`).")
     if pass_.objective is not None or pass_.stream != "contrasts":
         share_up_to = 0
     groups: dict[str, list[AlignedContrast]] = {}

@@ -35,9 +35,9 @@ def collate(
         for contrast in batch:
             packer.add([tokens.ids for tokens in contrast.variants])
         layout = packer.layout(pad)
-        found = [[layout.index_of[tokens.ids] for tokens in contrast.variants] for contrast in batch]
+        text_of = [[layout.index_of[tokens.ids] for tokens in contrast.variants] for contrast in batch]
         tensors = {name: getattr(layout, name) for name in ("input_ids", "attention_mask", "position_ids", "paths")}
-        return _with_tables(batch, values, pass_, found, batch_id, **tensors)
+        return _with_tables(batch, values, pass_, text_of, batch_id, **tensors)
     rows: dict[object, int] = {}
     texts: list[tuple[int, ...]] = []
     row_of: list[list[int]] = []
@@ -78,7 +78,7 @@ def _with_tables(
 
     return MicroBatch(
         **tensors,
-        text=torch.tensor([found + [0] * (most - len(found)) for found in text_of]),
+        text=torch.tensor([texts + [0] * (most - len(texts)) for texts in text_of]),
         present=table(lambda c, v: 1, 0).bool(),
         length=table(lambda c, v: len(c.variants[v].ids), 0),
         start=table(lambda c, v: c.variants[v].start, 0),

@@ -1,4 +1,4 @@
-"""What the plugins of a run want an audit to sum, and the contrasts it may sum over."""
+"""What the plugins of a run ask an audit to sum, and the contrasts that scores may use."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from fairprune_framework.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What the plugins of a run want the audit to sum."""
+    """What the plugins of a run ask the audit to sum."""
 
     statistics: tuple[Statistic, ...]
     calibration: bool
     weights: bool
     clusters: bool = False
-    """Some plugin wants bootstrap replicates: hashed clusters are summed apart."""
+    """Some plugin asks for bootstrap replicates: hashed clusters are summed separately."""
 
     @classmethod
     def of(cls, plugins: Sequence[Plugin], layers: int) -> Demand:
-        """The union of what plugins declare; equal statistics once.
+        """The union of the plugins' needs, each of equal statistics once.
 
         Raises:
-            UserError: two statistics that differ bear one name.
+            UserError: two different statistics have the same name.
         """
         statistics = tuple(dict.fromkeys(s for plugin in plugins for s in plugin.needs().statistics))
         names: dict[str, Statistic] = {}

@@ -1,4 +1,4 @@
-"""A micro-batch: the tensors of whole contrasts, and which one of an audit it is."""
+"""A micro-batch, the tensors of whole contrasts, and its id within an audit."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fairprune_framework.api.interfaces import Pass
 
 
 class BatchId(NamedTuple):
-    """Which micro-batch of an audit: the same whatever the ranks."""
+    """The id of a micro-batch of an audit: independent of the number of ranks."""
 
     pass_: int
-    """Number of the pass."""
+    """Index of the pass."""
     window: int
     number: int
-    """Place in its window."""
+    """Index in its window."""
     total: int
     """Micro-batches of its window."""
     content: int
@@ -58,19 +58,19 @@ class MicroBatch:
     """Size of the largest vocabulary of the set: the same in all micro-batches."""
     ids: tuple[str, ...]
     rare: Tensor | None = None
-    """(C, V, L) bool: places of rare tokens, as `Tokens.rare`; of calibration text alone."""
+    """(C, V, L) bool: positions of rare tokens, as `Tokens.rare`; of calibration text alone."""
     clusters: tuple[str, ...] = ()
     """Template id of each contrast: with its category, the unit of resampling."""
     batch_id: BatchId | None = None
-    """Which micro-batch of the audit it is."""
+    """Its id in the audit; None outside of one."""
     idle: bool = False
     """Computed only because other ranks compute in lockstep: nothing of it is summed."""
     position_ids: Tensor | None = None
-    """(R, L) int64 where rows are packed: place of each token in its texts."""
+    """(R, L) int64 where rows are packed: position of each token in its texts."""
     paths: Tensor | None = None
     """(U, T) int64 where rows are packed: flat index into R*L of each token of each text; -1 behind its end."""
     pass_of: Callable[[], Pass] = Pass
-    """Gives the pass that computes it. A call, since Lightning looks into the dataclasses of a batch and refuses frozen ones."""
+    """Returns the pass that computes it. A call, since Lightning looks into the dataclasses of a batch and refuses frozen ones."""
 
     @property
     def pass_(self) -> Pass:

@@ -72,14 +72,14 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
             lean=batch.lean,
             rare=torch.zeros_like(mask) if batch.rare is None else batch.rare,
         )
-        found = objective(outputs)
-    if not isinstance(found, Tensor) or found.shape != (len(batch.ids),):
-        got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        objective_C = objective(outputs)
+    if not isinstance(objective_C, Tensor) or objective_C.shape != (len(batch.ids),):
+        got = tuple(objective_C.shape) if isinstance(objective_C, Tensor) else type(objective_C).__name__
         raise ContractViolation(f"objective {objective!r} must return ({len(batch.ids)},). Got {got} instead.")
-    return found
+    return objective_C
 
 
 def gradients(objective_C: Tensor, taps: Sequence[Tensor]) -> list[Tensor]:
     """d sum(objective) / d tap for every tap; zero where the objective does not depend on it."""
-    found = torch.autograd.grad(objective_C, list(taps), torch.ones_like(objective_C), allow_unused=True)
-    return [torch.zeros_like(tap) if grad is None else grad for tap, grad in zip(taps, found, strict=True)]
+    grads = torch.autograd.grad(objective_C, list(taps), torch.ones_like(objective_C), allow_unused=True)
+    return [torch.zeros_like(tap) if grad is None else grad for tap, grad in zip(taps, grads, strict=True)]

@@ -277,8 +277,8 @@ def observe(
     aligned_mask = reach.aligned_mask()
     slot_weight, reached = geometry.slots_shared if routed is None else slots_shared(aligned_mask)
 
-    def tokens(found: Tensor) -> Tensor:
-        gathered, seen = reach.gather(found, geometry.tokens_CVT, geometry.mask_CVT)
+    def tokens(values_MK: Tensor) -> Tensor:
+        gathered, seen = reach.gather(values_MK, geometry.tokens_CVT, geometry.mask_CVT)
         return gathered.masked_fill_(~seen.unsqueeze(-1), 0)
 
     return Observation(

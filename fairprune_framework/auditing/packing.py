@@ -31,7 +31,7 @@ class Layout:
     attention_mask: Tensor
     """(R, L) int64: 1 where a token is."""
     position_ids: Tensor
-    """(R, L) int64: place of each token in its texts."""
+    """(R, L) int64: position of each token in its texts."""
     paths: Tensor
     """(U, T) int64: flat index into R*L of each token of each text; -1 behind its end."""
     index_of: dict[Ids, int]

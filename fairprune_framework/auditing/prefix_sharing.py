@@ -1,4 +1,4 @@
-"""Whether a model may compute shared prefixes once: asked of the model itself, by a packed forward against plain ones."""
+"""Whether a model may compute shared prefixes once: tested on the model itself, by a packed forward against plain ones."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def prefix_sharing(model: nn.Module) -> Sharing:
     if not off <= tolerance:
         return Sharing(up_to=0, because=f"a packed row differs from plain ones by {off:.1g} of the largest hidden state")
     if not wrong > 2 * tolerance:
-        return Sharing(up_to=0, because=f"a wrong mask moves the hidden states by {wrong:.1g} only: nothing can be told")
+        return Sharing(up_to=0, because=f"a wrong mask moves the hidden states by {wrong:.1g} only: inconclusive")
     return Sharing(up_to=window, because=f"a packed row equals plain ones within {off:.1g}; a wrong mask is off by {wrong:.1g}")
 
 
 def _window(model: nn.Module) -> int:
     config: Any = model.config
     text = config.get_text_config()
-    found = [getattr(text, name, None) for name in WINDOWS]
-    return min([2**31, *(value for value in found if isinstance(value, int) and value > 0)])
+    bounds = [getattr(text, name, None) for name in WINDOWS]
+    return min([2**31, *(value for value in bounds if isinstance(value, int) and value > 0)])
 
 
 def _differences(model: nn.Module) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""The progress of an audit: contrasts and tokens per second, share of the measured limit, time left; and to loggers."""
+"""The progress of an audit: contrasts and tokens per second, share of a bare forward, time left; on stderr and in loggers."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ class RateBar(Callback):
     def rates(self) -> dict[str, float]:
         """What is logged: over all ranks, reckoned from this one."""
         took = max(self.seconds, 1e-9)
-        found = {
+        rates = {
             "contrasts": float(self.done),
             "contrasts_per_second": (self.done - self.before) / took,
             "tokens_per_second": self.tokens / took,
         }
         if self.limit:
-            found["share_of_limit"] = self.tokens / took / self.limit
-        return found
+            rates["share_of_limit"] = self.tokens / took / self.limit
+        return rates
 
     def line(self) -> str:
         """One line of it."""

@@ -36,7 +36,7 @@ class TrunkModule(LightningModule):
         self._trunk = [model.get_decoder()]  # type: ignore[operator]  # in a list: not a second submodule
         self.compile_trunk = compile
         self.parallelize: Callable[[Any], None] | None = None
-        """Spreads the parameters over the devices of a mesh, under a strategy that wants that."""
+        """Distributes the parameters over a device mesh, under `fsdp` and `tensor_parallel`."""
         self.lockstep = False
         """The ranks compute in lockstep: no rank may compute more often than they do."""
 
@@ -47,7 +47,7 @@ class TrunkModule(LightningModule):
             parallelize(self.device_mesh)
 
     def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Forward; what is wanted of it is taken by callbacks. Returns the objective of the batch's pass, (C,) with its graph."""
+        """Forward; callbacks take activations. Returns the objective of the batch's pass, (C,) with its graph."""
         try:
             return self.compute(batch)
         except torch.OutOfMemoryError:

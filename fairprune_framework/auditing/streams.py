@@ -1,4 +1,4 @@
-"""What an audit reads: contrasts and calibration text, window by window, in memory or in the files of a run folder."""
+"""The input of an audit: contrasts and calibration text, window by window, in memory or in the files of a run folder."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ Windows = Callable[[Callable[[int], bool]], Iterator[tuple[int, list[AlignedCont
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What rank 0 tells the others before an audit: small, and the same for all."""
+    """What rank 0 broadcasts before an audit: small, and the same for all ranks."""
 
     categories: tuple[str, ...]
     values: Mapping[str, int]
     """category -> size of its vocabulary of attribute values."""
     contrasts: int
-    """That may feed scores."""
+    """Those that scores may use."""
     documents: int
-    """Of calibration text that are scored on."""
+    """Of calibration text, for scores."""
     max_tokens: int
     """Padded tokens of a micro-batch, at most."""
     share_up_to: int = 0
-    """Longest text that may stand in a packed row."""
+    """Longest text of packed rows."""
     tokens: int = 0
     """Of all variants of those contrasts; 0: not counted."""
     done: CompletedBatches = field(default_factory=CompletedBatches)
     session: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
-    """What `open` needs beyond that."""
+    """What `Open` needs in addition."""
 
 
 Open = Callable[[Job], Mapping[str, Windows]]
-"""Gives each stream's windows to a rank that knows the job."""
+"""Returns the windows of each stream, on any rank, from the job."""
 
 
 @dataclass(frozen=True)

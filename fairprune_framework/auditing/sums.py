@@ -119,8 +119,8 @@ class Statistics:
 
     def observed(self, stream: str, site: str, group: int) -> int:
         """Contrasts (or documents) of the category in which the site was seen."""
-        found = self.sums.get(key_of(stream, site, OBSERVED))
-        return int(found[group].item()) if found is not None else 0
+        counts = self.sums.get(key_of(stream, site, OBSERVED))
+        return int(counts[group].item()) if counts is not None else 0
 
     def save(self, folder: Path) -> None:
         """Write both files, each atomically, the tensors first."""
@@ -172,7 +172,7 @@ def finished(
     the same with and without them."""
     groups = len(sums.categories)
     if clusters == 1:
-        shaped = {stream: tuple(found) for stream, found in counts.items()}
+        shaped = {stream: tuple(groups) for stream, groups in counts.items()}
         return Statistics(
             sums=sums.totals(), categories=sums.categories, counts=shaped, statistics=statistics, composition=composition
         )

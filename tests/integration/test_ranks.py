@@ -258,7 +258,7 @@ def test_a_rank_that_dies_stops_the_others(words: Callable[..., list[str]], tmp_
     kill = processes.after_batches(5, processes.die, only=1)
     codes, text = processes.run(2, words(tmp_path / "run"), tmp_path / "log", kill)
     assert codes == [1, -signal.SIGKILL], text
-    assert "another rank has gone" in text
+    assert "another rank has exited" in text
     assert list((tmp_path / "run" / "checkpoint").glob("rank-*"))
 
 

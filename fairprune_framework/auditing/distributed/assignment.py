@@ -1,7 +1,7 @@
-"""Who computes which micro-batch, and what is done already: pure functions of the composition, never the other way round.
+"""Which rank computes which micro-batch: pure functions of the composition, which never depends on them.
 
 Micro-batches are composed window by window and hashed before any is assigned. Each is named by (pass, window, number), so that
-what one set of ranks has done can be taken on by another set.
+another set of ranks can resume.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def balance(costs: Sequence[int], loads: list[int]) -> list[int]:
 
 
 def whole_windows(windows: Sequence[int], world: int) -> dict[int, int]:
-    """Windows that one rank takes whole, so that not every rank has to tokenise every window: window -> rank."""
+    """Windows that one rank computes whole, so that not every rank tokenizes every window: window -> rank."""
     rounds = max(0, len(windows) // world - SHARED_ROUNDS)
     return {window: turn % world for turn, window in enumerate(windows[: rounds * world])} if world > 1 else {}
 
@@ -62,29 +62,29 @@ class Work:
 def assigned_batches(
     work: Sequence[Work], rank: int, world: int, done: CompletedBatches, together: bool = False
 ) -> Iterator[MicroBatch]:
-    """The micro-batches of one rank that are not done yet, in order.
+    """The remaining micro-batches of one rank, in order.
 
     Args:
-        together: every rank yields equally often, idle ones where it has nothing left: sharded models compute in lockstep.
+        together: every rank yields equally many, some of them idle: ranks of a sharded model compute in lockstep.
     """
     loads = [0] * world
     for each in work:
-        left = [window for window in range(each.count) if not done.whole(each.number, window)]
+        left = [window for window in range(each.count) if not done.is_complete(each.number, window)]
         owner = {} if together else whole_windows(left, world)
         mine = {window for window in left if owner.get(window, rank) == rank}
         for window, contrasts in each.windows(mine.__contains__):
-            found = list(batch_specs(contrasts, each.max_tokens, each.pass_, each.share_up_to))
-            todo = [i for i in range(len(found)) if (each.number, window, i) not in done]
+            specs = list(batch_specs(contrasts, each.max_tokens, each.pass_, each.share_up_to))
+            todo = [i for i in range(len(specs)) if (each.number, window, i) not in done]
             if window in owner:
                 chosen = todo
             else:
-                ranks = balance([found[i].tokens for i in todo], loads)
+                ranks = balance([specs[i].tokens for i in todo], loads)
                 chosen = [i for i, who in zip(todo, ranks, strict=True) if who == rank]
                 most = max((ranks.count(who) for who in range(world)), default=0)
             for i in chosen:
-                batch_id = BatchId(each.number, window, i, len(found), found[i].content)
-                yield found[i].micro_batch(each.values, each.pad, batch_id)
+                batch_id = BatchId(each.number, window, i, len(specs), specs[i].content)
+                yield specs[i].micro_batch(each.values, each.pad, batch_id)
             if together and len(chosen) < most:
-                idle = min(todo, key=lambda i: found[i].tokens)
+                idle = min(todo, key=lambda i: specs[i].tokens)
                 for _ in range(most - len(chosen)):
-                    yield replace(found[idle].micro_batch(each.values, each.pad), idle=True)
+                    yield replace(specs[idle].micro_batch(each.values, each.pad), idle=True)

@@ -1,9 +1,9 @@
-"""Partial sums on disk, so that an audit goes on after a kill, on any number of ranks.
+"""Partial sums on disk, so that an audit resumes after a kill, on any number of ranks.
 
-Each start of an audit is a session. A session begins by writing what earlier ones left as one file, `base-<session>`; then each
-rank writes what it adds as `rank-<session>-<rank>`, in two generations that take turns. A file holds sums, counts, and which
-micro-batches are in them, under a checksum; files whose micro-batches do not meet can be added, whoever wrote them. A damaged
-file is passed over for the generation, or the session, before it. Nothing is coordinated between ranks.
+Each start of an audit is a session. A session begins by writing the sums of earlier ones as one file, `base-<session>`; then each
+rank writes what it adds as `rank-<session>-<rank>`, in two alternating generations. A file contains sums, counts, and the
+ids of their micro-batches, with a checksum; files without a common micro-batch can be added, whatever rank wrote them. In place of
+a damaged file the previous generation, or session, is used. Ranks need no coordination.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME = re.compile(r"(base|rank)-(\d+)(?:-(\d+)\.([ab]))?\.safetensors")
 
 @dataclass(kw_only=True)
 class Part:
-    """Sums over some micro-batches."""
+    """Sums over a set of micro-batches."""
 
     words: dict[str, Tensor] = field(default_factory=dict)
     """key -> (2, G, R, K) float64."""
@@ -42,7 +42,7 @@ class Part:
 
     def add(self, other: Part) -> None:
         """Add sums over other micro-batches; raises `FairpruneError` where some are the same."""
-        self.done = self.done.joined(other.done)
+        self.done = self.done.union(other.done)
         for key, words in other.words.items():
             self.words[key] = add_sums(torch.stack([self.words[key], words])) if key in self.words else words
         for stream, counts in other.counts.items():
@@ -55,9 +55,9 @@ class Checkpoint:
     """The folder `checkpoint/` of a run.
 
     Args:
-        folder: it is made when first written to.
-        binding: all that partial sums depend on, in words that a difference can be named by.
-        notify: hears of damaged files.
+        folder: created by the first write.
+        binding: name -> value of all that partial sums depend on; the names appear in messages.
+        notify: called with a line about each damaged file.
     """
 
     def __init__(self, folder: Path, binding: Mapping[str, Any], notify: Notify = silent) -> None:
@@ -70,10 +70,10 @@ class Checkpoint:
         return {**vars(self), "notify": silent}
 
     def load(self) -> Part:
-        """All that earlier sessions did.
+        """The sums of all earlier sessions.
 
         Raises:
-            RunFolderError: it was made under another binding; the differences are named.
+            RunFolderError: it has another binding; the differences are named.
         """
         bases: dict[int, Path] = {}
         ranks: dict[tuple[int, int], list[Path]] = {}
@@ -85,19 +85,19 @@ class Checkpoint:
                 bases[int(match[2])] = path
             else:
                 ranks.setdefault((int(match[2]), int(match[3])), []).append(path)
-        found, since = Part(), -1
+        total, since = Part(), -1
         for session in sorted(bases, reverse=True):
             if (base := self._newest([bases[session]])) is not None:
-                found, since = base, session
+                total, since = base, session
                 break
         for (session, _), paths in sorted(ranks.items()):
             if session < since or (part := self._newest(paths)) is None:
                 continue
-            if found.done.meets(part.done):
-                self.notify(f"{paths[0].name} repeats what others hold: it is not used")
+            if total.done.overlaps(part.done):
+                self.notify(f"{paths[0].name} repeats micro-batches of other files: it is not used")
                 continue
-            found.add(part)
-        return found
+            total.add(part)
+        return total
 
     def _newest(self, paths: list[Path]) -> Part | None:
         read = []
@@ -105,7 +105,7 @@ class Checkpoint:
             try:
                 read.append(self._read(path))
             except _Damaged as error:
-                self.notify(f"checkpoint file {path.name} is damaged ({error}): the one before is used")
+                self.notify(f"checkpoint file {path.name} is damaged ({error}): the previous one is used")
         return max(read, key=lambda pair: pair[0])[1] if read else None
 
     def _read(self, path: Path) -> tuple[int, Part]:
@@ -119,7 +119,7 @@ class Checkpoint:
         except (SafetensorError, OSError, ValueError, KeyError) as error:
             raise _Damaged(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
         if checksum != _checksum(head, words):
-            raise _Damaged("its checksum does not fit")
+            raise _Damaged("wrong checksum")
         if head["format"] != _FORMAT:
             raise RunFolderError(f"{path} must be of format {_FORMAT!r}. Got {head['format']!r} instead.")
         if different := _differences(head["binding"], self.binding):
@@ -131,7 +131,7 @@ class Checkpoint:
         return head["sequence"], part
 
     def begin(self, before: Part) -> None:
-        """Open a session on what `load` gave; files that it does not need any more go."""
+        """Open a session on the sums that `load` returned, and remove files that are no longer needed."""
         if before.done.bits:
             self._write(f"base-{self.session:06d}", before, 0)
         for path in self.folder.glob("*.safetensors"):
@@ -139,7 +139,7 @@ class Checkpoint:
                 path.unlink(missing_ok=True)
 
     def keep(self, part: Part, rank: int) -> None:
-        """Write what a rank has added since the session began."""
+        """Write the sums of a rank since the session began."""
         sequence = self._written.get(rank, 0)
         self._written[rank] = sequence + 1
         self._write(f"rank-{self.session:06d}-{rank:05d}.{'ab'[sequence % 2]}", part, sequence)
@@ -157,10 +157,10 @@ class Checkpoint:
         metadata = {"header": json.dumps(head), "sha256": _checksum(head, part.words)}
         write_tensors(self.folder / f"{name}.safetensors", part.words, metadata=metadata, durable=True)
 
-    # -- why ranks failed -----------------------------------------------------------------------------------------------
+    # -- reasons of failed ranks -----------------------------------------------------------------------------------------------
 
     def write_failure(self, rank: int, error: BaseException) -> None:
-        """Leave the reason of a rank that fails where the others find it; the first reason stands. Does not raise."""
+        """Write down why a rank fails, for the other ranks to read; the first reason is kept. Does not raise."""
         path = self.folder / f"failed-{rank}.json"
         text = " ".join(str(error).split()).encode(errors="replace").decode() or type(error).__name__
         try:
@@ -171,7 +171,7 @@ class Checkpoint:
             return
 
     def other_rank_failure(self, rank: int) -> str | None:
-        """What another rank has left."""
+        """The failure that another rank has written down, in words; None: none has."""
         for path in sorted(self.folder.glob("failed-*.json")):
             try:
                 data = read_json(path)
@@ -182,12 +182,12 @@ class Checkpoint:
         return None
 
     def clear_failures(self) -> None:
-        """Begin without the reasons of an earlier session."""
+        """Remove the failures of an earlier session."""
         for path in self.folder.glob("failed-*.json"):
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove the folder with all that is ours in it."""
+        """Remove all files of checkpoints, and the folder if it is empty then."""
         for pattern in (
             "*.safetensors",
             "*.json",

@@ -1,4 +1,4 @@
-"""The callback that keeps an audit safe: checkpoints, SIGTERM, ranks that die, and at the end one sum of all ranks."""
+"""The callback of a distributed or long audit: checkpoints, SIGTERM, failed ranks, and at the end the reduction over ranks."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from fairprune_framework.auditing.distributed.reduce import gather_columns, redu
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed
 
 GRACE = 3.0
-"""Seconds that a rank has to notice by itself that another has died."""
+"""Seconds for a rank to notice by itself that another has exited; then its process is ended."""
 
 
 class CheckpointCallback(Callback):
-    """Saves what `statistics` has summed every so many contrasts, and leaves on SIGTERM at the next micro-batch.
+    """Saves the sums of `statistics` periodically, and stops after the current micro-batch on SIGTERM.
 
     Args:
-        statistics: whose sums are kept; it must stand before this one in the Trainer.
-        checkpoint: where to; None: nowhere.
+        statistics: whose sums are saved; it must come before this callback in the Trainer.
+        checkpoint: where to save; None: nowhere.
         every: contrasts, over all ranks, between two checkpoints; 0: only on SIGTERM, on errors and at the end.
-        before: on rank 0, what earlier sessions did.
+        before: on rank 0, the sums of earlier sessions.
     """
 
     def __init__(
@@ -44,9 +44,9 @@ class CheckpointCallback(Callback):
         self.statistics, self.checkpoint, self.every, self.parallelism = statistics, checkpoint, every, parallelism
         self.before = before
         self.total: Part | None = None
-        """On rank 0, at the end: everything."""
+        """On rank 0 after the audit: the sums of all ranks and sessions."""
         self.seconds = 0.0
-        """Spent on checkpoints."""
+        """Spent writing checkpoints."""
         self._rank, self._world, self._since = 0, 1, 0
         self._group: Any = None
         self._stop = False
@@ -63,7 +63,7 @@ class CheckpointCallback(Callback):
     # -- what a Trainer calls -------------------------------------------------------------------------------------------
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over SIGTERM, and look after the other ranks."""
+        """Handle SIGTERM, and watch the other ranks."""
         self._rank, self._world = trainer.global_rank, trainer.world_size
         if self._world > 1:
             self._group = dist.new_group(backend="gloo")
@@ -82,56 +82,56 @@ class CheckpointCallback(Callback):
     def on_predict_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Write a checkpoint where one is due; leave where that was asked for."""
+        """Write a checkpoint if one is due; stop if SIGTERM came."""
         self._since += 0 if batch is None or batch.batch_id is None else len(batch.ids)
         if self._dead is not None:
             raise RankFailed(self._dead)
         stop = self._stop
-        if self.parallelism.sharded:  # all leave after the same batch: nobody waits for a rank that is gone
+        if self.parallelism.sharded:  # all stop after the same batch: none waits for a rank that has exited
             asked = torch.tensor([float(stop)])
             dist.all_reduce(asked, group=self._group)
             stop = bool(asked.item())
         if stop:
-            self._keep()
+            self._save()
             raise Interrupted(f"stopped by SIGTERM; {self._progress()}")
         if self.every and self._since * (1 if self.parallelism.tensor_parallel else self._world) >= self.every:
-            self._keep()
+            self._save()
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add up what all ranks have."""
-        part = self._part()
+        """Reduce the sums of all ranks to rank 0."""
+        part: Part | None
         if self._world > 1:
-            self._keep()
-            found = self._together(part)
+            self._save()
+            part = self._reduced(self._part())
         else:
-            found = part
+            part = self._part()
         self._release()
-        if found is not None and self._rank == 0:
+        if part is not None and self._rank == 0:
             if self.before is not None:
-                found.add(self.before)
-            self.total = found
-            if self.parallelism.forked and self.checkpoint is not None:  # this process ends: the one that asked reads it
+                part.add(self.before)
+            self.total = part
+            if self.parallelism.forked and self.checkpoint is not None:  # this process ends: its parent reads the checkpoint
                 self.checkpoint.session += 1
-                self.checkpoint.begin(found)
+                self.checkpoint.begin(part)
 
-    def _together(self, part: Part) -> Part | None:
+    def _reduced(self, part: Part) -> Part | None:
         try:
             if self.parallelism.tensor_parallel:
-                found = gather_columns(part, self._units(part), self._rank, self._world, self._group)
+                reduced = gather_columns(part, self._units(part), self._rank, self._world, self._group)
             else:
-                found = reduce_parts(part, self._group)
-            dist.barrier(group=self._group)  # nobody leaves before rank 0 has everything
+                reduced = reduce_parts(part, self._group)
+            dist.barrier(group=self._group)  # no rank exits before rank 0 has everything
         except RuntimeError as error:
             time.sleep(0.5)  # a rank that failed writes its reason down first
-            raise RankFailed(self._dead or self._reason() or f"another rank has gone: {error}; {self._progress()}") from error
-        return found
+            raise RankFailed(self._dead or self._reason() or f"another rank has exited: {error}; {self._progress()}") from error
+        return reduced
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what is whole, tell the others why, and let go."""
+        """Save complete sums, write the reason down for the other ranks, and restore the signal handler."""
         failed = not isinstance(exception, (Interrupted, KeyboardInterrupt))
         try:
             if not isinstance(exception, Interrupted) and not self.parallelism.tensor_parallel:
-                self._keep()
+                self._save()
         except (OSError, FairpruneError):
             if failed:
                 raise
@@ -139,13 +139,12 @@ class CheckpointCallback(Callback):
             if failed and self._world > 1 and self.checkpoint is not None and not isinstance(exception, RankFailed):
                 self.checkpoint.write_failure(self._rank, exception)
             if self._rank == 0 and self._world > 1:
-                for child in getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ():
-                    if not self.parallelism.forked:
-                        child.terminate()
+                for child in self._children(trainer):
+                    child.terminate()
             self._release()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go."""
+        """Restore the signal handler, and stop watching."""
         self._release()
 
     def _release(self) -> None:
@@ -161,12 +160,12 @@ class CheckpointCallback(Callback):
         counts = {stream: list(groups) for stream, groups in summed.counts.items()}
         return Part(words=summed.sums.words(), counts=counts, done=summed.done.copy(), splits=self.statistics.splits)
 
-    def _keep(self) -> None:
+    def _save(self) -> None:
         if self.checkpoint is None or not self._since or not self.statistics.accumulator.whole:
             return
         began = time.perf_counter()
         part: Part | None = self._part()
-        if self.parallelism.tensor_parallel:  # tensor-parallel ranks hold slices of the same contrasts, and come here together
+        if self.parallelism.tensor_parallel:  # the ranks hold slices for the same contrasts, and save together
             assert part is not None
             part = gather_columns(part, self._units(part), self._rank, self._world, self._group)
         if part is not None:
@@ -179,28 +178,31 @@ class CheckpointCallback(Callback):
 
     def _progress(self) -> str:
         if self.checkpoint is None:
-            return "nothing was kept"
-        return f"what was done is kept in {self.checkpoint.folder}: the same command goes on from there"
+            return "nothing was saved"
+        return f"progress is saved in {self.checkpoint.folder}: give the same command again to resume"
 
     # -- other ranks ----------------------------------------------------------------------------------------------------
 
     def _reason(self) -> str | None:
-        found = self.checkpoint.other_rank_failure(self._rank) if self.checkpoint is not None else None
-        return None if found is None else f"{found}; {self._progress()}"
+        failure = self.checkpoint.other_rank_failure(self._rank) if self.checkpoint is not None else None
+        return None if failure is None else f"{failure}; {self._progress()}"
+
+    def _children(self, trainer: Trainer) -> list[Any]:
+        """Processes of ranks that this one started, rank 1 first."""
+        if self.parallelism.forked:
+            return []
+        return list(getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ())
 
     def _watch(self, trainer: Trainer) -> None:
-        """In a thread: end this process where its parent is gone; notice children that die."""
-        parent, external = os.getppid(), self.parallelism.external
-        procs = (
-            [] if self.parallelism.forked else list(getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ())
-        )
+        """In a thread: end this process if its parent has exited; notice child processes that exit."""
+        parent, external, children = os.getppid(), self.parallelism.external, self._children(trainer)
         for thread in threading.enumerate():
             if thread.name == "child-process-observer" and hasattr(thread, "_child_processes"):
-                thread._child_processes = []  # Lightning's own would kill this process within 5 s, without a word
+                thread._child_processes = []  # Lightning's observer would kill this process within 5 s, without a message
         while not self._watching.wait(0.2):
             if (self._rank or self.parallelism.forked) and not external and os.getppid() != parent:
                 os._exit(1)
-            for rank, child in enumerate(procs, start=1):
+            for rank, child in enumerate(children, start=1):
                 if child.poll():
                     self._on_child_exit(rank, child.returncode)
                     return

@@ -1,4 +1,4 @@
-"""Which micro-batches of an audit are in a sum, so that none is added twice and none is lost."""
+"""The micro-batches that a sum contains, so that none is added twice and none is lost."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fairprune_framework.errors import FairpruneError
 
 @dataclass
 class CompletedBatches:
-    """Which micro-batches are in a sum: one bit each."""
+    """The set of micro-batches that a sum contains: one bit each."""
 
     bits: dict[tuple[int, int], int] = field(default_factory=dict)
     """(pass, window) -> bit mask over its micro-batches."""
@@ -25,10 +25,10 @@ class CompletedBatches:
     tokens: int = 0
 
     def add(self, batch_id: BatchId, contrasts: int, tokens: int) -> None:
-        """One more micro-batch; raises `FairpruneError` where it is there already."""
+        """Add a micro-batch; raises `FairpruneError` if the set contains it."""
         where, bit = (batch_id.pass_, batch_id.window), 1 << batch_id.number
         if self.bits.get(where, 0) & bit:
-            raise FairpruneError(f"micro-batch {tuple(batch_id[:3])} came twice")
+            raise FairpruneError(f"micro-batch {tuple(batch_id[:3])} was added twice")
         self.bits[where] = self.bits.get(where, 0) | bit
         self.counts[where] = batch_id.total
         self.contents = (self.contents + batch_id.content) % 2**256
@@ -38,18 +38,18 @@ class CompletedBatches:
     def __contains__(self, batch_id: tuple[int, int, int]) -> bool:
         return bool(self.bits.get(batch_id[:2], 0) >> batch_id[2] & 1)
 
-    def whole(self, pass_: int, window: int) -> bool:
-        """All micro-batches of a window are done."""
+    def is_complete(self, pass_: int, window: int) -> bool:
+        """All micro-batches of a window are done in a pass."""
         return (pass_, window) in self.counts and self.bits[pass_, window] == (1 << self.counts[pass_, window]) - 1
 
-    def meets(self, other: CompletedBatches) -> bool:
-        """Some micro-batch is in both."""
+    def overlaps(self, other: CompletedBatches) -> bool:
+        """Both contain some micro-batch."""
         return any(self.bits.get(where, 0) & bits for where, bits in other.bits.items())
 
-    def joined(self, other: CompletedBatches) -> CompletedBatches:
-        """Both together; raises `FairpruneError` where they meet."""
-        if self.meets(other):
-            raise FairpruneError("two partial sums hold the same micro-batch")
+    def union(self, other: CompletedBatches) -> CompletedBatches:
+        """The union of disjoint sets; raises `FairpruneError` if they overlap."""
+        if self.overlaps(other):
+            raise FairpruneError("two partial sums contain the same micro-batch")
         bits = dict(self.bits)
         for where, more in other.bits.items():
             bits[where] = bits.get(where, 0) | more
@@ -63,7 +63,7 @@ class CompletedBatches:
 
     def copy(self) -> CompletedBatches:
         """A copy that may be added to."""
-        return self.joined(CompletedBatches())
+        return self.union(CompletedBatches())
 
     @property
     def composition(self) -> str:

@@ -1,4 +1,4 @@
-"""Spreading one model over devices: each layer's parameters (FSDP2), or each layer's neurons and heads (tensor parallel)."""
+"""One model over several devices: the parameters of each layer sharded (FSDP2), or its neurons and heads (tensor parallel)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fairprune_framework.errors import UserError
 
 @dataclass(frozen=True)
 class ShardLayers:
-    """FSDP2: every decoder layer is gathered for its forward and let go after it. Embedding and head stay whole on every rank."""
+    """FSDP2: every decoder layer is gathered for its forward and freed after it. Embedding and head are replicated."""
 
     model: nn.Module
     sites: tuple[Site, ...]
@@ -30,7 +30,7 @@ class ShardLayers:
 
 @dataclass(frozen=True)
 class SplitNeurons:
-    """Tensor parallel by the plan that transformers keeps for the architecture: this rank's callback sees its neurons alone."""
+    """Tensor parallel by transformers' plan for the architecture: the callback of this rank sees only its own neurons."""
 
     model: nn.Module
     statistics: ActivationStatisticsCallback
@@ -50,13 +50,13 @@ class SplitNeurons:
 
 
 def tensor_plan(model: nn.Module) -> dict[str, str]:
-    """Module -> `colwise` or `rowwise`, from the plan of transformers; the head is left whole.
+    """Module -> `colwise` or `rowwise`, from the plan of transformers; the head is replicated.
 
     Raises:
-        UserError: there is no plan, or it asks for more than the two.
+        UserError: there is no plan, or it has other styles.
     """
     rules: dict[str, str] = dict(getattr(model, "tp_plan", None) or getattr(model, "_tp_plan", None) or {})
-    found: dict[str, str] = {}
+    plan: dict[str, str] = {}
     for name, module in model.named_modules():
         if not isinstance(module, nn.Linear) or module is model.get_output_embeddings():  # type: ignore[operator]
             continue
@@ -65,14 +65,14 @@ def tensor_plan(model: nn.Module) -> dict[str, str]:
             continue
         if style not in ("colwise", "rowwise"):
             raise UserError(
-                f"--strategy tensor_parallel: transformers wants {style!r} for {name}, which is not offered here: take fsdp"
+                f"--strategy tensor_parallel: transformers plans {style!r} for {name}, which is not supported: take fsdp"
             )
-        found[name] = style
-    if not found:
+        plan[name] = style
+    if not plan:
         raise UserError(
-            f"--strategy tensor_parallel: transformers has no plan for {type(model).__name__}, or none of Linears: take fsdp"
+            f"--strategy tensor_parallel: transformers has no plan for {type(model).__name__}, or none for Linear modules: take fsdp"
         )
-    return found
+    return plan
 
 
 def check_tensor_parallel(model: nn.Module, sites: tuple[Site, ...], world: int) -> None:
@@ -86,7 +86,7 @@ def check_tensor_parallel(model: nn.Module, sites: tuple[Site, ...], world: int)
         for slice_ in site.slices:
             name = slice_.parameter.rpartition(".")[0]
             if slice_.lead or slice_.start or plan.get(name) != ("rowwise" if slice_.role == "out" else "colwise"):
-                raise UserError(f"--strategy tensor_parallel: {name} does not lie in one piece per neuron: take fsdp")
+                raise UserError(f"--strategy tensor_parallel: {name} is not contiguous per neuron: take fsdp")
     config: Any = model.config
     config = config.get_text_config()
     for heads in (config.num_attention_heads, getattr(config, "num_key_value_heads", None) or config.num_attention_heads):

@@ -1,7 +1,7 @@
-"""Where an audit computes: devices, nodes, strategy; and which rank of it this process is, as its environment says.
+"""Devices, nodes and strategy of an audit, and the rank of this process, from its environment.
 
-Lightning's `ddp` starts the command line again for each further rank, with LOCAL_RANK set; `torchrun` and SLURM start all ranks at
-once. Rank 0 owns the run folder. The others compute their part of the audit and exit.
+Lightning's `ddp` launches the command line again for each further rank, with LOCAL_RANK set; `torchrun` and SLURM launch all ranks
+together. Rank 0 owns the run folder. The others compute their part of the audit and exit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BY_MULTIPROCESSING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 @dataclass(frozen=True, kw_only=True)
 class Parallelism:
-    """Devices, nodes and strategy of an audit. It never changes a result."""
+    """Devices, nodes and strategy of an audit. Only `tensor_parallel` and `compile` add float noise to a result."""
 
     accelerator: str = "auto"
     devices: int = 1
@@ -51,7 +51,7 @@ class Parallelism:
 
     @property
     def external(self) -> bool:
-        """Something else, torchrun or SLURM, started all ranks at once."""
+        """A launcher, torchrun or SLURM, started all ranks together."""
         return self.is_distributed and not self.forked and (_torchrun() or _slurm())
 
     @property
@@ -64,7 +64,7 @@ class Parallelism:
         return int(os.environ.get("NODE_RANK", 0)) * max(self.devices, 1) + int(os.environ.get("LOCAL_RANK", 0))
 
     def check(self) -> None:
-        """Raise `UserError` for what cannot be."""
+        """Raise `UserError` for combinations that cannot run."""
         if self.strategy != "auto" and not self.is_distributed:
             raise UserError(f"--strategy {self.strategy} needs more than one device: give --devices or --nodes")
         if self.forked and self.nodes > 1:
@@ -80,7 +80,7 @@ class Parallelism:
 
 
 def launched_ranks() -> tuple[int, int]:
-    """(rank, number of ranks) that torchrun or SLURM started at once; (0, 1) where neither did."""
+    """(rank, world size) of the ranks that torchrun or SLURM launched together; (0, 1) if neither did."""
     if _torchrun():
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if _slurm():
@@ -89,7 +89,7 @@ def launched_ranks() -> tuple[int, int]:
 
 
 def is_worker_rank() -> bool:
-    """This process was started as a further rank: rank 0 speaks for it."""
+    """This process was launched as a rank other than 0, which alone prints."""
     rank, ranks = launched_ranks()
     return rank > 0 if ranks > 1 else int(os.environ.get("LOCAL_RANK", 0)) > 0
 
@@ -104,7 +104,7 @@ def _slurm() -> bool:
 
 
 def init_process_group(parallelism: Parallelism) -> None:
-    """Open the process group where torchrun or SLURM started all ranks at once, so that the others can wait for rank 0."""
+    """Open the process group of ranks that torchrun or SLURM launched together, so that the others can wait for rank 0."""
     import datetime
 
     import torch
@@ -132,7 +132,7 @@ def init_process_group(parallelism: Parallelism) -> None:
 
 
 def broadcast(parallelism: Parallelism, text: str | None) -> str | None:
-    """Broadcast a text from rank 0 to all ranks that a launcher started at once."""
+    """Broadcast a text from rank 0 to all ranks that a launcher started together."""
     import torch
     from torch import distributed
 
@@ -144,7 +144,7 @@ def broadcast(parallelism: Parallelism, text: str | None) -> str | None:
 
 
 def barrier(parallelism: Parallelism) -> None:
-    """Wait until every rank that was started at once has come here."""
+    """Wait until every rank that was launched together arrives."""
     import torch
     from torch import distributed
 
@@ -153,7 +153,7 @@ def barrier(parallelism: Parallelism) -> None:
 
 
 def destroy_process_group(parallelism: Parallelism) -> None:
-    """Close the process group, and forget what Lightning left in the environment, so that another audit can begin."""
+    """Close the process group, and remove what Lightning set in the environment, so that another audit can begin."""
     from torch import distributed
 
     if parallelism.is_distributed and distributed.is_available() and distributed.is_initialized():
@@ -167,11 +167,11 @@ def destroy_process_group(parallelism: Parallelism) -> None:
 _OURS = tuple(
     name for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ
 )
-"""What the environment did not hold when this process began."""
+"""Variables that were not set when this process began."""
 
 
 def strategy_of(parallelism: Parallelism) -> Any:
-    """What a Trainer is given as `strategy`."""
+    """The `strategy` of a Trainer."""
     if not parallelism.is_distributed:
         return "auto"
     if parallelism.sharded:

@@ -1,6 +1,6 @@
-"""Partial sums of several ranks into one, as double-doubles: pairs of ranks in a tree, one tensor at a time, TwoSum at each step.
+"""Reduction of partial sums over ranks, as double-doubles: a binary tree, one tensor at a time, TwoSum at each step.
 
-A SUM all-reduce would add the words apart and differ in the last bit; gathering would hold world-size copies.
+A SUM all-reduce would add the two words separately and differ in the last bit; an all-gather would hold world-size copies.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ def reduce_parts(part: Part, group: Any) -> Part | None:
     """Add up the parts of all ranks; None on every rank but 0. Sums on the CPU, over a gloo group.
 
     Raises:
-        RuntimeError: a rank has gone.
+        RuntimeError: a rank has exited.
     """
-    rank, world, step = dist.get_rank(group), dist.get_world_size(group), 1
-    while step < world:
-        if rank % (2 * step):
-            _send(part, rank - step, group)
+    rank, world, distance = dist.get_rank(group), dist.get_world_size(group), 1
+    while distance < world:
+        if rank % (2 * distance):
+            _send(part, rank - distance, group)
             return None
-        if rank + step < world:
-            _receive(part, rank + step, group)
-        step *= 2
+        if rank + distance < world:
+            _receive(part, rank + distance, group)
+        distance *= 2
     return part
 
 
@@ -52,10 +52,10 @@ def _receive(part: Part, source: int, group: Any) -> None:
 
 
 def gather_columns(part: Part, units: dict[str, int], rank: int, world: int, group: Any) -> Part | None:
-    """Put the slices of tensor-parallel ranks side by side; None on every rank but 0. All ranks saw the same contrasts.
+    """Concatenate the columns of tensor-parallel ranks; None on every rank but 0. All ranks saw the same contrasts.
 
     Args:
-        units: key -> columns of the whole site, of the keys that hold slices; the others are the same on every rank.
+        units: key -> columns of the whole site, of the sums that ranks hold slices of; the others are equal on all ranks.
     """
     if world == 1:
         return part
@@ -67,10 +67,10 @@ def gather_columns(part: Part, units: dict[str, int], rank: int, world: int, gro
             raise FairpruneError(
                 f"{key}: {world} ranks with {mine.shape[-1]} columns each cannot be the {units[key]} of the site"
             )
-        found: list[Tensor] | None = [torch.empty_like(mine) for _ in range(world)] if rank == 0 else None
-        dist.gather(mine, found, dst=0, group=group)
-        if found is not None:
-            part.words[key] = torch.cat(found, -1)
+        columns: list[Tensor] | None = [torch.empty_like(mine) for _ in range(world)] if rank == 0 else None
+        dist.gather(mine, columns, dst=0, group=group)
+        if columns is not None:
+            part.words[key] = torch.cat(columns, -1)
     return part if rank == 0 else None
 
 

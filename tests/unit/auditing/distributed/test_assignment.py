@@ -58,7 +58,7 @@ def test_everything_once_and_resumed_on_another_world(count: int, window: int, w
     assert {(pass_, w, i) for (pass_, w), bits in after.bits.items() for i in range(99) if bits >> i & 1} == batch_ids
     assert after.contrasts == count * steps
     assert after.composition == composition_hash(everything)
-    assert all(after.whole(each.number, w) for each in todo for w in range(each.count))
+    assert all(after.is_complete(each.number, w) for each in todo for w in range(each.count))
 
 
 def test_in_lockstep_every_rank_computes_equally_often() -> None:

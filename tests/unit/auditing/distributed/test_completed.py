@@ -15,4 +15,4 @@ def test_a_micro_batch_that_comes_twice_is_an_error() -> None:
     with pytest.raises(FairpruneError, match="twice"):
         done.add(BatchId(0, 0, 3, 5, 17), 2, 10)
     with pytest.raises(FairpruneError, match="same micro-batch"):
-        done.joined(done.copy())
+        done.union(done.copy())
