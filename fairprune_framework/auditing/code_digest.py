@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+PACKAGE = Path(__file__).resolve().parents[1]
 SUMMED_BY = (
     "api",
     "auditing",
@@ -39,16 +40,16 @@ def summing_files(package: Path) -> dict[str, Path]:
     return files
 
 
-def code_digest(parts: Sequence[object], package: Path | None = None) -> str:
+def code_digest(parts: Sequence[object], package: Path = PACKAGE) -> str:
     """sha256 over the source files that sums come from.
 
     Args:
         parts: statistics and the adapter, of this package or of a plugin: the module of each is covered too.
-        package: the folder of this package; by default that of the running code.
+        package: the folder of this package.
 
     Returns: hexadecimal.
     """
-    files = summing_files(package or Path(__file__).parents[1])
+    files = summing_files(package)
     for part in parts:
         module = type(part).__module__
         source = getattr(sys.modules.get(module), "__file__", None)
