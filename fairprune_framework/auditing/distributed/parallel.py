@@ -69,6 +69,8 @@ class Parallelism:
             raise UserError(f"--strategy {self.strategy} needs more than one device: give --devices or --nodes")
         if self.forked and self.nodes > 1:
             raise UserError(f"--strategy {self.strategy} works on one node: take ddp for {self.nodes} nodes")
+        if self.external and not _torchrun() and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning derives ranks from it
+            raise UserError("SLURM started the ranks with --ntasks alone: give --ntasks-per-node, as many as --devices")
         if not self.external or self.devices < 1:
             return
         world = launched_ranks()[1]

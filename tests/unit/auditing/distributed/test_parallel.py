@@ -27,7 +27,7 @@ NAMES = (
     "SLURM_JOB_NAME",
 )
 TORCHRUN = {"TORCHELASTIC_RUN_ID": "1", "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1"}
-SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}
+SLURM = {"SLURM_PROCID": "3", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"}
 LIGHTNING = {"LOCAL_RANK": "1", "NODE_RANK": "2"}
 
 
@@ -91,6 +91,7 @@ def test_strategies_mean_something_on_several_devices_alone(
         (Parallelism(strategy="ddp"), {}, "--strategy ddp needs more than one device"),
         (Parallelism(devices=2, nodes=2, strategy="ddp_fork"), {}, "works on one node: take ddp for 2 nodes"),
         (Parallelism(devices=2), TORCHRUN, "torchrun started 8 processes, but --devices 2 times --nodes 1 is 2"),
+        (Parallelism(devices=4, nodes=2), {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}, "give --ntasks-per-node"),
         (Parallelism(devices=3, nodes=2), SLURM, "SLURM started 8 processes, but --devices 3 times --nodes 2 is 6"),
     ],
 )
