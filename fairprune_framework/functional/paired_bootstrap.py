@@ -32,14 +32,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
+from fairprune_framework.functional.clusters import Floats, cluster_means, span_of_ratios
 
 MIN_CLUSTERS = 8
 """Below this no interval is given, and the verdict is `not-judged`."""
+BOUND_LEVEL = 0.99
+"""Of one-sided bounds. The verdict rests on these: an interval misses on one side more often than its level says."""
 DETECTABLE_STANDARD_ERRORS = 2.8
 """1.96 + 0.84: a two-sided 5 % test finds an effect of that many standard errors with 80 % power."""
+TOO_WIDE = "the interval reaches further than the ratios of all clusters lie apart"
 _MAX_SHARE = 0.9  # a cluster that holds all of B cannot be left out; its residual is multiplied by 10 at most
 _ROUNDING = 1e-13  # standard errors of R below this times R are rounding
 _BLOCK = 1 << 20  # resamples times clusters that are held at once
@@ -47,7 +50,7 @@ _BLOCK = 1 << 20  # resamples times clusters that are held at once
 
 @dataclass(frozen=True, kw_only=True)
 class PairedChange:
-    """The result of `paired_change`. `change`, its interval and `standard_error` are relative to |before - ideal|."""
+    """The result of `paired_change`. `change`, its interval, its bounds and `standard_error` are relative to |before - ideal|."""
 
     before: float
     after: float
@@ -57,7 +60,14 @@ class PairedChange:
     ci_low: float | None
     """None: no change exists, fewer than `MIN_CLUSTERS` clusters, or `before` cannot be told from the ideal."""
     ci_high: float | None
+    bound_low: float | None
+    """One-sided at `BOUND_LEVEL`: the change is above it. None where there is no interval, where it is not estimable, or
+    with fewer resamples than 49."""
+    bound_high: float | None
+    """One-sided at `BOUND_LEVEL`: the change is below it."""
     p_value: float | None
+    not_estimable: str | None
+    """Why nothing should be read off the interval, or why there is none; None: it means what it says."""
     n: int
     clusters: int
     standard_error: float | None
@@ -89,7 +99,8 @@ def paired_change(
 
     Returns:
         The two-sided p-value tests `change == 0` with the t* of the interval, as (1 + hits) / (1 + resamples); it is at
-        most `1 - level` exactly when the interval excludes 0. A resample in which nothing varies has no standard error;
+        most `1 - level` exactly when the interval excludes 0. The one-sided bounds are the ends of the symmetric interval
+        at level 2 `BOUND_LEVEL` - 1, from the same t*. A resample in which nothing varies has no standard error;
         it is divided by the one of the data. A resample whose `before` is the ideal counts as infinitely far away.
 
     Raises:
@@ -101,14 +112,11 @@ def paired_change(
     >>> print(f"{result.change:+.2f} [{result.ci_low:+.2f}, {result.ci_high:+.2f}]")
     -0.45 [-0.54, -0.34]
     """
-    b, a = _values("before", before), _values("after", after)
-    lengths = {"before": len(b), "after": len(a), "categories": len(categories), "clusters": len(clusters)}
-    if len(set(lengths.values())) != 1 or not len(b):
-        raise ValueError(f"The inputs of paired_change must have one entry per contrast, at least one. Got lengths {lengths}.")
+    means = cluster_means("paired_change", before, after, categories, clusters)
     if resamples and (not 0 < level < 1 or (1 - level) * (resamples + 1) < 1):
         raise ValueError(f"paired_change needs 0 < level < 1 and 1 / (1 - level) resamples. Got {level=}, {resamples=}.")
 
-    b_N, a_N, weight_N = _cluster_means(b, a, [str(c) for c in categories], [str(c) for c in clusters])
+    b_N, a_N, weight_N = means.before_N, means.after_N, means.weight_N
     b_mean, a_mean = float(weight_N @ b_N), float(weight_N @ a_N)
     difference = 0.0 if np.array_equal(a_N, b_N) else a_mean - b_mean
 
@@ -116,23 +124,32 @@ def paired_change(
     b_N, a_N = weight_N * (b_N - ideal), weight_N * (a_N - ideal)
     b_N, a_N = b_N * math.copysign(1, b_N.sum()), a_N * math.copysign(1, a_N.sum())
     base = float(b_N.sum())
-    change = error = low = high = p = None
+    change = error = p = None
+    interval = bounds = _NOWHERE
+    why: str | None = "the value before is the ideal, or cannot be told from it by rounding"
     if base > _ROUNDING * float(np.abs(b_N).sum()):
         ratio = 1.0 if difference == 0.0 else float(a_N.sum()) / base
         change = ratio - 1
         if len(b_N) > 1:
             error = _standard_errors(np.ones((1, len(b_N))), a_N, b_N, ratio)[1].item()
+        why = f"{len(b_N)} clusters are too few for an interval; {MIN_CLUSTERS} are needed"
         if resamples and error is not None and len(b_N) >= MIN_CLUSTERS:
-            low, high, p = _bootstrap_t(a_N, b_N, ratio, error, resamples, seed, level)
+            interval, bounds, p = _bootstrap_t(a_N, b_N, ratio, error, resamples, seed, level)
+            why = _not_estimable(interval, ratio, b_N, a_N)
+        elif not resamples:
+            why = "no resamples were asked for"
     return PairedChange(
         before=b_mean,
         after=a_mean,
         difference=difference,
         change=change,
-        ci_low=low,
-        ci_high=high,
+        ci_low=interval[0],
+        ci_high=interval[1],
+        bound_low=None if why else bounds[0],
+        bound_high=None if why else bounds[1],
         p_value=p,
-        n=len(b),
+        not_estimable=why,
+        n=len(means.cluster_C),
         clusters=len(b_N),
         standard_error=error,
     )
@@ -145,33 +162,6 @@ def minimum_detectable_change(result: PairedChange) -> float | None:
     clusters: the simulated power is 64 % at 10 clusters, 72 % at 20 and 78 % at 80; 3.5 errors would be right at 10.
     """
     return None if result.standard_error is None else DETECTABLE_STANDARD_ERRORS * result.standard_error
-
-
-def _values(name: str, values: ArrayLike) -> Floats:
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1:
-        raise ValueError(f"The '{name}' of paired_change must be one value per contrast. Got shape {array.shape} instead.")
-    bad = np.flatnonzero(~np.isfinite(array))
-    if bad.size:
-        raise ValueError(
-            f"The '{name}' of paired_change must be finite. Got {array[bad[0]]} at index {bad[0]} "
-            f"({bad.size} of {array.size} values). Count such contrasts and leave them out of both arrays."
-        )
-    return array
-
-
-def _cluster_means(b: Floats, a: Floats, categories: list[str], clusters: list[str]) -> tuple[Floats, Floats, Floats]:
-    """Return means per cluster, before and after, and macro weights, each `(N,)`, sorted by (category, cluster)."""
-    category_C, cluster_C = (np.unique(np.array(labels), return_inverse=True)[1] for labels in (categories, clusters))
-    # Values are sorted as well, so that sums are added in one order however the rows came.
-    order = np.lexsort((a, b, cluster_C, category_C))
-    category_C, cluster_C = category_C[order], cluster_C[order]
-    new = np.r_[True, (np.diff(category_C) != 0) | (np.diff(cluster_C) != 0)]
-    starts = np.flatnonzero(new)
-    size_N = np.diff(np.r_[starts, len(b)])
-    per_category = np.bincount(category_C[starts])
-    weight_N = 1 / (len(per_category) * per_category[category_C[starts]])
-    return np.add.reduceat(b[order], starts) / size_N, np.add.reduceat(a[order], starts) / size_N, weight_N
 
 
 def _standard_errors(counts_RN: Floats, a_N: Floats, b_N: Floats, ratio: float) -> tuple[Floats, Floats]:
@@ -191,13 +181,27 @@ def _standard_errors(counts_RN: Floats, a_N: Floats, b_N: Floats, ratio: float) 
     return shift_R, error_R
 
 
+Ends = tuple[float | None, float | None]
+_NOWHERE: Ends = (None, None)
+
+
+def _not_estimable(interval: Ends, ratio: float, b_N: Floats, a_N: Floats) -> str | None:
+    """Say why an interval of `ratio - 1` means nothing; None where it does."""
+    if interval[0] is None or interval[1] is None:
+        return "in some resamples the value before cannot be told from the ideal"
+    with np.errstate(divide="ignore"):
+        reach = float(np.log((interval[1] + 1) / ratio)) if ratio > 0 else 0.0
+    return TOO_WIDE if reach > max(span_of_ratios(b_N, a_N), _ROUNDING) else None
+
+
 def _bootstrap_t(
     a_N: Floats, b_N: Floats, ratio: float, error: float, resamples: int, seed: int, level: float
-) -> tuple[float | None, float | None, float | None]:
-    """Return the bounds of `ratio - 1` and the p-value of `ratio == 1`."""
+) -> tuple[Ends, Ends, float | None]:
+    """Return the interval and the one-sided bounds of `ratio - 1`, and the p-value of `ratio == 1`."""
     rounding = _ROUNDING * max(ratio, 1.0)
     if error <= rounding:  # every cluster changed by the same factor: nothing varies
-        return ratio - 1, ratio - 1, 1.0 if abs(ratio - 1) <= rounding else 1 / (resamples + 1)
+        point = (ratio - 1, ratio - 1)
+        return point, point, 1.0 if abs(ratio - 1) <= rounding else 1 / (resamples + 1)
 
     n = len(a_N)
     rng = np.random.Generator(np.random.PCG64(seed))
@@ -213,15 +217,27 @@ def _bootstrap_t(
     with np.errstate(invalid="ignore"):
         t_R = np.abs(np.log(ratio_R / ratio) * ratio_R / error_R if logarithmic else shift_R / error_R)
     t_R = np.sort(np.where(np.isnan(t_R), np.inf, t_R))
-    # Whole order statistics, not interpolated: only then do the interval and the p-value agree in every case.
-    quantile = float(t_R[resamples - math.floor((1 - level) * (resamples + 1) + 1e-9)])
     t = abs(math.log(ratio)) * ratio / error if logarithmic else abs(ratio - 1) / error
     p = (1 + int(np.count_nonzero(t_R >= t))) / (resamples + 1)
-    reach = quantile * error
-    with np.errstate(over="ignore"):
-        low, high = (
-            (float(np.expm1(math.log(ratio) - reach / ratio)), float(np.expm1(math.log(ratio) + reach / ratio)))
-            if logarithmic
-            else (max(ratio - reach, 0.0) - 1, ratio + reach - 1)
-        )
-    return (low, high, p) if math.isfinite(high) else (None, None, None)
+
+    def ends(confidence: float) -> Ends:
+        reach = order_statistic(t_R, confidence) * error
+        with np.errstate(over="ignore"):
+            low, high = (
+                (float(np.expm1(math.log(ratio) - reach / ratio)), float(np.expm1(math.log(ratio) + reach / ratio)))
+                if logarithmic
+                else (max(ratio - reach, 0.0) - 1, ratio + reach - 1)
+            )
+        return (low, high) if math.isfinite(high) else _NOWHERE
+
+    interval = ends(level)
+    return interval, ends(2 * BOUND_LEVEL - 1), p if interval != _NOWHERE else None
+
+
+def order_statistic(t_R: Floats, level: float) -> float:
+    """The quantile of sorted |t*| for a level; infinite where R resamples are too few for it.
+
+    Whole order statistics, not interpolated: only then do the interval and the p-value agree in every case.
+    """
+    rank = len(t_R) - math.floor((1 - level) * (len(t_R) + 1) + 1e-9)
+    return float(t_R[rank]) if rank < len(t_R) else math.inf

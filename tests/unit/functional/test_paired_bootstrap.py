@@ -11,6 +11,7 @@ from scipy import stats
 
 from fairprune_framework.functional.paired_bootstrap import (
     MIN_CLUSTERS,
+    TOO_WIDE,
     PairedChange,
     minimum_detectable_change,
     paired_change,
@@ -166,6 +167,49 @@ def test_after_at_the_ideal_falls_back_to_the_plain_ratio():
     low, high, p = bounds(paired_change(before, after, *labels))
     assert -1 <= low < high < 0
     assert p < 0.05
+
+
+def test_one_sided_bounds_are_the_ends_of_the_98_percent_interval():
+    for factor in (0.6, 1.0, 1.3):
+        columns = sample(14, factor=factor)
+        found, wider = paired_change(*columns), paired_change(*columns, level=0.98)
+        assert (found.bound_low, found.bound_high) == (wider.ci_low, wider.ci_high)
+        assert found.bound_low < found.ci_low < found.change < found.ci_high < found.bound_high
+        assert found.not_estimable is None
+    few = paired_change(*sample(14), resamples=40)
+    assert (few.bound_low, few.bound_high) == (None, None)
+    assert few.ci_low is not None
+
+
+def test_the_bound_is_rarely_below_the_truth():
+    """400 simulations of 20 lognormal clusters at a nominal 1 %; its binomial error is 0.5 points."""
+    rng = np.random.default_rng(8)
+    simulations, n, truth = 400, 20, 0.8 * math.exp(0.3**2 / 2) - 1
+    before = np.exp(0.8 * rng.standard_normal((simulations, n)))
+    after = 0.8 * before * np.exp(0.3 * rng.standard_normal((simulations, n)))
+    found = [paired_change(before[i], after[i], ["c"] * n, range(n), resamples=399, seed=i) for i in range(simulations)]
+    told = [one for one in found if one.bound_low is not None and one.bound_high is not None]
+    assert len(told) > 0.98 * simulations
+    assert sum(one.bound_high < truth for one in told) / simulations < 0.03
+    assert sum(one.bound_low > truth for one in told) / simulations < 0.03
+
+
+def test_an_interval_wider_than_the_span_of_all_ratios_is_not_estimable():
+    # One cluster holds nearly the whole mean: nothing is known about it but its own ratio.
+    before = np.r_[100.0, np.ones(9)]
+    after = before * np.r_[1.5, np.linspace(0.7, 0.9, 9)]
+    found = paired_change(before, after, ["c"] * 10, range(10))
+    assert math.log1p(found.ci_high) - math.log1p(found.change) > math.log(1.5 / 0.7)
+    assert found.not_estimable == TOO_WIDE
+    assert (found.bound_low, found.bound_high) == (None, None)
+
+
+def test_why_there_is_no_interval():
+    assert paired_change(*sample(3)).not_estimable == "3 clusters are too few for an interval; 8 are needed"
+    assert paired_change(*sample(12), resamples=0).not_estimable == "no resamples were asked for"
+    assert "is the ideal" in paired_change(np.zeros(8), np.ones(8), ["c"] * 8, range(8)).not_estimable
+    seldom = np.r_[1.0, np.zeros(9)]
+    assert "some resamples" in paired_change(seldom, np.ones(10), ["c"] * 10, range(10)).not_estimable
 
 
 @pytest.mark.parametrize("factor", [0.6, 0.8, 0.85, 0.9, 1.0, 1.3])
