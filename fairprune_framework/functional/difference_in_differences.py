@@ -80,7 +80,7 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceInDifferences:
-    """What `difference_in_differences` found."""
+    """The result of `difference_in_differences`."""
 
     ratio_of_ratios: LogRatio
     geometric: LogRatio
@@ -137,8 +137,8 @@ def difference_in_differences(
     ...     before = np.exp(rng.standard_normal(40))
     ...     after = factor * before * np.exp(0.2 * rng.standard_normal(40))
     ...     sides.append(PairedValues(before=before, after=after, categories=["k"] * 40, clusters=range(40)))
-    >>> found = difference_in_differences(*sides).ratio_of_ratios
-    >>> print(f"{found.ratio:.2f} [{found.ci_low:.2f}, {found.ci_high:.2f}], below {found.bound_high:.2f}")
+    >>> result = difference_in_differences(*sides).ratio_of_ratios
+    >>> print(f"{result.ratio:.2f} [{result.ci_low:.2f}, {result.ci_high:.2f}], below {result.bound_high:.2f}")
     0.62 [0.54, 0.71], below 0.73
     """
     if resamples and (not 0 < level < 1 or (1 - level) * (resamples + 1) < 1):
@@ -148,17 +148,17 @@ def difference_in_differences(
     sides = (_prepared("demographic", demographic), _prepared("controls", controls))
     shared = len(set(sides[0].unit_names) & set(sides[1].unit_names))
     spans = [span_of_ratios(side.before_N, side.after_N) for side in sides]
-    found = _draws(sides, crossed=shared > 0, resamples=resamples, seed=seed)
+    moved = _draws(sides, crossed=shared > 0, resamples=resamples, seed=seed)
 
     def estimate(statistic: str, which: tuple[int, ...]) -> LogRatio:
-        log_R, error_R = found[statistic, which]
-        few = next((few for place in which if (few := sides[place].too_few())), None)
+        log_R, error_R = moved[statistic, which]
+        few = next((few for index in which if (few := sides[index].too_few())), None)
         value = log_ratio(
             float(log_R[0]),
             float(error_R[0]),
             log_R[1:] if few is None else log_R[:0],
             error_R[1:],
-            span=sum(spans[place] for place in which),
+            span=sum(spans[index] for index in which),
             level=level,
         )
         return value if few is None or value.standard_error is None else replace(value, not_estimable=few)
@@ -220,22 +220,22 @@ def _prepared(name: str, values: PairedValues) -> _Prepared:
     if len(templates) != len(means.cluster_C):
         raise ValueError(f"The 'templates' of {owner} must be one per contrast: {len(means.cluster_C)}. Got {len(templates)}.")
     unit_of: dict[int, tuple[str, ...]] = {}
-    for row, (place, template) in enumerate(zip(means.cluster_C.tolist(), templates, strict=True)):
+    for row, (index, template) in enumerate(zip(means.cluster_C.tolist(), templates, strict=True)):
         own = (name, str(values.categories[row]), str(values.clusters[row]))
         unit = own if template is None else (str(template),)
-        if unit_of.setdefault(place, unit) != unit:
+        if unit_of.setdefault(index, unit) != unit:
             raise ValueError(
                 f"The 'templates' of {owner} must be one for all contrasts of a cluster. Cluster {own[2]!r} of category "
-                f"{own[1]!r} has {unit_of[place][-1]!r} and {unit[-1]!r}. Give each template a cluster of its own."
+                f"{own[1]!r} has {unit_of[index][-1]!r} and {unit[-1]!r}. Give each template a cluster of its own."
             )
     names = tuple(sorted(set(unit_of.values())))
-    number = {unit: place for place, unit in enumerate(names)}
+    number = {unit: index for index, unit in enumerate(names)}
     return _Prepared(
         means.before_N,
         means.after_N,
         means.weight_N,
         means.category_N,
-        np.array([number[unit_of[place]] for place in range(len(unit_of))]),
+        np.array([number[unit_of[index]] for index in range(len(unit_of))]),
         names,
         len(means.cluster_C),
         name,
@@ -276,9 +276,9 @@ def _draws(
 ) -> dict[tuple[str, tuple[int, ...]], Moved]:
     """Both statistics of each side (0), (1) and of their difference (0, 1): values and errors `(1 + R,)`, the data first."""
     union = sorted({name for side in sides for name in side.unit_names})
-    place = {name: column for column, name in enumerate(union)}
-    columns = [np.array([place[name] for name in side.unit_names]) for side in sides]
-    found: dict[tuple[str, tuple[int, ...]], list[Moved]] = {}
+    column_of = {name: column for column, name in enumerate(union)}
+    columns = [np.array([column_of[name] for name in side.unit_names]) for side in sides]
+    parts_of: dict[tuple[str, tuple[int, ...]], list[Moved]] = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         statistics = {
             "means": [_log_ratio_of_means(side) for side in sides],
@@ -295,12 +295,12 @@ def _draws(
                     both_RU[:, columns[0]] = d_RU
                     both_RU[:, columns[1]] -= c_RU
                     variance = _variance(counts_RU, both_RU, len(union))
-                found.setdefault((name, (0,)), []).append((d_R, np.sqrt(d_variance)))
-                found.setdefault((name, (1,)), []).append((c_R, np.sqrt(c_variance)))
-                found.setdefault((name, (0, 1)), []).append((d_R - c_R, np.sqrt(variance)))
+                parts_of.setdefault((name, (0,)), []).append((d_R, np.sqrt(d_variance)))
+                parts_of.setdefault((name, (1,)), []).append((c_R, np.sqrt(c_variance)))
+                parts_of.setdefault((name, (0, 1)), []).append((d_R - c_R, np.sqrt(variance)))
     return {
         key: (np.concatenate([value for value, _ in parts]), np.concatenate([error for _, error in parts]))
-        for key, parts in found.items()
+        for key, parts in parts_of.items()
     }
 
 

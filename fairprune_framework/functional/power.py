@@ -91,13 +91,13 @@ def templates_to_show(
     return max(math.ceil((d**2 + c**2 - 2 * correlation * d * c) / allowed**2 - 1e-9), 1)
 
 
-def times_the_templates(found: DifferenceInDifferences, *, limit: float = 1.0, power: float = POWER) -> float | None:
+def times_the_templates(result: DifferenceInDifferences, *, limit: float = 1.0, power: float = POWER) -> float | None:
     """By how much both sides of these data must grow to show a ratio below `limit`, if the truth is the estimate.
 
     Returns:
         A factor, below 1 where less would do; None where the estimate is not below the limit, or has no standard error.
     """
-    ratio, error = found.ratio_of_ratios.ratio, found.ratio_of_ratios.standard_error
+    ratio, error = result.ratio_of_ratios.ratio, result.ratio_of_ratios.standard_error
     if ratio is None or error is None or ratio >= limit:
         return None
     normal = NormalDist()
