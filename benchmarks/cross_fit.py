@@ -31,8 +31,9 @@ from fairprune_framework.auditing.sums import CLUSTERS, cluster_of, weighted
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.metrics.names import STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.results import Row
-from fairprune_framework.evaluation.sentence_rows import PREFERENCE, sentence_items, sentence_rows
+from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.pipeline import run_stages
 from fairprune_framework.recipes.loading import with_options
@@ -67,7 +68,7 @@ class Split:
     def __init__(self, halves_of: Sequence[Half]) -> None:
         self.halves = halves_of
         items = sorted((item for half in halves_of for item in half.items), key=lambda item: str(item["id"]))
-        rows = [row for row in sentence_rows(items, 0) if row.metric == PREFERENCE]
+        rows = [row for row in sentence_rows(items, 0) if row.metric == STEREOTYPE_PREFERENCE]
         self.row = next(row for row in rows if row.category is None)
         self.worse = [row.category or "" for row in significantly_worse(rows)]
 

@@ -14,7 +14,7 @@ from fairprune_framework.ablation.search import Ablation
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.distributed import parallel
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.sentence_rows import PREFERENCE
+from fairprune_framework.evaluation.metrics.names import STEREOTYPE_PREFERENCE
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.stages.plan import check as check_layers
 from fairprune_framework.utilities.progress import Notify, silent
@@ -118,5 +118,5 @@ def check(found: Ablation) -> None:
     check_layers(base)
     Demand.of(found.grid.plugins, len(base.loaded.layers))
     selecting = (one for one in base.prompts.aligned if one.split in (None, "select"))
-    if found.grid.judge == PREFERENCE and not any(one.stereotyping is not None for one in selecting):
-        raise UserError(f"judge: {PREFERENCE} needs contrasts that name a stereotype, and those of select name none")
+    if found.grid.judge == STEREOTYPE_PREFERENCE and not any(one.stereotyping is not None for one in selecting):
+        raise UserError(f"judge: {STEREOTYPE_PREFERENCE} needs contrasts that name a stereotype, and those of select name none")

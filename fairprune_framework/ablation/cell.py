@@ -9,15 +9,15 @@ import time
 from functools import cached_property
 from typing import Any
 
-from fairprune_framework.ablation.grid import DIVERGENCE, METRICS, Cell, described
+from fairprune_framework.ablation.grid import METRICS, Cell, described
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.compare import changed
 from fairprune_framework.evaluation.metrics.contrasts import measure
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.perplexity import perplexity
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
-from fairprune_framework.evaluation.sentence_rows import GAP, PREFERENCE
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of, scores_of
@@ -38,7 +38,7 @@ class Judge:
     def __init__(self, run: Run, metric: str = DIVERGENCE) -> None:
         self.run, self.metric = run, metric
         self.contrasts = [contrast for contrast in run.prompts.aligned if contrast.split == "heldout"]
-        if metric == PREFERENCE:
+        if metric == STEREOTYPE_PREFERENCE:
             self.contrasts = [contrast for contrast in self.contrasts if contrast.stereotyping is not None]
         if not any(not contrast.control for contrast in self.contrasts):
             raise UserError(f"the judging part of select holds no contrast that {metric} can be measured on")
@@ -52,7 +52,7 @@ class Judge:
             divergences = measure(model, self.run.loaded.architecture, self._batches, taps=frozenset())
             return {measured.id: measured.divergence for measured in divergences}
         sentences = measure_sentences(model, self.contrasts, budget=self.run.micro_batch_tokens)
-        if self.metric == GAP:
+        if self.metric == SEQUENCE_GAP:
             return {measured.id: measured.gap for measured in sentences}
         places = {one.id: one.stereotyping for one in self.contrasts if one.stereotyping is not None}
         return {found.id: float(found.prefers(places[found.id], 1 - places[found.id])) for found in sentences}

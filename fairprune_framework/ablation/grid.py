@@ -24,7 +24,7 @@ from typing import Any, cast
 from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.errors import UserError, did_you_mean
-from fairprune_framework.evaluation.sentence_rows import GAP, PREFERENCE
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.recipes.loading import load_recipe, merge_options, read_yaml, with_defaults, with_options
 from fairprune_framework.recipes.recipe import FIELDS, PluginSpec, Recipe, budget_of
 from fairprune_framework.utilities.files import digest
@@ -34,8 +34,7 @@ KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
 CONTROLS, CONTROL_SEEDS = "controls", "control_seeds"
 DEFAULT_CONTROL_SEEDS = 3
 JUDGE = "judge"
-DIVERGENCE = "next-token-divergence"
-METRICS = {DIVERGENCE: 0.0, GAP: 0.0, PREFERENCE: 0.5}
+METRICS = {DIVERGENCE: 0.0, SEQUENCE_GAP: 0.0, STEREOTYPE_PREFERENCE: 0.5}
 """What may judge cells, with its ideal."""
 
 

@@ -15,6 +15,7 @@ from fairprune_framework.evaluation import results as evidence
 from fairprune_framework.evaluation.fixed_text import TextLoss
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
@@ -159,7 +160,7 @@ def compared(
         first, second = before.judged[name], after.judged[name] if after else None
         judged_items = evidence.items_of(judging.aligned, first[0], second[0] if second else None)
         for row in evidence.contrast_rows(judged_items, [], seed):
-            if row.metric == "next-token-divergence":
+            if row.metric == DIVERGENCE:
                 rows.append(replace(_with_floor(row, floor), metric=f"{name}/{row.metric}"))
         judged_sentences = sentence_items(judging.contrasts, first[1], second[1] if second else None)
         rows += sentence_rows(judged_sentences, seed, f"{name}/")
@@ -190,13 +191,13 @@ def compared(
 def _with_floor(row: evidence.Row, floor: Mapping[str, float]) -> evidence.Row:
     """A small effect says how far rounding alone reaches."""
     small = row.change is not None and row.layer is None and abs(row.change) < 10 * floor["largest"]
-    if not (small and row.metric.endswith("next-token-divergence")):
+    if not (small and row.metric.endswith(DIVERGENCE)):
         return row
     text = f"noise floor of the dtype: {floor['largest']:.1e} of the mean divergence"
     return replace(row, note=text if row.note is None else f"{row.note}; {text}")
 
 
-_METRICS = ("next-token-divergence", "sequence-gap", "stereotype-preference")
+_SAMPLED = (DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE)
 
 
 def _samples(name: str, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -205,7 +206,7 @@ def _samples(name: str, items: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             name, item["id"], item["category"], item["template_id"], metric, item[f"{metric}_before"], item[f"{metric}_after"]
         )
         for item in items
-        for metric in _METRICS
+        for metric in _SAMPLED
         if item[f"{metric}_before"] is not None
     ]
 

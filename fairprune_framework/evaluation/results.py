@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.fixed_text import TextLoss, perplexity_change
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure
+from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE, KL_TO_ORIGINAL, PERPLEXITY
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, PairedChange, minimum_detectable_change, paired_change
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 FORMAT = "fairprune-evaluation/1"
 SAMPLES = "evaluation_samples.parquet"
-METRICS = {"next-token-divergence": "nats", "activation-difference": "activation"}
+UNITS = {DIVERGENCE: "nats", ACTIVATION_DIFFERENCE: "activation"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,10 +165,10 @@ def items_of(
                 "split": contrast.split,
                 "control": contrast.control,
                 "equal_length": a.equal_length,
-                "next-token-divergence_before": a.divergence,
-                "next-token-divergence_after": b.divergence if b else None,
-                "activation-difference_before": a.activation_difference,
-                "activation-difference_after": b.activation_difference if b else None,
+                f"{DIVERGENCE}_before": a.divergence,
+                f"{DIVERGENCE}_after": b.divergence if b else None,
+                f"{ACTIVATION_DIFFERENCE}_before": a.activation_difference,
+                f"{ACTIVATION_DIFFERENCE}_after": b.activation_difference if b else None,
                 "by_layer_before": list(a.by_layer),
                 "by_layer_after": list(b.by_layer) if b else None,
             }
@@ -182,11 +183,11 @@ def contrast_rows(items: Sequence[Mapping[str, Any]], layers: Sequence[int], see
         group = [item for item in items if (item["split"], item["control"]) == (split, control)]
         for category in [None, *sorted({item["category"] for item in group})]:
             chosen = [item for item in group if category in (None, item["category"])]
-            for metric, unit in METRICS.items():
+            for metric, unit in UNITS.items():
                 rows.append(mean_row(metric, unit, split, control, category, None, chosen, metric, None, seed))
-            for place, layer in enumerate(layers):
-                metric = "activation-difference"
-                rows.append(mean_row(metric, METRICS[metric], split, control, category, layer, chosen, "by_layer", place, seed))
+            for index, layer in enumerate(layers):
+                metric, unit = ACTIVATION_DIFFERENCE, UNITS[ACTIVATION_DIFFERENCE]
+                rows.append(mean_row(metric, unit, split, control, category, layer, chosen, "by_layer", index, seed))
     return rows
 
 
@@ -265,7 +266,7 @@ def language_rows(before: TextLoss, after: TextLoss | None, kl: float | None, se
     """Perplexity, with an interval over documents, and KL to the original, on the judging half of the calibration text."""
     common: dict[str, Any] = {"split": None, "control": False, "category": None, "layer": None, "n": len(before.nll)}
     row = Row(
-        metric="perplexity",
+        metric=PERPLEXITY,
         before=before.perplexity,
         after=None,
         difference=None,
@@ -301,7 +302,7 @@ def language_rows(before: TextLoss, after: TextLoss | None, kl: float | None, se
     return [
         row,
         Row(
-            metric="kl-to-original",
+            metric=KL_TO_ORIGINAL,
             before=0.0,
             after=kl,
             difference=kl,

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
+from fairprune_framework.evaluation.metrics.names import SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.results import Row, mean_row
 from fairprune_framework.functional.bootstrap import change_of
 from fairprune_framework.functional.hypothesis_tests import MIN_ITEMS, cohens_h, flips, holm, paired_effect_size, wilson
 
-GAP, PREFERENCE = "sequence-gap", "stereotype-preference"
 PREFERENCE_NOTE = "share of items; intervals over templates; p-value by McNemar's exact test on items"
 
 
@@ -35,8 +35,8 @@ def sentence_items(
         }
         for name, found in (("before", measured), ("after", second.get(measured.id))):
             item[f"log_probabilities_{name}"] = None if found is None else list(found.log_probabilities)
-            item[f"{GAP}_{name}"] = None if found is None else found.gap
-            item[f"{PREFERENCE}_{name}"] = None if found is None or places is None else found.prefers(*places)
+            item[f"{SEQUENCE_GAP}_{name}"] = None if found is None else found.gap
+            item[f"{STEREOTYPE_PREFERENCE}_{name}"] = None if found is None or places is None else found.prefers(*places)
         items.append(item)
     return items
 
@@ -47,11 +47,11 @@ def sentence_rows(items: Sequence[Mapping[str, Any]], seed: int, prefix: str = "
     for split, control in sorted({(item["split"], item["control"]) for item in items}, key=lambda k: (k[1], str(k[0]))):
         group = [item for item in items if (item["split"], item["control"]) == (split, control)]
         categories = sorted({item["category"] for item in group})
-        for metric in (GAP, PREFERENCE):
+        for metric in (SEQUENCE_GAP, STEREOTYPE_PREFERENCE):
             usable = [item for item in group if item[f"{metric}_before"] is not None]
             if not usable:
                 continue
-            make = _gap_row if metric == GAP else _preference_row
+            make = _gap_row if metric == SEQUENCE_GAP else _preference_row
             of_categories = []
             for category in categories:
                 chosen = [item for item in usable if item["category"] == category]
@@ -72,17 +72,19 @@ def adjusted(rows: Sequence[Row]) -> list[Row]:
 def _gap_row(
     items: Sequence[Mapping[str, Any]], metric: str, split: str | None, control: bool, category: str | None, seed: int
 ) -> Row:
-    row = mean_row(metric, "nats", split, control, category, None, items, GAP, None, seed)
+    row = mean_row(metric, "nats", split, control, category, None, items, SEQUENCE_GAP, None, seed)
     if row.after is None:
         return row
-    effect = paired_effect_size([item[f"{GAP}_before"] for item in items], [item[f"{GAP}_after"] for item in items])
+    effect = paired_effect_size(
+        [item[f"{SEQUENCE_GAP}_before"] for item in items], [item[f"{SEQUENCE_GAP}_after"] for item in items]
+    )
     return replace(row, effect_size=effect)
 
 
 def _preference_row(
     items: Sequence[Mapping[str, Any]], metric: str, split: str | None, control: bool, category: str | None, seed: int
 ) -> Row:
-    before = [bool(item[f"{PREFERENCE}_before"]) for item in items]
+    before = [bool(item[f"{STEREOTYPE_PREFERENCE}_before"]) for item in items]
     n, ideal = len(items), 0.5
     few = f"{n} items are too few for an interval; {MIN_ITEMS} are needed" if n < MIN_ITEMS else None
     low, high = (None, None) if few else wilson(sum(before), n)
@@ -107,9 +109,9 @@ def _preference_row(
         before_high=high,
         note=few,
     )
-    if items[0][f"{PREFERENCE}_after"] is None:
+    if items[0][f"{STEREOTYPE_PREFERENCE}_after"] is None:
         return row
-    after = [bool(item[f"{PREFERENCE}_after"]) for item in items]
+    after = [bool(item[f"{STEREOTYPE_PREFERENCE}_after"]) for item in items]
     found = change_of(
         [[yes, 1] for yes in before],
         [[yes, 1] for yes in after],

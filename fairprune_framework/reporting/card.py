@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
 from fairprune_framework.reporting import prose as words
 from fairprune_framework.reporting.run_data import Source, read_source
 from fairprune_framework.utilities.versions import __version__
@@ -184,7 +185,7 @@ def _results(source: Source) -> list[Any]:
     found = []
     for row in _overall(source):
         where = f"{row['split'] or 'all'}{', controls' if row['control'] else ''}"
-        text = row["metric"] in ("perplexity", "kl-to-original")
+        text = row["metric"] in LANGUAGE_METRICS
         found.append(
             EvalResult(
                 task_type="text-generation",

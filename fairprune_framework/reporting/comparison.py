@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.reporting.charts.chart import (
     BLUE,
     CONTROL,
@@ -136,7 +137,7 @@ def _chart(sources: Sequence[Source], names: Sequence[str]) -> Chart | None:
     data, rows = [], []
     for control, color, symbol in ((False, BLUE, "circle"), (True, CONTROL, "diamond")):
         found = [
-            (name, source.find("next-token-divergence", split=source.judged_split, control=control))
+            (name, source.find(DIVERGENCE, split=source.judged_split, control=control))
             for name, source in zip(names, sources, strict=True)
         ]
         known = [(name, row) for name, row in found if row is not None and row["change"] is not None]

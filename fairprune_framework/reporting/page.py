@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
 from fairprune_framework.reporting import prose as words
 from fairprune_framework.reporting.charts import ablation, categories, changes, neurons, questions, tokens
 from fairprune_framework.reporting.charts.chart import Chart, number, percent
@@ -153,7 +154,7 @@ def _generations(source: Source) -> list[dict[str, Any]]:
 
 def _cost_rows(source: Source) -> list[Mapping[str, Any]]:
     """Perplexity and KL, and whatever benchmarks say."""
-    language = [row for row in source.rows if row["metric"] in changes.LANGUAGE_METRICS]
+    language = [row for row in source.rows if row["metric"] in LANGUAGE_METRICS]
     return [*language, *changes.benchmark_rows(source)]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE, LANGUAGE_METRICS
 from fairprune_framework.reporting.charts.chart import percent
 from fairprune_framework.reporting.run_data import Source
 
@@ -35,8 +36,8 @@ def verdict(source: Source) -> Verdict:
     """Put the record of a run into words; what the folder does not hold is not said."""
     record = source.record
     word = str(record.get("verdict") or ("abstained" if record.get("abstained") else "unfinished"))
-    row = source.find("next-token-divergence", split=source.judged_split)
-    control = source.find("next-token-divergence", split=source.judged_split, control=True)
+    row = source.find(DIVERGENCE, split=source.judged_split)
+    control = source.find(DIVERGENCE, split=source.judged_split, control=True)
     headline = HEADLINES.get(word) or (
         "One model, measured alone: nothing was pruned." if source.rows else "This run is not finished; below is what there is."
     )
@@ -106,7 +107,7 @@ def _limits(source: Source, word: str, row: Mapping[str, Any] | None, control: M
     return said
 
 
-_KNOWN = ("next-token-divergence", "activation-difference", "perplexity", "kl-to-original")
+_KNOWN = (DIVERGENCE, ACTIVATION_DIFFERENCE, *LANGUAGE_METRICS)
 
 
 def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.errors import RunFolderError
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.utilities.files import read_json
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Source:
     @property
     def judged_split(self) -> str | None:
         """The split that pictures show: `heldout` where there is one."""
-        splits = {row.get("split") for row in self.rows if row["metric"] == "next-token-divergence" and not row["control"]}
+        splits = {row.get("split") for row in self.rows if row["metric"] == DIVERGENCE and not row["control"]}
         return next((split for split in ("heldout", "select") if split in splits), None)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.api.types import Plan
+from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
 from fairprune_framework.evaluation.results import Evaluation, Row
 from fairprune_framework.recipes.recipe import Recipe
 
@@ -82,7 +83,7 @@ def _table(evaluation: Evaluation) -> list[str]:
     rows: list[tuple[str, Row]] = []
     for row in evaluation.rows:
         if row.layer is None and row.category is None:
-            where = "judging text" if row.metric in ("perplexity", "kl-to-original") else (row.split or "all prompts")
+            where = "judging text" if row.metric in LANGUAGE_METRICS else (row.split or "all prompts")
             rows.append((f"{row.metric}, {'control ' if row.control else ''}{where}", row))
     lines = [f"{'':42}{'before':>9} {'after':>9}  change [95 %]"]
     for name, row in rows:

@@ -13,6 +13,7 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation.cache import Cells
 from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.evaluation.metrics.perplexity import language_cost
 from fairprune_framework.evaluation.results import Evaluation, paired
 from fairprune_framework.evaluation.subject import Subject
@@ -138,7 +139,7 @@ def _verdict(run: Run, items: Any) -> Verdict:
     heldout = [item for item in items if item["split"] == "heldout" and not item["control"]]
     guard = run.record.get("guard")
     return decide(
-        paired(heldout, "next-token-divergence", run.recipe.seed),
+        paired(heldout, DIVERGENCE, run.recipe.seed),
         applied=not run.record.get("abstained", True),
         why_not=run.record.get("abstained_because"),
         guard_held=guard is None or bool(guard["held"]),

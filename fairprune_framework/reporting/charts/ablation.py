@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.reporting.charts.chart import (
     BLUE,
     CONTROL,
@@ -26,7 +27,7 @@ def pareto(source: Source) -> Chart | None:
     cells = [cell for cell in (source.ablation or {}).get("cells", ()) if _known(cell)]
     if not cells:
         return None
-    metric = str((source.ablation or {}).get("judged_by", "next-token-divergence")).replace("-", " ")
+    metric = str((source.ablation or {}).get("judged_by", DIVERGENCE)).replace("-", " ")
     ordinary = [cell for cell in cells if not cell.get("control")]
     kinds = list(dict.fromkeys(str(cell.get("bias")) for cell in ordinary))
     data = [_marks("random controls", [cell for cell in cells if cell.get("control")], CONTROL, "x-thin-open")]

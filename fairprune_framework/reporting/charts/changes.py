@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, CONTRAST_METRICS, LANGUAGE_METRICS
 from fairprune_framework.reporting.charts.chart import (
     AFTER,
     BEFORE,
@@ -23,8 +24,6 @@ from fairprune_framework.reporting.charts.chart import (
 )
 from fairprune_framework.reporting.run_data import Source
 
-CONTRAST_METRICS = ("next-token-divergence", "activation-difference", "sequence-gap", "stereotype-preference")
-LANGUAGE_METRICS = ("perplexity", "kl-to-original")
 _SPLITS = {"heldout": "held-out contrasts", "select": "contrasts of the choice itself", None: "all contrasts"}
 
 
@@ -109,7 +108,7 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def activation_by_layer(source: Source) -> Chart | None:
     """The article's first figure: mean activation difference by layer, before and after, by category and for controls."""
     split = source.judged_split
-    rows = [row for row in source.rows if row["metric"] == "activation-difference" and row["layer"] is not None]
+    rows = [row for row in source.rows if row["metric"] == ACTIVATION_DIFFERENCE and row["layer"] is not None]
     rows = [row for row in rows if row["split"] == split]
     if not rows:
         return None
