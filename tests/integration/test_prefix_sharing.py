@@ -6,7 +6,6 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -87,49 +86,6 @@ def test_order_of_packed_micro_batches_changes_no_bit(contrasts: list[AlignedCon
 
 
 # -- where it cannot be done ---------------------------------------------------------------------------------------------------
-
-
-def test_recurrent_models_get_plain_rows() -> None:
-    from transformers import MambaConfig, MambaForCausalLM
-
-    config = MambaConfig(vocab_size=64, hidden_size=16, state_size=4, num_hidden_layers=2, initializer_range=0.5)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = MambaForCausalLM(config).eval()
-    model.get_decoder = lambda: model.backbone
-    found = prefix_sharing(model)
-    assert found.up_to == 0
-    assert found.because
-
-
-@pytest.mark.parametrize("ignored", ["position_ids", "attention_mask"])
-def test_a_model_that_ignores_what_it_is_given_gets_plain_rows(ignored: str) -> None:
-    model: Any = tiny_model("llama")
-    forward = model.model.forward
-    model.model.forward = lambda **words: forward(**{**words, ignored: None})
-    found = prefix_sharing(model)
-    assert found.up_to == 0
-    assert "differs from plain ones" in found.because
-
-
-def test_a_model_that_refuses_a_tree_gets_plain_rows_and_keeps_its_mode() -> None:
-    model: Any = tiny_model("llama").train()
-
-    def refuse(**_words: Any) -> Any:
-        raise ValueError("2-D masks only")
-
-    model.model.forward = refuse
-    found = prefix_sharing(model)
-    assert (found.up_to, found.because) == (0, "the model takes no tree mask (ValueError)")
-    assert model.training
-
-
-def test_a_model_that_sees_no_other_token_tells_nothing() -> None:
-    model: Any = tiny_model("llama")
-    with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight.zero_()
-    assert "inconclusive" in prefix_sharing(model).because
 
 
 def test_texts_longer_than_the_sliding_window_are_not_packed(contrasts: list[AlignedContrast]) -> None:

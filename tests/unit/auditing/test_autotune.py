@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import resource
+
 import pytest
 import torch
 from torch import nn
 
 from fairprune_framework.api.interfaces import Pass
-from fairprune_framework.auditing.autotune import CPU_TOKENS, Planned, announcement, find_max_tokens, limit_of, max_tokens_on
+from fairprune_framework.auditing.autotune import (
+    CPU_TOKENS,
+    Planned,
+    announcement,
+    find_max_tokens,
+    limit_of,
+    max_tokens_on,
+    memory_used,
+)
 from fairprune_framework.auditing.batches import BatchSpec
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
 from fairprune_framework.testing.tiny import tiny_model
@@ -74,3 +84,16 @@ def test_the_line_before_an_audit() -> None:
         "at 100 tokens/s on each of 2 ranks; 600 done before"
     )
     assert "expected" not in announcement(1200, 34567, [plain], None, ranks=1, done=0, left=1.0)
+
+
+def test_another_error_is_no_lack_of_memory() -> None:
+    def broken(rows: int, width: int) -> None:
+        raise ValueError("x")
+
+    with pytest.raises(ValueError, match="x"):
+        find_max_tokens(broken, 4)
+
+
+def test_memory_is_that_of_the_process() -> None:
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert memory_used(torch.device("cpu")) >= kilobytes * 1024
