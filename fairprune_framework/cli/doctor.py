@@ -68,24 +68,24 @@ def _python() -> Finding:
 
 
 def _packages() -> list[Finding]:
-    found = []
+    findings = []
     for name in PACKAGES:
         try:
-            found.append(Finding(what=name, state="ok", text=metadata.version(name)))
+            findings.append(Finding(what=name, state="ok", text=metadata.version(name)))
         except metadata.PackageNotFoundError:
-            found.append(Finding(what=name, state="broken", text="absent: pip install fairprune_framework"))
-    return found
+            findings.append(Finding(what=name, state="broken", text="absent: pip install fairprune_framework"))
+    return findings
 
 
 def _extras() -> list[Finding]:
-    found = []
+    findings = []
     for name, (purpose, extra) in OPTIONAL.items():
         try:
-            found.append(Finding(what=name, state="ok", text=f"{metadata.version(name)} ({purpose})"))
+            findings.append(Finding(what=name, state="ok", text=f"{metadata.version(name)} ({purpose})"))
         except metadata.PackageNotFoundError:
             text = f"absent ({purpose}): pip install 'fairprune_framework[{extra}]'"
-            found.append(Finding(what=name, state="note", text=text))
-    return found
+            findings.append(Finding(what=name, state="note", text=text))
+    return findings
 
 
 def _devices() -> list[Finding]:
@@ -93,29 +93,29 @@ def _devices() -> list[Finding]:
         import torch
     except Exception as error:
         return [Finding(what="devices", state="broken", text=f"torch cannot be imported: {error}")]
-    found = [Finding(what="cpu", state="ok", text=f"{torch.get_num_threads()} threads")]
+    findings = [Finding(what="cpu", state="ok", text=f"{torch.get_num_threads()} threads")]
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         free, total = torch.cuda.mem_get_info(index)
         text = f"{torch.cuda.get_device_name(index)}, {free / 2**30:.0f} of {total / 2**30:.0f} GiB free"
-        found.append(Finding(what=f"cuda:{index}", state="ok", text=text))
+        findings.append(Finding(what=f"cuda:{index}", state="ok", text=text))
     if torch.backends.mps.is_available():
-        found.append(Finding(what="mps", state="ok", text="available; sums are kept on the CPU, which has float64"))
-    if len(found) == 1:
-        found.append(Finding(what="gpu", state="note", text="none: everything works on the CPU, slower"))
-    return found
+        findings.append(Finding(what="mps", state="ok", text="available; sums are kept on the CPU, which has float64"))
+    if len(findings) == 1:
+        findings.append(Finding(what="gpu", state="note", text="none: everything works on the CPU, slower"))
+    return findings
 
 
 def _plugins() -> list[Finding]:
-    found, loaded = [], 0
+    broken, loaded = [], 0
     for kind in discovery.GROUPS:
         for entry in discovery.entries(kind):
             try:
                 discovery.load(entry)
                 loaded += 1
             except FairpruneError as error:
-                found.append(Finding(what=f"{kind} {entry.name}", state="broken", text=one_line(error)))
+                broken.append(Finding(what=f"{kind} {entry.name}", state="broken", text=one_line(error)))
     recipes = len(discovery.entries("recipe"))
-    return [Finding(what="plugins", state="ok", text=f"{loaded} load, {recipes} recipes"), *found]
+    return [Finding(what="plugins", state="ok", text=f"{loaded} load, {recipes} recipes"), *broken]
 
 
 def _embedded() -> Finding:

@@ -51,7 +51,10 @@ class PluginSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Every option of a run. Fields left at None where a plugin or a budget is meant are taken from the recipe `default`."""
+    """Every option of a run. A plugin, an operator or a budget that is None is taken from the recipe `default`.
+
+    `OPTIONS` holds the description of each field; `fairprune run --help` shows it.
+    """
 
     model: str | None = option(
         None, "Hub id, local folder, a `.gguf` file, or `smollm2-135m`, the embedded model.", stage="read", adopted=True

@@ -71,14 +71,14 @@ def bar(
             speed = task.completed / task.elapsed if task.elapsed else 0.0
             return Text(f"{unit}, {speed:.3g}/s" if speed else unit)
 
-    class Told(ProgressColumn):
-        """What the caller says."""
+    class CallerText(ProgressColumn):
+        """The text of the caller."""
 
         def render(self, task: Task) -> Text:
             return Text("" if text is None else text())
 
-    behind = (MofNCompleteColumn(), Rate(), TimeRemainingColumn()) if text is None else (Told(),)
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), *behind)
+    right = (MofNCompleteColumn(), Rate(), TimeRemainingColumn()) if text is None else (CallerText(),)
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), *right)
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(label, total=total, completed=done)
         yield lambda more: progress.advance(task, more)

@@ -12,10 +12,10 @@ PACKAGES = ("fairprune_framework", "torch", "lightning", "transformers", "torchm
 
 def versions() -> dict[str, str]:
     """Python, the machine's kind, and every package that numbers depend on."""
-    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    installed = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     for name in PACKAGES:
         try:
-            found[name] = metadata.version(name)
+            installed[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
+            installed[name] = "absent"
+    return installed
