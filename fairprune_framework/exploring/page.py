@@ -11,7 +11,7 @@ from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, C
 from fairprune_framework.exploring.compare import Comparison, Explorer
 from fairprune_framework.reporting.charts.chart import BLUE, VERMILLION, axis
 from fairprune_framework.reporting.charts.tokens import TAPS, token_projection
-from fairprune_framework.reporting.prose import Piece, tokens_apart
+from fairprune_framework.reporting.prose import Span, diff_tokens
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -184,17 +184,17 @@ def generations(texts: list[tuple[str, Continuation, Continuation | None]]) -> s
     for prompt, before, after in texts:
         parts.append(f"<h3 dir='auto'>{html.escape(prompt)}</h3>")
         if after is None:
-            shown = [("before", [Piece(text=before.text, differs=False)])]
+            shown = [("before", [Span(text=before.text, differs=False)])]
         else:
-            apart = tokens_apart(before.text, after.text, first_difference(before, after))
+            apart = diff_tokens(before.text, after.text, first_difference(before, after))
             shown = list(zip(("before", "after"), apart, strict=True))
-        for name, pieces in shown:
-            parts.append(f"<p dir='auto'><b>{name}</b> {''.join(map(_marked, pieces))}</p>")
+        for name, spans in shown:
+            parts.append(f"<p dir='auto'><b>{name}</b> {''.join(map(_marked, spans))}</p>")
     return "".join(parts)
 
 
-def _marked(piece: Piece) -> str:
-    text = html.escape(piece.text)
-    if piece.first:
+def _marked(span: Span) -> str:
+    text = html.escape(span.text)
+    if span.first:
         return f"<mark style='outline: 2px solid' title='the first token that differs'>{text}</mark>"
-    return f"<mark>{text}</mark>" if piece.differs else text
+    return f"<mark>{text}</mark>" if span.differs else text

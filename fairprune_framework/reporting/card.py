@@ -1,4 +1,4 @@
-"""The model card, `model/README.md`: what was done to the model and what that changed, in the hub's own form. Reads files alone."""
+"""The model card, `model/README.md`: changes to the model and their effect, in the format of the hub. Reads files only."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
-from fairprune_framework.reporting import prose as words
+from fairprune_framework.reporting import prose
 from fairprune_framework.reporting.run_data import Source, read_source
 from fairprune_framework.utilities.versions import __version__
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 FILES = ("model/README.md", "model/plan.json")
 KNOWN_BASES = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
-"""Embedded model -> its id on the hub and its licence there."""
+"""Embedded model -> its hub id and its licence there."""
 HUB_ID = re.compile(r"[\w.-]{1,96}(/[\w.-]{1,96})?")
 
 
 def write_card(folder: Path) -> list[str]:
-    """Write the card of a run beside its pruned model; where there is none, nothing.
+    """Write the card of a run into the folder of its pruned model, if there is one.
 
     Returns:
-        The files written, relative to the run folder.
+        The written files, relative to the run folder.
     """
     source = read_source(folder)
     if source.plan is None or not (folder / "model" / "config.json").is_file():
@@ -38,7 +38,7 @@ def write_card(folder: Path) -> list[str]:
 
 
 def card(source: Source) -> Any:
-    """The card as a `huggingface_hub.ModelCard`, its metadata checked against the hub's own classes."""
+    """The card as a `huggingface_hub.ModelCard`, with metadata validated by the classes of the hub."""
     from huggingface_hub import ModelCard, ModelCardData
 
     base, licence = base_of(source.model)
@@ -65,7 +65,7 @@ def card(source: Source) -> Any:
         version=record.get("versions", {}).get("fairprune_framework", __version__),
         units=f"{sum(len(units) for units in plan.get('sites', {}).values()):,}",
         share=f"{(plan.get('achieved') or {}).get('fraction') or 0:.2%} of all",
-        verdict=words.verdict(source),
+        verdict=prose.verdict(source),
         removed=_removed(source),
         plugins=_plugins(source),
         hashes=[(what, f"`{value}`") for what, value in sorted(record.get("hashes", {}).items())],
@@ -77,7 +77,7 @@ def card(source: Source) -> Any:
 
 
 def base_of(model: str) -> tuple[str | None, str | None]:
-    """Hub id and licence of the model that was pruned, each None where it cannot be told without a network."""
+    """Hub id and licence of the original model, each None if it cannot be determined without a network."""
     if model in KNOWN_BASES:
         return KNOWN_BASES[model]
     folder = Path(model)
@@ -91,26 +91,26 @@ def base_of(model: str) -> tuple[str | None, str | None]:
 
 
 def _licence_in(readme: Path) -> str | None:
-    """`license` in the metadata of a card."""
+    """The field `license` in the metadata of a card."""
     from huggingface_hub import ModelCard
 
     if not readme.is_file():
         return None
     try:
         found = ModelCard.load(readme, ignore_metadata_errors=True).data.to_dict().get("license")
-    except Exception:  # a stranger's card may be anything; then its licence is unknown, and said to be
+    except Exception:  # a card may have any content; its licence is then reported as unknown
         return None
     return found if isinstance(found, str) else None
 
 
 def _licence(base: str, licence: str | None) -> str:
     if licence is None:
-        return f"Unknown: no card of `{_cell(base)}` was at hand when this was written. The licence of the original applies."
+        return f"Unknown: the card of `{_cell(base)}` was not available. The licence of the original applies."
     return f"`{_cell(licence)}`, inherited from {_cell(base)}; this model is a modification of it."
 
 
 def _public(model: str) -> str:
-    """A local model by its own name: paths of the machine stay at home."""
+    """A local model by its own name, without the path on this machine."""
     return Path(model).resolve().name if "/" in model or Path(model).exists() else model
 
 
@@ -134,7 +134,7 @@ def _removed(source: Source) -> list[tuple[str, str]]:
     record, plan = source.record, source.plan or {}
     requested, achieved, removal = (plan.get("requested") or {}), (plan.get("achieved") or {}), record.get("removal") or {}
     found = [
-        ("asked for", _cell(requested.get("budget", "unknown"))),
+        ("requested", _cell(requested.get("budget", "unknown"))),
         ("achieved", f"{achieved.get('units', 0):,} neurons, {achieved.get('fraction') or 0:.4%} of all"),
         ("operator", _cell(plan.get("operator"))),
     ]
@@ -144,7 +144,7 @@ def _removed(source: Source) -> list[tuple[str, str]]:
         found.append(("removed against masked", f"logits differ by at most {removal['max_difference']:.1e} (float32)"))
     counts = record.get("contrasts") or {}
     found.append(
-        ("prompts", f"{_cell(_prompts(source))}, {counts.get('used', 0)} contrasts, {counts.get('skipped', 0)} left out")
+        ("prompts", f"{_cell(_prompts(source))}, {counts.get('used', 0)} contrasts, {counts.get('skipped', 0)} skipped")
     )
     found.append(("calibration text", _cell((record.get("calibration") or {}).get("source", "none"))))
     return found
@@ -161,7 +161,7 @@ def _plugins(source: Source) -> list[tuple[str, ...]]:
 
 
 def _overall(source: Source) -> list[Mapping[str, Any]]:
-    """Rows over all categories and layers that were measured before and after."""
+    """Rows over all categories and layers with values before and after."""
     whole = [row for row in source.rows if row["layer"] is None and row["category"] is None]
     return [row for row in whole if row["before"] is not None and row["after"] is not None]
 
@@ -178,7 +178,7 @@ def _rows(source: Source) -> list[tuple[str, ...]]:
 
 
 def _results(source: Source) -> list[Any]:
-    """`model-index`: the pruned model's values, with what was before and the interval of the change as arguments."""
+    """`model-index`: the values of the pruned model, with the values before and the interval of the change as arguments."""
     from huggingface_hub import EvalResult
 
     prompts = _prompts(source)
@@ -191,7 +191,7 @@ def _results(source: Source) -> list[Any]:
                 task_type="text-generation",
                 dataset_type="calibration-text" if text else "contrasts",
                 dataset_name="judging half of the calibration text" if text else f"{prompts} ({where})",
-                dataset_config="controls" if row["control"] else None,  # the hub tells results apart by this, not by the name
+                dataset_config="controls" if row["control"] else None,  # the hub distinguishes results by this, not by the name
                 dataset_split=row["split"],
                 metric_type=row["metric"],
                 metric_name=row["metric"].replace("-", " "),

@@ -1,4 +1,4 @@
-"""Several runs side by side: what differs in their recipes, their numbers in one table, and whether they may be compared at all."""
+"""Comparison of several runs: differences of their recipes, their numbers in one table, and obstacles to a comparison."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ from fairprune_framework.reporting.charts.chart import (
     Chart,
     Table,
     axis,
+    beyond,
+    edges,
+    error_bars,
     interval,
     number,
     percent,
@@ -24,20 +27,20 @@ from fairprune_framework.reporting.run_data import Source
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What the page of several runs shows."""
+    """Content of the page for several runs."""
 
     names: Sequence[str]
-    """One short name a run, all different."""
+    """One short name per run, all different."""
     cautions: Sequence[str]
-    """What forbids to read the numbers side by side, or limits it."""
+    """Obstacles to a comparison of the numbers."""
     recipes: Table
-    """The fields in which the recipes differ."""
+    """The fields with different values."""
     results: Table
     charts: Sequence[Chart]
 
 
 def compare(sources: Sequence[Source]) -> Comparison:
-    """Compare runs, the first with the others."""
+    """Compare the other runs with the first."""
     names = _names(sources)
     return Comparison(
         names=names,
@@ -49,13 +52,13 @@ def compare(sources: Sequence[Source]) -> Comparison:
 
 
 def _names(sources: Sequence[Source]) -> list[str]:
-    """The folders' own names, or their paths where two are equal."""
+    """The names of the folders, or their paths where two names are equal."""
     short = [source.name for source in sources]
     return [name if short.count(name) == 1 else str(source.folder) for name, source in zip(short, sources, strict=True)]
 
 
 def cautions(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
-    """Why numbers of these runs do not stand on the same ground."""
+    """Reasons why the numbers of these runs are not comparable."""
     said = []
     for what, values in (
         ("models", [source.fingerprint or source.model for source in sources]),
@@ -68,12 +71,12 @@ def cautions(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
             shown = [source.model for source in sources] if what == "models" else known
             of = ", ".join(f"{name}: {str(value)[:24]}" for name, value in zip(names, shown, strict=False))
             consequence = {
-                "models": "compare each change with its own run only; the values before are not the same",
+                "models": "interpret each change within its own run only; the values before differ",
                 "prompt sets": "the changes answer different questions",
-                "splits": "what was held out differs, so that one run may be judged on what another chose by",
-                "calibration texts": "perplexities are on different texts",
+                "splits": "the held-out contrasts differ, so one run may be judged on contrasts that another selected on",
+                "calibration texts": "perplexities refer to different texts",
             }[what]
-            said.append(f"These runs are of different {what} ({of}): {consequence}.")
+            said.append(f"These runs have different {what} ({of}): {consequence}.")
     for source, name in zip(sources, names, strict=True):
         if not source.rows and source.ablation is None:
             said.append(f"{name} has not been evaluated: run `fairprune evaluate --output {source.folder}`.")
@@ -107,7 +110,7 @@ def _results(sources: Sequence[Source], names: Sequence[str]) -> Table:
     return Table(
         columns=("", *names),
         rows=rows,
-        note="Change from before to after with its 95 % interval; where there is none, the value.",
+        note="Change from before to after with its 95 % interval; without a change, the value.",
     )
 
 
@@ -133,20 +136,20 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 
 
 def _chart(sources: Sequence[Source], names: Sequence[str]) -> Chart | None:
-    """Change of the judged divergence of each run, controls beside it."""
+    """Change of the judged divergence of each run, beside its controls."""
     data, rows = [], []
+    pairs = [
+        (control, name, row)
+        for control in (False, True)
+        for name, source in zip(names, sources, strict=True)
+        if (row := source.find(DIVERGENCE, split=source.judged_split, control=control)) is not None
+        and row["change"] is not None
+    ]
+    within = edges([row for _, _, row in pairs])
     for control, color, symbol in ((False, BLUE, "circle"), (True, CONTROL, "diamond")):
-        found = [
-            (name, source.find(DIVERGENCE, split=source.judged_split, control=control))
-            for name, source in zip(names, sources, strict=True)
-        ]
-        known = [(name, row) for name, row in found if row is not None and row["change"] is not None]
+        known = [(name, row) for other, name, row in pairs if other is control]
         if not known:
             continue
-        reach = [
-            (0, 0) if row["ci_low"] is None else (row["ci_high"] - row["change"], row["change"] - row["ci_low"])
-            for _, row in known
-        ]
         data.append(
             {
                 "type": "scatter",
@@ -154,13 +157,7 @@ def _chart(sources: Sequence[Source], names: Sequence[str]) -> Chart | None:
                 "name": "controls" if control else "judged contrasts",
                 "x": [row["change"] for _, row in known],
                 "y": [plain(name, 40) for name, _ in known],
-                "error_x": {
-                    "type": "data",
-                    "symmetric": False,
-                    "array": [a for a, _ in reach],
-                    "arrayminus": [b for _, b in reach],
-                    "color": color,
-                },
+                "error_x": error_bars([row for _, row in known], within, color=color),
                 "marker": {"color": color, "size": 10, "symbol": symbol},
                 "hovertemplate": "%{y}: %{x:+.1%}<extra>%{fullData.name}</extra>",
             }
@@ -168,11 +165,12 @@ def _chart(sources: Sequence[Source], names: Sequence[str]) -> Chart | None:
         rows += [[name, "controls" if control else "judged", percent(row["change"]), interval(row)] for name, row in known]
     if not data:
         return None
+    data += beyond([row for _, _, row in pairs], [plain(name, 40) for _, name, _ in pairs], within)
     return Chart(
         name="change-by-run",
         title="Change of next-token divergence, run by run",
-        caption="Each point is one run, the bar its 95 % interval; grey are its controls. Intervals that overlap do not tell two "
-        "runs apart: each belongs to its run alone.",
+        caption="Each point is one run with its 95 % interval; its controls are grey. Overlapping intervals are no test of a "
+        "difference between two runs: each interval is about its own run.",
         summary=f"{len(sources)} runs; the table below lists every number.",
         data=data,
         layout={

@@ -1,7 +1,7 @@
 """The charts of the report as figure objects, for notebooks: `fp.figures.activation_by_layer("run")`.
 
-Each function takes a run (as `fp.run` gives it) or a folder and returns a `plotly.graph_objects.Figure`. Where the report offers a
-choice above a chart, the function takes it as a keyword, by the words of the report or by their place:
+Each function takes a run (as returned by `fp.run`) or a folder and returns a `plotly.graph_objects.Figure`. Where the report offers a
+control above a chart, the function takes it as a keyword, by the label in the report or by its index:
 `token_projection("run", contrast=0, output="MLP output", layer=12)`.
 """
 
@@ -33,7 +33,7 @@ Of: TypeAlias = HasFolder | Source | str | Path
 
 
 def change_by_category(run: Of, *, metric: str | int | None = None) -> Figure:
-    """Relative change by category with 95 % intervals, controls beside it."""
+    """Relative change by category with 95 % intervals, beside the controls."""
     return _figure("change-by-category", run, metric=metric)
 
 
@@ -45,37 +45,37 @@ def activation_by_layer(run: Of, *, category: str | int | None = None) -> Figure
 def token_projection(
     run: Of, *, contrast: str | int | None = None, output: str | int | None = None, layer: str | int | None = None
 ) -> Figure:
-    """Tokens of a contrast in the plane of the first two principal components. A number for `layer` is the layer itself."""
+    """Tokens of a contrast in the plane of the first two principal components. `layer` is the number of a layer."""
     return _figure("token-projection", run, contrast=contrast, output=output, layer=None if layer is None else str(layer))
 
 
 def layer_neuron_map(run: Of) -> Figure:
-    """Bias of every neuron, one row a layer."""
+    """Bias of every neuron, one row per layer."""
     return _figure("layer-neuron-map", run)
 
 
 def bias_against_importance(run: Of) -> Figure:
-    """All neurons by both scores, the chosen ones marked."""
+    """All neurons by both scores, with the planned ones marked."""
     return _figure("bias-against-importance", run)
 
 
 def overlap(run: Of) -> Figure:
-    """Neurons that categories share."""
+    """Neurons shared by categories."""
     return _figure("overlap", run)
 
 
 def transfer(run: Of) -> Figure:
-    """Chosen on one category, judged on another."""
+    """Effect of a selection for one category on another."""
     return _figure("transfer", run)
 
 
 def stability(run: Of) -> Figure:
-    """How often resampled templates choose each neuron."""
+    """Selection frequency of each neuron under resampled templates."""
     return _figure("stability", run)
 
 
 def causal(run: Of) -> Figure:
-    """What the plan does beside random neurons of equal activation norm."""
+    """Effect of the plan, beside random neurons of equal activation norm."""
     return _figure("causal", run)
 
 
@@ -93,8 +93,8 @@ def chart(name: str, run: Of) -> Chart:
     """A chart by its name in the report, with its table.
 
     Raises:
-        UserError: there is no chart of that name.
-        RunFolderError: the folder does not hold what it needs.
+        UserError: no chart has this name.
+        RunFolderError: the folder lacks its data.
     """
     if name not in CHARTS:
         raise UserError(f"no chart {name!r}.{did_you_mean(name, CHARTS)} There are {', '.join(CHARTS)}.")
@@ -102,7 +102,7 @@ def chart(name: str, run: Of) -> Chart:
     found = CHARTS[name](source)
     if found is None:
         raise RunFolderError(
-            f"{source.folder} does not hold what the chart {name!r} needs: `fairprune report` names what is missing"
+            f"{source.folder} lacks the data of the chart {name!r}: `fairprune report` lists the missing files"
         )
     return found
 

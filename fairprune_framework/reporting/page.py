@@ -1,7 +1,7 @@
-"""The page: one self-contained HTML file about a run, an ablation, or several of them side by side.
+"""The page: one self-contained HTML file about a run, an ablation, or a comparison of several.
 
-Nothing is fetched: plotly.js stands in the file, packed, and a content security policy forbids every request. Texts of users reach
-the page through Jinja's autoescape, and charts through `chart.plain`.
+Nothing is fetched: the file contains plotly.js in compressed form, and a content security policy forbids every request. Texts of
+users pass through Jinja's autoescape, and in charts through `chart.plain`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
-from fairprune_framework.reporting import prose as words
+from fairprune_framework.reporting import prose
 from fairprune_framework.reporting.charts import ablation, categories, changes, neurons, questions, tokens
 from fairprune_framework.reporting.charts.chart import Chart, number, percent
 from fairprune_framework.reporting.comparison import compare
@@ -36,11 +36,11 @@ CHARTS = {
     "retention": changes.retention,
     "pareto": ablation.pareto,
 }
-"""Every chart by its name, in the order of the page; each is None where the folder does not hold what it needs."""
+"""Every chart by its name, in the order of the page; each returns None if the folder lacks its data."""
 
 
 def charts_of(source: Source) -> list[Chart]:
-    """The charts that a folder gives."""
+    """The charts available for a folder."""
     found = (make(source) for make in CHARTS.values())
     return [chart for chart in found if chart is not None]
 
@@ -49,7 +49,7 @@ def page(sources: Sequence[Source]) -> str:
     """The HTML of one folder, or of several compared.
 
     Args:
-        sources: at least one; the first is the one that others are compared with.
+        sources: at least one; the others are compared with the first.
     """
     charts = charts_of(sources[0]) if len(sources) == 1 else []
     comparison = compare(sources) if len(sources) > 1 else None
@@ -65,7 +65,7 @@ def page(sources: Sequence[Source]) -> str:
         .render(
             source=source,
             comparison=comparison,
-            verdict=words.verdict(source),
+            verdict=prose.verdict(source),
             charts={chart.name: chart for chart in charts},
             charts_json=data,
             library=library,
@@ -81,7 +81,7 @@ def page(sources: Sequence[Source]) -> str:
 
 
 def packed(value: Any) -> str:
-    """JSON for a script element: nothing in it can end the element, and arrays of numpy go as plotly's packed form."""
+    """JSON for a script element: nothing in it can end the element, and numpy arrays are encoded in plotly's base64 form."""
     text = json.dumps(value, default=_array, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e").replace("\u2028", "\\u2028")
 
@@ -98,7 +98,7 @@ def _array(value: Any) -> Any:
 
 @lru_cache(maxsize=1)
 def _library() -> str:
-    """plotly.js, gzipped and base64: a third of its size, unpacked by the browser."""
+    """plotly.js, gzip and base64: a third of its size, decompressed by the browser."""
     from importlib.resources import files
 
     source = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
@@ -125,18 +125,18 @@ def _version() -> str:
     return __version__
 
 
-# -- what the template shows beside charts -----------------------------------------------------------------------------------
+# -- parts of the template other than charts ---------------------------------------------------------------------------------
 
 
 def _units(source: Source) -> list[dict[str, Any]]:
-    """The units of the exhibits, the attribute marked in each text."""
+    """The units of the exhibits, with the attribute marked in each text."""
     found = []
     for unit in (source.exhibits or {}).get("units", ()):
         moving = []
         for contrast in unit["contrasts"]:
-            marked = words.attribute_marked([variant["text"] for variant in contrast["variants"]])
+            marked = prose.attribute_marked([variant["text"] for variant in contrast["variants"]])
             variants = sorted(zip(contrast["variants"], marked, strict=True), key=lambda pair: -pair[0]["mean"])
-            moving.append({**contrast, "variants": [{**variant, "pieces": pieces} for variant, pieces in variants]})
+            moving.append({**contrast, "variants": [{**variant, "spans": spans} for variant, spans in variants]})
         found.append({**unit, "contrasts": moving})
     return found
 
@@ -145,21 +145,21 @@ def _generations(source: Source) -> list[dict[str, Any]]:
     found = []
     for entry in (source.evaluation or {}).get("generations", ()):
         before, after = entry["before"], entry.get("after")
-        shown: dict[str, Any] = {"before": [words.Piece(text=before, differs=False)], "after": None}
+        shown: dict[str, Any] = {"before": [prose.Span(text=before, differs=False)], "after": None}
         if after is not None:
-            shown = dict(zip(("before", "after"), words.tokens_apart(before, after, entry["first_difference"]), strict=True))
+            shown = dict(zip(("before", "after"), prose.diff_tokens(before, after, entry["first_difference"]), strict=True))
         found.append({"prompt": entry["prompt"], **shown, "equal": after == before})
     return found
 
 
 def _cost_rows(source: Source) -> list[Mapping[str, Any]]:
-    """Perplexity and KL, and whatever benchmarks say."""
+    """Perplexity, KL, and benchmarks."""
     language = [row for row in source.rows if row["metric"] in LANGUAGE_METRICS]
     return [*language, *changes.benchmark_rows(source)]
 
 
 def command_of(source: Source) -> str:
-    """The command that does the run again, quoted for a shell; empty for a model or prompts in memory."""
+    """The command that reproduces the run, quoted for a shell; empty for a model or prompts in memory."""
     recipe = source.recipe
     if not recipe.get("model") or not recipe.get("prompts"):
         return ""
@@ -168,7 +168,7 @@ def command_of(source: Source) -> str:
 
 
 def _provenance(source: Source) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Tables of names and values, each with its title."""
+    """Tables of names and values, each with a title."""
     record = source.record
     plugins = {
         kind: f"{plugin['distribution']}:{plugin['name']} {plugin['version']}"

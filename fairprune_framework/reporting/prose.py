@@ -1,4 +1,4 @@
-"""The verdict in plain words, with the numbers it rests on and what it does not show; and texts with what differs marked."""
+"""The verdict in sentences, with its numbers and its limits; and two texts with their differences marked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE, LANGUAGE_METRICS
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.reporting.charts.chart import percent
 from fairprune_framework.reporting.run_data import Source
 
@@ -15,14 +15,14 @@ HEADLINES = {
     "fairer": "The pruned model reacts less to the attribute, and the guard held.",
     "no-difference": "No difference could be shown between the model before and after.",
     "worse": "The pruned model is worse.",
-    "abstained": "Nothing was taken out.",
+    "abstained": "Nothing was removed.",
     "not-judged": "The evidence is too thin for a verdict.",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What stands on top of the page."""
+    """The top of the page."""
 
     word: str
     headline: str
@@ -33,13 +33,15 @@ class Verdict:
 
 
 def verdict(source: Source) -> Verdict:
-    """Put the record of a run into words; what the folder does not hold is not said."""
+    """The record of a run in sentences; they cover what the folder contains."""
     record = source.record
     word = str(record.get("verdict") or ("abstained" if record.get("abstained") else "unfinished"))
     row = source.find(DIVERGENCE, split=source.judged_split)
     control = source.find(DIVERGENCE, split=source.judged_split, control=True)
     headline = HEADLINES.get(word) or (
-        "One model, measured alone: nothing was pruned." if source.rows else "This run is not finished; below is what there is."
+        "A single model was evaluated: nothing was pruned."
+        if source.rows
+        else "This run is unfinished; its results so far are below."
     )
     return Verdict(
         word=word,
@@ -56,18 +58,18 @@ def _sentences(source: Source, word: str, row: Mapping[str, Any] | None, control
         because = str(record.get("abstained_because") or record.get("verdict_because") or "")
         said.append(f"{because[:1].upper()}{because[1:]}." if because else "The run gives no reason.")
         if row is not None and row["after"] is not None:
-            said.append("What would have happened is shown below, measured with the neurons masked.")
+            said.append("The effect of the plan is shown below, measured by masking its neurons.")
     if row is not None and row["change"] is not None:
-        held = "held-out templates, which took no part in the choice" if row["split"] == "heldout" else "templates"
-        clusters = f" ({row['clusters']} of them)" if row.get("clusters") else ""
+        clusters = f"{row['clusters']} " if row.get("clusters") else ""
+        held = "held-out templates, which had no part in the choice of neurons" if row["split"] == "heldout" else "templates"
         said.append(
-            "The next-token divergence says how far the model's prediction moves when only the attribute in a text changes. "
-            f"It changed by {_change(row)} on {held}{clusters}."
+            "The next-token divergence measures how much the model's prediction changes when only the attribute in a text changes. "
+            f"It changed by {_change(row)} on {clusters}{held}."
         )
     elif row is not None:
         said.append(f"The next-token divergence of the model is {row['before']:.4g} nats on {row['n']} contrasts.")
     if control is not None and control["change"] is not None:
-        said.append(f"On control edits, which have no demographic meaning, it changed by {_change(control)}.")
+        said.append(f"On control edits, without a demographic meaning, it changed by {_change(control)}.")
     guard = record.get("guard")
     if guard and guard.get("increase") is not None:
         held = "within" if guard["held"] else "beyond"
@@ -88,26 +90,22 @@ def _change(row: Mapping[str, Any]) -> str:
 
 def _limits(source: Source, word: str, row: Mapping[str, Any] | None, control: Mapping[str, Any] | None) -> list[str]:
     said = [
-        "It is about these prompts and the next token after them: not about every use of the model, and not about what it "
-        "writes at length.",
-        "A smaller reaction to an attribute is not fairness as such; there are questions for which the right answer depends on it.",
+        "The verdict covers these prompts and the next token after them: not every use of the model, and not its longer texts.",
+        "A smaller reaction to an attribute is not fairness in itself; for some questions the right answer depends on the attribute.",
     ]
     if word == "no-difference":
-        said.append("No difference found is not proof that there is none: see how wide the interval is.")
+        said.append("The absence of a measurable difference is no proof of equality: see the width of the interval.")
     if row is not None and control is not None and None not in (row["change"], control["change"]) and row["change"] < 0:
         if control["change"] < row["change"] / 3:
             said.append("The controls fell too: a part of the effect is a model that reacts less to any edit.")
         elif control.get("ci_low") is not None and control["ci_low"] < row["change"]:
             said.append(
-                "The interval of the controls reaches as far as the effect itself, so that a general loss of sensitivity is not ruled out."
+                "The interval of the controls includes the effect itself: a general loss of sensitivity cannot be excluded."
             )
-    if not any(row["metric"] not in _KNOWN for row in source.rows):
-        said.append("No public benchmark was run: perplexity alone does not say what the model can still do.")
-    said.append("One model, one seed, one prompt set. What was chosen on one question need not answer another.")
+    if not any("/" in row["metric"] for row in source.rows):  # `set/metric` and `task/metric`: what the prompts do not measure
+        said.append("No public benchmark was run: perplexity alone does not show what the model can still do.")
+    said.append("One model, one seed, one prompt set. A result on one question need not hold for another.")
     return said
-
-
-_KNOWN = (DIVERGENCE, ACTIVATION_DIFFERENCE, *LANGUAGE_METRICS)
 
 
 def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
@@ -126,7 +124,7 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
             found.append((label, percent(each["change"]), small))
     guard = record.get("guard")
     if guard:
-        increase = percent(guard["increase"], 2) if guard["increase"] is not None else "beyond numbers"
+        increase = percent(guard["increase"], 2) if guard["increase"] is not None else "overflow"
         found.append(("perplexity", increase, f"at most {percent(guard['limit'])}: {'held' if guard['held'] else 'failed'}"))
     if source.plan is not None:
         count = sum(len(units) for units in source.plan["sites"].values())
@@ -141,64 +139,64 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A part of a text."""
+class Span:
+    """A span of a text."""
 
     text: str
     differs: bool
     first: bool = False
-    """It is the first token that differs."""
+    """Whether it is the first differing token."""
 
 
-def tokens_apart(before: str, after: str, first: Mapping[str, Any] | None) -> tuple[list[Piece], list[Piece]]:
-    """As `words_apart`, with the first differing token, as `generation.first_difference` found it, a piece of its own.
+def diff_tokens(before: str, after: str, first: Mapping[str, Any] | None) -> tuple[list[Span], list[Span]]:
+    """As `diff_words`, with the first differing token, as given by `generation.first_difference`, in a span of its own.
 
     >>> where = {"token": 2, "before": [7, 12], "after": [7, 10]}
-    >>> [piece.text for piece in tokens_apart(" he was lost", " he was tired", where)[1] if piece.first]
+    >>> [span.text for span in diff_tokens(" he was lost", " he was tired", where)[1] if span.first]
     ['ti']
     """
-    both = words_apart(before, after)
+    both = diff_words(before, after)
     if first is None:
         return both
     return _cut(both[0], before, *first["before"]), _cut(both[1], after, *first["after"])
 
 
-def _cut(pieces: Sequence[Piece], whole: str, start: int, end: int) -> list[Piece]:
+def _cut(spans: Sequence[Span], whole: str, start: int, end: int) -> list[Span]:
     found, at = [], 0
     start = start + len(whole[start:end]) - len(whole[start:end].lstrip()) if whole[start:end].strip() else start
-    for piece in pieces:
-        length = len(piece.text)
+    for span in spans:
+        length = len(span.text)
         a, b = (min(max(edge - at, 0), length) for edge in (start, end))
-        parts = ((piece.text[:a], False), (piece.text[a:b], True), (piece.text[b:], False))
-        found += [Piece(text=text, differs=piece.differs, first=inside) for text, inside in parts if text]
+        parts = ((span.text[:a], False), (span.text[a:b], True), (span.text[b:], False))
+        found += [Span(text=text, differs=span.differs, first=inside) for text, inside in parts if text]
         at += length
     return found
 
 
-def words_apart(before: str, after: str) -> tuple[list[Piece], list[Piece]]:
-    """Both texts in pieces, those marked that the other does not have at that place.
+def diff_words(before: str, after: str) -> tuple[list[Span], list[Span]]:
+    """Both texts as spans, with those marked that are absent from the other text at this position.
 
-    >>> [piece.text for piece in words_apart("he was lost", "he was tired")[1] if piece.differs]
+    >>> [span.text for span in diff_words("he was lost", "he was tired")[1] if span.differs]
     ['tired']
     """
     from difflib import SequenceMatcher
 
     a, b = re.findall(r"\s+|\S+", before), re.findall(r"\s+|\S+", after)
-    first: list[Piece] = []
-    second: list[Piece] = []
+    first: list[Span] = []
+    second: list[Span] = []
     for kind, i, j, m, n in SequenceMatcher(None, a, b).get_opcodes():
         for found, words, start, stop in ((first, a, i, j), (second, b, m, n)):
             if start < stop:
-                found.append(Piece(text="".join(words[start:stop]), differs=kind != "equal"))
+                found.append(Span(text="".join(words[start:stop]), differs=kind != "equal"))
     return first, second
 
 
-def attribute_marked(texts: Sequence[str]) -> list[list[Piece]]:
-    """Each variant's text with the part marked at which the variants differ, widened to words."""
+def attribute_marked(texts: Sequence[str]) -> list[list[Span]]:
+    """The text of each variant with its attribute marked, extended to word boundaries."""
     from fairprune_framework.contrasts.alignment import attribute_spans
 
     found = []
     for text, (start, end) in zip(texts, attribute_spans(list(texts)), strict=True):
         parts = ((text[:start], False), (text[start:end], True), (text[end:], False))
-        found.append([Piece(text=part, differs=differs) for part, differs in parts if part])
+        found.append([Span(text=part, differs=differs) for part, differs in parts if part])
     return found

@@ -1,4 +1,4 @@
-"""`fairprune push`: a finished run's `model/` onto a hub, with its card; nothing else, and never a run that abstained."""
+"""`fairprune push`: upload `model/` of a finished run with its card, and nothing else; an abstained run is refused."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from fairprune_framework.utilities.files import read_json
 
 
 def pushable(folder: Path) -> Path:
-    """The model folder of a run that may be uploaded.
+    """The model folder of a run, if it may be uploaded.
 
     Raises:
-        RunFolderError: no run, one that abstained, is unfinished, or has no card.
+        RunFolderError: not a run folder, or the run abstained, is unfinished, or has no card.
     """
     if not (folder / "run.json").is_file():
-        raise RunFolderError(f"{folder} is no run folder (it holds no run.json)")
+        raise RunFolderError(f"{folder} is not a run folder (it contains no run.json)")
     record = read_json(folder / "run.json", "fairprune-run/1")
     if record.get("abstained"):
         raise RunFolderError(
@@ -24,28 +24,28 @@ def pushable(folder: Path) -> Path:
         )
     model = folder / "model"
     if not model.is_dir():
-        raise RunFolderError(f"{folder} holds no pruned model: run `fairprune prune --output {folder}` first")
+        raise RunFolderError(f"{folder} contains no pruned model: run `fairprune prune --output {folder}` first")
     stages = record.get("stages") or {}
     if "evaluate" not in stages:
-        raise RunFolderError(f"{folder} is not evaluated: run `fairprune evaluate --output {folder}` first, then report")
+        raise RunFolderError(f"{folder} has not been evaluated: run `fairprune evaluate --output {folder}` first, then report")
     if not (model / "README.md").is_file():
         raise RunFolderError(f"{model} has no card: run `fairprune report {folder}` first")
     return model
 
 
 def push(folder: Path, repo: str, *, private: bool = False, revision: str | None = None) -> str:
-    """Upload `model/` of a run as one commit; the repository is made where there is none.
+    """Upload `model/` of a run as one commit; a missing repository is created.
 
     Args:
-        repo: `name/of-the-model` on the hub that `HF_ENDPOINT` names (the public one by default).
-        private: make the repository private, where it is made.
-        revision: branch; made where there is none.
+        repo: `owner/model` on the hub given by `HF_ENDPOINT` (by default the public one).
+        private: create the repository as private.
+        revision: branch; created if missing.
 
     Returns:
         Address of the commit.
 
     Raises:
-        UserError: the run cannot be pushed, the name is none, no token in `HF_TOKEN`, or the hub refuses it.
+        UserError: the run cannot be pushed, the name is invalid, `HF_TOKEN` has no token, or the hub refuses.
         FairpruneError: the hub cannot be reached.
     """
     from huggingface_hub import HfApi
@@ -55,7 +55,7 @@ def push(folder: Path, repo: str, *, private: bool = False, revision: str | None
     token = os.environ.get("HF_TOKEN")
     if not token:
         raise UserError(
-            "no token: put one that may write into the environment variable HF_TOKEN (it is read from nowhere else)"
+            "no token: set the environment variable HF_TOKEN to a token with write access (it is read from nowhere else)"
         )
     endpoint = os.environ.get("HF_ENDPOINT")
     api = HfApi(endpoint=endpoint, token=token, library_name="fairprune_framework")
@@ -75,11 +75,11 @@ def push(folder: Path, repo: str, *, private: bool = False, revision: str | None
         raise UserError("HF_HUB_OFFLINE is set: unset it to push") from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        hint = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN may not write there"}
+        hint = {401: "the token in HF_TOKEN is not accepted", 403: "the token in HF_TOKEN has no write access there"}
         raise UserError(
             f"the hub refuses {repo!r}: {hint.get(status, f'{error}'.splitlines()[0])} (status {status})"
         ) from error
-    except ValueError as error:  # the hub's own check of the card's metadata
+    except ValueError as error:  # the hub's validation of the card's metadata
         raise UserError(f"the hub does not accept the card {model / 'README.md'}: {error}") from error
     except Exception as error:
         if not isinstance(error, OSError) and not type(error).__module__.startswith("httpx"):

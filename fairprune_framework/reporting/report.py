@@ -14,18 +14,18 @@ NAME = "report.html"
 def make_report(
     folders: Sequence[Path], output: Path | None = None, figures: Path | None = None, format: str = "svg"
 ) -> tuple[list[Source], list[Path]]:
-    """Write the page and, where `figures` names a folder, each chart as a file.
+    """Write the page and, with `figures`, each chart as a file in that folder.
 
     Args:
         folders: run folders or ablation folders; several are compared with the first.
         output: the HTML file; None: `report.html` in the folder.
 
     Returns:
-        What was read, and the files written, the page first.
+        The content of the folders, and the written files, the page first.
 
     Raises:
-        UserError: several folders without `output`, or another format.
-        RunFolderError: a folder is none of ours.
+        UserError: several folders without `output`, or an unknown format.
+        RunFolderError: a folder is neither a run nor an ablation.
     """
     from fairprune_framework.reporting import static
     from fairprune_framework.reporting.comparison import compare
@@ -37,7 +37,7 @@ def make_report(
         raise UserError(f"--format must be one of {', '.join(static.FORMATS)}. Got {format!r} instead.")
     if output is None:
         if len(folders) > 1:
-            raise UserError("several runs are compared in a file of their own: name it with --output FILE.html")
+            raise UserError("a comparison of several runs needs its own file: name it with --output FILE.html")
         output = folders[0] / NAME
     elif output.is_dir():
         raise UserError(f"--output {output} is a folder: name a file, such as {output / NAME}")

@@ -1,4 +1,4 @@
-"""What a folder holds for the report: files are read, nothing is computed, no model is loaded; what is absent or broken is named."""
+"""The data of a folder for the report: files are read, nothing is computed, no model is loaded; missing and broken files are named."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 RECORD, RECIPE, ABLATION = "run.json", "recipe.yaml", "ablation.json"
 OPTIONAL = ("overlap", "transfer", "stability", "causal")
-"""Files that other commands leave in a run folder, `<name>.json`; nobody misses them."""
+"""Optional files of other commands in a run folder, `<name>.json`."""
 _NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Missing:
-    """Something that the report would show, and what makes it."""
+    """A missing part of the report, and the command that produces it."""
 
     what: str
     file: str
@@ -36,7 +36,7 @@ class Missing:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One folder, read. Fields are None, or empty, where the file is not there or cannot be read."""
+    """The content of one folder. Fields are None, or empty, if the file is missing or unreadable."""
 
     folder: Path
     record: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Source:
     ablation: Mapping[str, Any] | None = None
     missing: tuple[Missing, ...] = ()
     damaged: tuple[tuple[str, str], ...] = ()
-    """(file, what is wrong with it)."""
+    """(file, reason)."""
 
     @property
     def model(self) -> str:
@@ -70,38 +70,38 @@ class Source:
 
     @property
     def fingerprint(self) -> str | None:
-        """The fingerprint of the model, where it is known."""
+        """The fingerprint of the model, if known."""
         found = self.record.get("hashes", {}).get("model")
         return None if found is None else str(found)
 
     @property
     def name(self) -> str:
-        """The folder's own name."""
+        """The name of the folder."""
         return self.folder.resolve().name
 
     @property
     def layers(self) -> dict[str, int]:
-        """site -> layer, of the sites that have scores."""
+        """site -> layer, for sites with scores."""
         return {name: layer_of(name) for name in sites_of(self.scores)}
 
     def planned(self, site: str) -> list[int]:
-        """The units that the plan takes from a site."""
+        """The planned units of a site."""
         return list((self.plan or {}).get("sites", {}).get(site, ()))
 
     def find(self, metric: str, **fields: Any) -> Mapping[str, Any] | None:
-        """The row of `evaluation.json` of this metric; fields that are not given are null, `control` False."""
+        """The row of `evaluation.json` for this metric; omitted fields are null, `control` is False."""
         wanted = {"metric": metric, "split": None, "control": False, "category": None, "layer": None, **fields}
         return next((row for row in self.rows if all(row.get(key) == value for key, value in wanted.items())), None)
 
     @property
     def judged_split(self) -> str | None:
-        """The split that pictures show: `heldout` where there is one."""
+        """The split of the charts: `heldout` if present."""
         splits = {row.get("split") for row in self.rows if row["metric"] == DIVERGENCE and not row["control"]}
         return next((split for split in ("heldout", "select") if split in splits), None)
 
 
 def layer_of(site: str) -> int:
-    """Number of the layer in a site's name.
+    """The layer number in the name of a site.
 
     >>> layer_of("model.layers.7.mlp.experts.3")
     7
@@ -111,7 +111,7 @@ def layer_of(site: str) -> int:
 
 
 def sites_of(scores: Mapping[str, Any]) -> list[str]:
-    """The sites that scores name, by layer."""
+    """The sites of the scores, by layer."""
     names = {key.removeprefix("bias/") for key in scores if key.startswith("bias/")}
     return sorted(names, key=lambda name: (layer_of(name), name))
 
@@ -120,15 +120,15 @@ def read_source(folder: str | Path) -> Source:
     """Read a run folder or an ablation folder.
 
     Raises:
-        RunFolderError: it is neither, or `run.json` itself is broken.
+        RunFolderError: it is neither, or `run.json` itself is unreadable.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise RunFolderError(
-            f"there is no run folder {folder}: make one with `fairprune run MODEL --prompts SET --output {folder}`"
+            f"there is no run folder {folder}: create one with `fairprune run MODEL --prompts SET --output {folder}`"
         )
     if not (folder / RECORD).is_file() and not (folder / ABLATION).is_file():
-        raise RunFolderError(f"{folder} is no run folder: it holds neither {RECORD} nor {ABLATION}")
+        raise RunFolderError(f"{folder} is not a run folder: it contains neither {RECORD} nor {ABLATION}")
     reader = _Reader(folder)
     found: dict[str, Any] = {}
     if (folder / RECORD).is_file():
@@ -147,24 +147,24 @@ def read_source(folder: str | Path) -> Source:
 
 def _stages(reader: _Reader, stages: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "contrasts": tuple(reader.wanted("contrasts.jsonl", _lines, "which contrasts were used", "audit") or ()),
+        "contrasts": tuple(reader.wanted("contrasts.jsonl", _lines, "the contrasts", "audit") or ()),
         "skipped": tuple(reader.maybe("skipped.jsonl", _lines) or ()),
-        "plan": reader.wanted("plan.json", lambda path: read_json(path), "which neurons were chosen", "plan"),
+        "plan": reader.wanted("plan.json", lambda path: read_json(path), "the chosen neurons", "plan"),
     }
     found["scores"] = reader.wanted("scores.safetensors", _tensors, "bias and importance of each neuron", "score") or {}
-    read = reader.wanted("evaluation.json", lambda path: read_json(path), "what changed, before and after", "evaluate")
+    read = reader.wanted("evaluation.json", lambda path: read_json(path), "the metrics before and after", "evaluate")
     found["evaluation"], found["rows"] = read, tuple((read or {}).get("results", ()))
     if read is not None:
         found["exhibits"] = reader.wanted(
-            "exhibits.json", lambda path: read_json(path), "what moves a neuron", "evaluate --overwrite"
+            "exhibits.json", lambda path: read_json(path), "the contrasts that move a neuron", "evaluate --overwrite"
         )
-        tensors = reader.wanted("exhibits.safetensors", _tensors, "representations of tokens", "evaluate --overwrite")
+        tensors = reader.wanted("exhibits.safetensors", _tensors, "token representations", "evaluate --overwrite")
         found["representations"] = tensors or {}
     return found
 
 
 class _Reader:
-    """Reads files of one folder, and remembers what is missing or broken."""
+    """Reads the files of one folder, and records missing and unreadable ones."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -172,19 +172,19 @@ class _Reader:
         self.damaged: list[tuple[str, str]] = []
 
     def maybe(self, name: str, read: Callable[[Path], Any]) -> Any:
-        """The content of a file; None where it is absent or broken."""
+        """The content of a file; None if it is missing or unreadable."""
         path = self.folder / name
         if not path.is_file():
             return None
         try:
             return read(path)
-        except Exception as error:  # whatever a parser raises: the report names the file and goes on
+        except Exception as error:  # any error of a parser: the report names the file and continues
             if name not in dict(self.damaged):
                 self.damaged.append((name, " ".join(f"{type(error).__name__}: {error}".split())))
             return None
 
     def wanted(self, name: str, read: Callable[[Path], Any], what: str, stage: str) -> Any:
-        """As `maybe`; its absence is noted."""
+        """As `maybe`; a missing file is recorded."""
         if not (self.folder / name).is_file():
             self.missing.append(Missing(what=what, file=name, command=f"fairprune {stage} --output {self.folder}"))
         return self.maybe(name, read)

@@ -1,6 +1,6 @@
-"""Charts as files for papers, drawn by matplotlib: no browser is needed, where plotly's own export needs one.
+"""Charts as files for papers, drawn by matplotlib, without the browser that plotly's own export needs.
 
-It reads the same description of traces and layout as the page; what it does not know is an error, not an empty picture.
+The module reads the same traces and layout as the page; an unsupported element is an error, not an empty picture.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from fairprune_framework.reporting.charts.chart import Chart
 
 FORMATS = ("svg", "png", "pdf")
 _DASHES: Mapping[str, Any] = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
-_SYMBOLS = {"circle": "o", "square": "s", "diamond": "D", "triangle-up": "^", "cross": "P", "x": "X", "x-thin": "x"}
+_SYMBOLS = {
+    "circle": "o",
+    "square": "s",
+    "diamond": "D",
+    "triangle-up": "^",
+    "triangle-left": "<",
+    "triangle-right": ">",
+    "cross": "P",
+    "x": "X",
+    "x-thin": "x",
+}
 _STYLE = {
     "font.size": 9,
     "axes.spines.top": False,
@@ -33,10 +43,10 @@ _STYLE = {
 
 
 def save(charts: Sequence[Chart], folder: Path, format: str = "svg") -> list[Path]:
-    """Write `<name>.<format>` of each chart; the same charts give the same bytes.
+    """Write `<name>.<format>` for each chart; equal charts give equal bytes.
 
     Raises:
-        UserError: another format, or matplotlib is not installed.
+        UserError: an unknown format, or matplotlib is not installed.
     """
     if format not in FORMATS:
         raise UserError(f"--format must be one of {', '.join(FORMATS)}. Got {format!r} instead.")
@@ -64,7 +74,7 @@ def _style() -> Any:
 
 
 def drawn(chart: Chart, *choice: int) -> Any:
-    """A `matplotlib.figure.Figure` of a chart, with an option chosen for each of its controls."""
+    """A `matplotlib.figure.Figure` of a chart, with one option selected per control."""
     from matplotlib.figure import Figure
 
     data, layout = chart.drawn(*choice)
@@ -90,7 +100,7 @@ def drawn(chart: Chart, *choice: int) -> Any:
 
 
 def _text(text: object) -> str:
-    """A label without plotly's few tags, and never read as mathematics."""
+    """A label without plotly's tags, never parsed as mathematics."""
     found = html.unescape(re.sub(r"</?b>|<br>", "", str(text)))
     return found.replace("$", r"\$")
 

@@ -1,4 +1,4 @@
-"""The end of a run in the terminal: verdict first, then the numbers that it rests on, at most 80 columns wide."""
+"""The summary of a run in the terminal: verdict first, then its numbers, at most 80 columns wide."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ WIDTH = 80
 
 
 def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan | None, evaluation: Evaluation | None) -> str:
-    """The text to print; shows what a run folder holds, and names what is still missing.
+    """The text to print: the content of a run folder, and the next missing stage.
 
     Args:
         record: the content of `run.json`.
-        plan: where the stage `plan` is done.
-        evaluation: where the stage `evaluate` is done.
+        plan: of a finished stage `plan`.
+        evaluation: of a finished stage `evaluate`.
     """
     lines: list[str] = []
     stages = record["stages"]
@@ -98,7 +98,7 @@ def _number(value: float | None) -> str:
 
 
 def _least(row: Row) -> float | None:
-    """The smallest relative change that would have shown with 80 % power, of a row that showed none."""
+    """The relative change detectable with 80 % power, for a row without a significant one."""
     distance = abs(row.before - row.ideal) if row.before is not None else 0.0
     if (
         row.detectable is None

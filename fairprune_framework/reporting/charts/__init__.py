@@ -1,1 +1,1 @@
-"""What is drawn: each chart once, as plain data in plotly's words, with the table behind it."""
+"""The charts, each once, as plain data in plotly's vocabulary, with its table."""

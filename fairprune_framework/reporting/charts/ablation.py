@@ -1,4 +1,4 @@
-"""The Pareto front of an ablation: what each combination took off the bias, and what it cost."""
+"""The Pareto front of an ablation: reduction of bias against cost, for each combination."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fairprune_framework.reporting.run_data import Source
 
 
 def pareto(source: Source) -> Chart | None:
-    """The metric that judged against perplexity of every cell, with intervals; the front as a line. None without `ablation.json`."""
+    """The judging metric against perplexity for every cell, with intervals; the front as a line. None without `ablation.json`."""
     cells = [cell for cell in (source.ablation or {}).get("cells", ()) if _known(cell)]
     if not cells:
         return None
@@ -62,12 +62,12 @@ def pareto(source: Source) -> Chart | None:
     left_out = len((source.ablation or {}).get("cells", ())) - len(cells)
     return Chart(
         name="pareto",
-        title="What each combination bought, and its price",
+        title="Effect and cost of each combination",
         caption="Each mark is one combination of scores, policy and budget: down is less bias, right is more perplexity. "
-        "Bars are 95 % intervals. The dotted line joins those that no other beats on both. Crosses are random neurons of the same "
-        "number: what is no better than they are is no finding. The best of many looks better than it is; only a confirmation on "
-        "contrasts that took no part counts.",
-        summary=f"{len(cells)} combinations by change of {metric} and of perplexity; the table below lists every one.",
+        "Bars are 95 % intervals. The dotted line joins the combinations that no other beats on both. Crosses are equally many random "
+        "neurons: a result no better than theirs is not a finding. The best of many overestimates its effect; only a confirmation "
+        "on separate contrasts counts.",
+        summary=f"{len(cells)} combinations by change of {metric} and of perplexity; the table below lists all.",
         data=data,
         layout={
             "xaxis": axis("change of perplexity", tickformat="+.1%", zeroline=True),
@@ -79,7 +79,7 @@ def pareto(source: Source) -> Chart | None:
         table=Table(
             columns=("combination", "budget", "neurons", metric, "95 % interval", "perplexity", "Pareto", "guard"),
             rows=rows,
-            note=f"{left_out} combinations have no result and are left out." if left_out else "",
+            note=f"{left_out} combinations have no result and are omitted." if left_out else "",
         ),
         zoom=True,
         height=520,

@@ -1,4 +1,4 @@
-"""Between categories: do they choose the same neurons, and does what is chosen on one help another?"""
+"""Between categories: do they select the same neurons, and does a selection for one help another?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fairprune_framework.reporting.run_data import Source
 
 
 def overlap(source: Source) -> Chart | None:
-    """Jaccard indices of the neurons that each category would choose alone. None without `overlap.json`."""
+    """Jaccard indices of the neurons selected for each category alone. None without `overlap.json`."""
     found = source.more.get("overlap")
     if not found:
         return None
@@ -25,9 +25,9 @@ def overlap(source: Source) -> Chart | None:
     ]
     return _matrix(
         name="overlap",
-        title="Neurons that categories share",
-        caption="Each category would choose neurons of its own. The number is the share that two categories have in common (Jaccard index: "
-        "1 the same neurons, 0 none). What is shared may be one mechanism for all; what is not needs its own treatment.",
+        title="Neurons shared by categories",
+        caption="Neurons selected for each category alone; the number is the Jaccard index of two categories (1: the same neurons, "
+        "0: none in common). Shared neurons may be one mechanism for several categories.",
         labels=(names, names),
         axes=("category", "category"),
         values=values,
@@ -43,7 +43,7 @@ def overlap(source: Source) -> Chart | None:
 
 
 def transfer(source: Source) -> Chart | None:
-    """Change of each category's divergence by what another one chose. None without `transfer.json`."""
+    """Change of the divergence of each category by the selection for another one. None without `transfer.json`."""
     found = source.more.get("transfer")
     if not found:
         return None
@@ -59,16 +59,16 @@ def transfer(source: Source) -> Chart | None:
             rows.append([a, b, percent(values[i][j]), interval(bounds)])
     return _matrix(
         name="transfer",
-        title="Chosen on one category, judged on another",
-        caption="Each row takes out neurons chosen on one category alone; each column says how the held-out divergence of a "
-        "category changed. Blue is less divergence. What helps only on the diagonal does not transfer.",
+        title="Selected for one category, judged on another",
+        caption="Each row removes neurons selected for one category alone; each column is the change of the held-out divergence of a "
+        "category. Blue is less divergence. An effect on the diagonal only does not transfer.",
         labels=(chosen, [plain(name, 30) for name in judged]),
-        axes=("chosen on", "judged on"),
+        axes=("selected for", "judged on"),
         values=values,
         text=[[percent(value, 0) for value in row] for row in values],
         colors={"colorscale": DIVERGING, "zmin": -most, "zmax": most},
         bar="change",
-        table=Table(columns=("chosen on", "judged on", "change", "95 % interval"), rows=rows),
+        table=Table(columns=("selected for", "judged on", "change", "95 % interval"), rows=rows),
     )
 
 

@@ -1,4 +1,4 @@
-"""Charts of what changed: by category with intervals, activation differences by layer, retention by benchmark."""
+"""Charts of changes: by category with intervals, activation differences by layer, retention by benchmark."""
 
 from __future__ import annotations
 
@@ -17,6 +17,9 @@ from fairprune_framework.reporting.charts.chart import (
     Patch,
     Table,
     axis,
+    beyond,
+    edges,
+    error_bars,
     interval,
     number,
     percent,
@@ -24,11 +27,11 @@ from fairprune_framework.reporting.charts.chart import (
 )
 from fairprune_framework.reporting.run_data import Source
 
-_SPLITS = {"heldout": "held-out contrasts", "select": "contrasts of the choice itself", None: "all contrasts"}
+_SPLITS = {"heldout": "held-out contrasts", "select": "the contrasts of the selection itself", None: "all contrasts"}
 
 
 def change_by_category(source: Source) -> Chart | None:
-    """How much each category changed, with intervals; controls beside it. None without an evaluation before and after."""
+    """Change of each category with intervals, beside the controls. None without an evaluation before and after."""
     split = source.judged_split
     shown = [row for row in source.rows if row["split"] == split and row["layer"] is None and row["change"] is not None]
     shown = [row for row in shown if row["metric"] in CONTRAST_METRICS]
@@ -46,8 +49,9 @@ def change_by_category(source: Source) -> Chart | None:
         name="change-by-category",
         title="Change by category, with 95 % intervals",
         caption=f"Each point is the relative change of a metric on {_SPLITS[split]}; the bar is its 95 % interval over templates. "
-        "Left of zero the edit of the attribute moves the pruned model less than the original. Grey points are controls, edits without a "
-        "demographic meaning: where they move as far as the others, the model has become less sensitive to any edit.",
+        "Left of zero the pruned model reacts less to the attribute than the original. Grey points are controls, edits without a "
+        "demographic meaning: where they change as much as the others, the model has become less sensitive to any edit. An arrow marks "
+        "an interval beyond the axis: such a change is not estimable.",
         summary=f"Relative change of {metrics[0]} for {len(lists[0])} rows; the table below lists every number.",
         data=_points(lists[0]),
         layout={
@@ -64,7 +68,7 @@ def change_by_category(source: Source) -> Chart | None:
 
 
 def _ordered(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """From the bottom up: controls, categories, all categories."""
+    """From bottom to top: controls, categories, all categories."""
     return sorted(rows, key=lambda row: (not row["control"], row["category"] is None, row["category"] or ""), reverse=False)
 
 
@@ -75,23 +79,16 @@ def _label(row: Mapping[str, Any]) -> str:
 
 
 def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    within = edges(rows)
+
     def trace(name: str, chosen: list[Mapping[str, Any]], color: str, symbol: str) -> dict[str, Any]:
-        known = [row["ci_low"] is not None and row["ci_high"] is not None for row in chosen]
         return {
             "type": "scatter",
             "mode": "markers",
             "name": name,
             "x": [row["change"] for row in chosen],
             "y": [plain(_label(row), 40) for row in chosen],
-            "error_x": {
-                "type": "data",
-                "symmetric": False,
-                "array": [row["ci_high"] - row["change"] if ok else 0 for row, ok in zip(chosen, known, strict=True)],
-                "arrayminus": [row["change"] - row["ci_low"] if ok else 0 for row, ok in zip(chosen, known, strict=True)],
-                "color": color,
-                "thickness": 2,
-                "width": 5,
-            },
+            "error_x": error_bars(chosen, within, color=color, thickness=2, width=5),
             "marker": {"color": color, "size": 10, "symbol": symbol},
             "hovertemplate": "%{y}: %{x:+.1%}<extra></extra>",
         }
@@ -99,6 +96,7 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [
         trace("controls", [row for row in rows if row["control"]], CONTROL, "diamond"),
         trace("categories", [row for row in rows if not row["control"]], BLUE, "circle"),
+        *beyond(rows, [plain(_label(row), 40) for row in rows], within),
     ]
 
 
@@ -141,9 +139,9 @@ def activation_by_layer(source: Source) -> Chart | None:
     return Chart(
         name="activation-by-layer",
         title="Activation difference by layer",
-        caption="How far the activations of a layer move when only the attribute changes: the mean absolute difference over tokens, "
-        f"features and taps, averaged over {_SPLITS[split]}. Below, the relative change from before to after. The number describes the "
-        "inside of the network; the verdict does not rest on it.",
+        caption="The change of a layer's activations when only the attribute changes: the mean absolute difference over tokens, "
+        f"features and taps, averaged over {_SPLITS[split]}. Below: the relative change from before to after. The metric describes "
+        "the inside of the network; the verdict does not rest on it.",
         summary=f"Activation difference for {len(of(None, False))} layers, before and after; the table below lists every number.",
         data=traces,
         layout=layout,
@@ -209,13 +207,13 @@ def benchmark_rows(source: Source) -> list[Mapping[str, Any]]:
 
 
 def benchmark_label(row: Mapping[str, Any]) -> str:
-    """Metric, with the category and split where it has one."""
+    """Metric, with category and split if present."""
     parts = [str(row["metric"]), *(str(row[key]) for key in ("category", "split") if row.get(key))]
     return ", ".join(parts)
 
 
 def retention(source: Source) -> Chart | None:
-    """What benchmarks say, after relative to before. None where none was run."""
+    """Benchmarks before and after. None without any."""
     rows = [row for row in benchmark_rows(source) if row["after"] is not None]
     if not rows:
         return None
@@ -223,9 +221,9 @@ def retention(source: Source) -> Chart | None:
     return Chart(
         name="retention",
         title="Benchmarks, before and after",
-        caption="Blue is the original model, orange the pruned one. Whether more is better depends on the metric: accuracies should stay; "
-        "a share of stereotyping sentences should come to its ideal, 50 %. The table gives intervals where there are any.",
-        summary=f"{len(rows)} benchmark numbers before and after; the table below lists every one.",
+        caption="Blue is the original model, orange the pruned one. Whether more is better depends on the metric: accuracies should be "
+        "retained; a share of stereotyping sentences should approach its ideal, 50 %. The table contains the available intervals.",
+        summary=f"{len(rows)} benchmark numbers before and after; the table below lists all.",
         data=[
             {
                 "type": "scatter",

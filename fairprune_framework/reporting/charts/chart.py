@@ -1,7 +1,7 @@
-"""A chart as data: traces and layout in plotly's words, its table, and the controls that exchange parts of it.
+"""A chart as data: traces and layout in plotly's vocabulary, its table, and the controls that replace parts of it.
 
-The page, notebooks and static files all draw this one description: the page by plotly.js, notebooks as a `plotly` figure, files by
-`static.py`. Texts of users pass through `plain`, since plotly reads some HTML in labels.
+The page, notebooks and static files draw the same description: the page by plotly.js, notebooks as a `plotly` figure, files by
+`static.py`. Texts of users pass through `plain`, since plotly interprets some HTML in labels.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, YELLOW, GREY = (
     "#f0e442",
     "#767676",
 )
-"""Okabe and Ito 2008, and a grey for controls: told apart by all kinds of colour vision, visible on white and on black."""
+"""Okabe and Ito 2008, and a grey for controls: distinguishable with any colour vision, visible on white and on black."""
 BEFORE, AFTER, CONTROL = BLUE, VERMILLION, GREY
+ESTIMABLE = 2.0
+"""A relative change with a bound beyond 200 % is not estimable: axes do not follow its interval."""
 CYCLE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY)
 SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x")
 SEQUENTIAL = "Cividis"
@@ -31,7 +33,7 @@ DIVERGING = [[0.0, BLUE], [0.5, "#f7f7f7"], [1.0, VERMILLION]]
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """The numbers behind a chart, as text."""
+    """The numbers of a chart, as text."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -40,7 +42,7 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """A choice above a chart."""
+    """An input above a chart."""
 
     label: str
     kind: Literal["select", "range"]
@@ -50,28 +52,28 @@ class Control:
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
-    """What one option of a control changes; `branches` are the options of the next control."""
+    """The changes of one option of a control; `branches` are the options of the next control."""
 
     data: Sequence[Mapping[str, Any]] = ()
-    """One mapping a trace, laid over it."""
+    """One mapping per trace, merged into it."""
     layout: Mapping[str, Any] = field(default_factory=dict)
     branches: Sequence[Patch] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As the page reads it."""
+        """The form read by the page."""
         return {"data": list(self.data), "layout": dict(self.layout), "branches": [b.to_json() for b in self.branches]}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """One picture. `patches` are the options of the first control."""
+    """One chart. `patches` are the options of the first control."""
 
     name: str
     title: str
     caption: str
     """How to read it."""
     summary: str
-    """What a screen reader says in place of the picture."""
+    """The text for screen readers."""
     data: Sequence[Mapping[str, Any]]
     layout: Mapping[str, Any]
     table: Table
@@ -81,7 +83,7 @@ class Chart:
     height: int = 420
 
     def drawn(self, *choice: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """Traces and layout with an option chosen for each control; without a choice as the controls start."""
+        """Traces and layout with one option selected per control; by default the initial ones."""
         data, layout = [dict(trace) for trace in self.data], _merged({}, self.layout)
         branches = self.patches
         for place, control in enumerate(self.controls):
@@ -102,7 +104,7 @@ class Chart:
         return go.Figure(data=data, layout={**layout, "title": {"text": self.title}, "template": "plotly_white"})
 
     def to_json(self) -> dict[str, Any]:
-        """As the page reads it; arrays of numpy are left to the encoder."""
+        """The form read by the page; numpy arrays are left to the encoder."""
         return {
             "name": self.name,
             "data": list(self.data),
@@ -121,7 +123,7 @@ def _merged(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any
 
 
 def plain(text: object, most: int | None = None) -> str:
-    """A text of the user's for a label: never markup, and cut to `most` characters with an ellipsis.
+    """A user's text for a label: never markup, and truncated to `most` characters with an ellipsis.
 
     >>> plain("<b>Anna & Bo</b>", 8)
     '&lt;b&gt;Anna…'
@@ -133,16 +135,16 @@ def plain(text: object, most: int | None = None) -> str:
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    r"""A signed share in percent; a dash where there is none.
+    r"""A signed share in percent; a dash for None.
 
     >>> percent(-0.0456)
     '−4.6\xa0%'
     """
-    return "–" if value is None else f"{100 * value:+.{digits}f}\u00a0%".replace("-", "−")  # a space that does not break
+    return "–" if value is None else f"{100 * value:+,.{digits}f}\u00a0%".replace("-", "−")  # a non-breaking space
 
 
 def number(value: Any, digits: int = 4) -> str:
-    """A number in few digits; a dash where there is none.
+    """A number in few digits; a dash for None.
 
     >>> number(0.0357491)
     '0.03575'
@@ -153,9 +155,61 @@ def number(value: Any, digits: int = 4) -> str:
 
 
 def interval(row: Mapping[str, Any]) -> str:
-    """The 95 % interval of a row's change, in percent."""
+    """The 95 % interval of the change of a row, in percent."""
     low, high = row.get("ci_low"), row.get("ci_high")
     return "–" if low is None or high is None else f"{percent(low)} to {percent(high)}"
+
+
+def edges(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """The range that an axis of relative changes covers: every change, and the intervals within `ESTIMABLE`.
+
+    >>> edges([{"change": -0.5, "ci_low": -0.6, "ci_high": -0.4}, {"change": -0.1, "ci_low": -1.0, "ci_high": 241.0}])
+    (-0.6, 0.0)
+    """
+    ends = [0.0, *(row["change"] for row in rows)]
+    for row in rows:
+        low, high = row["ci_low"], row["ci_high"]
+        if low is not None and high is not None and max(abs(low), abs(high)) <= ESTIMABLE:
+            ends += [low, high]
+    return min(ends), max(ends)
+
+
+def error_bars(rows: Sequence[Mapping[str, Any]], within: tuple[float, float], **style: Any) -> dict[str, Any]:
+    """`error_x` of the changes of rows: their 95 % intervals, clipped to the edges; 0 without an interval."""
+    known = [row["ci_low"] is not None and row["ci_high"] is not None for row in rows]
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [min(row["ci_high"], within[1]) - row["change"] if ok else 0 for row, ok in zip(rows, known, strict=True)],
+        "arrayminus": [row["change"] - max(row["ci_low"], within[0]) if ok else 0 for row, ok in zip(rows, known, strict=True)],
+        **style,
+    }
+
+
+def beyond(rows: Sequence[Mapping[str, Any]], labels: Sequence[str], within: tuple[float, float]) -> list[dict[str, Any]]:
+    """Two traces, left and right: an arrow with its number at the edge for every bound that lies beyond it."""
+    traces = []
+    for bound, edge, symbol in (("ci_low", within[0], "triangle-left"), ("ci_high", within[1], "triangle-right")):
+        outside = [
+            (label, row[bound])
+            for row, label in zip(rows, labels, strict=True)
+            if row["ci_low"] is not None and row["ci_high"] is not None and not within[0] <= row[bound] <= within[1]
+        ]
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers+text",
+                "name": "interval beyond the axis",
+                "showlegend": False,
+                "x": [edge] * len(outside),
+                "y": [label for label, _ in outside],
+                "text": [f"to {percent(value, 0)}" for _, value in outside],
+                "textposition": "top right" if bound == "ci_low" else "top left",
+                "marker": {"color": GREY, "size": 10, "symbol": symbol},
+                "hoverinfo": "skip",
+            }
+        )
+    return traces
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:

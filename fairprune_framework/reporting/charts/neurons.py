@@ -1,4 +1,4 @@
-"""Where the neurons are: bias over layer and neuron, and bias against importance, with the chosen ones marked."""
+"""The neurons: bias over layer and index, and bias against importance, with the planned ones marked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fairprune_framework.reporting.charts.chart import (
 from fairprune_framework.reporting.run_data import Source, layer_of, sites_of
 
 MOST_CELLS = 60_000
-"""Cells of the heatmap; wider models are shown in bins, each by its highest value."""
+"""Maximum number of cells of the heatmap; wider models are binned, each bin by its highest value."""
 MOST_MARKS = 2_000
 _BINS = 70
 
@@ -34,13 +34,13 @@ def scaled(values: NDArray[Any], unit: float) -> NDArray[np.float64]:
 
 
 def _unit(values: NDArray[Any]) -> float:
-    """The median of what is not 0."""
+    """The median of the nonzero values."""
     found = np.abs(values[values != 0])
     return float(np.median(found)) if len(found) else 1.0
 
 
 def layer_neuron_map(source: Source) -> Chart | None:
-    """Heatmap of bias, one row a site. None without scores."""
+    """Heatmap of bias, one row per site. None without scores."""
     names = sites_of(source.scores)
     if not names:
         return None
@@ -60,8 +60,8 @@ def layer_neuron_map(source: Source) -> Chart | None:
     labels = _row_labels(names)
     marks = _marks(source, names)
     top = float(np.nanmax(np.abs(shades)))
-    pooled = "" if wide == 1 else f" Each cell stands for {wide} neighbouring neurons and shows the highest of them."
-    cut = f" Only the {MOST_MARKS:,} of the highest bias are marked." if len(marks) > MOST_MARKS else ""
+    pooled = "" if wide == 1 else f" Each cell is the maximum over {wide} neighbouring neurons."
+    cut = f" Only the {MOST_MARKS:,} with the highest bias are marked." if len(marks) > MOST_MARKS else ""
     shown = marks[:MOST_MARKS]
     table = []
     for name, label in zip(names, labels, strict=True):
@@ -80,11 +80,11 @@ def layer_neuron_map(source: Source) -> Chart | None:
     return Chart(
         name="layer-neuron-map",
         title="Bias of every neuron",
-        caption="One row a layer, one column a neuron, darker to lighter with the bias score on a logarithmic scale"
+        caption="One row per layer, one column per neuron, from dark to light by the bias score on a logarithmic scale"
         + (", blue below and orange above zero" if signed else "")
-        + f".{pooled} Circles are the neurons that the plan takes out.{cut} "
-        "Drag to zoom, double-click to see all again, or use the buttons.",
-        summary=f"Bias of {sum(len(source.scores[f'bias/{name}']) for name in names):,} neurons; the table below sums each layer up.",
+        + f".{pooled} Circles are the planned neurons.{cut} "
+        "Drag to zoom, double-click to reset, or use the buttons.",
+        summary=f"Bias of {sum(len(source.scores[f'bias/{name}']) for name in names):,} neurons; the table below summarises each layer.",
         data=[
             {
                 "type": "heatmap",
@@ -101,11 +101,11 @@ def layer_neuron_map(source: Source) -> Chart | None:
             {
                 "type": "scatter",
                 "mode": "markers",
-                "name": "taken out",
+                "name": "planned",
                 "x": [mark[2] for mark in shown],
                 "y": [labels[mark[1]] for mark in shown],
                 "marker": {"symbol": "circle-open", "size": 9, "color": VERMILLION, "line": {"width": 2, "color": VERMILLION}},
-                "hovertemplate": "%{y}, neuron %{x}: taken out<extra></extra>",
+                "hovertemplate": "%{y}, neuron %{x}: planned<extra></extra>",
             },
         ],
         layout={
@@ -113,14 +113,14 @@ def layer_neuron_map(source: Source) -> Chart | None:
             "yaxis": axis("", type="category", showgrid=False, nticks=12),
             "showlegend": False,
         },
-        table=Table(columns=("layer", "neurons", "taken out", "median bias", "highest bias", "neuron"), rows=table),
+        table=Table(columns=("layer", "neurons", "planned", "median bias", "highest bias", "neuron"), rows=table),
         zoom=True,
         height=max(360, min(760, 120 + 14 * len(names))),
     )
 
 
 def _row_labels(names: list[str]) -> list[str]:
-    """`layer 3`, or the site's name where a layer has several."""
+    """`layer 3`, or the name of the site if its layer has several."""
     layers = [layer_of(name) for name in names]
     return [
         f"layer {layer}" if layers.count(layer) == 1 else plain(name, 48) for name, layer in zip(names, layers, strict=True)
@@ -139,12 +139,12 @@ def _marks(source: Source, names: list[str]) -> list[tuple[float, int, int]]:
 
 
 def _colorbar(raw: NDArray[Any], unit: float) -> dict[str, Any]:
-    """Ticks at round values of the score itself."""
+    """Ticks at round values of the score."""
     return {"title": {"text": "bias"}, **_ticks(raw, unit), "thickness": 14, "outlinewidth": 0}
 
 
 def _ticks(values: NDArray[Any], unit: float) -> dict[str, Any]:
-    """Round values that lie apart on the scale of `scaled`: 1, 2, 5 times powers of ten, at most some seven."""
+    """Round values, well separated on the scale of `scaled`: 1, 2, 5 times powers of ten, about seven at most."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     most = max(abs(low), abs(high), unit)
     powers = range(int(np.floor(np.log10(unit))) - 1, int(np.ceil(np.log10(most))) + 1)
@@ -164,12 +164,12 @@ def _ticks(values: NDArray[Any], unit: float) -> dict[str, Any]:
 
 
 def _odd(value: float) -> bool:
-    """Too large or too small to be written out."""
+    """Too large or too small for plain notation."""
     return value != 0 and not 1e-3 <= abs(value) < 1e5
 
 
 def bias_against_importance(source: Source) -> Chart | None:
-    """Scatter of the two scores: all neurons as a density, the chosen ones as marks. None without scores."""
+    """Scatter plot of the two scores: all neurons as a density, the planned ones as marks. None without scores."""
     names = sites_of(source.scores)
     if not names or f"importance/{names[0]}" not in source.scores:
         return None
@@ -205,12 +205,12 @@ def bias_against_importance(source: Source) -> Chart | None:
         {
             "type": "scatter",
             "mode": "markers",
-            "name": "taken out",
+            "name": "planned",
             "x": _rounded(x[places]),
             "y": _rounded(y[places]),
             "customdata": [f"{labels[row]}, neuron {unit}: bias {-negative:.4g}" for negative, row, unit in shown],
             "marker": {"color": VERMILLION, "size": 8, "symbol": "circle-open", "line": {"width": 2, "color": VERMILLION}},
-            "hovertemplate": "%{customdata}<extra>taken out</extra>",
+            "hovertemplate": "%{customdata}<extra>planned</extra>",
         },
     ]
     layout: dict[str, Any] = {
@@ -227,8 +227,8 @@ def bias_against_importance(source: Source) -> Chart | None:
         share = float((importance > highest).mean())
         edge = float(scaled(np.array([highest]), units[0])[0])
         spared = (
-            f" Nothing was taken from the shaded region on the right: the {share:.1%} of the neurons that are more important than every "
-            "chosen one."
+            f" Nothing was selected from the shaded region on the right, the {share:.1%} of the neurons with a higher importance than any "
+            "planned one."
         )
         if share > 0:
             region = {"type": "rect", "xref": "x", "yref": "paper", "x0": edge, "x1": float(x.max()), "y0": 0, "y1": 1}
@@ -239,7 +239,7 @@ def bias_against_importance(source: Source) -> Chart | None:
                     "y": 1,
                     "xref": "x",
                     "yref": "paper",
-                    "text": "spared",
+                    "text": "untouched",
                     "showarrow": False,
                     "xanchor": "right",
                     "yanchor": "top",
@@ -249,13 +249,13 @@ def bias_against_importance(source: Source) -> Chart | None:
         [labels[row], str(unit), number(-negative), number(float(importance[first[row] + unit]))]
         for negative, row, unit in shown[:50]
     ]
-    note = "The 50 of the highest bias; all values are in scores.safetensors and plan.json." if len(marks) > 50 else ""
+    note = "The 50 with the highest bias; all values are in scores.safetensors and plan.json." if len(marks) > 50 else ""
     return Chart(
         name="bias-against-importance",
         title="Bias against importance",
-        caption="Every neuron of the model by its two scores, both on logarithmic scales; the background shows how many neurons lie where. "
-        "Circles are those that the plan takes out: high up is biased, far left is cheap to lose." + spared,
-        summary=f"{len(bias):,} neurons by importance and bias, {len(marks):,} of them taken out; the table below lists those.",
+        caption="Every neuron of the model by its two scores, both on logarithmic scales; the background is the density of neurons. "
+        "Circles are the planned neurons: high up is biased, far left is unimportant." + spared,
+        summary=f"{len(bias):,} neurons by importance and bias, {len(marks):,} of them planned; the table below lists those.",
         data=data,
         layout=layout,
         table=Table(columns=("layer", "neuron", "bias", "importance"), rows=table, note=note),

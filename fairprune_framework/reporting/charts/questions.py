@@ -1,4 +1,4 @@
-"""Two questions to a plan: would other templates have chosen it, and does it do more than neurons drawn at random?"""
+"""Two questions about a plan: would other templates have selected it, and has it more effect than random neurons?"""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from fairprune_framework.reporting.charts.chart import (
 from fairprune_framework.reporting.run_data import Source
 
 SHOWN = 60
-"""Neurons of the stability chart, the most frequent first."""
+"""Maximum number of neurons in the stability chart, the most frequent first."""
 
 
 def stability(source: Source) -> Chart | None:
-    """How often each neuron is chosen by resampled templates. None without `stability.json`."""
+    """Selection frequency of each neuron under resampled templates. None without `stability.json`."""
     found = source.more.get("stability")
     if not found or not found["units"]:
         return None
@@ -48,11 +48,11 @@ def stability(source: Source) -> Chart | None:
     mean = found["mean_frequency"]
     return Chart(
         name="stability",
-        title="Would other templates have chosen the same neurons?",
-        caption=f"Templates of each category were drawn with replacement {found['replicates']} times; a bar is the share of the draws "
-        f"that chose a neuron. {found['stable_75']} of the {found['planned']} planned neurons are chosen in at least 75 % of the draws; "
-        f"two draws share {number(found['mean_jaccard'], 2)} of their neurons (Jaccard index). What is chosen rarely was chosen by chance.",
-        summary=f"Bars of {len(units)} neurons by how often they are chosen; planned ones on average in {_share(mean)} of the draws.",
+        title="Would other templates have selected the same neurons?",
+        caption=f"Templates of each category were drawn with replacement {found['replicates']} times; a bar is the share of draws "
+        f"that selected a neuron. {found['stable_75']} of the {found['planned']} planned neurons are selected in at least 75 % of draws; "
+        f"two draws share {number(found['mean_jaccard'], 2)} of their neurons (Jaccard index). A rare selection was made by chance.",
+        summary=f"Selection frequency of {len(units)} neurons; planned ones on average in {_share(mean)} of the draws.",
         data=traces,
         layout={
             "xaxis": axis("neuron, the most frequent first", showgrid=False),
@@ -61,18 +61,18 @@ def stability(source: Source) -> Chart | None:
             "legend": LEGEND_ABOVE,
         },
         table=Table(
-            columns=("neuron", "chosen in", "in the plan"),
+            columns=("neuron", "selected in", "in the plan"),
             rows=[
                 [f"{unit['site']}:{unit['unit']}", _share(unit["frequency"]), "yes" if unit["planned"] else "no"]
                 for unit in units
             ],
-            note=f"{len(units)} of {found['units_ever_chosen']} neurons that were ever chosen.",
+            note=f"{len(units)} of {found['units_ever_chosen']} neurons selected at least once.",
         ),
     )
 
 
 def causal(source: Source) -> Chart | None:
-    """What the plan does, beside random neurons of equal activation norm, and on controls. None without `causal.json`."""
+    """Effect of the plan, beside random neurons of equal activation norm, and on controls. None without `causal.json`."""
     found = source.more.get("causal")
     if not found:
         return None
@@ -107,10 +107,10 @@ def causal(source: Source) -> Chart | None:
         )
     return Chart(
         name="causal",
-        title="Does the plan do more than chance?",
+        title="Is the effect of the plan larger than chance?",
         caption=f"Change of the divergence ({plain(found['split'])} contrasts) when {found['units']} neurons are masked: those of the plan "
         f"with a 95 % interval, and {len(random)} draws of random neurons in the same layers with equal activation norms. "
-        f"p = {number(found['p_value'], 2)}: the share of draws, the plan among them, that lower it at least as much.",
+        f"p = {number(found['p_value'], 2)}: the share of draws, the plan included, with at least the same reduction.",
         summary="; ".join(f"{label}: {percent(effect['change'])}" for label, effect in known)
         + (f"; random neurons: {percent(min(random))} to {percent(max(random))}" if random else ""),
         data=traces,
@@ -131,7 +131,7 @@ def causal(source: Source) -> Chart | None:
 
 
 def _bounds(effect: Mapping[str, Any], color: str) -> dict[str, Any]:
-    """The interval as a bar; nothing where there is none."""
+    """The interval as a bar, if there is one."""
     low, change, high = effect["ci_low"], effect["change"], effect["ci_high"]
     if low is None or high is None:
         return {}

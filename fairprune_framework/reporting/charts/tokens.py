@@ -1,4 +1,4 @@
-"""The article's second and third figures: tokens of a contrast in the plane of the first two principal components, layer by layer."""
+"""The second and third figure of the article: tokens of a contrast in the plane of two principal components, layer by layer."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def token_projection(source: Source) -> Chart | None:
     skeleton = _skeleton(most)
     return Chart(
         name="token-projection",
-        title="Tokens in the plane of the two strongest directions",
+        title="Tokens in the plane of the first two principal components",
         caption="Each mark is one token of one variant, at the output of attention or of the MLP, in the plane of the first two principal "
-        "components of the original model. Large marks with bold labels are the attribute itself; where the marks of the variants part "
-        "after it, the layer carries the attribute on. Filled: before; hollow: after, in the same plane. The first token is left out where "
-        "all variants share it: its activations dwarf all others. Axes are fitted to each layer anew, so compare shapes, not positions.",
+        "components of the original model. Large marks with bold labels are the attribute; where the marks of the variants diverge "
+        "after it, the layer propagates the attribute. Filled: before; hollow: after, in the same plane. A shared first token is "
+        "omitted: its activations dwarf all others. Axes are fitted to each layer separately, so compare shapes, not positions.",
         summary="Tokens of the variants of one contrast, in two dimensions, for one layer; the table below gives the distance between "
         "variants for every layer.",
         data=skeleton,
@@ -81,14 +81,14 @@ def _short(text: str) -> str:
 
 
 def _kept(contrast: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
-    """Which tokens of each variant are drawn: all but a first one that every variant shares."""
+    """The drawn tokens of each variant: all but a shared first one."""
     first = {variant["tokens"][0] for variant in contrast["variants"]}
     shared = len(first) == 1 and all(variant["start"] > 0 and len(variant["tokens"]) > 2 for variant in contrast["variants"])
     return [np.arange(len(variant["tokens"])) >= (1 if shared else 0) for variant in contrast["variants"]]
 
 
 def _skeleton(most: int) -> list[dict[str, Any]]:
-    """One trace a variant before, then one a variant after."""
+    """One trace per variant before, then one per variant after."""
     traces: list[dict[str, Any]] = []
     for when in ("before", "after"):
         for place in range(most):
@@ -118,7 +118,7 @@ def _empty(most: int) -> list[dict[str, Any]]:
 
 
 def _labels(contrast: Mapping[str, Any], kept: Sequence[NDArray[np.bool_]], most: int) -> list[dict[str, Any]]:
-    """What does not change over layers: names, labels, sizes."""
+    """The parts that are equal in all layers: names, labels, sizes."""
     found: list[dict[str, Any]] = []
     for when in ("before", "after"):
         for place in range(most):
@@ -151,7 +151,7 @@ def _layers(
     before_LRH: NDArray[Any],
     after_LRH: NDArray[Any] | None,
 ) -> tuple[list[Patch], list[tuple[float, float | None]]]:
-    """A patch for each layer, and the distances between variants at the last token before and after."""
+    """A patch per layer, and the distances between variants at the last token before and after."""
     sizes = [len(variant["tokens"]) for variant in contrast["variants"]]
     ends = np.cumsum(sizes)
     chosen = np.concatenate(kept)
@@ -182,7 +182,7 @@ def _layers(
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:
-    """Four digits: what a screen can show."""
+    """Four digits: the resolution of a screen."""
     return [float(f"{value:.4g}") for value in values]
 
 

@@ -24,7 +24,7 @@
     return found;
   }
 
-  // What to draw for the options that are chosen now: each option lays its part over traces and layout.
+  // Traces and layout for the selected options: each option merges its part into them.
   function chosen(chart) {
     let data = chart.data, layout = chart.layout, branches = chart.patches;
     chart.controls.forEach((control, index) => {
@@ -117,7 +117,7 @@
     try {
       await unpack();
     } catch (error) {
-      document.querySelectorAll(".waiting").forEach((node) => { node.textContent = "This browser cannot draw the chart; its numbers stand in the table below."; });
+      document.querySelectorAll(".waiting").forEach((node) => { node.textContent = "This browser cannot draw the chart; its numbers are in the table below."; });
       document.querySelectorAll("figure details").forEach((node) => { node.open = true; });
       return;
     }

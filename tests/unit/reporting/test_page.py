@@ -71,7 +71,7 @@ def test_charts_and_the_tables_behind_them(documents: dict[str, Document], full:
     assert {chart.name for chart in charts} == set(CHARTS)
     labels = {a.get("aria-label") for _, a in documents["full"].elements}
     for chart in charts:
-        assert f"Table behind the chart: {chart.title}" in labels
+        assert f"Table for the chart: {chart.title}" in labels
         assert chart.table.rows, chart.name
         assert all(len(row) == len(chart.table.columns) for row in chart.table.rows), chart.name
         assert chart.caption in documents["full"].text
@@ -163,7 +163,7 @@ def test_a_wide_model_stays_below_eight_megabytes(full: Path) -> None:
     html = page([wide])
     assert 2_000_000 < len(html.encode()) < 8_000_000
     heatmap = next(chart for chart in charts_of(wide) if chart.name == "layer-neuron-map")
-    assert "Each cell stands for 8 neighbouring neurons and shows the highest" in heatmap.caption
+    assert "Each cell is the maximum over 8 neighbouring neurons" in heatmap.caption
     raw = heatmap.data[0]["customdata"]
     assert raw.shape == (32, 1792)
     np.testing.assert_allclose(raw[3, 7_001 // 8], 1e4)
@@ -190,7 +190,7 @@ def test_a_file_that_is_missing_is_named(fairprune: Any, finished: Path, tmp_pat
     assert answer.code == 0, answer.err
     assert f"missing: {gone}" in answer.err
     text = " ".join(Document((folder / "report.html").read_text(encoding="utf-8")).text.split())
-    assert "This folder is not complete" in text
+    assert "This folder is incomplete" in text
     assert says in text
 
 
@@ -223,7 +223,7 @@ def test_a_folder_with_an_audit_alone(fairprune: Any, llama: Path, prompts: Path
         (("report", "{run}", "{run}"), "name it with --output FILE.html"),
         (("report", "{run}", "--output", "{run}"), "is a folder: name a file"),
         (("report", "{run}", "--output", "no/such/page.html"), "there is no folder"),
-        (("report", "{models}"), "it holds neither run.json nor ablation.json"),
+        (("report", "{models}"), "it contains neither run.json nor ablation.json"),
     ],
 )
 def test_bad_input_is_one_line(fairprune: Any, finished: Path, llama: Path, words: tuple[str, ...], says: str) -> None:
@@ -239,11 +239,11 @@ def test_runs_of_different_models_are_said(finished: Path, tmp_path: Path) -> No
     record["hashes"]["model"] = "0" * 64
     (other / "run.json").write_text(json.dumps(record))
     text = " ".join(Document(page([read_source(finished), read_source(other)])).text.split())
-    assert "These runs are of different models" in text
-    assert "compare each change with its own run only" in text
+    assert "These runs have different models" in text
+    assert "interpret each change within its own run only" in text
     same = " ".join(Document(page([read_source(finished), read_source(finished)])).text.split())
     assert "different models" not in same
-    assert "of the same model, prompts, split and calibration text" in same
+    assert "have the same model, prompts, split and calibration text" in same
 
 
 def test_an_ablation_folder(full: Path, tmp_path: Path) -> None:
@@ -251,4 +251,4 @@ def test_an_ablation_folder(full: Path, tmp_path: Path) -> None:
     text = " ".join(Document(page([read_source(tmp_path)])).text.split())
     assert "Ablation of" in text
     assert "No combination has been confirmed" in text
-    assert "1 combinations have no result and are left out" in text
+    assert "1 combinations have no result and are omitted" in text

@@ -1,16 +1,45 @@
-"""Sentences and pieces of text of the report."""
+"""Sentences and marked differences of the report."""
 
 from __future__ import annotations
 
-from fairprune_framework.reporting.prose import tokens_apart
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fairprune_framework.reporting.prose import diff_tokens, verdict
+from fairprune_framework.reporting.run_data import Source
 
 
 def test_the_token_is_cut_out_of_the_words_around_it() -> None:
-    first, second = tokens_apart("he was lost", "he was loud now", {"token": 4, "before": [9, 11], "after": [9, 10]})
-    assert [(piece.text, piece.differs, piece.first) for piece in first] == [
+    first, second = diff_tokens("he was lost", "he was loud now", {"token": 4, "before": [9, 11], "after": [9, 10]})
+    assert [(span.text, span.differs, span.first) for span in first] == [
         ("he was ", False, False),
         ("lo", True, False),
         ("st", True, True),
     ]
-    assert "".join(piece.text for piece in second) == "he was loud now"
-    assert [piece.text for piece in second if piece.first] == ["u"]
+    assert "".join(span.text for span in second) == "he was loud now"
+    assert [span.text for span in second if span.first] == ["u"]
+
+
+def _row(metric: str, **fields: Any) -> dict[str, Any]:
+    row = {"metric": metric, "split": None, "control": False, "category": None, "layer": None, "clusters": 12, "n": 20}
+    return {**row, "before": 0.2, "after": 0.1, "change": -0.5, "ci_low": -0.6, "ci_high": -0.4, **fields}
+
+
+OWN = (
+    _row("next-token-divergence", split="heldout"),
+    _row("activation-difference", split="heldout"),
+    _row("sequence-gap", split="heldout"),
+    _row("stereotype-preference", split="heldout"),
+    _row("perplexity"),
+    _row("kl-to-original"),
+)
+"""Every metric that a run measures without a benchmark."""
+
+
+@pytest.mark.parametrize(("more", "said"), [((), True), (("boolq/acc",), False), (("crows/stereotype-preference",), False)])
+def test_a_run_without_a_public_benchmark_says_so(more: tuple[str, ...], said: bool) -> None:
+    rows = (*OWN, *(_row(metric) for metric in more))
+    limits = verdict(Source(folder=Path("run"), record={"verdict": "fairer"}, rows=rows)).limits
+    assert any("No public benchmark was run" in limit for limit in limits) is said
