@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from fairprune_framework.functional.difference_in_differences import DifferenceInDifferences
 from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL
 
 POWER = 0.8
@@ -83,23 +82,21 @@ def templates_to_show(
     >>> templates_to_show(0.95, limit=0.9, spreads=(1.07, 0.40)) is None
     True
     """
+    d, c = spreads
+    growth = growth_to_show(ratio, math.sqrt(d**2 + c**2 - 2 * correlation * d * c), limit=limit, power=power)
+    return None if growth is None else max(math.ceil(growth - 1e-9), 1)
+
+
+def growth_to_show(ratio: float, error: float, *, limit: float = 1.0, power: float = POWER) -> float | None:
+    """By how much data must grow to show `ratio` below `limit`, if the ratio is the truth and `error` its error on the log scale.
+
+    Returns:
+        A factor on the number of templates, below 1 where fewer would do; None where the ratio is not below the limit.
+
+    >>> round(growth_to_show(0.75, 0.1155, limit=0.9), 1)
+    4.0
+    """
     if ratio >= limit:
         return None
     normal = NormalDist()
-    allowed = math.log(limit / ratio) / (normal.inv_cdf(BOUND_LEVEL) + normal.inv_cdf(power))
-    d, c = spreads
-    return max(math.ceil((d**2 + c**2 - 2 * correlation * d * c) / allowed**2 - 1e-9), 1)
-
-
-def times_the_templates(result: DifferenceInDifferences, *, limit: float = 1.0, power: float = POWER) -> float | None:
-    """By how much both sides of these data must grow to show a ratio below `limit`, if the truth is the estimate.
-
-    Returns:
-        A factor, below 1 where less would do; None where the estimate is not below the limit, or has no standard error.
-    """
-    ratio, error = result.ratio_of_ratios.ratio, result.ratio_of_ratios.standard_error
-    if ratio is None or error is None or ratio >= limit:
-        return None
-    normal = NormalDist()
-    allowed = math.log(limit / ratio) / (normal.inv_cdf(BOUND_LEVEL) + normal.inv_cdf(power))
-    return (error / allowed) ** 2
+    return (error * (normal.inv_cdf(BOUND_LEVEL) + normal.inv_cdf(power)) / math.log(limit / ratio)) ** 2
