@@ -244,5 +244,5 @@ def _templates(result: DifferenceInDifferences) -> str:
 
 def _rounded_up(number: float) -> int:
     """Two significant digits: more would not be meant."""
-    step = 10 ** max(math.floor(math.log10(max(number, 1.0))) - 1, 0)
+    step = int(10 ** max(math.floor(math.log10(max(number, 1.0))) - 1, 0))
     return math.ceil(number / step - 1e-9) * step
