@@ -11,7 +11,6 @@ import torch
 
 from fairprune_framework import discovery
 from fairprune_framework.api import Budget, Choice, Measurement, PolicyContext, Scores, SelectionPolicy
-from fairprune_framework.api.rankings import draw_matched
 from fairprune_framework.api.types import Plan
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.selection.planning import make_plan, no_replicates
@@ -147,19 +146,3 @@ def test_random_is_uniform() -> None:
     drawn = torch.cat(list(counts.values()))  # 300 draws of 24 from 144: 50 each, binomial sd 6.5
     assert drawn.sum() == 300 * 24
     assert drawn.std() == pytest.approx((300 * (1 / 6) * (5 / 6)) ** 0.5, rel=0.2)
-
-
-def test_matched_neurons_have_nearly_the_same_size() -> None:
-    generator = torch.Generator().manual_seed(0)
-    size = {"a": torch.rand(400, generator=generator).exp(), "b": torch.rand(10, generator=generator)}
-    reference = {"a": torch.arange(0, 40), "b": torch.arange(0, 8)}
-    allowed = {"a": torch.arange(400) % 5 > 0, "b": torch.ones(10, dtype=torch.bool)}
-    drawn = draw_matched(reference, size, allowed, torch.Generator().manual_seed(1), neighbours=4)
-    assert len(set(drawn["a"].tolist())) == 40
-    assert not set(drawn["a"].tolist()) & set(range(40))
-    assert all(allowed["a"][drawn["a"]])
-    free = [i for i in range(40, 400) if i % 5]
-    for unit, other in zip(range(40), drawn["a"].tolist(), strict=True):
-        nearest = sorted(abs(size["a"][i].log() - size["a"][unit].log()).item() for i in free)
-        assert abs(size["a"][other].log() - size["a"][unit].log()).item() <= nearest[4 + 39]  # others may be taken already
-    assert drawn["b"].tolist() in ([8, 9], [9, 8])  # no more are left
