@@ -1,4 +1,4 @@
-"""Calibration text that ships, one `<language>.jsonl` each, and the name by which a recipe asks for it."""
+"""Built-in calibration text, one `<language>.jsonl` per language, and its name in recipes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ BUILTIN = "builtin:"
 
 
 def text_file(name: str) -> Path:
-    """The file of calibration text that `builtin:<language>` names; any other name is a path.
+    """The file of the calibration text `builtin:<language>`; any other name is a path.
 
     Raises:
-        UnknownName: no text ships for the language.
+        UnknownName: there is no built-in text for the language.
     """
     if not name.startswith(BUILTIN):
         return Path(name)

@@ -1,8 +1,7 @@
-"""Text on which importance is scored and cost is judged: passages that ship with this package, a file of the user's, or text that the
-model itself samples.
+"""Text for importance scores and for the cost of a plan: built-in passages, a user's file, or text sampled from the model.
 
-Even documents serve scores and probes, odd ones judge; neither half ever does the other's work. Stored as `calibration.jsonl`, so
-that a run can be repeated on the same text.
+Even documents are for scores and probes, odd ones for judging; the halves are never mixed. Stored as `calibration.jsonl`, so that a
+run can be repeated on the same text.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from fairprune_framework.utilities.files import digest, file_digest, write_text
 from fairprune_framework.utilities.progress import bar
 
 RARE = 0.25
-"""Share of the documents that may hold a rare token."""
+"""Maximum share of documents with a rare token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +52,9 @@ class Calibration:
         return self.documents[1::2]
 
     def as_contrasts(self) -> list[AlignedContrast]:
-        """The scoring half as one-variant "contrasts" without an attribute, the form that the audit streams.
+        """The scoring half as one-variant "contrasts" without an attribute, the input format of the audit.
 
-        Rare are tokens that at most a quarter of its documents hold.
+        A token is rare if at most a quarter of these documents contain it.
         """
         holding = Counter(token for ids in self.scoring for token in set(ids))
         most = max(1, int(RARE * len(self.scoring)))
@@ -73,7 +72,7 @@ class Calibration:
         ]
 
     def save(self, path: Path, tokenizer: Any) -> None:
-        """Write `calibration.jsonl`: id, half, token ids, and the text for people."""
+        """Write `calibration.jsonl`: id, half, token ids, and the readable text."""
         lines = [
             {"id": i, "half": "judge" if i % 2 else "score", "source": self.source, "ids": ids, "text": tokenizer.decode(ids)}
             for i, ids in enumerate(self.documents)
@@ -90,14 +89,14 @@ class Calibration:
 def kept_or_made(
     path: Path, known: str | None, recipe: Recipe, loaded: LoadedModel, fingerprint: str, notify: Callable[[str], None]
 ) -> tuple[Calibration, str]:
-    """The text that a recipe asks for, read from `path` where it is the one that is known, otherwise made and written there.
+    """The text of a recipe: read from `path` if its key is the known one, otherwise created and written there.
 
     Args:
         known: key of the text at `path`.
         fingerprint: of the model.
 
     Returns:
-        The text and its key: a hash of all that it depends on.
+        The text and its key: a hash of everything that determines it.
     """
     file = None if recipe.calibration is None else file_digest(text_file(recipe.calibration))
     key = digest([file, recipe.calibration_documents, recipe.calibration_tokens, recipe.seed, fingerprint])
@@ -115,12 +114,12 @@ def kept_or_made(
 
 
 def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calibration:
-    """Read a .txt file (one text) or a .jsonl file (field `text`), in documents of at most `tokens` tokens; nothing is left out but
-    a rest of fewer than two tokens, which has no next token to predict. Or the first `documents` passages of `builtin:<language>`,
-    each cut at `tokens`.
+    """Read a .txt file (one text) or a .jsonl file (field `text`), split into documents of at most `tokens` tokens; only a remainder
+    of fewer than two tokens is dropped, since it has no next token to predict. Or the first `documents` passages of
+    `builtin:<language>`, each truncated to `tokens`.
 
     Raises:
-        UserError: no such text or file, another kind, a line without `text`, or fewer than four documents.
+        UserError: no such text or file, not UTF-8, a line without `text`, or fewer than four documents.
     """
     path = text_file(name)
     if not path.is_file():
@@ -132,7 +131,7 @@ def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calib
     texts = [text]
     if path.suffix == ".jsonl":
         texts = []
-        for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may hold U+2028 as it is
+        for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may contain a literal U+2028
             if not line.strip():
                 continue
             try:
@@ -140,7 +139,7 @@ def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calib
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: expected an object with the field 'text'") from error
             if not isinstance(found, str):
-                raise UserError(f"{path}, line {number}: the field 'text' must be a text. Got {found!r} instead.")
+                raise UserError(f"{path}, line {number}: the field 'text' must be a string. Got {found!r} instead.")
             texts.append(found)
     tokens = min(tokens, encoder.limit or tokens)
     if name.startswith(BUILTIN):
@@ -151,7 +150,7 @@ def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calib
         ids = encoder.encode([text])[0][0] if text.strip() else []
         found += [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens) if len(ids[i : i + tokens]) > 1]
     if len(found) < 4:
-        raise UserError(f"the calibration file {path} gives {len(found)} documents of {tokens} tokens; at least 4 are needed")
+        raise UserError(f"the calibration file {path} yields {len(found)} documents of {tokens} tokens; at least 4 are needed")
     return Calibration(documents=tuple(found), source=path.name)
 
 
@@ -159,7 +158,7 @@ def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calib
 def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: int) -> Calibration:
     """Sample text from the model at temperature 1, without top-k or top-p, from BOS, in one batch.
 
-    An end-of-text token does not end a document: what follows is the model's next text.
+    An end-of-text token does not end a document: the next text of the model follows.
     """
     from transformers import GenerationConfig, StoppingCriteriaList
 
@@ -167,7 +166,7 @@ def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: 
     text_config = text_config.get_text_config()
     begin = next((i for i in (tokenizer.bos_token_id, text_config.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
     if begin is None:
-        raise UserError("the tokenizer has no BOS or EOS token to sample from: give calibration text with --calibration FILE")
+        raise UserError("the tokenizer has no BOS or EOS token to sample from: pass calibration text with --calibration FILE")
     start = torch.full((documents, 1), begin, dtype=torch.long, device=next(model.parameters()).device)
     config = GenerationConfig(
         do_sample=True,
@@ -179,7 +178,7 @@ def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: 
         eos_token_id=None,
         pad_token_id=begin,
     )
-    generation, model.generation_config = model.generation_config, config  # so that no default of the model's mixes in
+    generation, model.generation_config = model.generation_config, config  # without the model's own defaults
     try:
         with torch.random.fork_rng(devices=[start.device] if start.device.type == "cuda" else []):
             torch.manual_seed(seed)

@@ -1,1 +1,1 @@
-"""A small local page: type a pair of prompts, see what the original and the pruned model make of it."""
+"""A small local page: the original and the pruned model on a pair of prompts."""

@@ -1,6 +1,6 @@
-"""What the page shows of two prompts, computed: differences by layer, next tokens, token representations, generations.
+"""The numbers of the page for two prompts: differences by layer, next tokens, token representations, generations.
 
-No page in here: everything comes from the functions that `evaluate` itself uses, so that the numbers are the report's.
+Everything comes from the functions of `evaluate`, so the numbers equal those of the report; the page itself is in `page.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CATEGORY, VALUES = "typed here", ("first prompt", "second prompt")
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken:
-    """One token that may come next."""
+    """One candidate for the next token, with its probabilities."""
 
     token: str
     before: float
@@ -51,26 +51,26 @@ class Comparison:
     before: ContrastMeasure
     after: ContrastMeasure | None
     next_tokens: tuple[tuple[NextToken, ...], tuple[NextToken, ...]]
-    """For each prompt, the most probable under either model."""
+    """For each prompt, the most probable tokens under either model."""
     source: Source
-    """Holds the representations, as the report's charts read them."""
+    """The representations, in the form read by the charts of the report."""
 
 
 class Explorer:
-    """A run, opened with both of its models."""
+    """A run with both of its models."""
 
     def __init__(self, folder: str | Path, notify: Notify = silent) -> None:
         path = Path(folder)
         if not (path / "run.json").is_file():
-            raise RunFolderError(f"{path} is no run folder (it holds no run.json)")
+            raise RunFolderError(f"{path} is not a run folder (it contains no run.json)")
         self.run: Run = open_run(path, {}, notify=notify)
-        _ = self.run.fingerprint  # refuses a model that is not the run's
+        _ = self.run.fingerprint  # refuses a model other than that of the run
         self.name = str(self.run.recipe.model or "in memory")
         self.after: After | None = self._changed()
         self.layers = self.run.loaded.layers
 
     def _changed(self) -> After | None:
-        """The pruned model; where the run abstained, the original with the plan masked; None without a plan."""
+        """The pruned model; after an abstention the original with the plan masked; None without a plan."""
         run, saved = self.run, self.run.folder / "model"
         if saved.is_dir():
             other: nn.Module = load_model(str(saved), dtype=run.recipe.dtype)[0].to(run.loaded.device)
@@ -87,9 +87,9 @@ class Explorer:
 
     @property
     def how(self) -> str:
-        """What `after` is, in words."""
+        """A description of `after`."""
         if self.after is None:
-            return "this run has no plan: one model alone is shown"
+            return "this run has no plan: only one model is shown"
         return (
             "the original with the plan masked: the run abstained"
             if self.after.model is self.run.loaded.model
@@ -176,7 +176,7 @@ def _distribution(model: nn.Module, ids: Sequence[int]) -> torch.Tensor:
 
 
 def checked(first: str, second: str) -> tuple[str, str]:
-    """Both prompts, or what is wrong with them.
+    """Validate both prompts.
 
     Raises:
         UserError: empty, longer than `MOST_CHARACTERS`, or equal.
@@ -185,7 +185,7 @@ def checked(first: str, second: str) -> tuple[str, str]:
         if not text.strip():
             raise UserError(f"the {name} prompt is empty")
         if len(text) > MOST_CHARACTERS:
-            raise UserError(f"the {name} prompt has {len(text):,} characters; at most {MOST_CHARACTERS:,} are taken")
+            raise UserError(f"the {name} prompt has {len(text):,} characters; the limit is {MOST_CHARACTERS:,}")
     if first == second:
-        raise UserError("the prompts are equal: change the word that you want to ask about")
+        raise UserError("the prompts are equal: change the word under test")
     return first, second

@@ -1,4 +1,4 @@
-"""The page of `fairprune explore`: gradio, on the loopback, without telemetry, fonts or anything else from elsewhere."""
+"""The page of `fairprune explore`: gradio on the loopback interface, without telemetry or external resources."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def build(explorer: Explorer) -> Any:
     with gr.Blocks(title="fairprune explore", analytics_enabled=False) as page:
         gr.HTML(
             f"<h1>{html.escape(explorer.name)}</h1><p>Two prompts that differ in one word; before: the original, after: "
-            f"{html.escape(explorer.how)}. A pair shows what these two texts do, and nothing about other texts.</p>"
+            f"{html.escape(explorer.how)}. One pair is an observation about these two texts, not evidence about others.</p>"
         )
         with gr.Row():
             first = gr.Textbox(label="First prompt", value=ARTICLE_PROMPTS[0], lines=2, elem_id="first")
@@ -94,7 +94,7 @@ def build(explorer: Explorer) -> Any:
 
 
 def theme() -> Any:
-    """gradio's own theme with the fonts of the system: its default asks a font service."""
+    """gradio's default theme with system fonts: the original loads them from a font service."""
     import gradio as gr
 
     return gr.themes.Default(font=list(FONTS), font_mono=list(MONOSPACED))
@@ -127,7 +127,7 @@ def serve(explorer: Explorer, host: str = "127.0.0.1", port: int | None = None, 
     return page, url
 
 
-# -- what is shown ---------------------------------------------------------------------------------------------------------
+# -- content -----------------------------------------------------------------------------------------------------------------
 
 
 def facts(found: Comparison) -> str:
@@ -147,7 +147,7 @@ def facts(found: Comparison) -> str:
 
 
 def by_layer(found: Comparison) -> Figure:
-    """Mean activation difference of the pair, layer by layer."""
+    """Mean activation difference of the pair, by layer."""
     import plotly.graph_objects as go
 
     traces = [go.Scatter(x=found.layers, y=found.before.by_layer, name="before", line={"color": BLUE})]
@@ -159,7 +159,7 @@ def by_layer(found: Comparison) -> Figure:
 
 
 def projection(found: Comparison, tap: str, layer: int) -> Figure | None:
-    """The tokens of both prompts at one output of one layer; None where the model offers neither output."""
+    """The tokens of both prompts at one output of one layer; None if the model has neither output."""
     chart = token_projection(found.source)
     if chart is None:
         return None
@@ -179,7 +179,7 @@ def next_tokens(found: Comparison, place: int) -> list[list[str]]:
 
 
 def generations(texts: list[tuple[str, Continuation, Continuation | None]]) -> str:
-    """Continuations, what differs marked and the first differing token framed; all of it as text, never as markup."""
+    """Continuations with differing words marked and the first differing token framed; always text, never markup."""
     parts = []
     for prompt, before, after in texts:
         parts.append(f"<h3 dir='auto'>{html.escape(prompt)}</h3>")
@@ -196,5 +196,5 @@ def generations(texts: list[tuple[str, Continuation, Continuation | None]]) -> s
 def _marked(span: Span) -> str:
     text = html.escape(span.text)
     if span.first:
-        return f"<mark style='outline: 2px solid' title='the first token that differs'>{text}</mark>"
+        return f"<mark style='outline: 2px solid' title='first differing token'>{text}</mark>"
     return f"<mark>{text}</mark>" if span.differs else text

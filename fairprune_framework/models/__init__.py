@@ -1,1 +1,1 @@
-"""Loading a model, recognising its architecture, reading out its logits."""
+"""Models: loading, architecture, tokenizer, and readout of hidden states as logits."""

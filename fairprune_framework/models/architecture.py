@@ -1,4 +1,4 @@
-"""Choosing the one adapter that knows a model, and not believing it: coverage of the weights, and a causal check of each site."""
+"""The choice of the adapter for a model, and its verification: coverage of the weights, and a causal check of each site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DOCS = "docs/errors/unsupported-architecture.md"
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """An adapter with the sites that it named, checked."""
+    """An adapter with its sites."""
 
     adapter: ArchitectureAdapter
     name: str
@@ -29,11 +29,11 @@ class Architecture:
 
 
 def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
-    """Ask the installed adapters, or the one that was named, for the sites of a model.
+    """Find the sites of a model with the installed adapters, or with the requested one.
 
     Raises:
-        UnsupportedArchitecture: none accepts it; the text says what each looked for and found.
-        AmbiguousName: two accept it.
+        UnsupportedArchitecture: no adapter accepts the model; the message lists the expected and the actual modules per adapter.
+        AmbiguousName: two adapters accept it.
     """
     if spec is not None:
         adapter = discovery.build("architecture", spec.plugin, spec.options)
@@ -76,15 +76,15 @@ def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
 
 
 def coverage_gap(model: nn.Module, sites: Sequence[Site]) -> str | None:
-    """Which MLP parameter no site covers, as the end of a sentence; None: all are covered.
+    """The first uncovered MLP parameter, as the end of a sentence; None if all are covered.
 
-    Looked at are, in every decoder layer, the blocks (children of the layer) that hold a site anywhere in the model. A matrix there
-    that belongs to no site may only be a router (one row per expert, or a single one), and a vector must not be as long as a site
-    is wide.
+    The check includes, in every decoder layer, the blocks (children of the layer) with a site in any layer. A matrix there outside
+    all sites may only be a router (one row per expert, or a single row), and the length of a vector must differ from the width of a
+    site.
     """
     covered = {piece.parameter for site in sites for piece in site.slices}
     if len({site.name for site in sites}) < len(sites):
-        raise ContractViolation("two sites bear the same name")
+        raise ContractViolation("two sites have the same name")
     blocks = {site.name.removeprefix(layer_path(site.name)).strip(".").split(".")[0] for site in sites}
     experts: dict[str, int] = {}
     widths: dict[str, set[int]] = {}
@@ -115,13 +115,13 @@ def _output_bias(name: str, covered: set[str]) -> bool:
 
 @torch.no_grad()
 def confirm(model: nn.Module, architecture: Architecture, rows: int = 32) -> list[str]:
-    """Check each site causally: another value at its neuron tap must change the logits. Returns the sites that could not be
-    checked, because no token was routed to them.
+    """Check each site causally: a changed value at its neuron tap must change the logits. Returns the unchecked sites, to which no
+    token was routed.
 
-    One forward serves many sites: each row of the batch holds the same tokens, and each site is disturbed in a row of its own.
+    One forward pass covers many sites: each row of the batch has the same tokens, and each site is perturbed in its own row.
 
     Raises:
-        ContractViolation: a tap was not called, has the wrong width, or changing it changes nothing.
+        ContractViolation: a tap was not called, has the wrong width, or does not affect the logits.
     """
     vocabulary = int(model.config.get_text_config().vocab_size)  # type: ignore[union-attr,operator]
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""A tokenizer as this project uses it."""
+"""A tokenizer with the settings of this project."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from fairprune_framework.errors import UserError
 
 
 class Encoder:
-    """A tokenizer as this project uses it: offsets, special tokens, the chat template if asked for."""
+    """A tokenizer with the settings of this project: offsets, special tokens, and optionally the chat template."""
 
     def __init__(self, tokenizer: Any, *, chat_template: bool = False, limit: int | None = None) -> None:
         if chat_template and not getattr(tokenizer, "chat_template", None):
-            raise UserError("the tokenizer has no chat template: leave out --chat-template")
+            raise UserError("the tokenizer has no chat template: omit --chat-template")
         self._tokenizer = tokenizer
         self._chat = chat_template
         self.limit = limit
         """The model's context length in tokens."""
 
     def wrapped(self, text: str) -> str:
-        """The text as the model sees it."""
+        """The text in its chat template, if one is used."""
         if not self._chat:
             return text
         turn = [{"role": "user", "content": text}]
         return str(self._tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
 
     def encode(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]] | None]]:
-        """Token ids of each (wrapped) text, and the character span of each token, None where the tokenizer cannot tell."""
+        """Token ids of each (wrapped) text, and the character span of each token; None if the tokenizer has no offsets."""
         fast = bool(getattr(self._tokenizer, "is_fast", False))
         encoded = self._tokenizer(list(texts), add_special_tokens=not self._chat, return_offsets_mapping=fast)
         offsets = encoded["offset_mapping"] if fast else [None] * len(texts)

@@ -1,4 +1,4 @@
-"""A model that a run works on: weights, tokenizer, sites, encoder and fingerprint, each made when first asked for."""
+"""The model of a run: weights, tokenizer, sites, encoder and fingerprint, each created on first access."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from fairprune_framework.models.encoder import Encoder
 
 FIELDS = ("model", "revision", "dtype", "trust_remote_code", "architecture", "chat_template", "accelerator")
-"""The fields of a recipe that decide what is loaded, and where."""
+"""The fields of a recipe that determine the loaded model and its device."""
 
 
 class LoadedModel:
-    """The model that a recipe names, or one in memory.
+    """The model of a recipe, or one in memory.
 
     Args:
-        recipe: names the model, and says how and where it is loaded.
-        model: a model in memory, in place of the named one.
-        tokenizer: its tokenizer; needed with `model`.
-        notify: told of sites that could not be confirmed.
+        recipe: name, loading options and device of the model.
+        model: a model in memory instead of the named one.
+        tokenizer: its tokenizer; required with `model`.
+        notify: receives a message about sites that could not be verified.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class LoadedModel:
 
     @property
     def name(self) -> str:
-        """As the recipe names it; `in-memory` where it names none."""
+        """Its name in the recipe; `in-memory` without one."""
         return self._recipe.model or "in-memory"
 
     @property
     def in_memory(self) -> bool:
-        """The model was given, not loaded."""
+        """Whether the model was passed in memory."""
         return self._given is not None
 
     def under(self, recipe: Recipe) -> LoadedModel:
-        """The model as another recipe wants it: this one, where both ask for the same."""
+        """The model for another recipe: this one if the relevant fields are equal."""
         if all(getattr(recipe, name) == getattr(self._recipe, name) for name in FIELDS):
             return self
         model, tokenizer = self._given or (None, None)
@@ -68,7 +68,7 @@ class LoadedModel:
             return self._given
         recipe = self._recipe
         if recipe.model is None:
-            raise UserError("no model is named: give a hub id, a folder or 'smollm2-135m'")
+            raise UserError("no model is named: pass a hub id, a folder or 'smollm2-135m'")
         model, tokenizer = load_model(
             recipe.model, dtype=recipe.dtype, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
         )
@@ -79,7 +79,7 @@ class LoadedModel:
         """The original model, in eval mode.
 
         Raises:
-            UserError: there is none of that name, or it cannot be loaded.
+            UserError: no model has this name, or it cannot be loaded.
         """
         return self._pair[0]
 
@@ -90,10 +90,10 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes outside a Trainer.
+        """The device of the model outside a Trainer.
 
         Raises:
-            UserError: the recipe's accelerator is not there.
+            UserError: the accelerator of the recipe is not available.
         """
         import torch
 
@@ -110,35 +110,35 @@ class LoadedModel:
 
     @cached_property
     def architecture(self) -> Architecture:
-        """The adapter that knows the model, with its sites, confirmed causally.
+        """The adapter of the model with its sites, verified causally.
 
         Raises:
-            UnsupportedArchitecture: no adapter knows it.
-            ContractViolation: an adapter's tap does not carry what it says.
+            UnsupportedArchitecture: no adapter supports the model.
+            ContractViolation: a tap of the adapter has the wrong values.
         """
         from fairprune_framework.models.architecture import confirm, recognise
 
         architecture = recognise(self.model, self._recipe.architecture)
         unchecked = confirm(self.model, architecture)
         if unchecked:
-            self._notify(f"{len(unchecked)} sites could not be confirmed: no token reached them")
+            self._notify(f"{len(unchecked)} sites could not be verified: no token reached them")
         return architecture
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Layers that hold a site, ascending."""
+        """Layers with a site, ascending."""
         return tuple(sorted({site.layer for site in self.architecture.sites.values()}))
 
     @cached_property
     def fingerprint(self) -> str:
-        """By which the model is known again: see `models.loading.fingerprint`."""
+        """A hash that identifies the weights: see `models.loading.fingerprint`."""
         from fairprune_framework.models.loading import fingerprint
 
         return fingerprint(self.model)
 
     @cached_property
     def encoder(self) -> Encoder:
-        """The tokenizer as the recipe wants it used."""
+        """The tokenizer with the settings of the recipe."""
         from fairprune_framework.models.encoder import Encoder
         from fairprune_framework.models.loading import context_length
 
@@ -149,7 +149,7 @@ class LoadedModel:
         self.model.to(self.device)
 
     def release(self) -> None:
-        """Let go of a model that was loaded, so that another one finds room; it is loaded again when asked for."""
+        """Release a loaded model to make room for another; it is loaded again on the next access."""
         if self._given is None:
             for name in ("_pair", "architecture", "encoder"):
                 self.__dict__.pop(name, None)

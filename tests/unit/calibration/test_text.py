@@ -89,11 +89,11 @@ def test_lines_of_json_are_documents_of_their_own(tmp_path: Path) -> None:
     [
         ("x.txt", None, "there is no calibration file"),
         ("x.txt", b"\xff\xfe", "is not UTF-8"),
-        ("x.txt", b"too short", "gives 1 documents of 64 tokens; at least 4 are needed"),
+        ("x.txt", b"too short", "yields 1 documents of 64 tokens; at least 4 are needed"),
         ("x.jsonl", b'{"text": "a"}\n{"texts": "b"}', "line 2: expected an object with the field 'text'"),
         ("x.jsonl", b"{", "line 1: expected an object"),
         ("x.jsonl", b'["text"]', "line 1: expected an object"),
-        ("x.jsonl", b'{"text": 3}', "line 1: the field 'text' must be a text. Got 3 instead"),
+        ("x.jsonl", b'{"text": 3}', "line 1: the field 'text' must be a string. Got 3 instead"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, name: str, content: bytes | None, words: str) -> None:

@@ -59,7 +59,7 @@ def test_dtypes(llama: Path, dtype: str) -> None:
 
 def test_a_missing_weight_is_never_made_up(copied: Path) -> None:
     rewritten(copied, lambda weights: weights.pop("model.layers.1.mlp.up_proj.weight"))
-    with pytest.raises(UserError, match=r"is incomplete: its files hold no model\.layers\.1\.mlp\.up_proj\.weight \(1 "):
+    with pytest.raises(UserError, match=r"is incomplete: its files contain no model\.layers\.1\.mlp\.up_proj\.weight \(1 "):
         load_model(str(copied))
 
 
@@ -106,11 +106,11 @@ def test_no_such_model(name: str, words: str, tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is no model: it holds no config\.json"):
+    with pytest.raises(UserError, match=r"is not a model: it contains no config\.json"):
         load_model(str(tmp_path))
     file = tmp_path / "model.bin"
     file.write_text("x")
-    with pytest.raises(UserError, match=r"is a file, but no \.gguf file"):
+    with pytest.raises(UserError, match=r"is a file, but not a \.gguf file"):
         load_model(str(file))
 
 
