@@ -18,7 +18,7 @@ def overlap(source: Source) -> Chart | None:
     values = found["jaccard"]
     adjusted = found.get("p_adjusted")
     rows = [
-        [a, b, str(_cell(found.get("counts"), i, j)), number(values[i][j]), number(_cell(adjusted, i, j), 2)]
+        [a, b, number(_cell(found.get("counts"), i, j)), number(values[i][j]), number(_cell(adjusted, i, j), 2)]
         for i, a in enumerate(found["categories"])
         for j, b in enumerate(found["categories"])
         if j < i
