@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework import discovery
-from fairprune_framework.ablation.cell import Judge, Scorekeeper, evaluate_cell
+from fairprune_framework.ablation.cell import PlanEvaluator, Scorekeeper, evaluate_cell
 from fairprune_framework.ablation.grid import read_grid
 from fairprune_framework.ablation.search import Ablation
 from fairprune_framework.auditing.audit import audit
@@ -61,10 +61,10 @@ def main() -> None:
         audited = time.perf_counter() - began
         rounds = [(seconds_of_audit(run, "variance"), seconds_of_audit(run, "attribution")) for _ in range(3)]
         forward, gradient = (min(column) for column in zip(*rounds, strict=True))
-        judge, keeper = Judge(run), Scorekeeper(run)
-        _ = judge.before
+        evaluator, keeper = PlanEvaluator(run), Scorekeeper(run)
+        _ = evaluator.evaluator.original
         keeper.scores(grid.cells[0])
-        rows = [evaluate_cell(run, cell, keeper, judge) for cell in grid.cells]
+        rows = [evaluate_cell(run, cell, keeper, evaluator) for cell in grid.cells]
     cell = sum(row["seconds"] for row in rows) / len(rows)
     print("| | |\n|---|---|")
     print(f"| forward audit (variance), s | {forward:.1f} |")

@@ -23,7 +23,7 @@ from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.demand import selecting
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.guard import guard
-from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure
+from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.surgery.masking import masked
 
 LIMIT = 0.05
@@ -47,7 +47,7 @@ def main() -> None:
 
     def divergence(units: dict[str, tuple[int, ...]]) -> float:
         with masked(run.loaded.model, run.loaded.architecture, units):
-            return macro(contrasts, measure(run.loaded.model, run.loaded.architecture, batches, taps=frozenset()))
+            return macro(contrasts, measure_contrasts(run.loaded.model, run.loaded.architecture, batches, taps=frozenset()))
 
     base = divergence({})
     print("# The search for the recipe `default`\n")

@@ -17,7 +17,7 @@ from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.readers import read
 from fairprune_framework.contrasts.schema import Contrast, Variant
-from fairprune_framework.evaluation.metrics.contrasts import measure
+from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
@@ -33,7 +33,9 @@ def main() -> None:
     aligned, _ = align_all(pairs, Encoder(tokenizer))
     assert all(contrast.equal_length for contrast in aligned)
     values = {category: len(found) for category, found in vocabularies(pairs).items()}
-    ours = {m.id: m.activation_difference for m in measure(model, recognise(model), list(compose(aligned, values, 512)))}
+    ours = {
+        m.id: m.activation_difference for m in measure_contrasts(model, recognise(model), list(compose(aligned, values, 512)))
+    }
     worst = 0.0
     for pair in pairs:
         first, second = get_activation_pairs(model, tokenizer, pair.variants[0].text, pair.variants[1].text)

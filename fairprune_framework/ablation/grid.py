@@ -24,7 +24,7 @@ from typing import Any, cast
 from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.errors import UserError, did_you_mean
-from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS
 from fairprune_framework.recipes.loading import load_recipe, merge_options, read_yaml, with_defaults, with_options
 from fairprune_framework.recipes.recipe import FIELDS, PluginSpec, Recipe, budget_of
 from fairprune_framework.utilities.files import digest
@@ -34,8 +34,6 @@ KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
 CONTROLS, CONTROL_SEEDS = "controls", "control_seeds"
 DEFAULT_CONTROL_SEEDS = 3
 JUDGE = "judge"
-METRICS = {DIVERGENCE: 0.0, SEQUENCE_GAP: 0.0, STEREOTYPE_PREFERENCE: 0.5}
-"""What may judge cells, with its ideal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,8 +115,8 @@ def read_grid(source: str | Path | Mapping[str, Any], options: Mapping[str, Any]
     cells += _controls(base, axes, data, where)
     _refuse_duplicates(cells, where)
     judge = data.get(JUDGE, DIVERGENCE)
-    if judge not in METRICS:
-        raise UserError(f"{where} can judge by {', '.join(METRICS)}. Got {judge!r} instead.{did_you_mean(str(judge), METRICS)}")
+    if judge not in IDEALS:
+        raise UserError(f"{where} can judge by {', '.join(IDEALS)}. Got {judge!r} instead.{did_you_mean(str(judge), IDEALS)}")
     return Grid(recipe=cells[0].recipe, cells=tuple(cells), judge=judge)
 
 

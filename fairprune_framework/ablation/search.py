@@ -123,7 +123,7 @@ class Ablation:
 
     def left(self, part: tuple[int, int] = (0, 1)) -> list[Cell]:
         """Cells that are not done, of those that belong to a part: cell i to part i mod n."""
-        mine = [cell for place, cell in enumerate(self.grid.cells) if place % part[1] == part[0]]
+        mine = [cell for index, cell in enumerate(self.grid.cells) if index % part[1] == part[0]]
         return [cell for cell in mine if self.result(cell) is None]
 
     def audit(self) -> Run:
@@ -134,7 +134,7 @@ class Ablation:
 
     def run_cells(self, part: tuple[int, int] = (0, 1)) -> None:
         """Do every cell of a part that is not done."""
-        from fairprune_framework.ablation.cell import Judge, Scorekeeper, evaluate_cell
+        from fairprune_framework.ablation.cell import PlanEvaluator, Scorekeeper, evaluate_cell
 
         left = self.left(part)
         if not left:
@@ -142,21 +142,21 @@ class Ablation:
         run = self.audit() if part[0] == 0 else self.search_run()
         if not run.folder.has("audit"):
             raise UserError(f"the audit in {run.folder} is not done yet: part 0 makes it; start the others after it")
-        judge, keeper = Judge(run, self.grid.judge), Scorekeeper(run)
-        judged = {c.template_id for c in judge.contrasts if not c.control}
-        if len(judged) < MIN_CLUSTERS:
+        evaluator, keeper = PlanEvaluator(run, self.grid.judge), Scorekeeper(run)
+        templates = {c.template_id for c in evaluator.contrasts if not c.control}
+        if len(templates) < MIN_CLUSTERS:
             self.notify(
-                f"{len(judged)} judging templates are too few for an interval ({MIN_CLUSTERS} are needed): none is given"
+                f"{len(templates)} judging templates are too few for an interval ({MIN_CLUSTERS} are needed): none is given"
             )
         order = sorted(left, key=lambda cell: (repr(cell.recipe.bias), repr(cell.recipe.importance), cell.recipe.seed))
         began = time.perf_counter()
         for done, cell in enumerate(order, 1):
-            columns = evaluate_cell(run, cell, keeper, judge)
+            columns = evaluate_cell(run, cell, keeper, evaluator)
             (self.folder / "cells").mkdir(exist_ok=True)
             write_json(self.folder / "cells" / f"{cell.id}.json", columns)
             spent = time.perf_counter() - began
             self.notify(f"cell {done} of {len(order)}: {spent:.0f} s, about {spent / done * (len(order) - done):.0f} s left")
-        self.judged_on(judge.contrasts)
+        self.judged_on(evaluator.contrasts)
 
     def judged_on(self, contrasts: Sequence[Any]) -> None:
         """Write down what judged the cells."""

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairprune_framework.analysis.common import MaskedDivergence, opened_run
+from fairprune_framework.analysis.common import divergence_evaluator, opened_run
 from fairprune_framework.api.rankings import draw_matched
 from fairprune_framework.errors import UserError
+from fairprune_framework.functional.paired_bootstrap import PairedChange
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import write_json
 from fairprune_framework.utilities.progress import Notify, silent
@@ -27,7 +28,7 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
         raise UserError(f"the plan of {opened.folder} is empty: {plan.reason}")
     if draws < 1:
         raise UserError(f"--draws must be at least 1. Got {draws} instead.")
-    judge = MaskedDivergence(opened)
+    split, evaluator = divergence_evaluator(opened)
     norms = activation_norms(opened)
     layers = set(opened.recipe.protected_layers)
     allowed = {
@@ -36,25 +37,26 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
     }
     reference = {name: torch.tensor(units) for name, units in plan.sites.items() if units}
     generator = torch.Generator().manual_seed(opened.recipe.seed)
-    own = judge.measured(plan.sites, plan.multiplier)
+    own = evaluator.measure(plan.sites, plan.multiplier)
     random: list[dict[str, float | None]] = []
-    for place in range(draws):
-        units = {name: found.tolist() for name, found in draw_matched(reference, norms, allowed, generator).items()}
-        after = judge.measured(units, plan.multiplier)
-        both = [judge.change(after, control=control) for control in (False, True)]
+    for draw in range(draws):
+        units = {name: drawn.tolist() for name, drawn in draw_matched(reference, norms, allowed, generator).items()}
+        after = evaluator.measure(units, plan.multiplier)
+        both = [evaluator.change(after, control=control) for control in (False, True)]
         random.append(
             {name: None if c is None else c.change for name, c in zip(("change", "control_change"), both, strict=True)}
         )
-        notify(f"random set {place + 1} of {draws}")
-    effects = {name: judge.change(own, control=control) for name, control in (("demographic", False), ("control", True))}
-    change = effects["demographic"].change
+        notify(f"random set {draw + 1} of {draws}")
+    effects = {name: evaluator.change(own, control=control) for name, control in (("demographic", False), ("control", True))}
+    demographic = effects["demographic"]
+    change = None if demographic is None else demographic.change
     as_low = sum(each["change"] is not None and change is not None and each["change"] <= change for each in random)
     answer = {
         "format": "fairprune-causal/1",
-        "split": judge.split,
+        "split": split,
         "units": plan.count,
         "operator": plan.operator,
-        **{name: None if found is None else _effect(found) for name, found in effects.items()},
+        **{name: None if effect is None else _effect(effect) for name, effect in effects.items()},
         "random": random,
         "p_value": (1 + as_low) / (1 + draws),
         "control_ratio": _control_ratio(effects),
@@ -64,14 +66,16 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
     return answer
 
 
-def _effect(found: Any) -> dict[str, Any]:
-    return {name: getattr(found, name) for name in ("before", "after", "change", "ci_low", "ci_high", "p_value", "clusters")}
+def _effect(change: PairedChange) -> dict[str, Any]:
+    return {name: getattr(change, name) for name in ("before", "after", "change", "ci_low", "ci_high", "p_value", "clusters")}
 
 
-def _control_ratio(effects: Mapping[str, Any]) -> float | None:
+def _control_ratio(effects: Mapping[str, PairedChange | None]) -> float | None:
     """The relative change of the controls over that of the demographic contrasts; 1: they react as much."""
     own, control = effects["demographic"], effects["control"]
-    return control.change / own.change if control is not None and control.change is not None and own.change else None
+    if own is None or control is None or control.change is None or not own.change:
+        return None
+    return control.change / own.change
 
 
 def _norm_ratio(reference: Mapping[str, Tensor], norms: Mapping[str, Tensor], drawn: Mapping[str, Tensor]) -> float:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fairprune_framework.api.types import Plan, Scores
-from fairprune_framework.auditing.batches import compose
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.compare import changed
-from fairprune_framework.evaluation.metrics.contrasts import measure
+from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
 from fairprune_framework.runs.open import open_run
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of
-from fairprune_framework.surgery.masking import masked
 from fairprune_framework.utilities.progress import Notify
 
 
@@ -63,26 +59,19 @@ def square(size: int, pairs: Sequence[tuple[int, int]], values: Sequence[float])
     return found
 
 
-class MaskedDivergence:
-    """Divergences of the contrasts that judge: held out where there are such, otherwise all."""
-
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        splits = {contrast.split for contrast in run.prompts.aligned}
-        self.split = "heldout" if "heldout" in splits else "select"
-        self.contrasts = [c for c in run.prompts.aligned if c.split in (None, self.split)]
-        self._batches = list(compose(self.contrasts, run.prompts.values, run.micro_batch_tokens))
-        self.before = self.measured({}, 0.0)
-
-    def measured(self, units: Mapping[str, Sequence[int]], factor: float) -> dict[str, float]:
-        with masked(self.run.loaded.model, self.run.loaded.architecture, units, factor):
-            found = measure(self.run.loaded.model, self.run.loaded.architecture, self._batches, taps=frozenset())
-        return {each.id: each.divergence for each in found}
-
-    def change(self, after: Mapping[str, float], *, control: bool, category: str | None = None) -> Any:
-        """Paired change with its interval; None where no contrast is of that kind."""
-        chosen = [c for c in self.contrasts if c.control is control and category in (None, c.category)]
-        return changed(chosen, self.before, after, self.run.recipe.seed) if chosen else None
+def divergence_evaluator(run: Run) -> tuple[str, MaskedEvaluator]:
+    """The split that judges (held out where there is one, otherwise `select`), and what measures the divergence of its contrasts."""
+    splits = {contrast.split for contrast in run.prompts.aligned}
+    split = "heldout" if "heldout" in splits else "select"
+    evaluator = MaskedEvaluator(
+        run.loaded.model,
+        run.loaded.architecture,
+        [contrast for contrast in run.prompts.aligned if contrast.split in (None, split)],
+        run.prompts.values,
+        max_tokens=run.micro_batch_tokens,
+        seed=run.recipe.seed,
+    )
+    return split, evaluator
 
 
 def matrix(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:

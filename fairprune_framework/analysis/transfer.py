@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.analysis.common import MaskedDivergence, chosen_by_category, matrix, opened_run
+from fairprune_framework.analysis.common import chosen_by_category, divergence_evaluator, matrix, opened_run
 from fairprune_framework.functional.hypothesis_tests import holm
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import write_json
@@ -19,18 +19,18 @@ def transfer(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
     """
     opened = opened_run(run, notify, "score")
     plans = chosen_by_category(opened)
-    judge = MaskedDivergence(opened)
+    split, evaluator = divergence_evaluator(opened)
     names = sorted(plans)
     columns = [(False, name) for name in names]
-    columns += [(True, name) for name in sorted({c.category for c in judge.contrasts if c.control})]
+    columns += [(True, name) for name in sorted({c.category for c in evaluator.contrasts if c.control})]
     table = []
-    for place, name in enumerate(names, 1):
-        notify(f"judging what {name} chose: {place} of {len(names)}")
-        after = judge.measured(plans[name].sites, plans[name].multiplier)
-        table.append([judge.change(after, control=control, category=category) for control, category in columns])
+    for index, name in enumerate(names, 1):
+        notify(f"judging what {name} chose: {index} of {len(names)}")
+        after = evaluator.measure(plans[name].sites, plans[name].multiplier)
+        table.append([evaluator.change(after, control=control, category=category) for control, category in columns])
 
     def of(field: str) -> list[list[float | None]]:
-        return [[None if cell is None else getattr(cell, field) for cell in row] for row in table]
+        return [[None if change is None else getattr(change, field) for change in row] for row in table]
 
     p_values = of("p_value")
     adjusted = iter(holm([value for row in p_values for value in row if value is not None]))
@@ -39,7 +39,7 @@ def transfer(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
         "categories": names,
         "judged": [name for _, name in columns],
         "controls": [control for control, _ in columns],
-        "split": judge.split,
+        "split": split,
         "units": [plans[name].count for name in names],
         "change": of("change"),
         "ci_low": of("ci_low"),

@@ -13,7 +13,7 @@ from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation import results as evidence
 from fairprune_framework.evaluation.fixed_text import TextLoss
-from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure
+from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
@@ -22,7 +22,6 @@ from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import TaskSettings, limits_of, tasks_of
 from fairprune_framework.evaluation.tasks.harness import TaskResult
 from fairprune_framework.evaluation.tasks.rows import task_rows
-from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
 from fairprune_framework.recipes.recipe import Recipe
 
 FLOOR_CONTRASTS = 16
@@ -92,26 +91,6 @@ def measured(subject: Subject, material: Material) -> Measured:
     return result
 
 
-def changed(
-    contrasts: Sequence[AlignedContrast],
-    before: Mapping[str, float],
-    after: Mapping[str, float],
-    seed: int,
-    resamples: int = 2000,
-    ideal: float = 0.0,
-) -> PairedChange:
-    """The paired change of a metric over contrasts, relative to its distance from the ideal, with its interval over templates."""
-    return paired_change(
-        [before[contrast.id] for contrast in contrasts],
-        [after[contrast.id] for contrast in contrasts],
-        [contrast.category for contrast in contrasts],
-        [contrast.template_id for contrast in contrasts],
-        ideal=ideal,
-        seed=seed,
-        resamples=resamples,
-    )
-
-
 def noise_floor(
     subject: Subject, aligned: Sequence[Any], values: Mapping[str, int], measured: Sequence[ContrastMeasure]
 ) -> dict[str, float]:
@@ -123,7 +102,7 @@ def noise_floor(
     chosen = list(aligned)[:: max(1, len(aligned) // FLOOR_CONTRASTS)][:FLOOR_CONTRASTS]
     known = {one.id: one.divergence for one in measured}
     with subject.change():
-        alone = measure(subject.model, subject.architecture, list(compose(chosen, values, 1)), taps=frozenset())
+        alone = measure_contrasts(subject.model, subject.architecture, list(compose(chosen, values, 1)), taps=frozenset())
     mean = sum(known.values()) / max(len(known), 1)
     off = [abs(one.divergence - known[one.id]) for one in alone]
     return {"contrasts": len(off), "largest": max(off) / mean if mean > 0 else 0.0, "mean_divergence": mean}

@@ -21,7 +21,7 @@ from fairprune_framework.auditing.batches import compose, composition_hash
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.cache import Cells, model_key
 from fairprune_framework.evaluation.fixed_text import TextLoss, text_loss, windows_of
-from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasure, measure
+from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import BEAMS, NEW_TOKENS, Continuation, continue_prompts
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
 from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of
@@ -113,7 +113,7 @@ class Subject:
 
         def make() -> Any:
             with bar(f"{name}, contrasts", len(aligned), "contrasts") as advance:
-                return [asdict(one) for one in measure(self.model, self.architecture, batches, advance, taps)]
+                return [asdict(one) for one in measure_contrasts(self.model, self.architecture, batches, advance, taps)]
 
         key = {"composition": composition_hash(batches), "texts": _texts(aligned), "taps": sorted(taps)}
         found = self._cell(f"{name}-contrasts", key, make)

@@ -18,7 +18,7 @@ from fairprune_framework.contrasts.alignment import align
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.evaluation.exhibits import After, project
-from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure
+from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import Continuation, continue_prompts
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.loading import load_model
@@ -118,11 +118,11 @@ class Explorer:
         run = self.run
         aligned = align(run.loaded.encoder, contrast, {value: place for place, value in enumerate(VALUES)})
         batches = list(compose([aligned], {CATEGORY: 2}, max(run.recipe.micro_batch_tokens, 1)))
-        (before,) = measure(run.loaded.model, run.loaded.architecture, batches)
+        (before,) = measure_contrasts(run.loaded.model, run.loaded.architecture, batches)
         after = None
         if self.after is not None:
             with self.after.change():
-                (after,) = measure(self.after.model, self.after.architecture, batches)
+                (after,) = measure_contrasts(self.after.model, self.after.architecture, batches)
         ids = [list(tokens.ids) for tokens in aligned.variants]
         shown, tensors = project(run.loaded, aligned, contrast, self.after)
         return Comparison(

@@ -12,14 +12,14 @@ from torch import Tensor
 
 from fairprune_framework.api.interfaces import ImportanceScorer, SiteContext
 from fairprune_framework.api.types import Plan, Scores
-from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.demand import selecting
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics, resampled
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import attribute_tokens
 from fairprune_framework.contrasts.prompts import PromptSet
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.probe import Prober
+from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
+from fairprune_framework.evaluation.probe import probe_of
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.models.readout import readout_of
 from fairprune_framework.recipes.recipe import Recipe, budget_of
@@ -127,15 +127,18 @@ def services(selection: Selection) -> Services:
     loaded, prompts = selection.loaded, selection.prompts
 
     @cache
-    def prober() -> Prober:
-        contrasts = selecting(prompts.aligned)
-        batches = list(compose(contrasts, prompts.values, selection.max_tokens()))
-        scoring_half = selection.calibration().scoring
-        factor = selection.recipe.multiplier() or 0.0
-        return Prober(loaded.model, loaded.architecture, contrasts, batches, scoring_half, factor)
+    def evaluator() -> MaskedEvaluator:
+        return MaskedEvaluator(
+            loaded.model,
+            loaded.architecture,
+            selecting(prompts.aligned),
+            prompts.values,
+            documents=selection.calibration().scoring,
+            max_tokens=selection.max_tokens(),
+        )
 
     return Services(
         readout=cache(lambda: readout_of(loaded.model)),
-        probe=lambda category: prober().probe(category),
+        probe=lambda category: probe_of(evaluator(), selection.recipe.multiplier() or 0.0, category),
         attribute_tokens=cache(lambda: attribute_tokens(selecting(prompts.aligned))),
     )

@@ -72,7 +72,7 @@ def _mean_over_pairs(acts_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def measure(
+def measure_contrasts(
     model: nn.Module,
     architecture: Architecture,
     batches: Sequence[MicroBatch],

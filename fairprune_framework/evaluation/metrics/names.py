@@ -11,3 +11,6 @@ CONTRAST_METRICS = (DIVERGENCE, ACTIVATION_DIFFERENCE, SEQUENCE_GAP, STEREOTYPE_
 """Measured on contrasts."""
 LANGUAGE_METRICS = (PERPLEXITY, KL_TO_ORIGINAL)
 """Measured on the judging half of the calibration text."""
+
+IDEALS = {DIVERGENCE: 0.0, SEQUENCE_GAP: 0.0, STEREOTYPE_PREFERENCE: 0.5}
+"""The metrics that plans can be ranked by, each with the value of a fair model."""

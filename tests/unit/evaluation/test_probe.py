@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from fairprune_framework.api.types import Choice
-from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
-from fairprune_framework.evaluation.probe import Prober, unit_choice
+from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
+from fairprune_framework.evaluation.probe import probe_of
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.planning import FACTORS, best_factor
@@ -21,10 +21,14 @@ from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_to
 DOCUMENTS = (tuple(range(5, 25)), tuple(range(30, 44)))
 
 
-def prober_of(model: Any, contrasts: Any, factor: float = 0.0) -> Prober:
+def evaluator_of(model: Any, contrasts: Any) -> MaskedEvaluator:
     aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
     values = {category: len(found) for category, found in vocabularies(contrasts).items()}
-    return Prober(model, recognise(model), aligned, list(compose(aligned, values, 128)), DOCUMENTS, factor)
+    return MaskedEvaluator(model, recognise(model), aligned, values, documents=DOCUMENTS, max_tokens=128)
+
+
+def unit_choice(units: dict[str, list[int]], factor: float | None = None) -> Choice:
+    return Choice(units={name: torch.tensor(indices) for name, indices in units.items()}, factor=factor)
 
 
 def perplexity_by_hand(model: Any) -> float:
@@ -42,18 +46,19 @@ def test_a_probe_measures_what_scaled_weights_would_do() -> None:
     contrasts = [contrast for contrast in tiny_contrasts() if not contrast.control]
     model: Any = tiny_model("llama")
     site, units, factor = "model.layers.1.mlp", [3, 17, 30], 0.25
-    prober = prober_of(model, contrasts, factor)
-    nothing, found = prober.probe()(Choice(units={})), prober.probe()(unit_choice({site: units}))
-    other = prober.probe()(unit_choice({site: units}, factor=2.0))
-    one = prober.probe("race")(unit_choice({site: units}))
+    evaluator = evaluator_of(model, contrasts)
+    probe = probe_of(evaluator, factor)
+    nothing, found = probe(Choice(units={})), probe(unit_choice({site: units}))
+    other = probe(unit_choice({site: units}, factor=2.0))
+    one = probe_of(evaluator, factor, "race")(unit_choice({site: units}))
     before = perplexity_by_hand(model)
     assert nothing.cost == pytest.approx(0, abs=1e-6)
     model.get_submodule(site).down_proj.weight[:, units] *= factor  # carried out by hand
     assert found.cost == pytest.approx(perplexity_by_hand(model) / before - 1, abs=1e-5)
     assert found.retention == pytest.approx(1 / (1 + found.cost))
-    assert found.divergence == pytest.approx(prober_of(model, contrasts).probe()(Choice(units={})).divergence, rel=1e-4)
+    assert found.divergence == pytest.approx(probe_of(evaluator_of(model, contrasts))(Choice(units={})).divergence, rel=1e-4)
     race = [contrast for contrast in contrasts if contrast.category == "race"]
-    assert one.divergence == pytest.approx(prober_of(model, race).probe()(Choice(units={})).divergence, rel=1e-4)
+    assert one.divergence == pytest.approx(probe_of(evaluator_of(model, race))(Choice(units={})).divergence, rel=1e-4)
     assert len({nothing.divergence, found.divergence, other.divergence, one.divergence}) == 4
     assert not any(module._forward_pre_hooks for module in model.modules())
 
@@ -61,9 +66,9 @@ def test_a_probe_measures_what_scaled_weights_would_do() -> None:
 def test_a_searched_factor_silences_planted_neurons() -> None:
     case = planted_model(seed=0)
     units = {name: torch.tensor(found) for name, found in case.planted.items()}
-    prober = prober_of(case.model, case.contrasts)
-    factor, seen = best_factor(units, prober.probe(), max_cost=10.0)
+    probe = probe_of(evaluator_of(case.model, case.contrasts))
+    factor, seen = best_factor(units, probe, max_cost=10.0)
     assert factor == 0.0
     assert len(seen) == len(FACTORS)
-    assert seen["0"]["divergence"] < 0.2 * prober.probe()(Choice(units={})).divergence
-    assert best_factor(units, prober.probe(), max_cost=-1.0)[0] is None  # nothing is allowed
+    assert seen["0"]["divergence"] < 0.2 * probe(Choice(units={})).divergence
+    assert best_factor(units, probe, max_cost=-1.0)[0] is None  # nothing is allowed

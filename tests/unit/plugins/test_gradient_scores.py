@@ -27,7 +27,7 @@ from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
-from fairprune_framework.evaluation.metrics.contrasts import measure
+from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.planning import make_plan, policy_context
@@ -294,9 +294,9 @@ def test_attribution_ranks_the_planted_neurons_first_and_zeroing_them_removes_th
     from fairprune_framework.auditing.batches import compose
 
     batches = list(compose(aligned, values, 512))
-    before = sum(m.divergence for m in measure(case.model, architecture, batches))
+    before = sum(m.divergence for m in measure_contrasts(case.model, architecture, batches))
     with masked(case.model, architecture, plan):
-        after = sum(m.divergence for m in measure(case.model, architecture, batches))
+        after = sum(m.divergence for m in measure_contrasts(case.model, architecture, batches))
     assert after < 0.05 * before  # what is left is the leak: -97 to -98 % measured
 
 

@@ -19,7 +19,7 @@ from fairprune_framework.auditing.observation import Geometry, observe
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import FairpruneError
-from fairprune_framework.evaluation.metrics.contrasts import TAPS, measure, pair_difference
+from fairprune_framework.evaluation.metrics.contrasts import TAPS, measure_contrasts, pair_difference
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -143,7 +143,7 @@ def test_activation_difference_is_the_article_s(family: str, pair: tuple[str, st
     aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
     assert aligned[0].equal_length
     values = {category: len(found) for category, found in vocabularies(contrasts).items()}
-    found = next(m for m in measure(model, recognise(model), list(compose(aligned, values, 512))) if m.id == "it")
+    found = next(m for m in measure_contrasts(model, recognise(model), list(compose(aligned, values, 512))) if m.id == "it")
     overall, by_layer = article_s_number(model, *pair)
     assert found.activation_difference == pytest.approx(overall, rel=1e-5)
     assert found.by_layer == pytest.approx(by_layer, rel=1e-5)
@@ -155,7 +155,7 @@ def test_divergence_is_that_of_the_last_tokens_one_text_at_a_time() -> None:
     contrasts = tiny_contrasts()
     aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
     values = {category: len(found) for category, found in vocabularies(contrasts).items()}
-    found = {m.id: m for m in measure(model, recognise(model), list(compose(aligned, values, 256)))}
+    found = {m.id: m for m in measure_contrasts(model, recognise(model), list(compose(aligned, values, 256)))}
     assert found.keys() == {contrast.id for contrast in contrasts}
     for one in contrasts:
         p = []
@@ -177,7 +177,7 @@ def test_measuring_leaves_no_trace() -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        measure(model, recognise(model), list(compose(aligned, values, 64)), stop)
+        measure_contrasts(model, recognise(model), list(compose(aligned, values, 64)), stop)
     assert model.training
     assert sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) == 0
 
@@ -190,4 +190,4 @@ def test_answers_that_are_no_numbers_are_named() -> None:
     with torch.no_grad():
         model.lm_head.weight[3] = float("inf")  # type: ignore[union-attr,operator,index]
     with pytest.raises(FairpruneError, match=f"NaN or Inf .* of contrast {batches[0].ids[0]!r}"):
-        measure(model, recognise(model), batches)
+        measure_contrasts(model, recognise(model), batches)
