@@ -22,9 +22,11 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.recipe import Recipe
-from fairprune_framework.utilities.files import digest, file_digest, write_text
+from fairprune_framework.utilities.files import digest, write_text
 from fairprune_framework.utilities.progress import bar
 
+FILE = "calibration.jsonl"
+"""Its name in a run folder."""
 RARE = 0.25
 """Maximum share of documents with a rare token."""
 
@@ -86,31 +88,13 @@ class Calibration:
         return cls(documents=tuple(tuple(row["ids"]) for row in rows), source=rows[0]["source"])
 
 
-def kept_or_made(
-    path: Path, known: str | None, recipe: Recipe, loaded: LoadedModel, fingerprint: str, notify: Callable[[str], None]
-) -> tuple[Calibration, str]:
-    """The text of a recipe: read from `path` if its key is the known one, otherwise created and written there.
-
-    Args:
-        known: key of the text at `path`.
-        fingerprint: of the model.
-
-    Returns:
-        The text and its key: a hash of everything that determines it.
-    """
-    file = None if recipe.calibration is None else file_digest(text_file(recipe.calibration))
-    key = digest([file, recipe.calibration_documents, recipe.calibration_tokens, recipe.seed, fingerprint])
-    if path.is_file() and known == key:
-        return Calibration.load(path), key
+def made(recipe: Recipe, loaded: LoadedModel, notify: Callable[[str], None]) -> Calibration:
+    """The text that a recipe asks for: of a file, or sampled from the model."""
     if recipe.calibration is not None:
-        text = from_file(recipe.calibration, loaded.encoder, recipe.calibration_tokens, recipe.calibration_documents)
-    else:
-        notify(f"sampling {recipe.calibration_documents} calibration documents of {recipe.calibration_tokens} tokens")
-        tokens = min(recipe.calibration_tokens, loaded.encoder.limit or recipe.calibration_tokens)
-        text = sample(loaded.model, loaded.tokenizer, recipe.calibration_documents, tokens, recipe.seed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text.save(path, loaded.tokenizer)
-    return text, key
+        return from_file(recipe.calibration, loaded.encoder, recipe.calibration_tokens, recipe.calibration_documents)
+    notify(f"sampling {recipe.calibration_documents} calibration documents of {recipe.calibration_tokens} tokens")
+    tokens = min(recipe.calibration_tokens, loaded.encoder.limit or recipe.calibration_tokens)
+    return sample(loaded.model, loaded.tokenizer, recipe.calibration_documents, tokens, recipe.seed)
 
 
 def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calibration:

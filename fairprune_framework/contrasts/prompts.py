@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, aligned
@@ -76,6 +77,13 @@ class PromptSet:
     def texts(self) -> dict[str, Contrast]:
         """id -> contrast, in memory, in the order of the set."""
         return {contrast.id: contrast for contrast in self.contrasts}
+
+    def stored_at(self, path: Path) -> PromptSet:
+        """The same set as it lies in a run folder: what could be used of it, with its splits. It needs the source no more."""
+        stored = PromptSet(path, self._encoder, judging=self._judging)
+        if "alignment" in self.__dict__:
+            stored.alignment = replace(self.alignment, skipped=())
+        return stored
 
     @property
     def values(self) -> dict[str, int]:

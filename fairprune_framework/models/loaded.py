@@ -27,6 +27,7 @@ class LoadedModel:
         recipe: name, loading options and device of the model.
         model: a model in memory instead of the named one.
         tokenizer: its tokenizer; required with `model`.
+        place: location of the named model, if it is not at its name.
         notify: receives a message about sites that could not be verified.
     """
 
@@ -36,9 +37,10 @@ class LoadedModel:
         *,
         model: nn.Module | None = None,
         tokenizer: Any = None,
+        place: str | None = None,
         notify: Notify = silent,
     ) -> None:
-        self._recipe, self._notify = recipe, notify
+        self._recipe, self._place, self._notify = recipe, place, notify
         self._given = None if model is None else (model, tokenizer)
 
     @property
@@ -56,7 +58,8 @@ class LoadedModel:
         if all(getattr(recipe, name) == getattr(self._recipe, name) for name in FIELDS):
             return self
         model, tokenizer = self._given or (None, None)
-        return LoadedModel(recipe, model=model, tokenizer=tokenizer, notify=self._notify)
+        place = self._place if recipe.model == self._recipe.model else None
+        return LoadedModel(recipe, model=model, tokenizer=tokenizer, place=place, notify=self._notify)
 
     @cached_property
     def _pair(self) -> tuple[nn.Module, Any]:
@@ -70,7 +73,10 @@ class LoadedModel:
         if recipe.model is None:
             raise UserError("no model is named: pass a hub id, a folder or 'smollm2-135m'")
         model, tokenizer = load_model(
-            recipe.model, dtype=recipe.dtype, revision=recipe.revision, trust_remote_code=recipe.trust_remote_code
+            self._place or recipe.model,
+            dtype=recipe.dtype,
+            revision=recipe.revision,
+            trust_remote_code=recipe.trust_remote_code,
         )
         return model.to(self.device), tokenizer
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,19 +17,20 @@ from fairprune_framework import discovery
 from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.recipes.loading import read_yaml
-from fairprune_framework.recipes.recipe import ADOPTED, PLUGIN_KINDS, STAGE_FIELDS, Recipe
+from fairprune_framework.recipes.recipe import ADOPTED, FIELDS, PLUGIN_KINDS, STAGE_FIELDS, Recipe
 from fairprune_framework.utilities import files as provenance
 from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.versions import versions
 
 FORMAT = "fairprune-run/1"
 RECORD, RECIPE = "run.json", "recipe.yaml"
+CONTRASTS = "contrasts.jsonl"
 CHECKPOINT = "checkpoint"
 """Folder with what an unfinished audit has summed; it goes when the audit is done, or a new one begins."""
 
 STAGES = ("read", "audit", "score", "plan", "prune", "evaluate", "report")
 FILES: Mapping[str, tuple[str, ...]] = {
-    "read": ("contrasts.jsonl", "skipped.jsonl"),
+    "read": (CONTRASTS, "skipped.jsonl"),
     "audit": ("statistics.safetensors", "statistics.json"),
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
@@ -45,7 +46,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
 }
 
 
-Contents = Callable[[Sequence[str]], dict[str, Any]]
+Contents = Callable[[Collection[str]], dict[str, Any]]
 """Gives, for those of some fields of the recipe that name a file or something in memory, what stands in a key: its hash."""
 
 
@@ -59,6 +60,8 @@ class RunFolder(os.PathLike[str]):
         path: where; None: a temporary folder that lives as long as the object, and those made by `with_recipe`.
         overwrite: a stage that is done with other inputs is done again.
         contents: hashes of what the recipe's fields name, beyond the calibration text.
+        given: fields of the recipe that were given anew. For the others, what they named when a stage was done is
+            remembered, and not looked at again: the folder carries its inputs.
     """
 
     def __init__(
@@ -69,10 +72,12 @@ class RunFolder(os.PathLike[str]):
         overwrite: bool = False,
         notify: Notify = silent,
         contents: Contents = lambda names: {},
+        given: Collection[str] = FIELDS,
     ) -> None:
         self._temporary = None if path is not None else tempfile.TemporaryDirectory(prefix="fairprune-")
         self.path = path if path is not None else Path(cast(Any, self._temporary).name)
         self.recipe, self.overwrite, self.notify, self._contents = recipe, overwrite, notify, contents
+        self._given = set(given)
         record = self.path / RECORD
         self.record: dict[str, Any] = (
             provenance.read_json(record, FORMAT) if record.is_file() else {"format": FORMAT, "stages": {}}
@@ -98,25 +103,52 @@ class RunFolder(os.PathLike[str]):
         """The same folder under another recipe."""
         other = RunFolder(recipe, self.path, overwrite=overwrite, notify=notify, contents=contents)
         other._temporary = self._temporary
+        other._given = self._given | {name for name in FIELDS if getattr(recipe, name) != getattr(self.recipe, name)}
         return other
 
     def key(self, stage: str) -> str:
         """Hash of all that the result of a stage depends on."""
-        names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in STAGE_FIELDS[earlier]]
-        if "plan_file" in self.record and stage not in ("evaluate", "report"):
-            names = [name for name in names if name in ADOPTED]
+        names = self._names(stage)
         recipe = self.recipe.to_yaml()
-        content = {name: recipe[name] for name in names} | self._hashes(names)
+        content = {name: recipe[name] for name in names} | self._inputs(names)
         if "plan_file" in self.record:
             content["plan"] = self.record["plan_file"]
         return provenance.digest(content)
 
-    def _hashes(self, names: Sequence[str]) -> dict[str, Any]:
-        hashes = self._contents(names)
-        if self.recipe.calibration is not None:
+    def _names(self, stage: str) -> list[str]:
+        """Fields of the recipe that the result of a stage depends on."""
+        names = [name for earlier in STAGES[: STAGES.index(stage) + 1] for name in STAGE_FIELDS[earlier]]
+        adopted = "plan_file" in self.record and stage not in ("evaluate", "report")
+        return [name for name in names if name in ADOPTED] if adopted else names
+
+    def _inputs(self, names: Collection[str]) -> dict[str, Any]:
+        """Field -> hash of the file, or of what is in memory, that it names; remembered of what was not given anew."""
+        inputs = {name: value for name, value in self.record.get("inputs", {}).items() if name not in self._given}
+        inputs = {name: value for name, value in inputs.items() if name in names}
+        wanted = [name for name in names if name not in inputs]
+        inputs |= self._contents(wanted)
+        if "calibration" in wanted and self.recipe.calibration is not None:
             path = text_file(self.recipe.calibration)
-            hashes["calibration"] = provenance.file_digest(path) if path.is_file() else None
-        return hashes
+            inputs["calibration"] = provenance.file_digest(path) if path.is_file() else None
+        return inputs
+
+    def input_hash(self, name: str) -> str | None:
+        """Hash of the file that a field of the recipe names; None where it names none, or there is none."""
+        return self._inputs([name]).get(name)
+
+    def current(self, stage: str) -> bool:
+        """The stage is finished with exactly these inputs, and its files are there."""
+        known = self.record["stages"].get(stage)
+        if known is None or any(not (self.path / name).exists() for name in known["files"]):
+            return False
+        return bool(known["key"] == self.key(stage))
+
+    def place_of_model(self) -> str | None:
+        """Where a model that is a local folder or file lies, if not where the recipe names it from this working directory."""
+        name, kept = self.recipe.model, self.record.get("places", {}).get("model")
+        if name is None or kept is None or "model" in self._given or Path(name).exists():
+            return None
+        return str(self.path / kept) if (self.path / kept).exists() else None
 
     def accept_model(self, fingerprint: str) -> str:
         """The fingerprint back; raises `RunFolderError` where the folder was made with another model."""
@@ -187,7 +219,10 @@ class RunFolder(os.PathLike[str]):
 
     def finish(self, stage: str, seconds: float, files: Sequence[str]) -> None:
         """Write down that a stage is done."""
+        inputs = self._inputs(self._names(stage))
         self.record["stages"][stage] = {"key": self.key(stage), "files": list(files)}
+        self.record["inputs"] = self.record.get("inputs", {}) | inputs
+        self._given -= inputs.keys()
         self.record.setdefault("seconds", {})[stage] = round(seconds, 3)
         self.save()
         self.notify(f"{stage}: {seconds:.1f} s")
@@ -210,6 +245,8 @@ class RunFolder(os.PathLike[str]):
                 entry = discovery.find(kind, getattr(self.recipe, kind).plugin)
                 plugins[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
         self.note(versions=versions(), plugins=plugins, seeds={"run": self.recipe.seed})
+        if self.recipe.model is not None and Path(self.recipe.model).exists():
+            self.note(places={"model": os.path.relpath(self.recipe.model, self.path)})
         provenance.write_text(self.path / RECIPE, yaml.safe_dump(self.recipe.to_yaml(), sort_keys=False, allow_unicode=True))
         provenance.write_json(self.path / RECORD, self.record)
 

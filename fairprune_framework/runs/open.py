@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import load_recipe, merge_options, read_recipe, read_yaml, with_defaults, with_options
-from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, Recipe
+from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, FIELDS, Recipe
 from fairprune_framework.runs.folder import RECIPE, RECORD, refuse_unwritable
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.progress import Notify, silent
@@ -54,15 +54,19 @@ def open_run(
         raise RunFolderError(f"{folder} exists and is no run folder (it holds no {RECORD}): choose another --output")
     if folder is not None and not existing:
         refuse_unwritable(folder)
+    anew: Collection[str] = FIELDS
     if isinstance(recipe, Recipe):
         resolved = with_options(with_defaults(recipe), given) if given else with_defaults(recipe)
     elif existing and folder is not None and not fresh:
         kept = {name: value for name, value in read_yaml(folder / RECIPE).items() if name not in EXECUTION_OPTIONS}
-        known = merge_options(kept, {} if recipe is None else read_recipe(recipe))
+        more = {} if recipe is None else read_recipe(recipe)
+        known, anew = merge_options(kept, more), {*more, *given}
         resolved = with_defaults(with_options(known, given, f"{folder / RECIPE}"))
     else:
         resolved = with_defaults(load_recipe(recipe, given))
+    in_memory = {"model": in_memory_model, "prompts": in_memory_prompts}
+    anew = {*anew, *(name for name, value in in_memory.items() if value is not None)}
     loaded = (
         None if in_memory_model is None else LoadedModel(resolved, model=in_memory_model, tokenizer=tokenizer, notify=notify)
     )
-    return Run(resolved, folder, overwrite=overwrite, loaded=loaded, contrasts=in_memory_prompts, notify=notify)
+    return Run(resolved, folder, overwrite=overwrite, loaded=loaded, contrasts=in_memory_prompts, given=anew, notify=notify)

@@ -5,7 +5,7 @@ The composition root: everything that a stage needs hangs here, and nothing belo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,18 @@ from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.auditing.autotune import CPU_TOKENS, max_tokens_on
 from fairprune_framework.auditing.sums import Statistics
-from fairprune_framework.calibration.text import Calibration, kept_or_made
+from fairprune_framework.calibration.text import FILE as CALIBRATION
+from fairprune_framework.calibration.text import Calibration, made
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.models.loaded import LoadedModel
-from fairprune_framework.recipes.recipe import STAGE_FIELDS, Recipe
-from fairprune_framework.runs.folder import RunFolder
+from fairprune_framework.recipes.recipe import FIELDS, STAGE_FIELDS, Recipe
+from fairprune_framework.runs.folder import CONTRASTS, RunFolder
 from fairprune_framework.selection.decide import Selection
 from fairprune_framework.selection.plugins import Plugins
 from fairprune_framework.selection.scoring import load_scores
-from fairprune_framework.utilities.files import read_json
+from fairprune_framework.utilities.files import digest, read_json
 from fairprune_framework.utilities.progress import Notify, silent
 
 
@@ -38,6 +39,7 @@ class Run:
         loaded, prompts, calibration: parts that exist already; by default what the recipe names.
         contrasts: prompts in memory, in place of those that the recipe names.
         also: plugins that the audit serves beside those of the recipe.
+        given: fields of the recipe that were given anew; the folder remembers what the others named.
     """
 
     def __init__(
@@ -51,16 +53,18 @@ class Run:
         calibration: Calibration | None = None,
         contrasts: Sequence[Contrast | Mapping[str, Any]] | None = None,
         also: tuple[Plugin, ...] = (),
+        given: Collection[str] = FIELDS,
         notify: Notify = silent,
     ) -> None:
         self.recipe, self.notify, self._contrasts = recipe, notify, contrasts
         if isinstance(folder, RunFolder):
             self.folder = folder.with_recipe(recipe, overwrite=overwrite, notify=notify, contents=self._contents)
         else:
-            self.folder = RunFolder(recipe, folder, overwrite=overwrite, notify=notify, contents=self._contents)
-        self.loaded = loaded or LoadedModel(recipe, notify=notify)
-        self.prompts = prompts or self._named_prompts()
+            self.folder = RunFolder(recipe, folder, overwrite=overwrite, notify=notify, contents=self._contents, given=given)
+        self.loaded = loaded or LoadedModel(recipe, place=self.folder.place_of_model(), notify=notify)
         self.plugins = Plugins(recipe, also)
+        if prompts is not None:
+            self.prompts = prompts
         if calibration is not None:
             self.calibration = calibration
 
@@ -77,6 +81,13 @@ class Run:
         shared |= {"contrasts": self._contrasts, "also": self.plugins.also, "notify": self.notify, **parts}
         return Run(recipe, self.folder, overwrite=overwrite, **shared)
 
+    @cached_property
+    def prompts(self) -> PromptSet:
+        """The prompt set: of the folder, once the stage `read` is done; until then the one that the recipe names."""
+        named = self._named_prompts
+        return named.stored_at(self.folder / CONTRASTS) if self.folder.current("read") else named
+
+    @cached_property
     def _named_prompts(self) -> PromptSet:
         recipe = self.recipe
         return PromptSet(
@@ -112,14 +123,26 @@ class Run:
     @cached_property
     def calibration(self) -> Calibration:
         """Calibration text: from the folder, from the recipe's file, or sampled and kept."""
-        known = self.record.get("calibration", {}).get("key")
-        text, key = kept_or_made(
-            self.folder / "calibration.jsonl", known, self.recipe, self.loaded, self.fingerprint, self.notify
-        )
-        if key != known:
-            self.folder.note(hashes={"calibration": text.hash}, calibration={"key": key, "source": text.source})
-            self.folder.save()
+        path, key = self.folder / CALIBRATION, self._calibration_key
+        if self.has_calibration:
+            return Calibration.load(path)
+        text = made(self.recipe, self.loaded, self.notify)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text.save(path, self.loaded.tokenizer)
+        self.folder.note(hashes={"calibration": text.hash}, calibration={"key": key, "source": text.source})
+        self.folder.save()
         return text
+
+    @property
+    def has_calibration(self) -> bool:
+        """The folder holds the calibration text that the recipe asks for."""
+        known = self.record.get("calibration", {}).get("key")
+        return (self.folder / CALIBRATION).is_file() and known == self._calibration_key
+
+    @property
+    def _calibration_key(self) -> str:
+        recipe, file = self.recipe, self.folder.input_hash("calibration")
+        return digest([file, recipe.calibration_documents, recipe.calibration_tokens, recipe.seed, self.fingerprint])
 
     @property
     def micro_batch_tokens(self) -> int:
@@ -166,13 +189,13 @@ class Run:
         """The result of `evaluate`."""
         return Evaluation.load(self.folder.path)
 
-    def _contents(self, names: Sequence[str]) -> dict[str, Any]:
+    def _contents(self, names: Collection[str]) -> dict[str, Any]:
         """Hashes of the prompts and of the model, where these come as a file or are in memory."""
         hashes: dict[str, Any] = {}
         from_file = self.recipe.prompts is not None and Path(self.recipe.prompts).is_file()
         if "prompts" in names and (self._contrasts is not None or from_file):
-            hashes["prompts"] = self.prompts.contrasts.sha256
-        if self.recipe.model is None and self.loaded.in_memory:
+            hashes["prompts"] = self._named_prompts.contrasts.sha256
+        if "model" in names and self.recipe.model is None and self.loaded.in_memory:
             hashes["model"] = self.loaded.fingerprint
         if "judge_prompts" in names and self.recipe.judge_prompts:
             hashes["judge_prompts"] = {name: judging.sha256 for name, judging in self.judged.items()}

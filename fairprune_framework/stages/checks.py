@@ -30,7 +30,7 @@ def prepare(run: Run, stages: tuple[str, ...]) -> bool:
         _ = run.prompts.contrasts
     _ = run.loaded.model, run.loaded.architecture, run.fingerprint
     recipe = run.recipe
-    if recipe.calibration is not None:
+    if recipe.calibration is not None and not run.has_calibration:
         from_file(recipe.calibration, run.loaded.encoder, recipe.calibration_tokens, recipe.calibration_documents)
     if "audit" not in stages and ("score" in stages or "plan" in stages) and (missing := missing_statistics(run)):
         raise UserError(

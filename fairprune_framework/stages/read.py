@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from fairprune_framework.contrasts.build import write_jsonl
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.contrasts.splits import split_content
+from fairprune_framework.runs.folder import CONTRASTS
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import write_text
 
@@ -32,7 +33,7 @@ def run(run: Run) -> list[str]:
                 yield contrast
 
     run.folder.begin("read")
-    write_jsonl(usable(), run.folder / "contrasts.jsonl")
+    write_jsonl(usable(), run.folder / CONTRASTS)
     if left_out:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out)
         write_text(run.folder / "skipped.jsonl", lines)
@@ -47,4 +48,5 @@ def run(run: Run) -> list[str]:
         contrasts={"used": alignment.contrasts, "skipped": len(left_out), "others": contrasts.others},
         architecture=run.loaded.architecture.name,
     )
-    return ["contrasts.jsonl"] + (["skipped.jsonl"] if left_out else [])
+    run.prompts = run.prompts.stored_at(run.folder / CONTRASTS)
+    return [CONTRASTS] + (["skipped.jsonl"] if left_out else [])

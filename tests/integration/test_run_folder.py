@@ -502,3 +502,48 @@ def test_a_perplexity_beyond_all_numbers_abstains(
     assert answer.out.startswith("VERDICT  abstained")
     assert record(tmp_path / "run")["guard"]["increase"] is None
     assert record(tmp_path / "run")["guard"]["held"] is False
+
+
+def test_a_folder_carries_its_prompts_and_text(
+    fairprune: Any, llama: Path, prompts: Path, quick: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompt file, calibration file and working directory may go once the audit is done: later stages need the folder alone."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir(), elsewhere.mkdir()
+    monkeypatch.chdir(here)
+    shutil.copytree(llama, "model")
+    shutil.copy(prompts, "p.jsonl")
+    words = ["the man at the door was kind .", "a woman at the store was good ."] * 4
+    Path("text.jsonl").write_text("".join(json.dumps({"text": f"{line} {line}"}) + "\n" for line in words))
+    done = fairprune("run", "model", "--prompts", "p.jsonl", "--calibration", "text.jsonl", "--output", "run", "--force")
+    assert done.code == 0, done.err
+    before = (here / "run" / "scores.safetensors").read_bytes()
+    Path("p.jsonl").unlink(), Path("text.jsonl").unlink()
+    monkeypatch.chdir(elsewhere)
+    Path("p.jsonl").write_text("something else of that name")
+    folder = here / "run"
+    at = ("--output", folder)
+    for command in (("plan", "--budget", "0.05", "--overwrite", *at), ("prune", *at), ("evaluate", *at), ("report", folder)):
+        answer = fairprune(*command)
+        assert answer.code == 0, answer.err
+    assert (folder / "scores.safetensors").read_bytes() == before
+    record = json.loads((folder / "run.json").read_text())
+    assert set(record["stages"]) >= {"read", "audit", "score", "plan", "prune", "evaluate"}
+    assert str(here) not in (folder / "run.json").read_text()
+    changed = fairprune("run", folder.parent / "model", "--prompts", "p.jsonl", "--output", folder)
+    assert changed.code == 2  # named anew, it is looked at
+
+
+def test_a_prompt_file_that_is_named_again_is_looked_at_again(
+    fairprune: Any, llama: Path, prompts: Path, quick: Any, tmp_path: Path
+) -> None:
+    mine = tmp_path / "p.jsonl"
+    lines = prompts.read_text().splitlines(keepends=True)
+    mine.write_text("".join(lines))
+    words = ("run", llama, "--prompts", mine, "--output", tmp_path / "run", *quick)
+    assert fairprune(*words).code == 0
+    assert "done before" in fairprune(*words).err
+    mine.write_text("".join(lines[:-1]))
+    answer = fairprune(*words)
+    assert answer.code == 2
+    assert "other inputs" in answer.errors[-1]
