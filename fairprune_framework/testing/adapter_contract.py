@@ -1,4 +1,4 @@
-"""What architecture adapters must keep: sites that are whole and real, taps that show and leave no trace, slices that can be cut."""
+"""The contract of architecture adapters: complete and causal sites, taps without side effects, slices that can be pruned."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenize
 
 UNIT_TAPS: frozenset[Tap] = frozenset({"gate", "up", "neuron"})
 NOISE = 1e-4
-"""Difference of logits of the order of 1 that float32 may make."""
+"""Tolerated float32 noise of logits of the order of 1."""
 
 
 class NotThisOne(Exception):
-    """Raised inside a forward by the check that looks for traces."""
+    """Raised inside a forward pass by the check for leftovers."""
 
 
 class AdapterBench:
@@ -52,20 +52,20 @@ class AdapterBench:
 
     @cached_property
     def every(self) -> frozenset[Tap]:
-        """All taps that some site lists."""
+        """All taps listed by any site."""
         return frozenset().union(*(site.taps for site in self.sites))
 
     @cached_property
     def architecture(self) -> Architecture:
-        """The adapter with its sites, unchecked."""
+        """The adapter with its sites, unverified."""
         return Architecture(adapter=self.adapter, name="under-test", sites={site.name: site for site in self.sites})
 
     def logits(self) -> Tensor:
-        """Logits of the model as it stands."""
+        """Logits of the model in its present state."""
         return logits_of(self.model, self.ids)
 
     def some_units(self, seed: int = 0) -> dict[str, list[int]]:
-        """About a quarter of the units of each site, unevenly."""
+        """About a quarter of the units of each site, in uneven numbers."""
         generator = torch.Generator().manual_seed(seed)
         return {
             site.name: sorted(torch.randperm(site.units, generator=generator)[: site.units // 4 - index % 2].tolist())
@@ -74,7 +74,7 @@ class AdapterBench:
 
     @contextmanager
     def zeroed(self, units: Mapping[str, list[int]], roles: frozenset[str]) -> Iterator[None]:
-        """The model with the slices of some roles of some units at zero."""
+        """The model with the slices of the given units and roles set to zero."""
         state = {name: value.clone() for name, value in self.model.state_dict().items()}
         try:
             with torch.no_grad():
@@ -86,7 +86,7 @@ class AdapterBench:
             self.model.load_state_dict(state)
 
     def difference(self, units: Mapping[str, list[int]], roles: frozenset[str]) -> tuple[float, float]:
-        """Largest difference of logits between masking and zeroing slices; and how much masking does at all."""
+        """Largest difference of logits between masking and zeroing slices, and the largest effect of masking."""
         with masked(self.model, self.architecture, units):
             expected = self.logits()
         with self.zeroed(units, roles):
@@ -94,10 +94,10 @@ class AdapterBench:
         return (logits - expected).abs().max().item(), (expected - self.plain).abs().max().item()
 
     def plan(self) -> Plan:
-        """Remove some units of every site that can be cut."""
+        """A plan that removes some units of every site."""
         why = next((site.surgery for site in self.sites if site.surgery), None)
         if why:
-            raise CheckSkipped(f"the model cannot be cut: {why}")
+            raise CheckSkipped(f"the model cannot be pruned: {why}")
         return Plan(
             model="under test",
             fingerprint=fingerprint(self.model),
@@ -109,18 +109,20 @@ class AdapterBench:
 
 
 def first_accepted(adapter: ArchitectureAdapter) -> Callable[[], nn.Module]:
-    """The first tiny family that the adapter accepts; raises `ValueError` where there is none."""
+    """The first tiny family accepted by the adapter; raises `ValueError` if there is none."""
     for family in FAMILIES:
         try:
             if adapter.sites(tiny_model(family)):
                 return lambda family=family: tiny_model(family)  # type: ignore[misc]
         except UnsupportedArchitecture:
             continue
-    raise ValueError(f"{type(adapter).__name__} accepts none of the tiny families: give model=, which makes one that it is for")
+    raise ValueError(
+        f"{type(adapter).__name__} accepts none of the tiny families: pass model=, a factory of a model of its family"
+    )
 
 
 def traces(model: nn.Module) -> dict[str, Any]:
-    """All that a tap could leave on a model: hooks, attributes, classes, parameters, modes."""
+    """All possible leftovers of a tap on a model: hooks, attributes, classes, parameters, modes."""
     state: dict[str, Any] = {}
     for name, module in model.named_modules():
         hooks = {key: list(value) for key, value in vars(module).items() if key.endswith("_hooks") and value}
@@ -130,13 +132,13 @@ def traces(model: nn.Module) -> dict[str, Any]:
 
 
 def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module] | None) -> dict[str, Check]:
-    """All checks of an adapter; each runs alone, on the same model, which none may change."""
+    """All checks of an adapter; each can run alone, on one shared model that none may modify."""
     at = AdapterBench(adapter, factory or first_accepted(adapter))
 
     def distinct() -> None:
         require(at.sites, "no site")
         names = [site.name for site in at.sites]
-        require(len(set(names)) == len(names), "two sites bear the same name")
+        require(len(set(names)) == len(names), "two sites have the same name")
         require(
             [site.layer for site in at.sites] == sorted(site.layer for site in at.sites), "sites must come in forward order"
         )
@@ -166,15 +168,15 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
             require(count == size, f"the slices cover {count} of {size} weights of {name}")
 
     def meta() -> None:
-        require(list(adapter.sites(copy.deepcopy(at.model).to("meta"))) == at.sites, "on meta tensors the sites are others")
+        require(list(adapter.sites(copy.deepcopy(at.model).to("meta"))) == at.sites, "the sites differ on meta tensors")
 
     def foreign() -> None:
         try:
             sites = adapter.sites(nn.Sequential(nn.Embedding(4, 4), nn.Linear(4, 4)))
         except UnsupportedArchitecture as error:
-            require(str(error).strip(), "UnsupportedArchitecture must say what was looked for and found")
+            require(str(error).strip(), "UnsupportedArchitecture must name the expected and the actual modules")
         else:
-            require(False, f"a model without a single MLP was accepted: {sites}")
+            require(False, f"a model without an MLP was accepted: {sites}")
 
     def untouched() -> None:
         model = at.factory().eval()
@@ -184,10 +186,10 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         sites = adapter.sites(model)
         with adapter.tap(model, sites, at.every, lambda *_: None):
             logits_of(model, at.ids)
-        require(traces(model) == before, "the model bears traces")
-        require(config.to_dict() == fields, "the config was changed")
+        require(traces(model) == before, "hooks, attributes or modules are left on the model")
+        require(config.to_dict() == fields, "the config was modified")
         changed = [name for name, value in model.state_dict().items() if not torch.equal(value, state[name])]
-        require(not changed, f"weights were changed: {', '.join(changed)}")
+        require(not changed, f"weights were modified: {', '.join(changed)}")
 
     def causal() -> None:
         unchecked = confirm(at.model, at.architecture)
@@ -204,8 +206,8 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         hidden = int(at.model.get_input_embeddings().embedding_dim)  # type: ignore[operator]
         for (name, tap), seen in calls.items():
             site = at.architecture.sites[name]
-            require(tap in site.taps, f"{name} shows the tap {tap!r}, which it does not list")
-            require(len(seen) == 1, f"{name} shows the tap {tap!r} {len(seen)} times in one forward")
+            require(tap in site.taps, f"{name} reports the tap {tap!r}, which it does not list")
+            require(len(seen) == 1, f"{name} reports the tap {tap!r} {len(seen)} times in one forward pass")
             values, rows = seen[0]
             wide = site.units * site.unit_width if tap in UNIT_TAPS else hidden
             require(
@@ -218,7 +220,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
             mates = [other.name for other in at.sites if other.layer == site.layer]
             for tap in site.taps:
                 there = (site.name, tap) in calls if tap in UNIT_TAPS else any((name, tap) in calls for name in mates)
-                require(there, f"{site.name} lists the tap {tap!r}, but never shows it")
+                require(there, f"{site.name} lists the tap {tap!r}, but never reports it")
 
     def only_asked() -> None:
         seen: set[tuple[str, Tap]] = set()
@@ -229,13 +231,14 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         with adapter.tap(at.model, at.sites[:1], frozenset({"neuron"}), note):
             at.logits()
         require(
-            seen == {(at.sites[0].name, "neuron")}, f"asked for the neuron tap of {at.sites[0].name} alone, got {sorted(seen)}"
+            seen == {(at.sites[0].name, "neuron")},
+            f"only the neuron tap of {at.sites[0].name} was requested, got {sorted(seen)}",
         )
 
     def silent() -> None:
         with adapter.tap(at.model, at.sites, at.every, lambda *_: None):
             off = (at.logits() - at.plain).abs().max().item()
-        require(off <= NOISE, f"looking alone changes the logits by {off:.1e}")
+        require(off <= NOISE, f"observation alone changes the logits by {off:.1e}")
 
     def rows_name_tokens() -> None:
         for site in at.sites:
@@ -258,7 +261,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
             row, token = divmod(touched[0], at.ids.shape[1])
             require(
                 change[row, token] > NOISE,
-                f"{site.name}: changing token {token} of text {row} does not change what it predicts",
+                f"{site.name}: changing token {token} of text {row} does not change its prediction",
             )
             change[row, token:] = 0
             require(
@@ -271,7 +274,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         with adapter.tap(at.model, at.sites, at.every, lambda *_: None):
             at.logits()
         require(traces(at.model) == before, "hooks, attributes or modules are left behind")
-        require(torch.equal(at.logits(), at.plain), "the logits are others than before")
+        require(torch.equal(at.logits(), at.plain), "the logits differ from before")
 
     def no_trace_after_error() -> None:
         def refuse(*_: object) -> None:
@@ -285,7 +288,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
             pass
         else:
             require(False, "an error of the handler was swallowed")
-        require(traces(at.model) == before, "hooks, attributes or modules are left behind when the forward raises")
+        require(traces(at.model) == before, "hooks, attributes or modules are left behind when the forward pass raises")
 
     def output_projection() -> None:
         for site in at.sites:
@@ -293,7 +296,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
             require(done > NOISE, f"masking all of {site.name} changes the logits by {done:.1e} only")
             require(
                 off <= NOISE,
-                f"masking {site.name} and zeroing its `out` slices differ by {off:.1e}: the tap is not what `out` reads",
+                f"masking {site.name} and zeroing its `out` slices differ by {off:.1e}: the tap is not the input of `out`",
             )
 
     def unit_slices() -> None:
@@ -305,7 +308,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
                 named = ", ".join(sorted(side & roles))
                 require(
                     off <= NOISE,
-                    f"masking some units and zeroing their slices of {named} differ by {off:.1e}: other units are meant",
+                    f"masking some units and zeroing their slices of {named} differ by {off:.1e}: the slices are those of other units",
                 )
 
     def zeroed_equals_removed() -> None:
@@ -314,8 +317,8 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
             expected = at.logits()
         with pruned_in_place(at.model, plan, at.architecture.sites, stored_widths(plan, at.architecture.sites, 1)):
             off = (at.logits() - expected).abs().max().item()
-        require(off <= MAX_DIFFERENCE, f"cutting and masking differ by {off:.1e}, at most {MAX_DIFFERENCE:g}")
-        require(torch.equal(at.logits(), at.plain), "put back, the model answers otherwise than before")
+        require(off <= MAX_DIFFERENCE, f"pruning and masking differ by {off:.1e}, at most {MAX_DIFFERENCE:g}")
+        require(torch.equal(at.logits(), at.plain), "the logits of the restored model differ from before")
 
     def removed_equals_reloaded() -> None:
         plan = at.plan()
@@ -329,7 +332,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
                 probe_ids=at.ids,
                 reload=_reload,
             )
-        require(done.cut > 0 and done.parameters_after < done.parameters_before, "nothing became smaller")
+        require(done.cut > 0 and done.parameters_after < done.parameters_before, "no parameter was removed")
 
     return {
         "sites-distinct": distinct,
@@ -338,14 +341,14 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         "foreign-model-refused": foreign,
         "model-untouched": untouched,
         "causal": causal,
-        "taps-shown": shown,
-        "taps-as-asked": only_asked,
-        "looking-changes-nothing": silent,
-        "rows-name-tokens": rows_name_tokens,
-        "no-trace": no_trace,
-        "no-trace-after-error": no_trace_after_error,
-        "tap-is-what-out-reads": output_projection,
-        "slices-name-the-same-units": unit_slices,
+        "taps-reported": shown,
+        "requested-taps-only": only_asked,
+        "observation-only": silent,
+        "rows-match-tokens": rows_name_tokens,
+        "cleanup": no_trace,
+        "cleanup-after-error": no_trace_after_error,
+        "neuron-tap-feeds-out": output_projection,
+        "slices-match-units": unit_slices,
         "zeroed-equals-removed": zeroed_equals_removed,
         "removed-equals-reloaded": removed_equals_reloaded,
     }

@@ -1,10 +1,10 @@
-"""The contract suite for plugin authors: one line of pytest says whether a plugin keeps its interface.
+"""The contract suite for plugin authors: one line in a pytest function verifies the contract of a plugin.
 
     def test_contract() -> None:
         check_plugin("bias", MyScorer()).raise_if_failed()
 
-Statistics run through the real callback and Trainer on tiny models. A check that does not fit a plugin is left out by name and with a
-reason, and counted: `check_plugin(..., skip={"permutation-equivariance": "draws its scores"})`.
+Statistics run through the real callback and Trainer on tiny models. An inapplicable check is skipped by name, with a reason, and
+counted: `check_plugin(..., skip={"permutation-equivariance": "draws its scores"})`.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ def check_plugin(
 
     Args:
         kind: `bias`, `importance`, `policy` or `architecture`.
-        plugin: the plugin, or its class, which is then made with its defaults.
-        model: for an adapter: makes a small random model of the family that it is for, in float32, which transformers can save and
-            load. Without it, the first of the tiny families that the adapter accepts.
-        skip: check -> why it does not fit this plugin.
-        only: run these checks alone; the others count as skipped.
+        plugin: the plugin, or its class, which is then instantiated with its defaults.
+        model: for an adapter: a factory of a small random float32 model of its family, which transformers can save and load. By
+            default the first tiny family that the adapter accepts.
+        skip: check -> why it does not apply to this plugin.
+        only: run only these checks; the others count as skipped.
 
     Raises:
         ValueError: an unknown kind or check, an exemption without a reason, or an adapter that accepts no tiny family.
@@ -82,10 +82,10 @@ def _common(kind: discovery.Kind, plugin: Any) -> dict[str, Check]:
     plugin_class = type(plugin)
 
     def interface() -> None:
-        require(isinstance(plugin, bases[kind]), f"{plugin_class.__name__} is no {discovery.INTERFACES[kind]}")
+        require(isinstance(plugin, bases[kind]), f"{plugin_class.__name__} is not a {discovery.INTERFACES[kind]}")
         require(
             (plugin_class.__doc__ or "").strip(),
-            f"{plugin_class.__name__} has no docstring: say what it computes, and its unit",
+            f"{plugin_class.__name__} has no docstring: state what it computes, and the unit",
         )
 
     def api_version() -> None:
@@ -96,7 +96,7 @@ def _common(kind: discovery.Kind, plugin: Any) -> dict[str, Check]:
         require(dataclasses.is_dataclass(plugin_class), f"{plugin_class.__name__} must be a dataclass")
         require(
             "__dataclass_params__" in vars(plugin_class),
-            f"{plugin_class.__name__} inherits from a dataclass, but is none itself",
+            f"{plugin_class.__name__} inherits from a dataclass, but is not one itself",
         )
         require(vars(plugin_class)["__dataclass_params__"].frozen, f"{plugin_class.__name__} must be frozen")
         loose = [field.name for field in dataclasses.fields(plugin_class) if field.init and not field.kw_only]
@@ -107,31 +107,31 @@ def _common(kind: discovery.Kind, plugin: Any) -> dict[str, Check]:
         entry = discovery.Entry(kind=kind, name=plugin_class.__name__, distribution="under-test", version="0", value="")
         again = discovery.make(entry, plugin_class, yaml.safe_load(yaml.safe_dump(options)))
         require(
-            again == plugin, f"written to a recipe and read again, the options make another plugin: {plugin} became {again}"
+            again == plugin, f"after a round trip through a recipe the options give a different plugin: {plugin} became {again}"
         )
 
     def equal_by_value() -> None:
         twin = plugin_class(**discovery.options_of(plugin))
-        require(twin == plugin and hash(twin) == hash(plugin), "two plugins with equal options must be equal and hash alike")
+        require(
+            twin == plugin and hash(twin) == hash(plugin), "two plugins with equal options must be equal and have equal hashes"
+        )
 
     def picklable() -> None:
-        require(pickle.loads(pickle.dumps(plugin)) == plugin, "pickled and unpickled, it is another plugin")
+        require(pickle.loads(pickle.dumps(plugin)) == plugin, "the plugin differs after a pickle round trip")
 
     def declared_needs() -> None:
         needs = plugin.needs()
         require(isinstance(needs, Needs), f"needs() must return Needs. Got {type(needs).__name__} instead.")
         require(
             plugin.needs() == needs,
-            "needs() must declare the same each time: statistics are frozen dataclasses, equal by value",
+            "needs() must return equal values on each call: statistics are frozen dataclasses, equal by value",
         )
         names = [statistic.name for statistic in needs.statistics]
-        require(len(set(names)) == len(names), f"two statistics bear the same name: {', '.join(names)}")
+        require(len(set(names)) == len(names), f"two statistics have the same name: {', '.join(names)}")
         for statistic in needs.statistics:
-            require(isinstance(statistic, interfaces.Statistic), f"{statistic!r} is no Statistic")
+            require(isinstance(statistic, interfaces.Statistic), f"{statistic!r} is not a Statistic")
             require(isinstance(hash(statistic), int), "")
-            require(
-                pickle.loads(pickle.dumps(statistic)) == statistic, f"pickled and unpickled, {statistic!r} is another statistic"
-            )
+            require(pickle.loads(pickle.dumps(statistic)) == statistic, f"{statistic!r} differs after a pickle round trip")
 
     return {
         "interface": interface,

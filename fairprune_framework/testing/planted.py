@@ -1,15 +1,15 @@
-"""A tiny Llama in which known neurons answer to the attribute words: a scorer that works must find them, and nothing else.
+"""A tiny Llama in which known neurons respond to the attribute words: a correct scorer must find exactly these.
 
-How it is made. The two dimensions of an *attribute plane* in the hidden space are carried by attribute words alone: the words of a
-category share an embedding but for their position on a circle in that plane. One attention head of each layer copies the plane to
+Construction. Only attribute words have components in the two dimensions of an *attribute plane* of the hidden space: the words of a
+category share an embedding except for their position on a circle in that plane. One attention head of each layer copies the plane to
 later tokens; the residual stream carries it to later layers. In each layer, `count` planted neurons have an up row that reads the
-plane and a gate row that reads what every token carries, so that they fire at and after an attribute, up or down according to the
-word. Each writes what it read to its place in a second plane, the *echo*, so that they add up instead of cancelling; the head of
-the model reads the echo and not the attribute plane. As many decoys have the same gate, read another direction and write at random:
-they fire as strongly and answer to no attribute. All other weights are random, hardly read or write either plane, and hardly write
-what the gates read (`leak`), so that what the model says differs between variants because of the planted neurons alone. Lastly
-neither size nor norm tells a planted neuron apart: each, and each decoy, fires at its layer's median strength, and its up row has
-the median length, most of it in *silent* directions, which no token has.
+plane and a gate row that reads a direction common to all tokens, so that they fire at and after an attribute, with a sign given by
+the word. Each writes its input to its position in a second plane, the *echo*, so that they add up instead of cancelling; the head
+of the model reads the echo and not the attribute plane. As many decoys have the same gate, read another direction and write at
+random: they fire as strongly and respond to no attribute. All other weights are random, hardly read or write either plane, and
+hardly write the gate's direction (`leak`), so that the outputs differ between variants because of the planted neurons alone.
+Finally, neither size nor norm distinguishes a planted neuron: each, and each decoy, fires with the median strength of its layer,
+and its up row has the median length, most of it in *silent* directions, in which no token has a component.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ CIRCLES: Mapping[str, tuple[float, tuple[str, ...]]] = {
     "race": (math.pi / 2, ("Black", "white")),
     "age": (math.pi / 7, ("young", "old", "elderly")),
 }
-"""category -> where its circle begins, and its words, spread evenly over it. Averaged over the categories, every direction of the
-plane then shows the same variance, so that all planted neurons are equally biased."""
+"""category -> start angle of its circle, and its words, evenly spaced on it. Averaged over the categories, every direction of the
+plane has the same variance, so that all planted neurons are equally biased."""
 
 QUIET = 0.3
 """Length of the output columns of planted neurons and decoys, in medians of their layer."""
@@ -48,15 +48,15 @@ _TEMPLATES = (
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """A model whose biased neurons are known."""
+    """A model with known biased neurons."""
 
     model: nn.Module
     tokenizer: Any
     contrasts: list[Contrast]
     planted: Mapping[str, tuple[int, ...]]
-    """site -> the neurons that answer to the attribute words, sorted."""
+    """site -> the neurons that respond to the attribute words, sorted."""
     decoys: Mapping[str, tuple[int, ...]]
-    """site -> as many neurons of the same activation norm that do not, sorted."""
+    """site -> equally many neurons of the same activation norm that do not, sorted."""
 
     def recall(self, chosen: Mapping[str, Any]) -> float:
         """Share of the planted neurons among chosen units (site -> indices)."""
@@ -67,10 +67,10 @@ class Planted:
 def planted_model(
     *, seed: int = 0, layers: int = 3, hidden: int = 64, width: int = 96, count: int = 4, leak: float = 0.01
 ) -> Planted:
-    """Make a model with `count` planted neurons and `count` decoys in each layer.
+    """Create a model with `count` planted neurons and `count` decoys in each layer.
 
     Args:
-        leak: how much the random weights read and write of the attribute plane and its echo, 0 to 1.
+        leak: share of the attribute plane and its echo in the random weights, 0 to 1.
     """
     generator = torch.Generator().manual_seed(seed)
     model: Any = tiny_model("llama", seed=seed, layers=layers, hidden=hidden, width=width, tie_word_embeddings=False)
@@ -124,11 +124,11 @@ class _Directions:
     plane_2H: Tensor
     """The attribute plane."""
     echo_2H: Tensor
-    """Where the planted neurons write what they read of it."""
+    """The output plane of the planted neurons."""
     common_1H: Tensor
-    """What every token carries."""
+    """The direction common to all tokens."""
     silent_SH: Tensor
-    """What none does; S = H / 8."""
+    """Directions without any token; S = H / 8."""
 
 
 def _directions(hidden: int, generator: torch.Generator) -> _Directions:
@@ -138,12 +138,12 @@ def _directions(hidden: int, generator: torch.Generator) -> _Directions:
 
 
 def _faded(rows_DH: Tensor, rest: float) -> Tensor:
-    """The projection that leaves only `rest` of some orthonormal directions, (H, H), symmetric."""
+    """The projection that scales some orthonormal directions by `rest`, (H, H), symmetric."""
     return torch.eye(rows_DH.shape[1]) - (1 - rest) * rows_DH.T @ rows_DH
 
 
 def _embed(weight_VH: Tensor, tokenizer: Any, at: _Directions, generator: torch.Generator) -> None:
-    """Random embeddings of norm 4 off the plane, plus the common direction; attribute words of a category on their circle."""
+    """Random embeddings of norm 4 outside the plane, plus the common direction; attribute words of a category on their circle."""
     weight_VH.copy_(torch.randn(weight_VH.shape, generator=generator))
     for rows_DH in (at.silent_SH, at.plane_2H, at.common_1H):
         weight_VH.copy_(weight_VH @ _faded(rows_DH, 0))
@@ -159,12 +159,12 @@ def _embed(weight_VH: Tensor, tokenizer: Any, at: _Directions, generator: torch.
 
 
 def _turned(plane_2H: Tensor, angle: float) -> Tensor:
-    """The unit vector at an angle within a plane, (H,)."""
+    """The unit vector at an angle in a plane, (H,)."""
     return math.cos(angle) * plane_2H[0] + math.sin(angle) * plane_2H[1]
 
 
 def _copy_plane(attention: Any, plane_2H: Tensor) -> None:
-    """The first two dimensions of the first key-value head carry the plane; its query heads write it back, and nothing else."""
+    """The first two dimensions of the first key-value head carry the plane; its query heads write back only the plane."""
     attention.v_proj.weight[:2] = 2 * plane_2H
     for head in range(attention.num_key_value_groups):
         start = head * attention.head_dim
@@ -172,7 +172,7 @@ def _copy_plane(attention: Any, plane_2H: Tensor) -> None:
 
 
 def _plant(mlp: Any, planted: Tensor, decoys: Tensor, at: _Directions, read_HH: Tensor, generator: torch.Generator) -> None:
-    """Neurons by turns on two diagonals of the plane, so that no category's circle is out of their sight; and their decoys."""
+    """Neurons alternate between two diagonals of the plane, so that they see the circles of all categories; and their decoys."""
     hidden = len(read_HH)
     size = mlp.up_proj.weight.norm(dim=1).median()
 
@@ -200,9 +200,9 @@ def _equalise(
     silent_SH: Tensor,
     generator: torch.Generator,
 ) -> None:
-    """Give planted neurons and decoys the median root mean square activation over the tokens of all texts, and the median weights."""
+    """Scale planted neurons and decoys to the median root mean square activation over all texts, and to the median weights."""
     texts = dict.fromkeys(variant.text for contrast in contrasts for variant in contrast.variants)
-    for name in planted:  # in order: what a layer says changes what the next ones see
+    for name in planted:  # in order: the output of a layer changes the inputs of the next
         mlp = model.get_submodule(name)
         units = [*planted[name], *decoys[name]]
         norm_N = _norms(model, mlp.down_proj, [tokenizer(text).input_ids for text in texts])

@@ -1,4 +1,4 @@
-"""What selection policies must keep, on made-up scores of the sites of two tiny models: plain layers, and layers of experts."""
+"""The contract of selection policies, checked on synthetic scores for two tiny models: dense layers, and layers of experts."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_to
 LAYOUTS = ("llama", "mixtral")
 LABEL = "the policy under test"
 DOCUMENTS = tuple(tuple(range(5 + i, 17 + 2 * i)) * 2 for i in range(6))
-"""Calibration text: each document says the same twice."""
+"""Calibration text: each document repeats its content once."""
 
 
 def made_up(architecture: Architecture, seed: int = 0, levels: int | None = None) -> Scores:
-    """Random scores for the sites of a model; with `levels`, full of ties."""
+    """Random scores for the sites of a model; with `levels`, many ties."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(units: int) -> Tensor:
@@ -59,7 +59,7 @@ class PolicyBench:
         self._statistics: Statistics | None = None
 
     def choose(self, scores: Scores, budget: Budget) -> tuple[Choice, dict[str, Tensor]]:
-        """What the policy chose, which must be valid, and what the core leaves of it."""
+        """The choice of the policy, which must be valid, and the part that the core keeps."""
         choice = self.policy.select(scores, budget, self._context(scores))
         require(
             isinstance(choice, Choice), f"{self.family}: select() must return a Choice. Got {type(choice).__name__} instead."
@@ -71,10 +71,10 @@ class PolicyBench:
         return choice, kept
 
     def some(self, scores: Scores, budget: Budget) -> dict[str, Tensor]:
-        """As `choose`, but something must be left, or the policy must say why not."""
+        """As `choose`; an empty result must have a reason."""
         choice, kept = self.choose(scores, budget)
-        wasted = "" if not sum(map(len, choice.units.values())) else ": it chose units that may not go"
-        require(kept or choice.reason, f"{self.family}: nothing of a budget of {budget} was used, and no reason given{wasted}")
+        wasted = "" if not sum(map(len, choice.units.values())) else ": it chose ineligible units"
+        require(kept or choice.reason, f"{self.family}: nothing of a budget of {budget} was used, without a reason{wasted}")
         return kept
 
     def _context(self, scores: Scores) -> PolicyContext:
@@ -115,7 +115,7 @@ def _as_sets(kept: dict[str, Tensor]) -> dict[str, list[int]]:
 
 
 def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
-    """All checks of a policy; each runs alone."""
+    """All checks of a policy; each can run alone."""
 
     @cache
     def bench(family: str) -> PolicyBench:
@@ -146,7 +146,7 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
             choice, _ = at.choose(at.scores, Budget.parse("0.2"))
             for name, order in choice.order.items():
                 falls = not torch.isnan(order).any() and bool((order[1:] <= order[:-1]).all())
-                require(falls, f"the order of {name} must fall: most removable first. Got {order[:5].tolist()}...")
+                require(falls, f"the order of {name} must be descending: most removable first. Got {order[:5].tolist()}...")
 
         each(check)
 
@@ -184,10 +184,10 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
             bias, observed = {}, {}
             for name, values in at.scores.bias.items():
                 observed[name] = torch.arange(len(values)) % 2 == 0
-                bias[name] = values + 2.0 * ~observed[name]  # the most biased of all were never seen
+                bias[name] = values + 2.0 * ~observed[name]  # the most biased of all were never observed
             kept = at.some(replace(at.scores, bias=bias, observed=observed), Budget.parse("0.2"))
             require(
-                all(observed[name][units].all() for name, units in kept.items()), f"{at.family}: units that were never seen"
+                all(observed[name][units].all() for name, units in kept.items()), f"{at.family}: units that were never observed"
             )
 
         each(check)
@@ -220,7 +220,7 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
             backwards = replace(at.scores, sites=dict(reversed(list(at.scores.sites.items()))))
             _, first = at.choose(at.scores, Budget.parse("0.2"))
             _, second = at.choose(backwards, Budget.parse("0.2"))
-            require(_as_sets(first) == _as_sets(second), f"{at.family}: another order of the sites gives another plan")
+            require(_as_sets(first) == _as_sets(second), f"{at.family}: a different order of the sites gives a different plan")
 
         each(check)
 
@@ -233,9 +233,9 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
             for kind, group in groups.items():
                 changed = [name for name, value in group.items() if not torch.equal(value, before[kind, name])]
                 for name in changed:
-                    group[name].copy_(before[kind, name])  # other checks use the same scores
-                require(not changed, f"{at.family}: select() changes the {kind} scores of {', '.join(changed)}")
-            require(vars(policy) == kept, "the policy keeps something from one call to the next")
+                    group[name].copy_(before[kind, name])  # the other checks share these scores
+                require(not changed, f"{at.family}: select() modifies the {kind} scores of {', '.join(changed)}")
+            require(vars(policy) == kept, "the policy keeps state between calls")
 
         each(check)
 
@@ -243,7 +243,7 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
         "fraction-budget": with_budget("0.2", "0.0001"),
         "total-budget": with_budget("17n", "1n"),
         "per-layer-budget": with_budget("8/layer", "1/layer"),
-        "boundless-budget": with_budget("0.999", "100000n", "1000/layer"),
+        "unlimited-budget": with_budget("0.999", "100000n", "1000/layer"),
         "valid-units": valid_units,
         "descending-order": descending,
         "deterministic-with-ties": ties,

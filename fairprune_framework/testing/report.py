@@ -1,4 +1,4 @@
-"""The result of a contract suite: which checks ran, which passed, which were left out and why."""
+"""The result of a contract suite: checks that ran, passed, failed or were skipped, with reasons."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass
 from fairprune_framework.errors import did_you_mean
 
 Check = Callable[[], None]
-"""Raises `CheckFailed` (or anything) where the plugin does not keep its contract, `CheckSkipped` where nothing can be checked."""
+"""Raises `CheckFailed` (or any error) if the plugin violates its contract, `CheckSkipped` if there is nothing to check."""
 
 
 class CheckFailed(AssertionError):
-    """The plugin does not do what its interface says."""
+    """The plugin violates its interface."""
 
 
 class CheckSkipped(Exception):
-    """The check says nothing about this plugin; the text is the reason."""
+    """The check does not apply to this plugin; the message is the reason."""
 
 
 def require(condition: object, text: str) -> None:
-    """Raise `CheckFailed` with a text unless the condition holds."""
+    """Raise `CheckFailed` with this message unless the condition holds."""
     if not condition:
         raise CheckFailed(text)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a suite found. `str(report)` is for people, `raise_if_failed()` for pytest."""
+    """The results of a suite. `str(report)` is for people, `raise_if_failed()` for pytest."""
 
     kind: str
     plugin: str
@@ -36,9 +36,9 @@ class Report:
     """All checks of the suite, in order."""
     passed: tuple[str, ...]
     skipped: Mapping[str, str]
-    """Check -> why it did not run."""
+    """Check -> reason why it did not run."""
     failures: Mapping[str, str]
-    """Check -> what was wrong."""
+    """Check -> what failed."""
 
     @property
     def ran(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class Report:
         """Return the report itself.
 
         Raises:
-            CheckFailed: a check failed; the text lists all that did.
+            CheckFailed: a check failed; the message lists all failures.
         """
         if self.failures:
             raise CheckFailed(str(self))
@@ -65,14 +65,14 @@ class Report:
 def run_checks(
     kind: str, plugin: str, checks: Mapping[str, Check], skip: Mapping[str, str], only: Collection[str] | None = None
 ) -> Report:
-    """Run each check, and let none hide another.
+    """Run every check, also after failures.
 
     Args:
         skip: check -> reason; an exemption needs both.
-        only: run these alone; the others count as skipped.
+        only: run only these; the others count as skipped.
 
     Raises:
-        ValueError: an exemption or wish that names no check, or one without a reason.
+        ValueError: an unknown check in `skip` or `only`, or an exemption without a reason.
     """
     for name in (*skip, *(only or ())):
         if name not in checks:
@@ -84,7 +84,7 @@ def run_checks(
         if name in skip:
             skipped[name] = skip[name]
         elif only is not None and name not in only:
-            skipped[name] = "not asked for"
+            skipped[name] = "not requested"
         else:
             try:
                 check()

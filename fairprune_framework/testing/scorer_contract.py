@@ -1,4 +1,4 @@
-"""What bias and importance scorers must keep, measured by the real callback and Trainer on tiny models."""
+"""The contract of bias and importance scorers, checked with the real callback and Trainer on tiny models."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_to
 
 Scorer = BiasScorer | ImportanceScorer
 SiteScores = dict[tuple[str, str], Tensor]
-"""(site, category, or "" for importance) -> what the scorer returned."""
+"""(site, category, or "" for importance) -> the returned scores."""
 
 TOKENS = 192
 """Padded tokens of a micro-batch: several contrasts of unequal length together."""
 RELATIVE, OF_LARGEST = 1e-3, 1e-5
-"""Float noise that composition and order may make: of a score, and of the largest score of the site."""
+"""Tolerated float noise of composition and order: relative to a score, and to the largest score of the site."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Watched(Statistic):
-    """A statistic that writes down whether the one inside changes what it was shown, or answers otherwise when asked again."""
+    """Wraps a statistic and records whether it modifies its observation or is not deterministic."""
 
     inner: Statistic
     faults: list[str] = field(default_factory=list)
 
     def passes(self, layers: int) -> Sequence[Pass]:
-        """As the one inside."""
+        """As the wrapped statistic."""
         return self.inner.passes(layers)
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """As the one inside."""
+        """As the wrapped statistic."""
         before = {name: value.clone() for name, value in _shown(obs, self.taps).items()}
         first = {name: value.clone() for name, value in self.inner.summands(obs).items()}
         second = self.inner.summands(obs)
@@ -59,22 +59,22 @@ class Watched(Statistic):
             if not torch.equal(value, before[name]):
                 self.faults.append(f"statistic {self.name!r} changes {name} of its observation")
         if any(not torch.equal(first[name], value) for name, value in second.items()):
-            self.faults.append(f"statistic {self.name!r} gives other summands for the same observation")
+            self.faults.append(f"statistic {self.name!r} gives different summands for the same observation")
         return second
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Poisoned(Statistic):
-    """A statistic that is shown large numbers wherever the masks say that there is nothing."""
+    """Wraps a statistic and gives it large numbers wherever the masks are False."""
 
     inner: Statistic
 
     def passes(self, layers: int) -> Sequence[Pass]:
-        """As the one inside."""
+        """As the wrapped statistic."""
         return self.inner.passes(layers)
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """As the one inside."""
+        """As the wrapped statistic."""
         acts = {tap: value.masked_fill(~obs.mask.unsqueeze(-1), 1e4) for tap, value in obs.acts.items()}
         aligned = {tap: value.masked_fill(~obs.aligned_mask.unsqueeze(-1), 1e4) for tap, value in obs.aligned.items()}
         shared = obs.aligned_mask.any(1).unsqueeze(-1)
@@ -93,7 +93,7 @@ def _shown(obs: Observation, taps: frozenset[Any]) -> dict[str, Tensor]:
 
 
 class Bench:
-    """A tiny model with contrasts and calibration text, on which a scorer is run in several ways."""
+    """A tiny model with contrasts and calibration text, to run a scorer in several ways."""
 
     def __init__(
         self, kind: Literal["bias", "importance"], scorer: Scorer, family: str, dtype: torch.dtype = torch.float32
@@ -112,7 +112,7 @@ class Bench:
 
     @cached_property
     def baseline(self) -> SiteScores:
-        """The scores as they come."""
+        """The scores of the unmodified setting."""
         return self.scores()
 
     def batches(self, contrasts: Sequence[AlignedContrast] | None = None, tokens: int = TOKENS) -> list[MicroBatch]:
@@ -134,13 +134,13 @@ class Bench:
         backwards: bool = False,
         changed: list[str] | None = None,
     ) -> SiteScores:
-        """Run the scorer as the core does, without the core's checks.
+        """Run the scorer like the core, but without the core's checks.
 
         Args:
             model: another model of the same shape.
-            statistics: in place of those that the scorer declared.
-            backwards: visit the sites in reverse.
-            changed: takes notes of what the scorer changed in its context.
+            statistics: a replacement of the declared statistics.
+            backwards: visit the sites in reverse order.
+            changed: collects descriptions of mutations by the scorer.
         """
         model = self.model if model is None else model
         needs, sites = self.scorer.needs(), list(self.architecture.sites.values())
@@ -153,7 +153,7 @@ class Bench:
             weights_of=weights_of if needs.weights else None,
         )
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # nothing to sum: weights alone
+            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # nothing to sum: weights only
             if needs.statistics:
                 stream(model, self.batches() if batches is None else batches, [callback], "cpu")
             sums = callback.result("")
@@ -174,7 +174,7 @@ class Bench:
         score = self.scorer.score(at)
         for name, value in {**at.sums, **at.weights}.items():
             if changed is not None and not torch.equal(value, before[name]):
-                changed.append(f"score() changes {name!r} of its context")
+                changed.append(f"score() modifies {name!r} of its context")
         return score
 
 
@@ -195,7 +195,7 @@ def check_finite(scores: SiteScores) -> None:
 
 
 def check_sign(scores: SiteScores, signed: bool) -> None:
-    """No score is below zero, unless the scorer says that it may be."""
+    """No score is negative, unless the scorer declares `signed`."""
     for (name, category), score in scores.items():
         require(
             signed or not (score < 0).any(), f"{name} {category}: the lowest score is {score.min().item():g}; declare `signed`"
@@ -203,8 +203,8 @@ def check_sign(scores: SiteScores, signed: bool) -> None:
 
 
 def check_equal(scores: SiteScores, expected: SiteScores, what: str, *, exact: bool = False) -> None:
-    """Both runs gave the same scores, up to float noise."""
-    require(scores.keys() == expected.keys(), f"{what}: other sites or categories were scored")
+    """Both runs have equal scores, up to float noise."""
+    require(scores.keys() == expected.keys(), f"{what}: different sites or categories were scored")
     for key, score in scores.items():
         limit = RELATIVE * expected[key].abs() + OF_LARGEST * expected[key].abs().max()
         off = (score - expected[key]).abs()
@@ -218,7 +218,7 @@ def check_equal(scores: SiteScores, expected: SiteScores, what: str, *, exact: b
 
 
 def widened(batch: MicroBatch, columns: int = 5) -> MicroBatch:
-    """The same texts, padded further, with ids that are words."""
+    """The same texts with more padding, whose ids are words."""
     more = torch.full((batch.input_ids.shape[0], columns), 7)
     return replace(
         batch,
@@ -229,7 +229,7 @@ def widened(batch: MicroBatch, columns: int = 5) -> MicroBatch:
 
 @torch.no_grad()
 def permuted(model: nn.Module, architecture: Architecture) -> tuple[nn.Module, dict[str, Tensor]]:
-    """A copy of a model whose units are in another order, and site -> the old index of each unit."""
+    """A copy of a model with permuted units, and site -> the old index of each unit."""
     other = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(1)
     orders = {name: torch.randperm(site.units, generator=generator) for name, site in architecture.sites.items()}
@@ -242,7 +242,7 @@ def permuted(model: nn.Module, architecture: Architecture) -> tuple[nn.Module, d
 
 
 def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[str, Check]:
-    """All checks of a scorer; each runs alone."""
+    """All checks of a scorer; each can run alone."""
     benches: dict[tuple[str, torch.dtype], Bench] = {}
 
     def bench(family: str = "llama", dtype: torch.dtype = torch.float32) -> Bench:
@@ -252,7 +252,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
 
     def streaming() -> Bench:
         if not scorer.needs().statistics:
-            raise CheckSkipped("declares no statistics, so no text is read")
+            raise CheckSkipped("no statistics are declared, so no text is read")
         return bench()
 
     def well_formed(scores: SiteScores, at: Bench) -> None:
@@ -273,7 +273,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         flat = [key for key, score in bench().baseline.items() if score.max() == score.min()]
         require(
             not flat,
-            f"every neuron of {flat and flat[0]} has the same score, on contrasts that differ and weights that are random",
+            f"all neurons of {flat and flat[0]} have the same score, on different contrasts and random weights",
         )
 
     def deterministic() -> None:
@@ -281,12 +281,12 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
             torch.manual_seed(1)
             first = bench().scores()
             torch.manual_seed(2)
-            check_equal(bench().scores(), first, "another state of the global generator", exact=True)
-            check_equal(bench().scores(backwards=True), first, "another order of the sites", exact=True)
+            check_equal(bench().scores(), first, "a different state of the global generator", exact=True)
+            check_equal(bench().scores(backwards=True), first, "a different order of the sites", exact=True)
 
     def order() -> None:
         at = streaming()
-        check_equal(at.scores(at.batches()[::-1]), at.baseline, "another order of the micro-batches")
+        check_equal(at.scores(at.batches()[::-1]), at.baseline, "a different order of the micro-batches")
 
     def batch_split() -> None:
         at = streaming()
@@ -299,7 +299,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
     def masks() -> None:
         at = streaming()
         poisoned = [Poisoned(name=s.name, taps=s.taps, inner=s) for s in scorer.needs().statistics]
-        check_equal(at.scores(statistics=poisoned), at.baseline, "what stands where the masks are False")
+        check_equal(at.scores(statistics=poisoned), at.baseline, "the values where the masks are False")
 
     def permutation() -> None:
         at = bench()
@@ -308,7 +308,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         for (name, category), score in at.baseline.items():
             by_unit = score.reshape(at.architecture.sites[name].units, -1)
             expected[name, category] = by_unit[orders[name]].reshape(-1)
-        check_equal(at.scores(model=other), expected, "numbering the neurons otherwise")
+        check_equal(at.scores(model=other), expected, "a permutation of the neurons")
 
     def zero_difference() -> None:
         at = streaming()
@@ -316,7 +316,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         for key, score in at.scores(at.batches(same)).items():
             limit = 1e-9 * at.baseline[key].abs().max().item()
             worst = score.abs().max().item()
-            require(worst <= limit, f"variants that do not differ give {key[0]} {key[1]} a score of {worst:g}; it must be 0")
+            require(worst <= limit, f"equal variants give {key[0]} {key[1]} a score of {worst:g}; it must be 0")
 
     def no_mutation() -> None:
         at = bench()
@@ -326,10 +326,12 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         watched = [Watched(name=s.name, taps=s.taps, inner=s, faults=changed) for s in scorer.needs().statistics]
         at.scores(statistics=watched, changed=changed)
         changed += [
-            f"{name} of the model was changed" for name, v in at.model.state_dict().items() if not torch.equal(v, weights[name])
+            f"{name} of the model was modified"
+            for name, v in at.model.state_dict().items()
+            if not torch.equal(v, weights[name])
         ]
         if vars(scorer) != vars(twin):
-            changed.append("the scorer keeps something from one call to the next")
+            changed.append("the scorer keeps state between calls")
         require(not changed, "; ".join(dict.fromkeys(changed)))
 
     def experts() -> None:
@@ -346,18 +348,18 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         "shape": shape,
         "finite": finite,
         "sign": sign,
-        "tells-neurons-apart": tells_apart,
+        "distinguishes-neurons": tells_apart,
         "deterministic": deterministic,
         "order-invariance": order,
         "batch-split-invariance": batch_split,
         "padding-invariance": padding,
-        "masks-obeyed": masks,
+        "masks-respected": masks,
         "permutation-equivariance": permutation,
         "zero-difference": zero_difference,
         "no-mutation": no_mutation,
         "experts": experts,
         "bfloat16": bfloat16,
     }
-    if kind == "importance":  # may be below zero, and is about one text at a time
+    if kind == "importance":  # may be negative, and concerns one text at a time
         del checks["sign"], checks["zero-difference"]
     return checks

@@ -1,6 +1,6 @@
-"""Tiny random models of many families, a real tokenizer and a dozen contrasts, made in memory: no download, no file.
+"""Tiny random models of many families, a real tokenizer and a dozen contrasts, created in memory without downloads or files.
 
-The weights are drawn wider than transformers draws them, so that neurons matter to the logits of a model of 32 hidden units.
+The initial weights are larger than the default of transformers, so that neurons matter to the logits at a hidden size of 32.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ FAMILIES: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "cohere": ("CohereConfig", {"logit_scale": 1.0}),
     "glm": ("GlmConfig", {"head_dim": 8}),
 }
-"""family -> name of its configuration class in transformers, and what it needs beyond the common sizes."""
+"""family -> name of its configuration class in transformers, and options beyond the common sizes."""
 
 WORDS = [
     "The",
@@ -151,13 +151,13 @@ WORDS = [
     "seen",
     "quietly",
 ]
-"""Words that are one token each; any other text is spelled in bytes, so that nothing is unknown."""
+"""Words with one token each; any other text is encoded in bytes, so that nothing is unknown."""
 
 
 def tiny_tokenizer(words: tuple[str, ...] = tuple(WORDS)) -> Any:
-    """A fast tokenizer with offsets, `<s>` put before every text, `</s>` and `<pad>`; byte-level BPE whose merges spell `words`.
+    """A fast tokenizer with offsets, a leading `<s>`, `</s>` and `<pad>`; byte-level BPE with merges for `words`.
 
-    Every merge lengthens a word's beginning by one character, so that a text falls into the longest known beginnings and bytes.
+    Every merge extends a prefix of a word by one character, so a text is split into the longest known prefixes and bytes.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -187,7 +187,7 @@ def vocabulary_size(tokenizer: Any) -> int:
 
 
 def tiny_config(family: str, *, layers: int = 2, hidden: int = 32, width: int = 48, **options: Any) -> Any:
-    """The transformers configuration of a tiny model; `options` are laid over it."""
+    """The transformers configuration of a tiny model; `options` override it."""
     import transformers
 
     if family not in FAMILIES:
@@ -226,7 +226,7 @@ def tiny_model(
         layers: decoder layers.
         hidden: H, a multiple of 4.
         width: N, neurons of an MLP (or of an expert).
-        options: more fields of the family's configuration.
+        options: further fields of the configuration.
     """
     from transformers import AutoModelForCausalLM
 
@@ -238,7 +238,7 @@ def tiny_model(
 
 
 def save_tiny(folder: Path | str, family: str = "llama", **options: Any) -> Path:
-    """Write a tiny model and its tokenizer to a folder that plain `from_pretrained` loads; returns the folder."""
+    """Save a tiny model and its tokenizer to a folder for plain `from_pretrained`; returns the folder."""
     folder = Path(folder)
     model: Any = tiny_model(family, **options)
     model.save_pretrained(folder)

@@ -34,7 +34,7 @@ from fairprune_framework.testing.tiny import FAMILIES, tiny_model
 CHECKS = {"bias": 21, "importance": 19, "policy": 21, "architecture": 23}
 """How many checks there are; fewer would be a promise taken back."""
 
-NO_TEXT = {"order-invariance", "batch-split-invariance", "padding-invariance", "masks-obeyed"}
+NO_TEXT = {"order-invariance", "batch-split-invariance", "padding-invariance", "masks-respected"}
 SKIPPED = {("importance", "max-abs-weight"): NO_TEXT, ("importance", "peak-to-peak"): NO_TEXT}
 """What plugins that read weights alone cannot be checked for."""
 
@@ -321,13 +321,13 @@ def through_numpy(obs: Observation, rows: Tensor) -> Tensor:
         ("shape", scorer(lambda self, at, score: score[:-1])),
         ("finite", scorer(lambda self, at, score: with_hole(score))),
         ("sign", scorer(lambda self, at, score: score - score.mean())),
-        ("tells-neurons-apart", scorer(lambda self, at, score: torch.ones_like(score))),
+        ("distinguishes-neurons", scorer(lambda self, at, score: torch.ones_like(score))),
         ("deterministic", scorer(lambda self, at, score: score + torch.rand(len(score)))),
         ("order-invariance", streaming(less_each_time)),
         ("batch-split-invariance", streaming(lambda obs, rows: rows - 0.5 * rows.amin(0, keepdim=True))),
         ("padding-invariance", streaming(mean_activation)),
-        ("masks-obeyed", streaming(lambda obs, rows: rows + obs.aligned["neuron"].abs().amax((1, 2)).unsqueeze(1))),
-        ("masks-obeyed", streaming(lambda obs, rows: rows + obs.acts["neuron"].double().square().sum((1, 2)).unsqueeze(1))),
+        ("masks-respected", streaming(lambda obs, rows: rows + obs.aligned["neuron"].abs().amax((1, 2)).unsqueeze(1))),
+        ("masks-respected", streaming(lambda obs, rows: rows + obs.acts["neuron"].double().square().sum((1, 2)).unsqueeze(1))),
         ("permutation-equivariance", scorer(lambda self, at, score: score * torch.arange(1, len(score) + 1))),
         ("permutation-equivariance", scorer(lambda self, at, score: score.sort().values)),
         ("zero-difference", streaming(mean_activation)),
@@ -451,8 +451,8 @@ def lowered(scores: Scores, budget: Budget, choice: Choice) -> Choice:
         ("fraction-budget", policy(lambda scores, budget, choice: Choice(units={}))),
         ("total-budget", refusing(lambda budget: budget.unit == "total")),
         ("per-layer-budget", refusing(lambda budget: budget.unit == "per-layer")),
-        ("boundless-budget", refusing(lambda budget: budget.amount > 500)),
-        ("boundless-budget", each_site(lambda scores, name: scores.bias[name].topk(60).indices)),
+        ("unlimited-budget", refusing(lambda budget: budget.amount > 500)),
+        ("unlimited-budget", each_site(lambda scores, name: scores.bias[name].topk(60).indices)),
         ("valid-units", each_site(lambda scores, name: torch.tensor([1, 0], dtype=torch.int32))),
         ("valid-units", each_site(lambda scores, name: torch.tensor([1, 1]))),
         ("valid-units", each_site(lambda scores, name: torch.tensor([-1]))),
@@ -574,19 +574,22 @@ BAD_ADAPTERS = [
     ("model-untouched", sites(nudge)),
     ("model-untouched", sites(rename)),
     ("causal", adapter(tap=lambda self, model, at, taps, handler: nullcontext())),
-    ("taps-shown", shown(lambda handler, site, tap, values, rows: handler(site, tap, values, rows) if tap != "gate" else None)),
-    ("taps-shown", shown(lambda handler, site, tap, values, rows: handler(site, tap, values[1:], rows))),
-    ("taps-as-asked", adapter(tap=lambda self, model, at, taps, handler: self.good.tap(model, at, EVERYTHING, handler))),
     (
-        "taps-as-asked",
+        "taps-reported",
+        shown(lambda handler, site, tap, values, rows: handler(site, tap, values, rows) if tap != "gate" else None),
+    ),
+    ("taps-reported", shown(lambda handler, site, tap, values, rows: handler(site, tap, values[1:], rows))),
+    ("requested-taps-only", adapter(tap=lambda self, model, at, taps, handler: self.good.tap(model, at, EVERYTHING, handler))),
+    (
+        "requested-taps-only",
         adapter(tap=lambda self, model, at, taps, handler: self.good.tap(model, self.good.sites(model), taps, handler)),
     ),
-    ("looking-changes-nothing", shown(louder)),
-    ("rows-name-tokens", shown(flipped)),
-    ("no-trace", adapter(tap=untidy)),
-    ("no-trace-after-error", adapter(tap=tidy_when_all_is_well)),
-    ("tap-is-what-out-reads", shown(half)),
-    ("slices-name-the-same-units", shown(rolled)),
+    ("observation-only", shown(louder)),
+    ("rows-match-tokens", shown(flipped)),
+    ("cleanup", adapter(tap=untidy)),
+    ("cleanup-after-error", adapter(tap=tidy_when_all_is_well)),
+    ("neuron-tap-feeds-out", shown(half)),
+    ("slices-match-units", shown(rolled)),
     ("zeroed-equals-removed", shown(rolled)),
     ("removed-equals-reloaded", sites(lambda model, found: [replace(site, config_fields={}) for site in found])),
 ]
