@@ -86,8 +86,8 @@ def span_of_ratios(before_N: Floats, after_N: Floats) -> float:
     """How far the clusters' log ratios after / before lie apart; infinite where one has no logarithm.
 
     A ratio of means is a weighted mean of the clusters' ratios, so it lies within their span whatever the weights. An interval
-    that reaches further than this to either side says less than the bare data do: it is "not estimable". Clusters that are 0
-    before and after carry no weight and are passed over. Source: this project, docs/method/statistics.md.
+    that holds "no change" and reaches further than this to either side says less than the bare data do: it is "not estimable".
+    Clusters that are 0 before and after carry no weight and are passed over. Source: this project, docs/method/statistics.md.
     """
     carries_N = (before_N != 0) | (after_N != 0)
     b_N, a_N = before_N[carries_N], after_N[carries_N]

@@ -124,8 +124,8 @@ def difference_in_differences(
 
     Returns:
         No interval, and the reason in `not_estimable`: with fewer than `MIN_CLUSTERS` units on a side; where a mean, or its
-        resamples, have no logarithm; where the interval reaches further to either side than the clusters' log ratios span on
-        both sides together (`span_of_ratios`).
+        resamples, have no logarithm; where the interval holds 1 and reaches further to either side than the clusters' log ratios span
+        on both sides together (`span_of_ratios`).
 
     Raises:
         ValueError: lengths differ within a side, a side is empty, a value is NaN or infinite, contrasts of one cluster stand in

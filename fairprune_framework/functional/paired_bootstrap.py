@@ -42,7 +42,7 @@ BOUND_LEVEL = 0.99
 """Of one-sided bounds. The verdict rests on these: an interval misses on one side more often than its level says."""
 DETECTABLE_STANDARD_ERRORS = 2.8
 """1.96 + 0.84: a two-sided 5 % test finds an effect of that many standard errors with 80 % power."""
-TOO_WIDE = "the interval reaches further than the ratios of all clusters lie apart"
+TOO_WIDE = "the interval shows nothing, and reaches further than the ratios of all clusters lie apart"
 _MAX_SHARE = 0.9  # a cluster that holds all of B cannot be left out; its residual is multiplied by 10 at most
 _ROUNDING = 1e-13  # standard errors of R below this times R are rounding
 _BLOCK = 1 << 20  # resamples times clusters that are held at once
@@ -191,7 +191,8 @@ def _not_estimable(interval: Ends, ratio: float, b_N: Floats, a_N: Floats) -> st
         return "in some resamples the value before cannot be told from the ideal"
     with np.errstate(divide="ignore"):
         reach = float(np.log((interval[1] + 1) / ratio)) if ratio > 0 else 0.0
-    return TOO_WIDE if reach > max(span_of_ratios(b_N, a_N), _ROUNDING) else None
+    shows_nothing = interval[0] <= 0 <= interval[1]
+    return TOO_WIDE if shows_nothing and reach > max(span_of_ratios(b_N, a_N), _ROUNDING) else None
 
 
 def _bootstrap_t(

@@ -204,6 +204,16 @@ def test_an_interval_wider_than_the_span_of_all_ratios_is_not_estimable():
     assert (found.bound_low, found.bound_high) == (None, None)
 
 
+def test_a_wide_interval_that_shows_something_is_kept():
+    before = np.r_[100.0, np.ones(9)]
+    after = 1e-5 * before * np.r_[1.5, np.linspace(0.7, 0.9, 9)]
+    found = paired_change(before, after, ["c"] * 10, range(10))
+    assert found.ci_high < 0
+    assert math.log1p(found.ci_high) - math.log1p(found.change) > math.log(1.5 / 0.7)
+    assert found.not_estimable is None
+    assert found.bound_high < 0
+
+
 def test_why_there_is_no_interval():
     assert paired_change(*sample(3)).not_estimable == "3 clusters are too few for an interval; 8 are needed"
     assert paired_change(*sample(12), resamples=0).not_estimable == "no resamples were asked for"
