@@ -67,7 +67,7 @@ class Checkpoint:
 
     def __getstate__(self) -> dict[str, Any]:
         """For a process of its own: nobody is told there, and a closure cannot go there."""
-        return {**vars(self), "notify": silent}
+        return {**self.__dict__, "notify": silent}
 
     def load(self) -> Part:
         """The sums of all earlier sessions.

@@ -55,7 +55,7 @@ class CheckpointCallback(Callback):
         self._watching = threading.Event()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_watching"}
+        return {name: value for name, value in self.__dict__.items() if name != "_watching"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _watching=threading.Event())
