@@ -49,7 +49,7 @@ def test_it_tells_what_was_done(finished: Path, llama: Path) -> None:
         assert f"| {entry['name']} |" in text
     for package, version in record["versions"].items():
         assert f"{package} {version}" in text
-    assert "Unknown: no card" in text
+    assert "Unknown: the card of" in text
     assert json.loads((finished / "model" / "plan.json").read_text()) == plan
     assert str(llama.parent) not in text
     assert str(finished.parent) not in text
