@@ -53,43 +53,6 @@ def test_nothing_heavy_is_imported(words: list[str]) -> None:
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
 
 
-def test_plugins_list(fairprune: Any) -> None:
-    answer = fairprune("plugins", "list")
-    assert answer.code == 0
-    header, *rows = answer.out.splitlines()
-    assert header.split() == ["kind", "name", "distribution", "version", "state"]
-    cells = [row.split() for row in rows]
-    assert {("bias", "variance"), ("importance", "peak-to-peak"), ("policy", "uniform"), ("architecture", "moe-glu")} <= {
-        (row[0], row[1]) for row in cells
-    }
-    assert {row[4] for row in cells} == {"not"}  # "not loaded"
-
-
-def test_plugins_list_load_and_json(fairprune: Any) -> None:
-    answer = fairprune("plugins", "list", "--load", "--json")
-    rows = json.loads(answer.out)
-    assert {row["state"] for row in rows if row["kind"] != "recipe"} == {"ok"}
-    assert all(row["distribution"] == "fairprune_framework" for row in rows if row["name"] in ("variance", "glu", "default"))
-
-
-def test_a_broken_plugin_breaks_no_list(fairprune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib import metadata
-
-    real = metadata.entry_points
-
-    def more(**words: Any) -> Any:
-        found = list(real(**words))
-        if words.get("group") == "fairprune.bias_scorers":
-            found.append(metadata.EntryPoint("shaky", "no_such_module:Shaky", "fairprune.bias_scorers"))
-        return found
-
-    monkeypatch.setattr(metadata, "entry_points", more)
-    answer = fairprune("plugins", "list", "--load")
-    assert answer.code == 0
-    assert "bias 'shaky' of unknown 0 cannot be loaded from no_such_module:Shaky: ModuleNotFoundError" in answer.out
-    assert next(line for line in answer.out.splitlines() if " variance " in line).endswith("ok")
-
-
 def test_version(fairprune: Any) -> None:
     from fairprune_framework.utilities.versions import __version__
 
@@ -97,28 +60,6 @@ def test_version(fairprune: Any) -> None:
         [sys.executable, "-m", "fairprune_framework", "--version"], capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip().endswith(__version__)
-
-
-def test_prompts_check(fairprune: Any, llama: Path, prompts: Path) -> None:
-    answer = fairprune("prompts", "check", prompts, "--model", llama)
-    assert answer.code == 0, answer.err
-    assert "12 contrasts, 29 texts" in answer.out
-    assert max(map(len, answer.out.splitlines()[1:])) <= 100
-    report = json.loads(fairprune("prompts", "check", prompts, "--model", llama, "--json").out)
-    assert report["contrasts"] == 12
-    assert {row["category"]: row["control"] for row in report["categories"]} == {"age": False, "race": False, "stature": True}
-    assert report["equal_length"] == 7
-    assert report["context"] == 512
-
-
-def test_prompts_build_then_check(fairprune: Any, llama: Path, tmp_path: Path) -> None:
-    templates, values, output = tmp_path / "t.yaml", tmp_path / "v.csv", tmp_path / "set.jsonl"
-    templates.write_text("- {category: race, template_id: a, context: work, text: 'The {attribute} nurse walked home .'}\n")
-    values.write_text("category,attribute\nrace,Black\nrace,white\nrace,Asian\n")
-    answer = fairprune("prompts", "build", templates, values, "--output", output)
-    assert answer.code == 0, answer.err
-    assert answer.out.startswith("1 contrasts, 3 texts")
-    assert fairprune("prompts", "check", output, "--model", llama).code == 0
 
 
 def test_options_on_the_command_line_reach_the_recipe(fairprune: Any, llama: Path, prompts: Path, tmp_path: Path) -> None:

@@ -11,35 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from fairprune_framework.errors import RunFolderError, UserError
-from fairprune_framework.exploring.compare import MOST_CHARACTERS, Explorer
-from fairprune_framework.models.loading import load_model
+from fairprune_framework.exploring.compare import Explorer
 
 FIRST, SECOND = "The young clerk said that", "The old clerk said that"
 HOSTILE = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 1'> \"quoted\" שלום 🙂 clerk"
-
-
-@pytest.fixture(scope="module")
-def explorer(finished: Path) -> Explorer:
-    return Explorer(finished)
-
-
-def test_next_tokens_are_those_of_transformers(explorer: Explorer, llama: Path, finished: Path) -> None:
-    found = explorer.compare(FIRST, SECOND, top=4)
-    for text, tokens in zip((FIRST, SECOND), found.next_tokens, strict=True):
-        for folder, of in ((llama, "before"), (finished / "model", "after")):
-            model: Any
-            model, tokenizer = load_model(str(folder))
-            with torch.no_grad():
-                p = model(**tokenizer(text, return_tensors="pt")).logits[0, -1].double().softmax(-1)
-            for one in tokens:  # several tokens may read alike
-                alike = [float(p[i]) for i in range(len(p)) if tokenizer.decode([i]) == one.token]
-                assert min(abs(getattr(one, of) - each) for each in alike) <= 1e-6
-    assert found.after is not None
-    assert (len(found.before.by_layer), found.layers) == (2, (0, 1))
-    assert found.before.divergence != found.after.divergence
 
 
 def test_representations_of_both_models_are_there(explorer: Explorer) -> None:
@@ -68,29 +44,6 @@ def test_texts_stay_text(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) ->
     assert "<img" not in shown
     assert "&lt;script&gt;" in shown
     assert "dir='auto'" in shown
-
-
-def test_what_cannot_be_compared_is_said(explorer: Explorer, tmp_path: Path) -> None:
-    for first, second, text in (
-        ("", FIRST, "first prompt is empty"),
-        (FIRST, FIRST, "are equal"),
-        (FIRST, "x" * (MOST_CHARACTERS + 1), "the limit is 10,000"),
-    ):
-        with pytest.raises(UserError, match=text):
-            explorer.compare(first, second)
-    with pytest.raises(RunFolderError, match="is no run folder"):
-        Explorer(tmp_path)
-
-
-def test_an_abstained_run_is_masked(finished: Path, tmp_path: Path, explorer: Explorer) -> None:
-    run = Path(shutil.copytree(finished, tmp_path / "run"))
-    shutil.rmtree(run / "model")
-    masked = Explorer(run)
-    assert "abstained" in masked.how
-    one, two = masked.compare(FIRST, SECOND), explorer.compare(FIRST, SECOND)
-    assert one.after is not None
-    assert two.after is not None
-    assert one.after.divergence == pytest.approx(two.after.divergence, rel=1e-3)
 
 
 def test_without_gradio_it_says_what_to_install(fairprune: Any, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,45 @@
+"""`fairprune plugins list`: what is installed, loaded or not, broken or not."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+
+def test_plugins_list(fairprune: Any) -> None:
+    answer = fairprune("plugins", "list")
+    assert answer.code == 0
+    header, *rows = answer.out.splitlines()
+    assert header.split() == ["kind", "name", "distribution", "version", "state"]
+    cells = [row.split() for row in rows]
+    assert {("bias", "variance"), ("importance", "peak-to-peak"), ("policy", "uniform"), ("architecture", "moe-glu")} <= {
+        (row[0], row[1]) for row in cells
+    }
+    assert {row[4] for row in cells} == {"not"}  # "not loaded"
+
+
+def test_plugins_list_load_and_json(fairprune: Any) -> None:
+    answer = fairprune("plugins", "list", "--load", "--json")
+    rows = json.loads(answer.out)
+    assert {row["state"] for row in rows if row["kind"] != "recipe"} == {"ok"}
+    assert all(row["distribution"] == "fairprune_framework" for row in rows if row["name"] in ("variance", "glu", "default"))
+
+
+def test_a_broken_plugin_breaks_no_list(fairprune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    real = metadata.entry_points
+
+    def more(**words: Any) -> Any:
+        found = list(real(**words))
+        if words.get("group") == "fairprune.bias_scorers":
+            found.append(metadata.EntryPoint("shaky", "no_such_module:Shaky", "fairprune.bias_scorers"))
+        return found
+
+    monkeypatch.setattr(metadata, "entry_points", more)
+    answer = fairprune("plugins", "list", "--load")
+    assert answer.code == 0
+    assert "bias 'shaky' of unknown 0 cannot be loaded from no_such_module:Shaky: ModuleNotFoundError" in answer.out
+    assert next(line for line in answer.out.splitlines() if " variance " in line).endswith("ok")
