@@ -238,7 +238,10 @@ def tiny_model(
 
 
 def save_tiny(folder: Path | str, family: str = "llama", **options: Any) -> Path:
-    """Save a tiny model and its tokenizer to a folder for plain `from_pretrained`; returns the folder."""
+    """Save a tiny model and its tokenizer to a folder for plain `from_pretrained`; returns the folder.
+
+    transformers reads the tokenizer of a `qwen2` folder with a class of its own, which splits texts differently.
+    """
     folder = Path(folder)
     model: Any = tiny_model(family, **options)
     model.save_pretrained(folder)

@@ -40,7 +40,7 @@ def test_what_cannot_be_compared_is_said(explorer: Explorer, tmp_path: Path) -> 
     ):
         with pytest.raises(UserError, match=text):
             explorer.compare(first, second)
-    with pytest.raises(RunFolderError, match="is no run folder"):
+    with pytest.raises(RunFolderError, match="is not a run folder"):
         Explorer(tmp_path)
 
 
