@@ -13,6 +13,7 @@ from torch import Tensor
 from fairprune_framework.analysis.common import opened_run
 from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.evaluation.metrics.movement import described_movement, measure_movements
 from fairprune_framework.recipes.recipe import budget_of
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.progress import Notify, silent
@@ -115,56 +116,18 @@ def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
     return {"planned": False, "because": because}
 
 
-@torch.inference_mode()
 def moved_by(run: Run, site: Site, index: int) -> list[dict[str, Any]]:
-    """Every contrast with how far its variants move the neuron apart, the furthest first.
-
-    `movement`: mean over aligned slots of the standard deviation over the variants; `mean`: of each variant over these slots.
-    """
-    from fairprune_framework.api.interfaces import Pass
-    from fairprune_framework.auditing.batches import compose
-    from fairprune_framework.auditing.observation import Geometry, observe
-
+    """Every contrast with how far it moves the neuron (`metrics.movement`), the furthest first."""
     texts = run.prompts.texts
-    columns = range(index * site.unit_width, (index + 1) * site.unit_width)
-    state: dict[str, Any] = {}
-    found: list[dict[str, Any]] = []
-
-    def take(at: Site, tap: Any, values: Tensor, rows: Tensor | None) -> None:
-        if at.name == site.name:
-            state["seen"] = (values[:, list(columns)].double().mean(1, keepdim=True), rows)
-
-    device = next(run.loaded.model.parameters()).device
-    with run.loaded.architecture.adapter.tap(run.loaded.model, [site], frozenset({"neuron"}), take):
-        for cpu_batch in compose(run.prompts.aligned, run.prompts.values, run.micro_batch_tokens):
-            batch = cpu_batch.to(device)
-            mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
-            run.loaded.model.get_decoder()(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)  # type: ignore[operator]
-            values, rows = state["seen"]
-            obs = observe(site, {"neuron": values}, rows, Geometry(batch), Pass(), {})
-            acts_CVS, seen_CVS = obs.aligned["neuron"][..., 0], obs.aligned_mask
-            count_CS = seen_CVS.sum(1)
-            centre_CS = (acts_CVS * seen_CVS).sum(1) / count_CS.clamp_min(1)
-            spread_CS = (((acts_CVS - centre_CS.unsqueeze(1)) ** 2 * seen_CVS).sum(1) / count_CS.clamp_min(1)).sqrt()
-            slots_C = (count_CS > 0).sum(1).clamp_min(1)
-            movement_C = spread_CS.sum(1) / slots_C
-            mean_CV = (acts_CVS * seen_CVS).sum(2) / seen_CVS.sum(2).clamp_min(1)
-            for place, name in enumerate(batch.ids):
-                contrast = texts[name]
-                found.append(
-                    {
-                        "id": name,
-                        "category": contrast.category,
-                        "control": contrast.control,
-                        "split": contrast.split,
-                        "movement": movement_C[place].item(),
-                        "variants": [
-                            {"attribute": variant.attribute, "text": variant.text, "mean": mean_CV[place, v].item()}
-                            for v, variant in enumerate(contrast.variants)
-                        ],
-                    }
-                )
-    return sorted(found, key=lambda entry: (-entry["movement"], entry["id"]))
+    moved = measure_movements(
+        run.loaded.model,
+        run.loaded.architecture,
+        run.prompts.aligned,
+        run.prompts.values,
+        {site.name: [index]},
+        run.micro_batch_tokens,
+    )
+    return [described_movement(texts[one.id], one) for one in moved[site.name, index]]
 
 
 def _tokens(run: Run, site: Site, index: int) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 Written by `evaluate` as `exhibits.safetensors` and `exhibits.json`, so that `report` never loads a model.
 
-- *units*: up to 32 planned neurons (without a plan: of all) of the highest bias, each with the ten contrasts that move it most. How
-  far a contrast moves a neuron is the largest minus the smallest activation over the variants, averaged over the aligned slots.
-  Measured in the original model, over at most `MOST_CONTRASTS` contrasts, evenly spaced in the set.
+- *units*: up to 32 planned neurons (without a plan: of all) of the highest bias, each with the ten contrasts that move it most
+  (`metrics.movement`). Measured in the original model, over at most `MOST_CONTRASTS` contrasts, evenly spaced in the set.
 - *projections*: for one contrast per category, the one of median divergence among the held-out ones (or all), the outputs of attention
   and MLP of every layer, for the first 64 tokens of each variant, before and after, in float16; what float16 cannot hold is cut to its
   largest number and counted.
@@ -24,14 +23,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.types import Scores, Site, Tap
-from fairprune_framework.auditing.batches import compose
-from fairprune_framework.auditing.observation import Geometry, observe
 from fairprune_framework.calibration.text import padded
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.prompts import PromptSet
 from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.evaluation.metrics.movement import described_movement, measure_movements
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.utilities.progress import bar
@@ -130,17 +127,6 @@ def _units(architecture: Architecture, planned: Mapping[str, Sequence[int]], sco
     return chosen[:MOST_UNITS]
 
 
-def moved(observation: Observation) -> tuple[Tensor, Tensor]:
-    """How far the contrasts move each column of the neuron tap, `(C, K)`, and its mean per variant, `(C, V, K)`; activations."""
-    acts_CVSK, mask_CVS1 = observation.aligned["neuron"], observation.aligned_mask.unsqueeze(-1)
-    slots_CSK = acts_CVSK.masked_fill(~mask_CVS1, -torch.inf).amax(1) - acts_CVSK.masked_fill(~mask_CVS1, torch.inf).amin(1)
-    seen_CS1 = mask_CVS1.any(1)
-    range_CK = slots_CSK.where(seen_CS1, 0.0).sum(1) / seen_CS1.sum(1).clamp_min(1)
-    mean_CVK = acts_CVSK.where(mask_CVS1, 0.0).sum(2) / mask_CVS1.sum(2).clamp_min(1)
-    return range_CK, mean_CVK
-
-
-@torch.inference_mode()
 def _moving(
     loaded: LoadedModel,
     contrasts: Sequence[AlignedContrast],
@@ -153,57 +139,14 @@ def _moving(
     if not units:
         return []
     of_site: dict[str, list[int]] = {}
-    for place, unit in enumerate(units):
-        of_site.setdefault(unit["site"], []).append(place)
-    sites = loaded.architecture.sites
-    columns = {
-        name: torch.cat(
-            [torch.arange(sites[name].unit_width) + units[place]["unit"] * sites[name].unit_width for place in places]
-        )
-        for name, places in of_site.items()
-    }
-    found: dict[int, list[tuple[float, str, list[float]]]] = {place: [] for place in range(len(units))}
-    state: dict[str, Any] = {}
-
-    def take(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
-        if site.name not in columns:
-            return
-        some = values.index_select(1, columns[site.name].to(values.device))
-        range_CK, mean_CVK = moved(observe(site, {tap: some}, rows, state["geometry"], Pass(), {}))
-        range_CN = range_CK.reshape(len(range_CK), -1, site.unit_width).mean(2).cpu()
-        mean_CVN = mean_CVK.reshape(*mean_CVK.shape[:2], -1, site.unit_width).mean(3).cpu()
-        for column, place in enumerate(of_site[site.name]):
-            for row, name in enumerate(state["batch"].ids):
-                means = mean_CVN[row, state["batch"].present[row].cpu(), column].tolist()
-                found[place].append((float(range_CN[row, column]), name, means))
-            found[place] = sorted(found[place], key=lambda entry: (-entry[0], entry[1]))[:MOST_MOVING]
-
-    device = next(loaded.model.parameters()).device
-    trunk = loaded.model.get_decoder()  # type: ignore[operator]
-    chosen = [sites[name] for name in columns]
-    watched = loaded.architecture.adapter.tap(loaded.model, chosen, frozenset({"neuron"}), take)
-    with watched, bar("exhibits", len(contrasts), "contrasts") as advance:
-        for batch in compose(contrasts, values, max_tokens):
-            state["batch"] = batch = batch.to(device)
-            state["geometry"] = Geometry(batch)
-            trunk(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-            advance(len(batch.ids))
+    for unit in units:
+        of_site.setdefault(unit["site"], []).append(unit["unit"])
+    with bar("exhibits", len(contrasts), "contrasts") as advance:
+        moved = measure_movements(loaded.model, loaded.architecture, contrasts, values, of_site, max_tokens, advance)
     return [
         unit
-        | {
-            "contrasts": [
-                {"id": name, "category": texts[name].category, "moved": moved_by, "variants": _means(texts[name], means)}
-                for moved_by, name, means in found[place]
-            ]
-        }
-        for place, unit in enumerate(units)
-    ]
-
-
-def _means(contrast: Contrast, means: Sequence[float]) -> list[dict[str, Any]]:
-    return [
-        {"attribute": variant.attribute, "text": variant.text, "mean": mean}
-        for variant, mean in zip(contrast.variants, means, strict=True)
+        | {"contrasts": [described_movement(texts[one.id], one) for one in moved[unit["site"], unit["unit"]][:MOST_MOVING]]}
+        for unit in units
     ]
 
 
