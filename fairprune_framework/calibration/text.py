@@ -119,23 +119,23 @@ def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calib
             if not line.strip():
                 continue
             try:
-                found = json.loads(line)["text"]
+                value = json.loads(line)["text"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: expected an object with the field 'text'") from error
-            if not isinstance(found, str):
-                raise UserError(f"{path}, line {number}: the field 'text' must be a string. Got {found!r} instead.")
-            texts.append(found)
+            if not isinstance(value, str):
+                raise UserError(f"{path}, line {number}: the field 'text' must be a string. Got {value!r} instead.")
+            texts.append(value)
     tokens = min(tokens, encoder.limit or tokens)
     if name.startswith(BUILTIN):
         passages = encoder.encode(texts[:documents])
         return Calibration(documents=tuple(tuple(ids[:tokens]) for ids, _ in passages), source=name)
-    found = []
+    parts: list[tuple[int, ...]] = []
     for text in texts:
         ids = encoder.encode([text])[0][0] if text.strip() else []
-        found += [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens) if len(ids[i : i + tokens]) > 1]
-    if len(found) < 4:
-        raise UserError(f"the calibration file {path} yields {len(found)} documents of {tokens} tokens; at least 4 are needed")
-    return Calibration(documents=tuple(found), source=path.name)
+        parts += [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens) if len(ids[i : i + tokens]) > 1]
+    if len(parts) < 4:
+        raise UserError(f"the calibration file {path} yields {len(parts)} documents of {tokens} tokens; at least 4 are needed")
+    return Calibration(documents=tuple(parts), source=path.name)
 
 
 @torch.no_grad()

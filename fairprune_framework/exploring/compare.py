@@ -116,7 +116,7 @@ class Explorer:
             variants=tuple(Variant(attribute=value, text=text) for value, text in zip(VALUES, prompts, strict=True)),
         )
         run = self.run
-        aligned = align(run.loaded.encoder, contrast, {value: place for place, value in enumerate(VALUES)})
+        aligned = align(run.loaded.encoder, contrast, {value: index for index, value in enumerate(VALUES)})
         batches = list(compose([aligned], {CATEGORY: 2}, max(run.recipe.micro_batch_tokens, 1)))
         (before,) = measure_contrasts(run.loaded.model, run.loaded.architecture, batches)
         after = None

@@ -34,19 +34,19 @@ def build(explorer: Explorer) -> Any:
 
     def compare(first: str, second: str, tap: str, layer: float) -> tuple[Any, ...]:
         try:
-            found = explorer.compare(first, second)
+            comparison = explorer.compare(first, second)
         except UserError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from error
         return (
-            facts(found),
-            by_layer(found),
-            projection(found, tap, int(layer)),
-            *(next_tokens(found, place) for place in (0, 1)),
-            found,
+            facts(comparison),
+            by_layer(comparison),
+            projection(comparison, tap, int(layer)),
+            *(next_tokens(comparison, index) for index in (0, 1)),
+            comparison,
         )
 
-    def again(found: Comparison | None, tap: str, layer: float) -> Any:
-        return None if found is None else projection(found, tap, int(layer))
+    def again(comparison: Comparison | None, tap: str, layer: float) -> Any:
+        return None if comparison is None else projection(comparison, tap, int(layer))
 
     def generate(first: str, second: str) -> str:
         try:
@@ -130,51 +130,51 @@ def serve(explorer: Explorer, host: str = "127.0.0.1", port: int | None = None, 
 # -- content -----------------------------------------------------------------------------------------------------------------
 
 
-def facts(found: Comparison) -> str:
+def facts(comparison: Comparison) -> str:
     """The two numbers of the pair, before and after."""
     rows = []
     for name, of in (("next-token divergence (nats)", "divergence"), ("activation difference", "activation_difference")):
-        before = getattr(found.before, of)
-        after = None if found.after is None else getattr(found.after, of)
+        before = getattr(comparison.before, of)
+        after = None if comparison.after is None else getattr(comparison.after, of)
         change = f"{after / before - 1:+.1%}" if after is not None and before > 0 else "–"
         shown = "–" if after is None else f"{after:.4g}"
         rows.append(f"<tr><th>{name}</th><td>{before:.4g}</td><td>{shown}</td><td>{change}</td></tr>")
-    equal = "equal" if found.before.equal_length else f"unequal ({found.tokens[0]} and {found.tokens[1]})"
+    equal = "equal" if comparison.before.equal_length else f"unequal ({comparison.tokens[0]} and {comparison.tokens[1]})"
     return (
         "<table><thead><tr><th></th><th>before</th><th>after</th><th>change</th></tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table><p>Token counts: {equal}. One pair, no interval: not evidence.</p>"
     )
 
 
-def by_layer(found: Comparison) -> Figure:
+def by_layer(comparison: Comparison) -> Figure:
     """Mean activation difference of the pair, by layer."""
     import plotly.graph_objects as go
 
-    traces = [go.Scatter(x=found.layers, y=found.before.by_layer, name="before", line={"color": BLUE})]
-    if found.after is not None:
+    traces = [go.Scatter(x=comparison.layers, y=comparison.before.by_layer, name="before", line={"color": BLUE})]
+    if comparison.after is not None:
         line = {"color": VERMILLION, "dash": "dash"}
-        traces.append(go.Scatter(x=found.layers, y=found.after.by_layer, name="after", line=line))
+        traces.append(go.Scatter(x=comparison.layers, y=comparison.after.by_layer, name="after", line=line))
     layout = {"xaxis": axis("layer"), "yaxis": axis("mean activation difference"), "template": "plotly_white", "height": 380}
     return go.Figure(data=traces, layout=layout)
 
 
-def projection(found: Comparison, tap: str, layer: int) -> Figure | None:
+def projection(comparison: Comparison, tap: str, layer: int) -> Figure | None:
     """The tokens of both prompts at one output of one layer; None if the model has neither output."""
-    chart = token_projection(found.source)
+    chart = token_projection(comparison.source)
     if chart is None:
         return None
     names = [control.options for control in chart.controls]
     taps = [name.split()[0].lower() for name in names[1]]
-    place = taps.index(tap) if tap in taps else 0
+    output = taps.index(tap) if tap in taps else 0
     depth = names[2].index(str(layer)) if str(layer) in names[2] else 0
-    return chart.figure(0, place, depth)
+    return chart.figure(0, output, depth)
 
 
-def next_tokens(found: Comparison, place: int) -> list[list[str]]:
+def next_tokens(comparison: Comparison, prompt: int) -> list[list[str]]:
     """Rows of the table: token, before, after."""
     return [
         [repr(one.token), f"{one.before:.2%}", "–" if one.after is None else f"{one.after:.2%}"]
-        for one in found.next_tokens[place]
+        for one in comparison.next_tokens[prompt]
     ]
 
 

@@ -70,7 +70,7 @@ def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
             f"no MLP site in {type(model).__name__!r}. {'; '.join(reasons) or 'No adapter is installed'}. See {DOCS}"
         )
     if len(accepted) > 1:
-        names = " and ".join(found.name for found in accepted)
+        names = " and ".join(architecture.name for architecture in accepted)
         raise AmbiguousName(f"{type(model).__name__} is accepted by {names}: choose with --architecture NAME.")
     return accepted[0]
 

@@ -60,9 +60,9 @@ def _refuse_incomplete(name: str, loaded: Mapping[str, Any]) -> None:
         raise UserError(
             f"the model {name!r} is incomplete: its files contain no {missing[0]} ({len(missing)} weights are missing)"
         )
-    for weight, found, wanted in sorted(loaded.get("mismatched_keys") or ()):
+    for weight, shape, wanted in sorted(loaded.get("mismatched_keys") or ()):
         raise UserError(
-            f"the weights of {name!r} do not fit its config.json: {weight} is {tuple(found)}, the config says {tuple(wanted)}"
+            f"the weights of {name!r} do not fit its config.json: {weight} is {tuple(shape)}, the config says {tuple(wanted)}"
         )
 
 
@@ -91,8 +91,8 @@ def context_limit(name: str) -> int | None:
     if extra.get("gguf_file"):
         return None
     with _reading(name):
-        found = getattr(AutoConfig.from_pretrained(source, **extra).get_text_config(), "max_position_embeddings", None)
-    return int(found) if found else None
+        limit = getattr(AutoConfig.from_pretrained(source, **extra).get_text_config(), "max_position_embeddings", None)
+    return int(limit) if limit else None
 
 
 def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
@@ -208,8 +208,8 @@ def _cache() -> Path:
 
 def context_length(model: nn.Module) -> int | None:
     """Context length in tokens, if given by the config."""
-    found = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr,operator]
-    return int(found) if found else None
+    length = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr,operator]
+    return int(length) if length else None
 
 
 @torch.no_grad()

@@ -28,9 +28,9 @@ def readout_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
         FairpruneError: no known final norm or head, or logits that differ from an ordinary forward pass.
     """
     trunk: Any = model.get_decoder()  # type: ignore[operator]
-    norm = next((found for name in NORMS if isinstance(found := getattr(trunk, name, None), nn.Module)), None)
-    place = next((name for name in LAYERS if isinstance(getattr(trunk, name, None), nn.ModuleList)), None)
-    if norm is None or place is None or model.get_output_embeddings() is None:  # type: ignore[operator]
+    norm = next((module for name in NORMS if isinstance(module := getattr(trunk, name, None), nn.Module)), None)
+    layers_name = next((name for name in LAYERS if isinstance(getattr(trunk, name, None), nn.ModuleList)), None)
+    if norm is None or layers_name is None or model.get_output_embeddings() is None:  # type: ignore[operator]
         raise FairpruneError(
             f"{type(model).__name__} cannot be read out: looked for a final norm ({', '.join(NORMS)}), layers "
             f"({', '.join(LAYERS)}) and an output head"
@@ -39,19 +39,19 @@ def readout_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
     def read(rows_RH: Tensor) -> Tensor:
         parts = torch.split(rows_RH, ROWS)
-        found = [_through(model, trunk, place, norm, part.to(weight)) for part in parts]
-        return torch.cat(found) if found else rows_RH.new_zeros((0, model.get_output_embeddings().weight.shape[0]))  # type: ignore[operator]
+        logits = [_through(model, trunk, layers_name, norm, part.to(weight)) for part in parts]
+        return torch.cat(logits) if logits else rows_RH.new_zeros((0, model.get_output_embeddings().weight.shape[0]))  # type: ignore[operator]
 
     _confirm(model, norm, read)
     return read
 
 
 @torch.inference_mode()
-def _through(model: nn.Module, trunk: Any, place: str, norm: nn.Module, rows_RH: Tensor) -> Tensor:
+def _through(model: nn.Module, trunk: Any, layers_name: str, norm: nn.Module, rows_RH: Tensor) -> Tensor:
     ids = torch.zeros((len(rows_RH), 1), dtype=torch.long, device=rows_RH.device)
     handle = norm.register_forward_pre_hook(lambda _module, _args: (rows_RH.unsqueeze(1),))
     try:
-        with _without_layers(trunk, place):
+        with _without_layers(trunk, layers_name):
             logits: Tensor = model(input_ids=ids, use_cache=False).logits
     finally:
         handle.remove()
@@ -59,13 +59,13 @@ def _through(model: nn.Module, trunk: Any, place: str, norm: nn.Module, rows_RH:
 
 
 @contextmanager
-def _without_layers(trunk: Any, place: str) -> Iterator[None]:
-    layers = getattr(trunk, place)
-    setattr(trunk, place, nn.ModuleList())
+def _without_layers(trunk: Any, layers_name: str) -> Iterator[None]:
+    layers = getattr(trunk, layers_name)
+    setattr(trunk, layers_name, nn.ModuleList())
     try:
         yield
     finally:
-        setattr(trunk, place, layers)
+        setattr(trunk, layers_name, layers)
 
 
 @torch.inference_mode()

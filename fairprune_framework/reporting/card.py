@@ -97,10 +97,10 @@ def _licence_in(readme: Path) -> str | None:
     if not readme.is_file():
         return None
     try:
-        found = ModelCard.load(readme, ignore_metadata_errors=True).data.to_dict().get("license")
+        licence = ModelCard.load(readme, ignore_metadata_errors=True).data.to_dict().get("license")
     except Exception:  # a card may have any content; its licence is then reported as unknown
         return None
-    return found if isinstance(found, str) else None
+    return licence if isinstance(licence, str) else None
 
 
 def _licence(base: str, licence: str | None) -> str:
@@ -133,21 +133,21 @@ def _prompts(source: Source) -> str:
 def _removed(source: Source) -> list[tuple[str, str]]:
     record, plan = source.record, source.plan or {}
     requested, achieved, removal = (plan.get("requested") or {}), (plan.get("achieved") or {}), record.get("removal") or {}
-    found = [
+    facts = [
         ("requested", _cell(requested.get("budget", "unknown"))),
         ("achieved", f"{achieved.get('units', 0):,} neurons, {achieved.get('fraction') or 0:.4%} of all"),
         ("operator", _cell(plan.get("operator"))),
     ]
     if removal:
-        found.append(("parameters", f"{removal['parameters_before']:,} before, {removal['parameters_after']:,} after"))
-        found.append(("stored as zeros", f"{removal['padded']:,} of the neurons"))
-        found.append(("removed against masked", f"logits differ by at most {removal['max_difference']:.1e} (float32)"))
+        facts.append(("parameters", f"{removal['parameters_before']:,} before, {removal['parameters_after']:,} after"))
+        facts.append(("stored as zeros", f"{removal['padded']:,} of the neurons"))
+        facts.append(("removed against masked", f"logits differ by at most {removal['max_difference']:.1e} (float32)"))
     counts = record.get("contrasts") or {}
-    found.append(
+    facts.append(
         ("prompts", f"{_cell(_prompts(source))}, {counts.get('used', 0)} contrasts, {counts.get('skipped', 0)} skipped")
     )
-    found.append(("calibration text", _cell((record.get("calibration") or {}).get("source", "none"))))
-    return found
+    facts.append(("calibration text", _cell((record.get("calibration") or {}).get("source", "none"))))
+    return facts
 
 
 def _plugins(source: Source) -> list[tuple[str, ...]]:
@@ -167,14 +167,14 @@ def _overall(source: Source) -> list[Mapping[str, Any]]:
 
 
 def _rows(source: Source) -> list[tuple[str, ...]]:
-    found: list[tuple[str, ...]] = []
+    lines: list[tuple[str, ...]] = []
     for row in _overall(source):
         where = f"{row['split'] or 'all'}{', controls' if row['control'] else ''}"
         change = "" if row["change"] is None else f"{row['change']:+.1%}"
         interval = "" if row["ci_low"] is None or row["ci_high"] is None else f"{row['ci_low']:+.1%} to {row['ci_high']:+.1%}"
         numbers = (f"{row['before']:.4g}", f"{row['after']:.4g}", change, interval, f"{row['n']:,}")
-        found.append((_cell(row["metric"]), _cell(where), *numbers))
-    return found
+        lines.append((_cell(row["metric"]), _cell(where), *numbers))
+    return lines
 
 
 def _results(source: Source) -> list[Any]:
@@ -182,11 +182,11 @@ def _results(source: Source) -> list[Any]:
     from huggingface_hub import EvalResult
 
     prompts = _prompts(source)
-    found = []
+    results = []
     for row in _overall(source):
         where = f"{row['split'] or 'all'}{', controls' if row['control'] else ''}"
         text = row["metric"] in LANGUAGE_METRICS
-        found.append(
+        results.append(
             EvalResult(
                 task_type="text-generation",
                 dataset_type="calibration-text" if text else "contrasts",
@@ -203,4 +203,4 @@ def _results(source: Source) -> list[Any]:
                 },
             )
         )
-    return found
+    return results

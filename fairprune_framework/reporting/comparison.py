@@ -59,7 +59,7 @@ def _names(sources: Sequence[Source]) -> list[str]:
 
 def cautions(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
     """Reasons why the numbers of these runs are not comparable."""
-    said = []
+    reasons = []
     for what, values in (
         ("models", [source.fingerprint or source.model for source in sources]),
         ("prompt sets", [source.record.get("hashes", {}).get("prompts") for source in sources]),
@@ -76,11 +76,11 @@ def cautions(sources: Sequence[Source], names: Sequence[str]) -> list[str]:
                 "splits": "the held-out contrasts differ, so one run may be judged on contrasts that another selected on",
                 "calibration texts": "perplexities refer to different texts",
             }[what]
-            said.append(f"These runs have different {what} ({of}): {consequence}.")
+            reasons.append(f"These runs have different {what} ({of}): {consequence}.")
     for source, name in zip(sources, names, strict=True):
         if not source.rows and source.ablation is None:
-            said.append(f"{name} has not been evaluated: run `fairprune evaluate --output {source.folder}`.")
-    return said
+            reasons.append(f"{name} has not been evaluated: run `fairprune evaluate --output {source.folder}`.")
+    return reasons
 
 
 def _recipes(sources: Sequence[Source], names: Sequence[str]) -> Table:
@@ -102,11 +102,11 @@ def _results(sources: Sequence[Source], names: Sequence[str]) -> Table:
     rows = [["verdict", *(str(source.record.get("verdict", "–")) for source in sources)]]
     rows.append(["neurons planned", *(_planned(source) for source in sources)])
     for key in keys:
-        found = [
+        rows_of_key = [
             next((row for row in source.rows if _key(row) == key and row["layer"] is None and row["category"] is None), None)
             for source in sources
         ]
-        rows.append([_words(key), *(_cell(row) for row in found)])
+        rows.append([_words(key), *(_cell(row) for row in rows_of_key)])
     return Table(
         columns=("", *names),
         rows=rows,

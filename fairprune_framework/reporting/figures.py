@@ -99,17 +99,17 @@ def chart(name: str, run: Of) -> Chart:
     if name not in CHARTS:
         raise UserError(f"no chart {name!r}.{did_you_mean(name, CHARTS)} There are {', '.join(CHARTS)}.")
     source = run if isinstance(run, Source) else read_source(run if isinstance(run, (str, Path)) else Path(run.folder))
-    found = CHARTS[name](source)
-    if found is None:
+    made = CHARTS[name](source)
+    if made is None:
         raise RunFolderError(
             f"{source.folder} lacks the data of the chart {name!r}: `fairprune report` lists the missing files"
         )
-    return found
+    return made
 
 
 def _figure(name: str, run: Of, **wanted: str | int | None) -> Figure:
-    found = chart(name, run)
-    return found.figure(*(_place(control, wanted.get(control.label.lower())) for control in found.controls))
+    made = chart(name, run)
+    return made.figure(*(_place(control, wanted.get(control.label.lower())) for control in made.controls))
 
 
 def _place(control: Control, wanted: str | int | None) -> int:

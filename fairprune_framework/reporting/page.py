@@ -41,8 +41,8 @@ CHARTS = {
 
 def charts_of(source: Source) -> list[Chart]:
     """The charts available for a folder."""
-    found = (make(source) for make in CHARTS.values())
-    return [chart for chart in found if chart is not None]
+    charts = (make(source) for make in CHARTS.values())
+    return [chart for chart in charts if chart is not None]
 
 
 def page(sources: Sequence[Source]) -> str:
@@ -91,8 +91,8 @@ def _array(value: Any) -> Any:
 
     if isinstance(value, np.ndarray):
         kind = {"float32": "f4", "float64": "f8", "int32": "i4"}[str(value.dtype)]
-        found = {"dtype": kind, "bdata": base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()}
-        return found | ({"shape": ", ".join(map(str, value.shape))} if value.ndim > 1 else {})
+        packed_array = {"dtype": kind, "bdata": base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()}
+        return packed_array | ({"shape": ", ".join(map(str, value.shape))} if value.ndim > 1 else {})
     return value.item()
 
 
@@ -130,26 +130,26 @@ def _version() -> str:
 
 def _units(source: Source) -> list[dict[str, Any]]:
     """The units of the exhibits, with the attribute marked in each text."""
-    found = []
+    units = []
     for unit in (source.exhibits or {}).get("units", ()):
         moving = []
         for contrast in unit["contrasts"]:
             marked = prose.attribute_marked([variant["text"] for variant in contrast["variants"]])
             variants = sorted(zip(contrast["variants"], marked, strict=True), key=lambda pair: -pair[0]["mean"])
             moving.append({**contrast, "variants": [{**variant, "spans": spans} for variant, spans in variants]})
-        found.append({**unit, "contrasts": moving})
-    return found
+        units.append({**unit, "contrasts": moving})
+    return units
 
 
 def _generations(source: Source) -> list[dict[str, Any]]:
-    found = []
+    generations = []
     for entry in (source.evaluation or {}).get("generations", ()):
         before, after = entry["before"], entry.get("after")
         shown: dict[str, Any] = {"before": [prose.Span(text=before, differs=False)], "after": None}
         if after is not None:
             shown = dict(zip(("before", "after"), prose.diff_tokens(before, after, entry["first_difference"]), strict=True))
-        found.append({"prompt": entry["prompt"], **shown, "equal": after == before})
-    return found
+        generations.append({"prompt": entry["prompt"], **shown, "equal": after == before})
+    return generations
 
 
 def _cost_rows(source: Source) -> list[Mapping[str, Any]]:
@@ -183,7 +183,7 @@ def _provenance(source: Source) -> list[tuple[str, list[tuple[str, str]]]]:
         ("Timings", stages),
         ("Counts", record.get("contrasts", {})),
     ]
-    return [(title, [(str(name), str(value)) for name, value in found.items()]) for title, found in groups if found]
+    return [(title, [(str(name), str(value)) for name, value in pairs.items()]) for title, pairs in groups if pairs]
 
 
 def write_page(sources: Sequence[Source], path: Path) -> None:

@@ -53,32 +53,32 @@ def verdict(source: Source) -> Verdict:
 
 
 def _sentences(source: Source, word: str, row: Mapping[str, Any] | None, control: Mapping[str, Any] | None) -> list[str]:
-    record, said = source.record, []
+    record, sentences = source.record, []
     if word == "abstained":
         because = str(record.get("abstained_because") or record.get("verdict_because") or "")
-        said.append(f"{because[:1].upper()}{because[1:]}." if because else "The run gives no reason.")
+        sentences.append(f"{because[:1].upper()}{because[1:]}." if because else "The run gives no reason.")
         if row is not None and row["after"] is not None:
-            said.append("The effect of the plan is shown below, measured by masking its neurons.")
+            sentences.append("The effect of the plan is shown below, measured by masking its neurons.")
     if row is not None and row["change"] is not None:
         clusters = f"{row['clusters']} " if row.get("clusters") else ""
         held = "held-out templates, which had no part in the choice of neurons" if row["split"] == "heldout" else "templates"
-        said.append(
+        sentences.append(
             "The next-token divergence measures how much the model's prediction changes when only the attribute in a text changes. "
             f"It changed by {_change(row)} on {clusters}{held}."
         )
     elif row is not None:
-        said.append(f"The next-token divergence of the model is {row['before']:.4g} nats on {row['n']} contrasts.")
+        sentences.append(f"The next-token divergence of the model is {row['before']:.4g} nats on {row['n']} contrasts.")
     if control is not None and control["change"] is not None:
-        said.append(f"On control edits, without a demographic meaning, it changed by {_change(control)}.")
+        sentences.append(f"On control edits, without a demographic meaning, it changed by {_change(control)}.")
     guard = record.get("guard")
     if guard and guard.get("increase") is not None:
         held = "within" if guard["held"] else "beyond"
-        said.append(
+        sentences.append(
             f"Perplexity on text kept aside changed by {percent(guard['increase'], 2)}, {held} the limit of {percent(guard['limit'])}."
         )
     if word == "not-judged" and record.get("verdict_because"):
-        said.append(f"No verdict: {record['verdict_because']}.")
-    return said
+        sentences.append(f"No verdict: {record['verdict_because']}.")
+    return sentences
 
 
 def _change(row: Mapping[str, Any]) -> str:
@@ -89,27 +89,27 @@ def _change(row: Mapping[str, Any]) -> str:
 
 
 def _limits(source: Source, word: str, row: Mapping[str, Any] | None, control: Mapping[str, Any] | None) -> list[str]:
-    said = [
+    limits = [
         "The verdict covers these prompts and the next token after them: not every use of the model, and not its longer texts.",
         "A smaller reaction to an attribute is not fairness in itself; for some questions the right answer depends on the attribute.",
     ]
     if word == "no-difference":
-        said.append("The absence of a measurable difference is no proof of equality: see the width of the interval.")
+        limits.append("The absence of a measurable difference is no proof of equality: see the width of the interval.")
     if row is not None and control is not None and None not in (row["change"], control["change"]) and row["change"] < 0:
         if control["change"] < row["change"] / 3:
-            said.append("The controls fell too: a part of the effect is a model that reacts less to any edit.")
+            limits.append("The controls fell too: a part of the effect is a model that reacts less to any edit.")
         elif control.get("ci_low") is not None and control["ci_low"] < row["change"]:
-            said.append(
+            limits.append(
                 "The interval of the controls includes the effect itself: a general loss of sensitivity cannot be excluded."
             )
     if not any("/" in row["metric"] for row in source.rows):  # `set/metric` and `task/metric`: what the prompts do not measure
-        said.append("No public benchmark was run: perplexity alone does not show what the model can still do.")
-    said.append("One model, one seed, one prompt set. A result on one question need not hold for another.")
-    return said
+        limits.append("No public benchmark was run: perplexity alone does not show what the model can still do.")
+    limits.append("One model, one seed, one prompt set. A result on one question need not hold for another.")
+    return limits
 
 
 def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, Any] | None) -> list[tuple[str, str, str]]:
-    record, found = source.record, []
+    record, facts = source.record, []
     for label, each in (
         ("held-out divergence" if row and row["split"] == "heldout" else "divergence", row),
         ("the same, controls", control),
@@ -121,21 +121,21 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
                 if known
                 else f"{each['n']} contrasts, no interval"
             )
-            found.append((label, percent(each["change"]), small))
+            facts.append((label, percent(each["change"]), small))
     guard = record.get("guard")
     if guard:
         increase = percent(guard["increase"], 2) if guard["increase"] is not None else "overflow"
-        found.append(("perplexity", increase, f"at most {percent(guard['limit'])}: {'held' if guard['held'] else 'failed'}"))
+        facts.append(("perplexity", increase, f"at most {percent(guard['limit'])}: {'held' if guard['held'] else 'failed'}"))
     if source.plan is not None:
         count = sum(len(units) for units in source.plan["sites"].values())
         share = (source.plan.get("achieved") or {}).get("fraction")
-        found.append(
+        facts.append(
             ("neurons planned", f"{count:,}", f"{share:.2%} of all, in {len(source.plan['sites'])} blocks" if share else "none")
         )
     before, after = record.get("parameters_before"), record.get("parameters_after")
     if before and after and record.get("removal"):
-        found.append(("parameters", f"{after / 1e6:,.1f} M", f"{before / 1e6:,.1f} M before"))
-    return found
+        facts.append(("parameters", f"{after / 1e6:,.1f} M", f"{before / 1e6:,.1f} M before"))
+    return facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,15 +162,15 @@ def diff_tokens(before: str, after: str, first: Mapping[str, Any] | None) -> tup
 
 
 def _cut(spans: Sequence[Span], whole: str, start: int, end: int) -> list[Span]:
-    found, at = [], 0
+    parts_of_text, at = [], 0
     start = start + len(whole[start:end]) - len(whole[start:end].lstrip()) if whole[start:end].strip() else start
     for span in spans:
         length = len(span.text)
         a, b = (min(max(edge - at, 0), length) for edge in (start, end))
         parts = ((span.text[:a], False), (span.text[a:b], True), (span.text[b:], False))
-        found += [Span(text=text, differs=span.differs, first=inside) for text, inside in parts if text]
+        parts_of_text += [Span(text=text, differs=span.differs, first=inside) for text, inside in parts if text]
         at += length
-    return found
+    return parts_of_text
 
 
 def diff_words(before: str, after: str) -> tuple[list[Span], list[Span]]:
@@ -185,9 +185,9 @@ def diff_words(before: str, after: str) -> tuple[list[Span], list[Span]]:
     first: list[Span] = []
     second: list[Span] = []
     for kind, i, j, m, n in SequenceMatcher(None, a, b).get_opcodes():
-        for found, words, start, stop in ((first, a, i, j), (second, b, m, n)):
+        for spans, words, start, stop in ((first, a, i, j), (second, b, m, n)):
             if start < stop:
-                found.append(Span(text="".join(words[start:stop]), differs=kind != "equal"))
+                spans.append(Span(text="".join(words[start:stop]), differs=kind != "equal"))
     return first, second
 
 
@@ -195,8 +195,8 @@ def attribute_marked(texts: Sequence[str]) -> list[list[Span]]:
     """The text of each variant with its attribute marked, extended to word boundaries."""
     from fairprune_framework.contrasts.alignment import attribute_spans
 
-    found = []
+    marked = []
     for text, (start, end) in zip(texts, attribute_spans(list(texts)), strict=True):
         parts = ((text[:start], False), (text[start:end], True), (text[end:], False))
-        found.append([Span(text=part, differs=differs) for part, differs in parts if part])
-    return found
+        marked.append([Span(text=part, differs=differs) for part, differs in parts if part])
+    return marked

@@ -71,8 +71,8 @@ class Source:
     @property
     def fingerprint(self) -> str | None:
         """The fingerprint of the model, if known."""
-        found = self.record.get("hashes", {}).get("model")
-        return None if found is None else str(found)
+        value = self.record.get("hashes", {}).get("model")
+        return None if value is None else str(value)
 
     @property
     def name(self) -> str:
@@ -106,8 +106,8 @@ def layer_of(site: str) -> int:
     >>> layer_of("model.layers.7.mlp.experts.3")
     7
     """
-    found = _NUMBER.search(site)
-    return int(found[1]) if found else 0
+    match = _NUMBER.search(site)
+    return int(match[1]) if match else 0
 
 
 def sites_of(scores: Mapping[str, Any]) -> list[str]:
@@ -130,37 +130,37 @@ def read_source(folder: str | Path) -> Source:
     if not (folder / RECORD).is_file() and not (folder / ABLATION).is_file():
         raise RunFolderError(f"{folder} is not a run folder: it contains neither {RECORD} nor {ABLATION}")
     reader = _Reader(folder)
-    found: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if (folder / RECORD).is_file():
-        found["record"] = read_json(folder / RECORD, "fairprune-run/1")
-        found["recipe_text"] = reader.maybe(RECIPE, lambda path: path.read_text(encoding="utf-8")) or ""
-        found["recipe"] = reader.maybe(RECIPE, _yaml) or {}
-        found |= _stages(reader, found["record"].get("stages") or {})
-        found["more"] = {
+        fields["record"] = read_json(folder / RECORD, "fairprune-run/1")
+        fields["recipe_text"] = reader.maybe(RECIPE, lambda path: path.read_text(encoding="utf-8")) or ""
+        fields["recipe"] = reader.maybe(RECIPE, _yaml) or {}
+        fields |= _stages(reader, fields["record"].get("stages") or {})
+        fields["more"] = {
             name: content
             for name in OPTIONAL
             if (content := reader.maybe(f"{name}.json", lambda path: read_json(path))) is not None
         }
-    found["ablation"] = reader.maybe(ABLATION, lambda path: read_json(path))
-    return Source(folder=folder, missing=tuple(reader.missing), damaged=tuple(reader.damaged), **found)
+    fields["ablation"] = reader.maybe(ABLATION, lambda path: read_json(path))
+    return Source(folder=folder, missing=tuple(reader.missing), damaged=tuple(reader.damaged), **fields)
 
 
 def _stages(reader: _Reader, stages: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "contrasts": tuple(reader.wanted("contrasts.jsonl", _lines, "the contrasts", "audit") or ()),
         "skipped": tuple(reader.maybe("skipped.jsonl", _lines) or ()),
         "plan": reader.wanted("plan.json", lambda path: read_json(path), "the chosen neurons", "plan"),
     }
-    found["scores"] = reader.wanted("scores.safetensors", _tensors, "bias and importance of each neuron", "score") or {}
+    fields["scores"] = reader.wanted("scores.safetensors", _tensors, "bias and importance of each neuron", "score") or {}
     read = reader.wanted("evaluation.json", lambda path: read_json(path), "the metrics before and after", "evaluate")
-    found["evaluation"], found["rows"] = read, tuple((read or {}).get("results", ()))
+    fields["evaluation"], fields["rows"] = read, tuple((read or {}).get("results", ()))
     if read is not None:
-        found["exhibits"] = reader.wanted(
+        fields["exhibits"] = reader.wanted(
             "exhibits.json", lambda path: read_json(path), "the contrasts that move a neuron", "evaluate --overwrite"
         )
         tensors = reader.wanted("exhibits.safetensors", _tensors, "token representations", "evaluate --overwrite")
-        found["representations"] = tensors or {}
-    return found
+        fields["representations"] = tensors or {}
+    return fields
 
 
 class _Reader:
@@ -193,10 +193,10 @@ class _Reader:
 def _yaml(path: Path) -> dict[str, Any]:
     import yaml
 
-    found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict):
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
         raise ValueError("not a mapping")
-    return found
+    return content
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -85,12 +85,12 @@ def drawn(chart: Chart, *choice: int) -> Any:
             key = trace.get("yaxis", "y")
             if key not in axes:
                 axes[key] = _axes(figure, layout, key)
-        places = {key: _categories(data, layout, key) for key in axes}
+        categories_of = {key: _categories(data, layout, key) for key in axes}
         for trace in data:
             key = trace.get("yaxis", "y")
-            _DRAW[trace["type"]](axes[key], trace, places[key])
+            _DRAW[trace["type"]](axes[key], trace, categories_of[key])
         for key, ax in axes.items():
-            _dress(ax, layout, key, places[key])
+            _dress(ax, layout, key, categories_of[key])
         handles, labels = next(iter(axes.values())).get_legend_handles_labels()
         if layout.get("showlegend") and handles:
             first = next(iter(axes.values()))
@@ -101,8 +101,8 @@ def drawn(chart: Chart, *choice: int) -> Any:
 
 def _text(text: object) -> str:
     """A label without plotly's tags, never parsed as mathematics."""
-    found = html.unescape(re.sub(r"</?b>|<br>", "", str(text)))
-    return found.replace("$", r"\$")
+    label = html.unescape(re.sub(r"</?b>|<br>", "", str(text)))
+    return label.replace("$", r"\$")
 
 
 def _axes(figure: Any, layout: Mapping[str, Any], key: str) -> Any:
@@ -112,7 +112,7 @@ def _axes(figure: Any, layout: Mapping[str, Any], key: str) -> Any:
 
 def _categories(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any], key: str) -> dict[str, list[str] | None]:
     """The categories of both axes, in order of appearance; None for numbers."""
-    found: dict[str, list[str] | None] = {}
+    categories: dict[str, list[str] | None] = {}
     for name in ("x", "y"):
         texts = [
             value
@@ -122,13 +122,13 @@ def _categories(data: Sequence[Mapping[str, Any]], layout: Mapping[str, Any], ke
             if isinstance(value, str)
         ]
         kind = layout.get(f"{name}axis{key[1:]}", {}).get("type")
-        found[name] = list(dict.fromkeys(texts)) if texts or kind == "category" else None
-    return found
+        categories[name] = list(dict.fromkeys(texts)) if texts or kind == "category" else None
+    return categories
 
 
 def _values(trace: Mapping[str, Any], name: str) -> Iterable[Any]:
-    found: Iterable[Any] | None = trace.get(name)
-    return () if found is None else found
+    values: Iterable[Any] | None = trace.get(name)
+    return () if values is None else values
 
 
 def _at(values: Any, categories: list[str] | None) -> list[float]:
@@ -137,8 +137,8 @@ def _at(values: Any, categories: list[str] | None) -> list[float]:
     return [float(categories.index(value)) for value in values]
 
 
-def _scatter(ax: Any, trace: Mapping[str, Any], places: Mapping[str, list[str] | None]) -> None:
-    x, y = _at(trace["x"], places["x"]), _at(trace["y"], places["y"])
+def _scatter(ax: Any, trace: Mapping[str, Any], categories_of: Mapping[str, list[str] | None]) -> None:
+    x, y = _at(trace["x"], categories_of["x"]), _at(trace["y"], categories_of["y"])
     if not x:
         return
     mode, marker, line = trace["mode"], trace.get("marker", {}), trace.get("line", {})
@@ -178,11 +178,16 @@ def _scatter(ax: Any, trace: Mapping[str, Any], places: Mapping[str, list[str] |
                 )
 
 
-def _bar(ax: Any, trace: Mapping[str, Any], places: Mapping[str, list[str] | None]) -> None:
-    ax.bar(_at(trace["x"], places["x"]), _at(trace["y"], places["y"]), color=trace["marker"]["color"], label="_nolegend_")
+def _bar(ax: Any, trace: Mapping[str, Any], categories_of: Mapping[str, list[str] | None]) -> None:
+    ax.bar(
+        _at(trace["x"], categories_of["x"]),
+        _at(trace["y"], categories_of["y"]),
+        color=trace["marker"]["color"],
+        label="_nolegend_",
+    )
 
 
-def _heatmap(ax: Any, trace: Mapping[str, Any], places: Mapping[str, list[str] | None]) -> None:
+def _heatmap(ax: Any, trace: Mapping[str, Any], categories_of: Mapping[str, list[str] | None]) -> None:
     import numpy as np
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -191,7 +196,7 @@ def _heatmap(ax: Any, trace: Mapping[str, Any], places: Mapping[str, list[str] |
     colors = (
         scale.lower() if isinstance(scale, str) else LinearSegmentedColormap.from_list("ours", [tuple(stop) for stop in scale])
     )
-    x, y = (_edges(trace, name, z.shape[1 - place], places[name]) for place, name in enumerate(("x", "y")))
+    x, y = (_edges(trace, name, z.shape[1 - axis], categories_of[name]) for axis, name in enumerate(("x", "y")))
     mesh = ax.pcolormesh(x, y, z, cmap=colors, vmin=trace.get("zmin"), vmax=trace.get("zmax"), rasterized=z.size > 4000)
     bar = ax.figure.colorbar(mesh, ax=ax, pad=0.02, fraction=0.05)
     described = trace.get("colorbar", {})
@@ -224,7 +229,7 @@ def _edges(trace: Mapping[str, Any], name: str, count: int, categories: list[str
 _DRAW = {"scatter": _scatter, "bar": _bar, "heatmap": _heatmap}
 
 
-def _dress(ax: Any, layout: Mapping[str, Any], key: str, places: Mapping[str, list[str] | None]) -> None:
+def _dress(ax: Any, layout: Mapping[str, Any], key: str, categories_of: Mapping[str, list[str] | None]) -> None:
     from matplotlib.ticker import PercentFormatter
 
     for name in ("x", "y"):
@@ -233,10 +238,10 @@ def _dress(ax: Any, layout: Mapping[str, Any], key: str, places: Mapping[str, li
         ours.set_label_text(_text(axis.get("title", {}).get("text", "")))
         if str(axis.get("tickformat", "")).endswith("%"):
             ours.set_major_formatter(PercentFormatter(1.0))
-        if (categories := places[name]) is not None:
+        if (categories := categories_of[name]) is not None:
             step = max(1, -(-len(categories) // axis["nticks"])) if "nticks" in axis else 1
             shown = list(range(0, len(categories), step))
-            ours.set_ticks(shown, labels=[_text(categories[place]) for place in shown])
+            ours.set_ticks(shown, labels=[_text(categories[index]) for index in shown])
         elif "tickvals" in axis:
             ours.set_ticks(axis["tickvals"], labels=axis["ticktext"])
         if axis.get("showgrid") is False:

@@ -51,7 +51,7 @@ def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan 
     if evaluation is not None:
         lines += ["", *_table(evaluation)]
     order = ("audit", "score", "plan", "prune", "evaluate")
-    missing = order[max((place + 1 for place, stage in enumerate(order) if stage in stages), default=0) :]
+    missing = order[max((index + 1 for index, stage in enumerate(order) if stage in stages), default=0) :]
     if missing and not ("evaluate" in stages and "plan" not in stages):
         lines += ["", f"next: fairprune {missing[0]} --output {folder}"]
     seconds = record.get("seconds", {})

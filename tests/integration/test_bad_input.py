@@ -329,12 +329,12 @@ def test_skip_does_not_hide_that_nothing_is_left(hostile: Hostile) -> None:
 def test_output_that_holds_other_files_is_never_touched(hostile: Hostile, overwrite: tuple[str, ...]) -> None:
     hostile.output.mkdir()
     (hostile.output / "thesis.tex").write_text("years of work")
-    assert "is no run folder" in hostile.run(*overwrite)
+    assert "is not a run folder" in hostile.run(*overwrite)
 
 
 def test_output_that_is_a_file(hostile: Hostile) -> None:
     hostile.output.write_text("x")
-    assert "is no run folder" in hostile.run("--overwrite")
+    assert "is not a run folder" in hostile.run("--overwrite")
 
 
 def test_output_below_a_file(hostile: Hostile) -> None:

@@ -124,7 +124,7 @@ def refused(fairprune: Any, folder: Path, *words: Any, code: int = 2) -> str:
 
 def test_runs_that_cannot_be_pushed(fairprune: Any, finished: Path, hub: Hub, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
-    assert "is no run folder" in refused(fairprune, tmp_path)
+    assert "is not a run folder" in refused(fairprune, tmp_path)
     record = json.loads((run / "run.json").read_text())
     (run / "model" / "README.md").unlink()
     assert "has no card" in refused(fairprune, run)

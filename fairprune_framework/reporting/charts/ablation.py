@@ -31,9 +31,9 @@ def pareto(source: Source) -> Chart | None:
     ordinary = [cell for cell in cells if not cell.get("control")]
     kinds = list(dict.fromkeys(str(cell.get("bias")) for cell in ordinary))
     data = [_marks("random controls", [cell for cell in cells if cell.get("control")], CONTROL, "x-thin-open")]
-    for place, kind in enumerate(kinds):
+    for index, kind in enumerate(kinds):
         chosen = [cell for cell in ordinary if str(cell.get("bias")) == kind]
-        data.append(_marks(plain(kind, 30), chosen, CYCLE[place % len(CYCLE)], SYMBOLS[place % len(SYMBOLS)]))
+        data.append(_marks(plain(kind, 30), chosen, CYCLE[index % len(CYCLE)], SYMBOLS[index % len(SYMBOLS)]))
     front = sorted((cell for cell in ordinary if cell.get("pareto")), key=lambda cell: float(cell["perplexity_change"]))
     data.append(
         {

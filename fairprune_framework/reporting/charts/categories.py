@@ -11,16 +11,16 @@ from fairprune_framework.reporting.run_data import Source
 
 def overlap(source: Source) -> Chart | None:
     """Jaccard indices of the neurons selected for each category alone. None without `overlap.json`."""
-    found = source.more.get("overlap")
-    if not found:
+    answer = source.more.get("overlap")
+    if not answer:
         return None
-    names = [plain(name, 30) for name in found["categories"]]
-    values = found["jaccard"]
-    adjusted = found.get("p_adjusted")
+    names = [plain(name, 30) for name in answer["categories"]]
+    values = answer["jaccard"]
+    adjusted = answer.get("p_adjusted")
     rows = [
-        [a, b, number(_cell(found.get("counts"), i, j)), number(values[i][j]), number(_cell(adjusted, i, j), 2)]
-        for i, a in enumerate(found["categories"])
-        for j, b in enumerate(found["categories"])
+        [a, b, number(_cell(answer.get("counts"), i, j)), number(values[i][j]), number(_cell(adjusted, i, j), 2)]
+        for i, a in enumerate(answer["categories"])
+        for j, b in enumerate(answer["categories"])
         if j < i
     ]
     return _matrix(
@@ -44,18 +44,18 @@ def overlap(source: Source) -> Chart | None:
 
 def transfer(source: Source) -> Chart | None:
     """Change of the divergence of each category by the selection for another one. None without `transfer.json`."""
-    found = source.more.get("transfer")
-    if not found:
+    answer = source.more.get("transfer")
+    if not answer:
         return None
-    chosen = [plain(name, 30) for name in found["categories"]]
-    judged = found.get("judged") or found["categories"]
-    values = found["change"]
+    chosen = [plain(name, 30) for name in answer["categories"]]
+    judged = answer.get("judged") or answer["categories"]
+    values = answer["change"]
     known = [value for row in values for value in row if value is not None]
     most = max((abs(value) for value in known), default=1.0)
     rows = []
-    for i, a in enumerate(found["categories"]):
+    for i, a in enumerate(answer["categories"]):
         for j, b in enumerate(judged):
-            bounds = {"ci_low": _cell(found.get("ci_low"), i, j), "ci_high": _cell(found.get("ci_high"), i, j)}
+            bounds = {"ci_low": _cell(answer.get("ci_low"), i, j), "ci_high": _cell(answer.get("ci_high"), i, j)}
             rows.append([a, b, percent(values[i][j]), interval(bounds)])
     return _matrix(
         name="transfer",

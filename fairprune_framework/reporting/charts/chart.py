@@ -86,10 +86,10 @@ class Chart:
         """Traces and layout with one option selected per control; by default the initial ones."""
         data, layout = [dict(trace) for trace in self.data], _merged({}, self.layout)
         branches = self.patches
-        for place, control in enumerate(self.controls):
+        for index, control in enumerate(self.controls):
             if not branches:
                 break
-            patch = branches[choice[place] if place < len(choice) else control.start]
+            patch = branches[choice[index] if index < len(choice) else control.start]
             for trace, change in zip(data, patch.data, strict=False):
                 trace |= _merged(trace, change)
             layout = _merged(layout, patch.layout)
@@ -128,10 +128,10 @@ def plain(text: object, most: int | None = None) -> str:
     >>> plain("<b>Anna & Bo</b>", 8)
     '&lt;b&gt;Anna…'
     """
-    found = str(text)
-    if most is not None and len(found) > most:
-        found = found[: most - 1] + "…"
-    return html.escape(found, quote=False)
+    label = str(text)
+    if most is not None and len(label) > most:
+        label = label[: most - 1] + "…"
+    return html.escape(label, quote=False)
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -29,14 +29,14 @@ _BINS = 70
 
 def scaled(values: NDArray[Any], unit: float) -> NDArray[np.float64]:
     """sign(x) log10(1 + |x| / unit): 0 stays 0, the unit becomes 0.3, ten units about 1; for values of either sign."""
-    found: NDArray[np.float64] = np.sign(values) * np.log10(1 + np.abs(values) / unit)
-    return found
+    logarithms: NDArray[np.float64] = np.sign(values) * np.log10(1 + np.abs(values) / unit)
+    return logarithms
 
 
 def _unit(values: NDArray[Any]) -> float:
     """The median of the nonzero values."""
-    found = np.abs(values[values != 0])
-    return float(np.median(found)) if len(found) else 1.0
+    magnitudes = np.abs(values[values != 0])
+    return float(np.median(magnitudes)) if len(magnitudes) else 1.0
 
 
 def layer_neuron_map(source: Source) -> Chart | None:
@@ -129,13 +129,13 @@ def _row_labels(names: list[str]) -> list[str]:
 
 def _marks(source: Source, names: list[str]) -> list[tuple[float, int, int]]:
     """(-bias, row, unit) of the planned units, highest bias first."""
-    found = [
+    marks = [
         (-float(source.scores[f"bias/{name}"][unit]), row, unit)
         for row, name in enumerate(names)
         for unit in source.planned(name)
         if unit < len(source.scores[f"bias/{name}"])
     ]
-    return sorted(found)
+    return sorted(marks)
 
 
 def _colorbar(raw: NDArray[Any], unit: float) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def bias_against_importance(source: Source) -> Chart | None:
     density = np.where(counts.T > 0, np.log10(np.maximum(counts.T, 1)), np.nan)
     marks = _marks(source, names)
     shown = marks[:MOST_MARKS]
-    places = np.array([first[row] + unit for _, row, unit in shown], dtype=int)
+    positions = np.array([first[row] + unit for _, row, unit in shown], dtype=int)
     labels = _row_labels(names)
     data: list[dict[str, Any]] = [
         {
@@ -206,8 +206,8 @@ def bias_against_importance(source: Source) -> Chart | None:
             "type": "scatter",
             "mode": "markers",
             "name": "planned",
-            "x": _rounded(x[places]),
-            "y": _rounded(y[places]),
+            "x": _rounded(x[positions]),
+            "y": _rounded(y[positions]),
             "customdata": [f"{labels[row]}, neuron {unit}: bias {-negative:.4g}" for negative, row, unit in shown],
             "marker": {"color": VERMILLION, "size": 8, "symbol": "circle-open", "line": {"width": 2, "color": VERMILLION}},
             "hovertemplate": "%{customdata}<extra>planned</extra>",

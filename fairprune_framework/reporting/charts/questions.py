@@ -26,32 +26,32 @@ SHOWN = 60
 
 def stability(source: Source) -> Chart | None:
     """Selection frequency of each neuron under resampled templates. None without `stability.json`."""
-    found = source.more.get("stability")
-    if not found or not found["units"]:
+    answer = source.more.get("stability")
+    if not answer or not answer["units"]:
         return None
-    units = found["units"][:SHOWN]
+    units = answer["units"][:SHOWN]
     names = [plain(f"{unit['site']}:{unit['unit']}", 40) for unit in units]
     traces = []
     for planned, label, color in ((True, "in the plan", BEFORE), (False, "not in the plan", CONTROL)):
-        chosen = [place for place, unit in enumerate(units) if unit["planned"] is planned]
+        chosen = [index for index, unit in enumerate(units) if unit["planned"] is planned]
         traces.append(
             {
                 "type": "bar",
                 "name": label,
-                "x": [place + 1 for place in chosen],
-                "y": [units[place]["frequency"] for place in chosen],
-                "customdata": [names[place] for place in chosen],
+                "x": [index + 1 for index in chosen],
+                "y": [units[index]["frequency"] for index in chosen],
+                "customdata": [names[index] for index in chosen],
                 "marker": {"color": color, "pattern": {"shape": "" if planned else "/"}},
                 "hovertemplate": "%{customdata}: %{y:.0%}<extra></extra>",
             }
         )
-    mean = found["mean_frequency"]
+    mean = answer["mean_frequency"]
     return Chart(
         name="stability",
         title="Would other templates have selected the same neurons?",
-        caption=f"Templates of each category were drawn with replacement {found['replicates']} times; a bar is the share of draws "
-        f"that selected a neuron. {found['stable_75']} of the {found['planned']} planned neurons are selected in at least 75 % of draws; "
-        f"two draws share {number(found['mean_jaccard'], 2)} of their neurons (Jaccard index). A rare selection was made by chance.",
+        caption=f"Templates of each category were drawn with replacement {answer['replicates']} times; a bar is the share of draws "
+        f"that selected a neuron. {answer['stable_75']} of the {answer['planned']} planned neurons are selected in at least 75 % of draws; "
+        f"two draws share {number(answer['mean_jaccard'], 2)} of their neurons (Jaccard index). A rare selection was made by chance.",
         summary=f"Selection frequency of {len(units)} neurons; planned ones on average in {_share(mean)} of the draws.",
         data=traces,
         layout={
@@ -66,20 +66,20 @@ def stability(source: Source) -> Chart | None:
                 [f"{unit['site']}:{unit['unit']}", _share(unit["frequency"]), "yes" if unit["planned"] else "no"]
                 for unit in units
             ],
-            note=f"{len(units)} of {found['units_ever_chosen']} neurons selected at least once.",
+            note=f"{len(units)} of {answer['units_ever_chosen']} neurons selected at least once.",
         ),
     )
 
 
 def causal(source: Source) -> Chart | None:
     """Effect of the plan, beside random neurons of equal activation norm, and on controls. None without `causal.json`."""
-    found = source.more.get("causal")
-    if not found:
+    answer = source.more.get("causal")
+    if not answer:
         return None
-    random = [each["change"] for each in found["random"] if each["change"] is not None]
-    rows: list[tuple[str, dict[str, Any]]] = [("the plan, demographic contrasts", found["demographic"])]
-    if found.get("control"):
-        rows.append(("the plan, controls", found["control"]))
+    random = [each["change"] for each in answer["random"] if each["change"] is not None]
+    rows: list[tuple[str, dict[str, Any]]] = [("the plan, demographic contrasts", answer["demographic"])]
+    if answer.get("control"):
+        rows.append(("the plan, controls", answer["control"]))
     known = [(label, effect) for label, effect in rows if effect and effect["change"] is not None]
     traces: list[dict[str, Any]] = [
         {
@@ -108,9 +108,9 @@ def causal(source: Source) -> Chart | None:
     return Chart(
         name="causal",
         title="Is the effect of the plan larger than chance?",
-        caption=f"Change of the divergence ({plain(found['split'])} contrasts) when {found['units']} neurons are masked: those of the plan "
+        caption=f"Change of the divergence ({plain(answer['split'])} contrasts) when {answer['units']} neurons are masked: the plan "
         f"with a 95 % interval, and {len(random)} draws of random neurons in the same layers with equal activation norms. "
-        f"p = {number(found['p_value'], 2)}: the share of draws, the plan included, with at least the same reduction.",
+        f"p = {number(answer['p_value'], 2)}: the share of draws, the plan included, with at least the same reduction.",
         summary="; ".join(f"{label}: {percent(effect['change'])}" for label, effect in known)
         + (f"; random neurons: {percent(min(random))} to {percent(max(random))}" if random else ""),
         data=traces,

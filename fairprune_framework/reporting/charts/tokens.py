@@ -19,21 +19,21 @@ _NAMES = {"attention": "attention output", "mlp": "MLP output"}
 def token_projection(source: Source) -> Chart | None:
     """PCA of token representations; controls: contrast, output, layer. None without exhibits."""
     shown = (source.exhibits or {}).get("projections") or ()
-    taps = [tap for tap in TAPS if any(f"before/{place}/{tap}" in source.representations for place in range(len(shown)))]
+    taps = [tap for tap in TAPS if any(f"before/{index}/{tap}" in source.representations for index in range(len(shown)))]
     if not shown or not taps:
         return None
     most = max(len(contrast["variants"]) for contrast in shown)
     layers = max((contrast["layers"].get(tap, []) for contrast in shown for tap in taps), key=len)
     patches, names, rows = [], [], []
-    for place, contrast in enumerate(shown):
+    for index, contrast in enumerate(shown):
         kept = _kept(contrast)
         branches = []
         for tap in taps:
-            found = source.representations.get(f"before/{place}/{tap}")
-            if found is None:
+            before_LRH = source.representations.get(f"before/{index}/{tap}")
+            if before_LRH is None:
                 branches.append(Patch(data=_empty(most), branches=[Patch() for _ in layers]))
                 continue
-            leaves, distances = _layers(contrast, kept, most, found, source.representations.get(f"after/{place}/{tap}"))
+            leaves, distances = _layers(contrast, kept, most, before_LRH, source.representations.get(f"after/{index}/{tap}"))
             branches.append(Patch(layout={"meta": {"tap": tap}}, branches=leaves))
             for layer, (before, after) in zip(contrast["layers"][tap], distances, strict=True):
                 rows.append(
@@ -91,8 +91,8 @@ def _skeleton(most: int) -> list[dict[str, Any]]:
     """One trace per variant before, then one per variant after."""
     traces: list[dict[str, Any]] = []
     for when in ("before", "after"):
-        for place in range(most):
-            color = CYCLE[place % len(CYCLE)]
+        for index in range(most):
+            color = CYCLE[index % len(CYCLE)]
             hollow = "-open" if when == "after" else ""
             traces.append(
                 {
@@ -102,7 +102,7 @@ def _skeleton(most: int) -> list[dict[str, Any]]:
                     "y": [],
                     "marker": {
                         "color": color,
-                        "symbol": SYMBOLS[place % len(SYMBOLS)] + hollow,
+                        "symbol": SYMBOLS[index % len(SYMBOLS)] + hollow,
                         "line": {"color": color, "width": 1.5},
                     },
                     "textposition": "top center",
@@ -119,20 +119,20 @@ def _empty(most: int) -> list[dict[str, Any]]:
 
 def _labels(contrast: Mapping[str, Any], kept: Sequence[NDArray[np.bool_]], most: int) -> list[dict[str, Any]]:
     """The parts that are equal in all layers: names, labels, sizes."""
-    found: list[dict[str, Any]] = []
+    labels_of_traces: list[dict[str, Any]] = []
     for when in ("before", "after"):
-        for place in range(most):
-            if place >= len(contrast["variants"]):
-                found.append({"name": "", "text": [], "customdata": [], "x": [], "y": [], "showlegend": False})
+        for index in range(most):
+            if index >= len(contrast["variants"]):
+                labels_of_traces.append({"name": "", "text": [], "customdata": [], "x": [], "y": [], "showlegend": False})
                 continue
-            variant, keep = contrast["variants"][place], kept[place]
+            variant, keep = contrast["variants"][index], kept[index]
             tokens = [plain(token.strip() or "␣", 24) for token in variant["tokens"]]
             own = [variant["start"] <= i < variant["end"] for i in range(len(tokens))]
             labels = [
-                f"<b>{token}</b>" if mine else (token if place == 0 else "") for token, mine in zip(tokens, own, strict=True)
+                f"<b>{token}</b>" if mine else (token if index == 0 else "") for token, mine in zip(tokens, own, strict=True)
             ]
             name = plain(variant["attribute"], 30)
-            found.append(
+            labels_of_traces.append(
                 {
                     "name": name if when == "before" else f"{name}, after",
                     "showlegend": True,
@@ -141,7 +141,7 @@ def _labels(contrast: Mapping[str, Any], kept: Sequence[NDArray[np.bool_]], most
                     "marker": {"size": [15 if mine else 8 for mine, ok in zip(own, keep, strict=True) if ok]},
                 }
             )
-    return found
+    return labels_of_traces
 
 
 def _layers(
@@ -168,11 +168,11 @@ def _layers(
         points = [at, None if then is None else then * signs]
         data: list[dict[str, list[float]]] = []
         for when in points:
-            for place in range(most):
-                if when is None or place >= len(sizes):
+            for index in range(most):
+                if when is None or index >= len(sizes):
                     data.append({"x": [], "y": []})
                 else:
-                    part = when[bounds[place] : bounds[place + 1]]
+                    part = when[bounds[index] : bounds[index + 1]]
                     data.append({"x": _rounded(part[:, 0]), "y": _rounded(part[:, 1])})
         titles = [f"{name} component, {share[i]:.0%} of the variance" for i, name in enumerate(("first", "second"))]
         layout = {"xaxis": {"title": {"text": titles[0]}}, "yaxis": {"title": {"text": titles[1]}}}
