@@ -51,7 +51,7 @@ def open_run(
         given["prompts"] = str(prompts)
     existing = folder is not None and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
     if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
-        raise RunFolderError(f"{folder} exists and is no run folder (it holds no {RECORD}): choose another --output")
+        raise RunFolderError(f"{folder} exists and is not a run folder (it contains no {RECORD}): choose another --output")
     if folder is not None and not existing:
         refuse_unwritable(folder)
     anew: Collection[str] = FIELDS

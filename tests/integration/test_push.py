@@ -132,9 +132,9 @@ def test_runs_that_cannot_be_pushed(fairprune: Any, finished: Path, hub: Hub, tm
     assert "abstained" in refused(fairprune, run)
     assert "too dear" in refused(fairprune, run)
     (run / "run.json").write_text(json.dumps({**record, "stages": {}}))
-    assert "is not evaluated" in refused(fairprune, run)
+    assert "has not been evaluated" in refused(fairprune, run)
     shutil.rmtree(run / "model")
-    assert "holds no pruned model" in refused(fairprune, run)
+    assert "contains no pruned model" in refused(fairprune, run)
     assert (hub.created, hub.files) == ([], {})
 
 
@@ -146,7 +146,7 @@ def test_what_the_hub_says_is_one_line(fairprune: Any, finished: Path, hub: Hub,
     hub.status = 401
     assert "not accepted" in refused(fairprune, finished)
     hub.status = 403
-    assert "may not write" in refused(fairprune, finished)
+    assert "has no write access" in refused(fairprune, finished)
     hub.status = 200
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in refused(fairprune, finished)
