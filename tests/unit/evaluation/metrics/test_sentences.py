@@ -9,10 +9,8 @@ import pytest
 import torch
 
 from fairprune_framework.contrasts.alignment import align_all
-from fairprune_framework.contrasts.schema import Contrast, Variant, stereotyping_variants
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.metrics.sentences import (
-    SentenceMeasure,
     log_probabilities,
     measure_sentences,
     start_token,
@@ -73,54 +71,6 @@ def test_damage_is_named(model: Any) -> None:
             log_probabilities(model, [[1, 2, 3]], None)
     finally:
         handle.remove()
-
-
-def pairs(names: tuple[str, str], n: int = 40) -> list[Contrast]:
-    variants = tuple(Variant(attribute=name, text=f"text {name}") for name in names)
-    return [Contrast(id=str(i), category="ab"[i % 2], template_id=str(i), variants=variants) for i in range(n)]
-
-
-def test_who_is_the_stereotype() -> None:
-    assert stereotyping_variants(pairs(("more", "less"))[0]) == (0, 1)
-    assert stereotyping_variants(pairs(("anti", "pro"))[0]) == (1, 0)
-    assert stereotyping_variants(pairs(("man", "woman"))[0]) is None
-
-
-def measures(wins: int, n: int = 40) -> list[SentenceMeasure]:
-    return [SentenceMeasure(id=str(i), log_probabilities=(-1.0, -1.5 if i < wins else -0.5)) for i in range(n)]
-
-
-def test_rows_of_a_stereotype_set() -> None:
-    contrasts = pairs(("more", "less"))
-    rows = sentence_rows(sentence_items(contrasts, measures(34), measures(22)), seed=0, prefix="x/")
-    assert [(row.metric, row.category) for row in rows] == [
-        (metric, category) for metric in ("x/sequence-gap", "x/stereotype-preference") for category in (None, "a", "b")
-    ]
-    share = rows[3]
-    assert (share.before, share.after, share.ideal, share.n) == (34 / 40, 22 / 40, 0.5, 40)
-    assert share.change == pytest.approx((0.05 - 0.35) / 0.35)
-    assert (share.only_before, share.only_after) == (12, 0)
-    assert share.p_value == pytest.approx(2 * 0.5**12)
-    assert share.ci_high is not None
-    assert share.ci_high < 0
-    assert [row.p_adjusted for row in rows[4:]] == [pytest.approx(2 * rows[4].p_value), pytest.approx(2 * rows[5].p_value)]
-
-
-def test_rows_of_one_model_and_of_two_that_are_equal() -> None:
-    contrasts = pairs(("more", "less"))
-    alone = sentence_rows(sentence_items(contrasts, measures(34), None), seed=0)
-    assert {row.after for row in alone} == {None}
-    assert alone[3].before_low is not None
-    same = sentence_rows(sentence_items(contrasts, measures(34), measures(34)), seed=0)
-    assert {(row.difference, row.change, row.ci_low, row.ci_high, row.p_value) for row in same} == {(0.0, 0.0, 0.0, 0.0, 1.0)}
-
-
-def test_few_items_have_no_interval() -> None:
-    rows = sentence_rows(sentence_items(pairs(("more", "less"), 5), measures(4, 5), measures(1, 5)), seed=0)
-    share = next(row for row in rows if row.metric == "stereotype-preference" and row.category is None)
-    assert share.ci_low is share.after_low is None
-    assert share.note is not None
-    assert "too few" in share.note
 
 
 def test_no_stereotypes_no_preference(model: Any, tokenizer: Any) -> None:

@@ -1,0 +1,91 @@
+"""The plugins of a recipe: built when asked for, labelled by their distribution, and what they want of an audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from fairprune_framework import discovery
+from fairprune_framework.api.interfaces import ImportanceScorer, Needs, SiteContext
+from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.errors import UnknownName, UserError
+from fairprune_framework.recipes.recipe import PluginSpec, Recipe
+from fairprune_framework.selection.plugins import Plugins
+
+RECIPE = Recipe(
+    bias=PluginSpec(plugin="variance", options={"relative": True}),
+    importance=PluginSpec(plugin="taylor"),
+    policy=PluginSpec(plugin="uniform"),
+)
+
+
+def statistics(names: set[str], clusters: Any = ()) -> Statistics:
+    return Statistics(sums={}, categories=(), counts={}, statistics=tuple(names), composition="c", cluster_counts=clusters)
+
+
+def test_labels_name_the_distribution() -> None:
+    plugins = Plugins(RECIPE)
+    assert [plugins.label(kind) for kind in ("bias", "importance", "policy")] == [
+        f"fairprune_framework:{name}" for name in ("variance", "taylor", "uniform")
+    ]
+    written = Plugins(replace(RECIPE, bias=PluginSpec(plugin="fairprune_framework:variance")))
+    assert written.label("bias") == "fairprune_framework:variance"
+
+
+def test_options_reach_the_plugin_and_it_is_built_once() -> None:
+    plugins = Plugins(RECIPE)
+    assert plugins.bias.relative is True  # type: ignore[attr-defined]
+    assert plugins.bias is plugins.bias
+    assert plugins.all == (plugins.bias, plugins.importance, plugins.policy)
+
+
+def test_names_are_checked_without_building(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(discovery, "build", lambda *_: pytest.fail("it was built"))
+    Plugins(RECIPE).check_names()
+    with pytest.raises(UnknownName, match="Did you mean 'variance'"):
+        Plugins(replace(RECIPE, bias=PluginSpec(plugin="varience"))).check_names()
+
+
+def test_what_an_audit_lacks_for_them() -> None:
+    plugins = Plugins(RECIPE)
+    demand = plugins.demand(2)
+    assert demand.calibration
+    assert plugins.missing(statistics(demand.names(2)), 2) is None
+    assert plugins.missing(statistics(demand.names(2) | {"contrasts/more"}), 2) is None
+    first = min(demand.names(2))
+    assert plugins.missing(statistics(demand.names(2) - {first}), 2) == first
+    passes = plugins.passes()
+    assert {pass_.stream for pass_ in passes} == {"contrasts", "calibration"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asking(ImportanceScorer):
+    """Asks for bootstrap replicates."""
+
+    def needs(self) -> Needs:
+        return Needs(replicates=5)
+
+    def score(self, at: SiteContext) -> Tensor:
+        raise NotImplementedError
+
+
+def test_clusters_that_a_further_plugin_wants() -> None:
+    plugins = Plugins(RECIPE, also=(Asking(),))
+    names = plugins.demand(2).names(2)
+    assert plugins.missing(statistics(names), 2) == "clusters of templates, which a policy resamples"
+    assert plugins.missing(statistics(names, ((1, 2),)), 2) is None
+
+
+def test_what_a_plugin_cannot_be_given() -> None:
+    Plugins(RECIPE).check_needs()
+    asking = Plugins(RECIPE)
+    asking.importance = Asking()
+    with pytest.raises(UserError, match="fairprune_framework:taylor asks for bootstrap replicates"):
+        asking.check_needs()
+    greedy = replace(RECIPE, policy=PluginSpec(plugin="greedy"), operator="scale", factor="auto")
+    with pytest.raises(UserError, match="greedy probes while it chooses, and needs a number for --factor"):
+        Plugins(greedy).check_needs()
+    Plugins(replace(greedy, factor="0.5")).check_needs()
