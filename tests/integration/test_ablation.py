@@ -13,15 +13,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from scipy.stats import hypergeom
 
 import fairprune_framework as fp
 from fairprune_framework.ablation.ablate import ablate
-from fairprune_framework.analysis.causality import activation_norms
-from fairprune_framework.analysis.neuron import moved_by
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.models.encoder import Encoder
-from fairprune_framework.runs.run import Run
 from fairprune_framework.testing.planted import Planted, planted_model
 
 TEXT = {"calibration_tokens": 16, "calibration_documents": 8, "max_perplexity_increase": 5.0}
@@ -202,163 +198,6 @@ def test_nothing_is_written_for_a_bad_grid(
     one = [c for c in case.contrasts if c.template_id == "t0"]
     with pytest.raises(UserError, match="too few templates"):
         ablate(GRID, tmp_path / "out", model=case.model, tokenizer=case.tokenizer, prompts=one)
-
-
-# -- questions -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def run(case: Planted, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("runs")
-    text = folder / "text.txt"  # with attribute words: without them planted neurons are far quieter than any other
-    text.write_text("\n\n".join(f"{one.variants[0].text}. {one.variants[1].text}." for one in case.contrasts))
-    recipe = fp.Recipe(
-        bias="attribution",  # type: ignore[arg-type]
-        importance="max-abs-weight",  # type: ignore[arg-type]
-        policy={"plugin": "protected-global", "protect": 0.0},  # type: ignore[arg-type]
-        budget="12n",
-        operator="zero",
-        calibration=str(text),
-        **TEXT,
-    )
-    found = fp.score(fp.audit(recipe=recipe, output=folder / "planted", **given(case)))
-    return fp.plan(found)
-
-
-def test_overlap_against_sets_and_scipy(run: Run) -> None:
-    found = fp.overlap(run)
-    assert found == json.loads((run.folder / "overlap.json").read_text())
-    scores = run.read_scores()
-    sets = {}
-    for category in found["categories"]:
-        flat = {(n, i): v for n, values in scores.by_category[category].items() for i, v in enumerate(values.tolist()) if v > 0}
-        sets[category] = set(sorted(flat, key=lambda at: (-flat[at], at))[:12])
-    assert found["population"] == sum(site.units for site in scores.sites.values())
-    for i, a in enumerate(found["categories"]):
-        for j, b in enumerate(found["categories"]):
-            shared = len(sets[a] & sets[b])
-            assert found["counts"][i][j] == shared
-            if i != j:
-                expected = hypergeom(found["population"], len(sets[a]), len(sets[b])).sf(shared - 1)
-                assert found["p_values"][i][j] == pytest.approx(expected)
-                assert found["p_adjusted"][i][j] >= found["p_values"][i][j]
-            else:
-                assert found["p_values"][i][i] is None
-
-
-def test_transfer_judges_on_held_out_contrasts(run: Run) -> None:
-    found = fp.transfer(run)
-    assert (found["split"], found["categories"]) == ("heldout", ["age", "gender", "race"])
-    changes = np.array(found["change"], dtype=float)
-    assert changes.shape == (3, 3)
-    assert (changes < 0).all()  # the planted neurons answer to every category
-
-
-def test_stability_of_planted_neurons(run: Run, case: Planted) -> None:
-    found = fp.stability(run, replicates=20)
-    assert found["planned"] == 12
-    assert 0.5 < found["mean_frequency"] <= 1
-    every = {(each["site"], each["unit"]): each["frequency"] for each in found["units"]}
-    planted = [every.get((site, unit), 0.0) for site, units in case.planted.items() for unit in units]
-    assert np.mean(planted) > 0.5
-    assert sum(every.values()) == pytest.approx(12)  # each replicate chooses 12
-    with pytest.raises(UserError, match="at least 2"):
-        fp.stability(run, replicates=1)
-
-
-def test_zeroing_the_plan_does_more_than_zeroing_random_neurons(run: Run) -> None:
-    found = fp.causal(run, draws=9)
-    assert found["p_value"] == pytest.approx(0.1)  # none of nine
-    assert found["demographic"]["change"] < min(each["change"] for each in found["random"])
-    assert found["control"] is None  # the planted set has no controls
-    assert 0.8 < found["norm_ratio"] < 1.25
-
-
-@torch.no_grad()
-def test_activation_norms_by_hand(run: Run) -> None:
-    name = "model.layers.1.mlp"
-    seen: list[torch.Tensor] = []
-    documents = run.calibration.documents[0::2]
-    module: Any = run.loaded.model.get_submodule(f"{name}.down_proj")
-    handle = module.register_forward_pre_hook(lambda _module, args: seen.append(args[0][0].double()))
-    for document in documents:
-        run.loaded.model(input_ids=torch.tensor([document]))
-    handle.remove()
-    expected = torch.cat(seen).norm(dim=0)
-    del run.calibration
-    (run.folder / "calibration.jsonl").unlink()  # the model writes the text anew: what it writes is not counted
-    torch.testing.assert_close(activation_norms(run)[name], expected, rtol=1e-5, atol=1e-8)
-
-
-def test_inspect_a_planted_neuron(run: Run, case: Planted) -> None:
-    site, units = next((name, found) for name, found in run.read_plan().sites.items() if set(found) & set(case.planted[name]))
-    unit = next(each for each in units if each in case.planted[site])
-    found = fp.inspect(run, f"{site}:{unit}")
-    assert found["choice"]["planned"] is True
-    assert found["scores"]["bias"]["value"] == run.read_scores().bias[site][unit].item()
-    movements = [each["movement"] for each in found["contrasts"]]
-    assert movements == sorted(movements, reverse=True)
-    assert len(found["promotes"]) == len(found["suppresses"]) == 10
-    other = fp.inspect(run, f"{site}:{case.decoys[site][0]}")
-    assert other["choice"]["planned"] is False
-    assert movements[0] > 3 * other["contrasts"][0]["movement"]
-    assert "below the cut" in other["choice"]["because"] or "not above 0" in other["choice"]["because"]
-
-
-@torch.no_grad()
-def test_movement_and_promoted_tokens_by_hand(run: Run) -> None:
-    site, unit = run.loaded.architecture.sites["model.layers.2.mlp"], 5
-    model: Any = run.loaded.model
-    moved = {each["id"]: each for each in moved_by(run, site, unit)}
-    pair = next(
-        c
-        for c in run.prompts.aligned
-        if len(c.variants) == 2 and c.equal_length and c.variants[0].end - c.variants[0].start == 1
-    )
-    seen: list[torch.Tensor] = []
-    handle = model.model.layers[2].mlp.down_proj.register_forward_pre_hook(
-        lambda _module, args: seen.append(args[0][0, :, unit])
-    )
-    for tokens in pair.variants:
-        model(input_ids=torch.tensor([tokens.ids]))
-    handle.remove()
-    first, second = (values[pair.variants[0].start :] for values in seen)
-    assert moved[pair.id]["movement"] == pytest.approx(((first - second).abs() / 2).mean().item(), rel=1e-4)
-    row = model.model.layers[2].mlp.down_proj.weight[:, unit]
-    expected = torch.topk(model.lm_head(model.model.norm(row)), 10).indices.tolist()
-    assert [each["id"] for each in fp.inspect(run, f"2:{unit}")["promotes"]] == expected
-
-
-@pytest.mark.parametrize(
-    ("unit", "expected"),
-    [
-        ("17", "must be SITE:I"),
-        ("model.layers.1.mpl:3", "Did you mean 'model.layers.1.mlp'?"),
-        ("1:96", "has 96 neurons, counted from 0"),
-        ("9:0", "no site '9'"),
-    ],
-)
-def test_units_that_do_not_exist(run: Run, unit: str, expected: str) -> None:
-    with pytest.raises(UserError) as caught:
-        fp.inspect(run, unit)
-    assert expected in str(caught.value)
-
-
-def test_questions_on_the_command_line(fairprune: Callable[..., Any], finished: Path, tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(finished, tmp_path / "run"))
-    for words in (
-        ("ask", "overlap", folder),
-        ("ask", "transfer", folder),
-        ("ask", "stability", folder, "--replicates", 3),
-        ("ask", "causal", folder, "--draws", 2),
-        ("inspect", folder, "--unit", "0:3"),
-    ):
-        answer = fairprune(*words, "--quiet")
-        assert answer.code == 0, answer.err
-        assert answer.out.strip()
-        assert json.loads(fairprune(*words, "--quiet", "--json").out)["format"].startswith("fairprune-")
-    assert fairprune("ask", "overlap", tmp_path / "nowhere").code == 2
-    assert fairprune("inspect", folder).code == 2
 
 
 def test_a_run_scales_by_a_searched_factor(
