@@ -57,4 +57,4 @@ def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
 
 def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
     """The contrasts that may feed scores: no controls, and of the split `select` where there are splits."""
-    return [contrast for contrast in contrasts if may_select(contrast.control, contrast.split)]
+    return [contrast for contrast in contrasts if may_select(contrast.role, contrast.split)]

@@ -13,7 +13,7 @@ from fairprune_framework.auditing.distributed.completed import CompletedBatches
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
-from fairprune_framework.contrasts.schema import Contrast, may_select
+from fairprune_framework.contrasts.schema import Contrast, may_select, role_of
 from fairprune_framework.models.encoder import Encoder
 
 Windows = Callable[[Callable[[int], bool]], Iterator[tuple[int, list[AlignedContrast]]]]
@@ -84,7 +84,7 @@ class FiledWindows:
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 data = json.loads(line)
-                if not may_select(data["control"], data["split"]):
+                if not may_select(role_of(data["control"], data.get("legitimate", False)), data["split"]):
                     continue
                 number = seen // WINDOW
                 seen += 1

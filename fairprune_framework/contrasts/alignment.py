@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
+from fairprune_framework.contrasts.schema import Contrast, Role, role_of, stereotyping_variants
 from fairprune_framework.errors import PromptError
 from fairprune_framework.models.encoder import Encoder
 
@@ -48,6 +48,15 @@ class AlignedContrast:
     """Index of each variant's value in the category's vocabulary."""
     stereotyping: int | None = None
     """Place of the stereotyping one of two variants, where they are named so: see `schema.stereotyping_variants`."""
+    legitimate: bool = False
+    right: tuple[tuple[int, ...], ...] = ()
+    """Of a legitimate contrast, for each variant: the first token of each of its right next words."""
+    neutral_of: str | None = None
+
+    @property
+    def role(self) -> Role:
+        """As of the contrast."""
+        return role_of(self.control, self.legitimate)
 
     @property
     def suffix(self) -> int:
@@ -95,7 +104,7 @@ def align(encoder: Encoder, contrast: Contrast, vocabulary: Mapping[str, int]) -
     """Tokenize the variants and find their attribute tokens.
 
     Raises:
-        PromptError: variants with equal tokens, or longer than the model's context.
+        PromptError: variants with equal tokens, or longer than the model's context; right words that begin alike.
     """
     texts = [encoder.wrapped(variant.text) for variant in contrast.variants]
     return _aligned(encoder, contrast, texts, encoder.encode(texts), vocabulary)
@@ -132,7 +141,28 @@ def _aligned(
         variants=variants,
         attributes=tuple(vocabulary.get(variant.attribute, len(vocabulary)) for variant in contrast.variants),
         stereotyping=stereotyped[0] if stereotyped else None,
+        legitimate=contrast.legitimate,
+        right=_right_tokens(encoder, contrast),
+        neutral_of=contrast.neutral_of,
     )
+
+
+def _right_tokens(encoder: Encoder, contrast: Contrast) -> tuple[tuple[int, ...], ...]:
+    if not contrast.legitimate:
+        return ()
+    found: list[tuple[int, ...]] = []
+    taken: dict[int, tuple[str, str]] = {}
+    for variant in contrast.variants:
+        first = {word: encoder.continued(variant.text, word)[0] for word in variant.right}
+        found.append(tuple(dict.fromkeys(first.values())))
+        for word, token in first.items():
+            attribute, other = taken.setdefault(token, (variant.attribute, word))
+            if attribute != variant.attribute:
+                raise PromptError(
+                    f"contrast {contrast.id!r}: the right words {other!r} ({attribute}) and {word!r} ({variant.attribute}) begin with the "
+                    "same token, and only the first one is scored"
+                )
+    return tuple(found)
 
 
 def _token_spans(

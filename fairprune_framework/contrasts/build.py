@@ -1,18 +1,19 @@
 """Crosses templates with attribute values into contrasts: `builtin:en` and `fairprune prompts build` alike, in any language.
 
-A templates file holds `category, template_id, context, text`, and where wanted `control` and `split`; a values file holds
-`category, attribute`, and any further column is a *form* of that value, for whatever must agree with it:
-
     templates.csv   category,template_id,context,text
                     gender,hiring-1,hiring,"{a} {attribute} sent in {their} papers, and the panel thought that"
     values.csv      category,attribute,a,their
                     gender,man,a,his
                     gender,woman,a,her
 
-Both may be CSV, TSV, JSONL, JSON or YAML. In JSON and YAML a mapping of categories to lists saves the column `category`, and
-there a value without forms may be written as a bare text. A placeholder is `{attribute}` or the name of a form; `{Their}` is
-the form `their` with its first letter raised, unless the values have a form `Their`. Where a placeholder opens the text, the
-first letter is raised too. Literal braces are doubled: `{{`. Values of categories without templates are not used.
+A placeholder is `{attribute}` or the name of a form; `{Their}` is the form `their` with its first letter raised, unless the values
+have a form `Their`. Where a placeholder opens the text, the first letter is raised too. Literal braces are doubled: `{{`. Values of
+categories without templates are not used.
+
+- A template with `right` (value -> next words) is a legitimate difference, filled with these values alone.
+- A template with `neutral_of` is a control: it fills the text of that demographic template, unless it has one of its own.
+- Values of the split `heldout-words` fill the held-out templates of their category once more, in contrasts of their own, whose ids
+  end in `/words`; and the templates of the split `heldout-words`.
 """
 
 from __future__ import annotations
@@ -22,46 +23,19 @@ import os
 import re
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from fairprune_framework.contrasts import formats
-from fairprune_framework.contrasts.formats import Row
-from fairprune_framework.contrasts.records import truth
 from fairprune_framework.contrasts.schema import Contrast, Variant
+from fairprune_framework.contrasts.templates import UNSEEN, Template, Value, content, templates_of, values_of
 from fairprune_framework.errors import PromptError, UserError, did_you_mean
 
 _NAME = re.compile(r"[^\W\d][\w-]*")
-_TEMPLATE_FIELDS = ("category", "template_id", "context", "text", "control", "split")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Template:
-    """A text with placeholders, for all values of one category."""
-
-    category: str
-    template_id: str
-    text: str
-    context: str = ""
-    control: bool = False
-    split: str | None = None
-    where: str = ""
-    """File and line or item, for errors."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Value:
-    """One attribute value of a category, with the forms that agree with it (`{"a": "an", "their": "her"}`)."""
-
-    category: str
-    attribute: str
-    forms: Mapping[str, str] = field(default_factory=dict)
-    where: str = ""
 
 
 def cross(templates: Sequence[Template], values: Sequence[Value], *, prefix: str = "") -> list[Contrast]:
-    """Fill each template with all values of its category: one contrast per template, in the order of the templates.
+    """Fill each template with the values of its category: one contrast per template, in the order of the templates, then the held-out
+    templates filled with the values of `heldout-words`.
 
     Args:
         templates: at least one.
@@ -70,7 +44,8 @@ def cross(templates: Sequence[Template], values: Sequence[Value], *, prefix: str
 
     Raises:
         PromptError: a category with fewer than two values, a template or value that occurs twice, a placeholder that is
-            malformed, unknown, or missing for one value, a text without placeholders or whose variants come out equal.
+            malformed, unknown, or missing for one value, a text without placeholders or whose variants come out equal, `right` of
+            an unknown value, `neutral_of` a template that is not there.
     """
     if not templates:
         raise PromptError("no templates")
@@ -80,37 +55,87 @@ def cross(templates: Sequence[Template], values: Sequence[Value], *, prefix: str
         if any(value.attribute == other.attribute for other in same):
             raise PromptError(f"{_at(value.where)}value {value.attribute!r} of category {value.category!r} occurs twice")
         same.append(value)
+    originals = {f"{one.category}/{one.template_id}": one for one in templates if one.neutral_of is None and not one.control}
     identities: dict[tuple[str, str], Template] = {}
     texts: dict[tuple[str, str], Template] = {}
-    contrasts = []
-    for template in templates:
-        place = f"{_at(template.where)}template {template.template_id!r} of category {template.category!r}"
-        if (other := identities.setdefault((template.category, template.template_id), template)) is not template:
+    contrasts, again = [], []
+    for given in templates:
+        template = _with_text(given, originals)
+        place = _place(template)
+        if (other := identities.setdefault((template.category, template.template_id), given)) is not given:
             raise PromptError(f"{place} occurs twice{_first(other)}")
-        if (other := texts.setdefault((template.category, template.text), template)) is not template:
+        if (other := texts.setdefault((template.category, template.text), given)) is not given:
             raise PromptError(f"{place} has the same text as template {other.template_id!r}{_first(other)}")
-        filling = by_category.get(template.category, [])
+        known = by_category.get(template.category, [])
+        unseen = [value for value in known if value.split == UNSEEN]
+        if template.right:
+            filling = [_value_of(template, name, known) for name in template.right]
+        else:
+            filling = unseen if template.split == UNSEEN else [value for value in known if value.split != UNSEEN]
         if len(filling) < 2:
             hint = did_you_mean(template.category, by_category.keys() - {template.category})
             raise PromptError(
                 f"{place}: a category needs at least two values. Got {len(filling)} instead; "
                 f"there are values for: {', '.join(by_category) or 'no category'}.{hint}"
             )
-        variants = tuple(Variant(attribute=value.attribute, text=_fill(template, value, filling, place)) for value in filling)
-        try:
-            contrast = Contrast(
-                id=f"{prefix}{template.category}/{template.template_id}",
-                category=template.category,
-                template_id=template.template_id,
-                variants=variants,
-                context=template.context,
-                control=template.control,
-                split=template.split,
-            )
-        except PromptError as error:
-            raise PromptError(f"{place}: {error}") from error
-        contrasts.append(contrast)
-    return contrasts
+        contrasts.append(_filled(template, filling, f"{prefix}{template.category}/{template.template_id}"))
+        if template.split == "heldout" and unseen and not template.right:
+            identity = f"{prefix}{template.category}/{template.template_id}/words"
+            again.append(_filled(replace(template, split=UNSEEN), unseen, identity))
+    return contrasts + again
+
+
+def _with_text(template: Template, originals: Mapping[str, Template]) -> Template:
+    """A crossed control takes text, context and split of its demographic template where it has none."""
+    if template.neutral_of is None or template.text:
+        return template
+    found = originals.get(template.neutral_of)
+    if found is None:
+        hint = did_you_mean(template.neutral_of, originals)
+        raise PromptError(
+            f"{_place(template)} is neutral of {template.neutral_of!r}, which is no demographic template here.{hint}"
+        )
+    return replace(template, text=found.text, context=template.context or found.context, split=template.split or found.split)
+
+
+def _value_of(template: Template, name: str, known: Sequence[Value]) -> Value:
+    """A value that `right` names: it need be listed only where the category has values."""
+    for value in known:
+        if value.attribute == name:
+            return value
+    if known:
+        names = [value.attribute for value in known]
+        raise PromptError(
+            f"{_place(template)}: right words for {name!r}, which is no value of the category: {', '.join(names)}."
+            f"{did_you_mean(name, names)}"
+        )
+    return Value(category=template.category, attribute=name, where=template.where)
+
+
+def _filled(template: Template, filling: Sequence[Value], identity: str) -> Contrast:
+    place = _place(template)
+    variants = tuple(
+        Variant(
+            attribute=value.attribute,
+            text=_fill(template, value, filling, place),
+            right=template.right.get(value.attribute, ()),
+        )
+        for value in filling
+    )
+    try:
+        return Contrast(
+            id=identity,
+            category=template.category,
+            template_id=template.template_id,
+            variants=variants,
+            context=template.context,
+            control=template.control or template.neutral_of is not None,
+            split=template.split,
+            legitimate=bool(template.right),
+            neutral_of=template.neutral_of,
+        )
+    except PromptError as error:
+        raise PromptError(f"{place}: {error}") from error
 
 
 def build_files(templates_path: str | Path, values_path: str | Path) -> list[Contrast]:
@@ -119,8 +144,8 @@ def build_files(templates_path: str | Path, values_path: str | Path) -> list[Con
     Raises:
         PromptError: as `cross`, and for files that cannot be read or lack a field, with file and line.
     """
-    templates = templates_of(_content(Path(templates_path)), str(templates_path))
-    return cross(templates, values_of(_content(Path(values_path)), str(values_path)))
+    templates = templates_of(content(Path(templates_path)), str(templates_path))
+    return cross(templates, values_of(content(Path(values_path)), str(values_path)))
 
 
 def write_jsonl(contrasts: Iterable[Contrast], path: str | Path) -> None:
@@ -140,110 +165,6 @@ def write_jsonl(contrasts: Iterable[Contrast], path: str | Path) -> None:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         scratch.unlink(missing_ok=True)
-
-
-def templates_of(content: Any, where: str) -> list[Template]:
-    """Read templates from rows, a list, or a mapping of categories to lists.
-
-    Raises:
-        PromptError: a field that is missing, unknown or no text.
-    """
-    templates = []
-    for row in _rows(content, where, bare="text"):
-        for name in row.data:
-            if name not in _TEMPLATE_FIELDS:
-                hint = did_you_mean(str(name), _TEMPLATE_FIELDS)
-                raise PromptError(f"{row.where}: a template has no field {name!r}, only {', '.join(_TEMPLATE_FIELDS)}.{hint}")
-        templates.append(
-            Template(
-                category=_field(row, "category"),
-                template_id=_field(row, "template_id"),
-                text=_field(row, "text"),
-                context=_field(row, "context", ""),
-                control=_truth(row),
-                split=_field(row, "split", "") or None,
-                where=row.where,
-            )
-        )
-    if not templates:
-        raise PromptError(f"{where} holds no templates")
-    return templates
-
-
-def values_of(content: Any, where: str) -> list[Value]:
-    """Read values from rows, a list, or a mapping of categories to lists; an empty cell is an absent form.
-
-    Raises:
-        PromptError: a field that is missing or no text.
-    """
-    values = []
-    for row in _rows(content, where, bare="attribute"):
-        names = [str(name) for name in row.data if name not in ("category", "attribute")]
-        forms = {name: form for name in names if (form := _field(row, name, ""))}
-        category, attribute = _field(row, "category"), _field(row, "attribute")
-        values.append(Value(category=category, attribute=attribute, forms=forms, where=row.where))
-    if not values:
-        raise PromptError(f"{where} holds no values")
-    return values
-
-
-def _content(path: Path) -> Any:
-    if path.suffix.lower() in (".json", ".yaml", ".yml"):
-        if not path.is_file():
-            raise PromptError(f"no such file: {path}")
-        return formats.document(path)
-    if path.suffix.lower() in (".csv", ".tsv", ".jsonl"):
-        return formats.rows(path)
-    raise PromptError(f"{path}: templates and values are read from .csv, .tsv, .jsonl, .json, .yaml or .yml files")
-
-
-def _rows(content: Any, where: str, bare: str) -> Iterator[Row]:
-    """Rows of a list, of a mapping category -> list, or as they come. A bare text in a mapping stands for its field `bare`."""
-    if isinstance(content, Mapping):
-        for category, items in content.items():
-            if not isinstance(items, list):
-                raise PromptError(f"{where}: category {category!r} must hold a list")
-            for number, item in enumerate(items, start=1):
-                record = {bare: item} if isinstance(item, str) else item
-                data = {"category": category, **record} if isinstance(record, Mapping) else record
-                yield _row(data, f"{where}, {category} {number}", number)
-    elif isinstance(content, list):
-        for number, item in enumerate(content, start=1):
-            yield _row(item, f"{where}, item {number}", number)
-    elif isinstance(content, Iterator):
-        for row in content:
-            if row.problem is not None:
-                raise PromptError(f"{row.where}: {row.problem}")
-            yield row
-    else:
-        raise PromptError(f"{where} must hold a list, or a mapping of categories to lists. Got {content!r:.60} instead.")
-
-
-def _row(data: Any, where: str, number: int) -> Row:
-    if not isinstance(data, Mapping):
-        raise PromptError(
-            f"{where}: must be a mapping of fields. Got {data!r:.60} instead; a text that YAML reads otherwise is quoted."
-        )
-    return Row(where=where, number=number, data=data)
-
-
-def _field(row: Row, name: str, default: str | None = None) -> str:
-    value = row.data.get(name)
-    if value is None or value == "":
-        if default is not None:
-            return default
-        found = ", ".join(repr(str(column)) for column in row.data)
-        raise PromptError(f"{row.where}: missing field {name!r}: found {found}.{did_you_mean(name, map(str, row.data))}")
-    if not isinstance(value, str):
-        raise PromptError(f"{row.where}: the field {name!r} must be a text. Got {value!r} instead; put it in quotes.")
-    return value.strip() if name != "text" else value
-
-
-def _truth(row: Row) -> bool:
-    try:
-        return truth(row.data.get("control"))
-    except PromptError as error:
-        raise PromptError(f"{row.where}: {error}") from error
 
 
 def _fill(template: Template, value: Value, peers: Sequence[Value], place: str) -> str:
@@ -291,6 +212,10 @@ def _form(name: str, value: Value, peers: Sequence[Value], place: str) -> str:
         f"{place} uses {{{name}}}, which no value of category {value.category!r} has; there are: "
         f"{', '.join(known)}.{did_you_mean(name, known)}"
     )
+
+
+def _place(template: Template) -> str:
+    return f"{_at(template.where)}template {template.template_id!r} of category {template.category!r}"
 
 
 def _at(where: str) -> str:

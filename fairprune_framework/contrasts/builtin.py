@@ -1,33 +1,37 @@
-"""The prompt sets that ship with this package, `builtin:<language>`: one YAML file of values and templates for each."""
+"""The prompt sets that ship with this package, `builtin:<name>`: one YAML file of values and templates for each.
+
+The ids of a set are led by its language, the part of the name before the first hyphen: `en-1` is the first set that was written, and
+stays as it is.
+"""
 
 from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
 
-from fairprune_framework.contrasts import build, formats
+from fairprune_framework.contrasts import build, formats, templates
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import UnknownName, did_you_mean
 
 
 def names() -> list[str]:
-    """The languages that are built in, sorted.
+    """The sets that are built in, sorted.
 
     >>> names()
-    ['en']
+    ['en', 'en-1']
     """
     folder = resources.files(__package__) / "data"
     return sorted(Path(file.name).stem for file in folder.iterdir() if file.name.endswith(".yaml"))
 
 
 def builtin(name: str) -> list[Contrast]:
-    """Build the set of one language: the same crossing as `fairprune prompts build`, ids led by the language.
+    """Build one set: the same crossing as `fairprune prompts build`.
 
-    >>> builtin("en")[0].id
+    >>> builtin("en-1")[0].id
     'en/race-ethnicity/hiring-1'
 
     Raises:
-        UnknownName: no such language.
+        UnknownName: no such set.
     """
     known = names()
     if name not in known:
@@ -35,5 +39,5 @@ def builtin(name: str) -> list[Contrast]:
     with resources.as_file(resources.files(__package__) / "data" / f"{name}.yaml") as path:
         content = formats.document(path)
     where = f"builtin:{name}"
-    templates = build.templates_of(content["templates"], where)
-    return build.cross(templates, build.values_of(content["values"], where), prefix=f"{name}/")
+    values = templates.values_of(content["values"], where)
+    return build.cross(templates.templates_of(content["templates"], where), values, prefix=f"{name.partition('-')[0]}/")

@@ -70,7 +70,16 @@ class PromptSet:
 
     @cached_property
     def aligned(self) -> tuple[AlignedContrast, ...]:
-        """All usable contrasts under the tokenizer, in memory."""
+        """The usable demographic contrasts and controls under the tokenizer, in memory."""
+        return tuple(contrast for contrast in self._every_aligned if not contrast.legitimate)
+
+    @cached_property
+    def legitimate(self) -> tuple[AlignedContrast, ...]:
+        """The usable legitimate differences under the tokenizer: they feed no score, and no divergence is taken of them."""
+        return tuple(contrast for contrast in self._every_aligned if contrast.legitimate)
+
+    @cached_property
+    def _every_aligned(self) -> tuple[AlignedContrast, ...]:
         return tuple(aligned(self.contrasts, self._encoder(), self.contrasts.vocabularies, self._bad))
 
     @cached_property
@@ -114,4 +123,5 @@ class PromptSet:
         if choosing:
             refuse_shared(list(self.contrasts), every, name)
         tokens = align_all(every, self._encoder(), self._bad)[0]
-        return JudgingSet(contrasts=tuple(every), aligned=tuple(tokens), sha256=contrasts.sha256)
+        kept = tuple(contrast for contrast in tokens if not contrast.legitimate)
+        return JudgingSet(contrasts=tuple(every), aligned=kept, sha256=contrasts.sha256)

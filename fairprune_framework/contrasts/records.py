@@ -11,8 +11,20 @@ from fairprune_framework.contrasts.formats import Row
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import PromptError, UserError, did_you_mean
 
-_FIELDS = ("id", "category", "template_id", "context", "control", "split", "variants", "prompt_1", "prompt_2")
-_NUMBERED = re.compile(r"(?:prompt|attribute)_[1-9][0-9]*")
+_FIELDS = (
+    "id",
+    "category",
+    "template_id",
+    "context",
+    "control",
+    "legitimate",
+    "neutral_of",
+    "split",
+    "variants",
+    "prompt_1",
+    "prompt_2",
+)
+_NUMBERED = re.compile(r"(?:prompt|attribute|right)_[1-9][0-9]*")
 
 
 class MissingColumn(PromptError):
@@ -27,10 +39,10 @@ def check_columns(columns: Mapping[str, str]) -> None:
     """
     for field in columns:
         if field not in _FIELDS and not _NUMBERED.fullmatch(field):
-            known = ", ".join(_FIELDS) + ", prompt_3 ..., attribute_1 ..."
+            known = ", ".join(_FIELDS) + ", prompt_3 ..., attribute_1 ..., right_1 ..."
             raise UserError(
                 f"unknown field {field!r} in the column mapping (our field -> their column); fields are {known}."
-                + did_you_mean(field, (*_FIELDS, "attribute_1", "attribute_2"))
+                + did_you_mean(field, (*_FIELDS, "attribute_1", "attribute_2", "right_1", "right_2"))
             )
     taken = list(columns.values())
     for column in taken:
@@ -43,7 +55,9 @@ def to_contrast(row: Row, columns: Mapping[str, str]) -> Contrast:
 
     The layout is told by the fields: `variants` is ours; `prompt_1`, `prompt_2`, ... with or without `attribute_1`, ... are
     variants side by side (an empty cell at the end is an absent variant); `sent_more` and `sent_less` are CrowS-Pairs. A
-    missing category is `all`; a missing id is `row-<number>`; a row without a template id is its own template.
+    missing category is `all`; a missing id is `row-<number>`; a row without a template id is its own template. Right next words
+    stand in `right` of a variant or in `right_1`, `right_2`, ... (several in one cell with `|` between them); a row that has any is
+    legitimate.
 
     Args:
         row: the record and its place.
@@ -84,15 +98,17 @@ def to_contrast(row: Row, columns: Mapping[str, str]) -> Contrast:
         template_id=_word(data, "template_id") or identity,
         variants=variants,
         context=_word(data, "context") or "",
-        control=truth(data.get("control")),
+        control=truth(data.get("control"), "control"),
         split=_word(data, "split"),
+        legitimate=truth(data.get("legitimate"), "legitimate") or any(variant.right for variant in variants),
+        neutral_of=_word(data, "neutral_of"),
     )
 
 
-def truth(value: Any) -> bool:
-    """Read the field `control`: true or false, in JSON's, YAML's or a table's writing; empty is false.
+def truth(value: Any, field: str) -> bool:
+    """Read a field that is true or false, in JSON's, YAML's or a table's writing; empty is false.
 
-    >>> truth("True"), truth("0"), truth(None)
+    >>> truth("True", "control"), truth("0", "control"), truth(None, "control")
     (True, False, False)
 
     Raises:
@@ -103,7 +119,28 @@ def truth(value: Any) -> bool:
         return True
     if text in ("", "false", "0", "no"):
         return False
-    raise PromptError(f"the field 'control' must be true or false. Got {value!r} instead.")
+    raise PromptError(f"the field {field!r} must be true or false. Got {value!r} instead.")
+
+
+def words(value: Any, field: str) -> tuple[str, ...]:
+    """Right next words: a list of texts, or one text with `|` between them; empty is none.
+
+    >>> words("sofa | couch", "right"), words(["mosque"], "right"), words(None, "right")
+    (('sofa', 'couch'), ('mosque',), ())
+
+    Raises:
+        PromptError: anything else, an empty word, or one that occurs twice.
+    """
+    if _empty(value):
+        return ()
+    parts = value.split("|") if isinstance(value, str) else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part.strip() for part in parts):
+        raise PromptError(f"the field {field!r} must be a list of words. Got {value!r} instead.")
+    found = tuple(_text(part, field).strip() for part in parts)
+    for word in found:
+        if found.count(word) > 1:
+            raise PromptError(f"the field {field!r} holds {word!r} {found.count(word)} times")
+    return found
 
 
 def differing_texts(texts: Sequence[str]) -> list[str]:
@@ -126,7 +163,7 @@ def _from_variants(value: Any) -> tuple[Variant, ...]:
         raise PromptError("the field 'variants' must be an array of objects with 'attribute' and 'text'")
     texts = [_text(item["text"], "text") for item in value]
     given = [_word(item, "attribute") for item in value]
-    return _variants(texts, given)
+    return _variants(texts, given, [words(item.get("right"), "right") for item in value])
 
 
 def _from_prompts(data: Mapping[str, Any]) -> tuple[Variant, ...]:
@@ -136,17 +173,18 @@ def _from_prompts(data: Mapping[str, Any]) -> tuple[Variant, ...]:
         missing = next(number for number in range(1, filled[-1]) if number not in filled)
         raise PromptError(f"the field 'prompt_{missing}' is empty or missing, but 'prompt_{filled[-1]}' is there")
     texts = [_text(data[f"prompt_{number}"], f"prompt_{number}") for number in filled]
-    return _variants(texts, [_word(data, f"attribute_{number}") for number in filled])
+    given = [_word(data, f"attribute_{number}") for number in filled]
+    return _variants(texts, given, [words(data.get(f"right_{number}"), f"right_{number}") for number in filled])
 
 
-def _variants(texts: Sequence[str], given: Sequence[str | None]) -> tuple[Variant, ...]:
+def _variants(texts: Sequence[str], given: Sequence[str | None], right: Sequence[tuple[str, ...]]) -> tuple[Variant, ...]:
     if all(name is None for name in given) and texts:
         given = _names(texts)
     variants = []
-    for number, (name, text) in enumerate(zip(given, texts, strict=True), start=1):
+    for number, (name, text, wanted) in enumerate(zip(given, texts, right, strict=True), start=1):
         if name is None:
             raise PromptError(f"variant {number} has no attribute, but others have")
-        variants.append(Variant(attribute=name, text=text))
+        variants.append(Variant(attribute=name, text=text, right=wanted))
     return tuple(variants)
 
 

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from fairprune_framework.errors import PromptError
+
+Role = Literal["demographic", "control", "legitimate"]
+"""What a contrast is there for: to show what should not matter, how far any edit moves a model, what must matter."""
+Split = Literal["select", "heldout", "heldout-words"]
+"""`select` may feed scores; `heldout` judges; `heldout-words` judges by attribute words that `select` never saw."""
+SPLITS: tuple[str, ...] = get_args(Split)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,6 +21,8 @@ class Variant:
 
     attribute: str
     text: str
+    right: tuple[str, ...] = ()
+    """Of a legitimate contrast: the next words that are right after this text and wrong after the others ("mosque")."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +30,8 @@ class Contrast:
     """V >= 2 texts that are equal but for the attribute. The identity of its template is (category, template_id).
 
     Raises:
-        PromptError: fewer than two variants, an empty text, or two variants with the same text.
+        PromptError: fewer than two variants, an empty text, two variants with the same text, a legitimate contrast without right
+            words for each variant or with one word right for two, a role that contradicts the other fields, an unknown split.
     """
 
     id: str
@@ -33,7 +42,11 @@ class Contrast:
     control: bool = False
     """True: the same edit without a demographic meaning ("tall"/"short")."""
     split: str | None = None
-    """`select`, `heldout`, or None: the set has no splits."""
+    """`select`, `heldout`, `heldout-words`, or None: the set has no splits."""
+    legitimate: bool = False
+    """True: the attribute should change the next word, and each variant says which words are `right`."""
+    neutral_of: str | None = None
+    """Of a control: `<category>/<template_id>` of the demographic template whose text it fills with neutral words."""
 
     def __post_init__(self) -> None:
         if len(self.variants) < 2:
@@ -44,10 +57,49 @@ class Contrast:
         for text in texts:
             if texts.count(text) > 1:
                 raise PromptError(f"contrast {self.id!r} has equal variants: {text!r} occurs {texts.count(text)} times")
-        if self.split not in (None, "select", "heldout"):
+        if self.split not in (None, *SPLITS):
+            known = ", ".join(map(repr, SPLITS))
+            raise PromptError(f"The 'split' of contrast {self.id!r} must be {known} or null. Got {self.split!r} instead.")
+        self._check_role()
+
+    def _check_role(self) -> None:
+        if self.control and self.legitimate:
+            raise PromptError(f"contrast {self.id!r} is marked as a control and as legitimate; it can have one role")
+        if self.neutral_of is not None and not self.control:
+            raise PromptError(f"contrast {self.id!r} names 'neutral_of' {self.neutral_of!r}, which only a control has")
+        if self.neutral_of is not None and not all(self.neutral_of.partition("/")):
             raise PromptError(
-                f"The 'split' of contrast {self.id!r} must be 'select', 'heldout' or null. Got {self.split!r} instead."
+                f"The 'neutral_of' of contrast {self.id!r} must be '<category>/<template_id>'. Got {self.neutral_of!r} instead."
             )
+        taken: dict[str, str] = {}
+        for variant in self.variants:
+            if bool(variant.right) != self.legitimate:
+                why = (
+                    "has no right next words" if self.legitimate else "has right next words, but the contrast is not legitimate"
+                )
+                raise PromptError(f"variant {variant.attribute!r} of contrast {self.id!r} {why}")
+            for word in variant.right:
+                if not isinstance(word, str) or not word.strip() or word != word.strip():
+                    raise PromptError(
+                        f"a right word of contrast {self.id!r} must be a text without outer blanks. Got {word!r} instead."
+                    )
+                if taken.setdefault(word, variant.attribute) != variant.attribute:
+                    raise PromptError(
+                        f"contrast {self.id!r} has {word!r} as a right word of {taken[word]!r} and of {variant.attribute!r}"
+                    )
+
+    @property
+    def role(self) -> Role:
+        """`demographic`, `control` or `legitimate`."""
+        return role_of(self.control, self.legitimate)
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """Identity of the template that the text comes from: of a crossed control the demographic one, otherwise its own."""
+        if self.neutral_of is None:
+            return self.cluster
+        category, _, template_id = self.neutral_of.partition("/")
+        return category, template_id
 
     @property
     def cluster(self) -> tuple[str, str]:
@@ -55,22 +107,36 @@ class Contrast:
         return (self.category, self.template_id)
 
     def to_json(self) -> dict[str, Any]:
-        """One line of `contrasts.jsonl`."""
+        """One line of `contrasts.jsonl`. `legitimate`, `right` and `neutral_of` are left out where a contrast has them not."""
+        rest: dict[str, Any] = {"legitimate": True} if self.legitimate else {}
+        if self.neutral_of is not None:
+            rest["neutral_of"] = self.neutral_of
         return {
             "id": self.id,
             "category": self.category,
             "template_id": self.template_id,
             "context": self.context,
             "control": self.control,
+            **rest,
             "split": self.split,
-            "variants": [{"attribute": variant.attribute, "text": variant.text} for variant in self.variants],
+            "variants": [
+                {
+                    "attribute": variant.attribute,
+                    "text": variant.text,
+                    **({"right": list(variant.right)} if variant.right else {}),
+                }
+                for variant in self.variants
+            ],
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Contrast:
         """Read one line of `contrasts.jsonl`; raises `PromptError` where a field is missing or has the wrong type."""
         try:
-            variants = tuple(Variant(attribute=str(v["attribute"]), text=v["text"]) for v in data["variants"])
+            variants = tuple(
+                Variant(attribute=str(v["attribute"]), text=v["text"], right=tuple(v.get("right") or ()))
+                for v in data["variants"]
+            )
             return cls(
                 id=str(data["id"]),
                 category=str(data["category"]),
@@ -79,6 +145,8 @@ class Contrast:
                 context=str(data.get("context") or ""),
                 control=bool(data.get("control", False)),
                 split=data.get("split"),
+                legitimate=bool(data.get("legitimate", False)),
+                neutral_of=data.get("neutral_of"),
             )
         except (KeyError, TypeError) as error:
             raise PromptError(f"not a contrast: {type(error).__name__}: {error}") from error
@@ -103,6 +171,17 @@ def stereotyping_variants(contrast: Contrast) -> tuple[int, int] | None:
     return None
 
 
-def may_select(control: bool, split: str | None) -> bool:
-    """A contrast may feed scores: it is no control, and of the split `select` where there are splits."""
-    return not control and split in (None, "select")
+def role_of(control: bool, legitimate: bool) -> Role:
+    """The role that two flags of a contrast say.
+
+    >>> role_of(control=False, legitimate=True)
+    'legitimate'
+    """
+    if control:
+        return "control"
+    return "legitimate" if legitimate else "demographic"
+
+
+def may_select(role: Role, split: str | None) -> bool:
+    """A contrast may feed scores: it is demographic, and of the split `select` where there are splits."""
+    return role == "demographic" and split in (None, "select")

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fairprune_framework.contrasts.alignment import aligned, ranked_values
 from fairprune_framework.contrasts.readers import Scan, short_hash
 from fairprune_framework.contrasts.schema import Contrast, may_select
-from fairprune_framework.contrasts.splits import Splitter, overlapping, refuse_shared_templates
+from fairprune_framework.contrasts.splits import Splitter, overlapping, refuse_roles, refuse_shared_templates
 from fairprune_framework.errors import PromptError
 from fairprune_framework.models.encoder import Encoder
 
@@ -75,19 +75,24 @@ class ContrastSet:
     def _check(self, bad: str) -> None:
         """Nothing on both sides of the split; which attribute values there are; the hash of the split."""
         clusters, sides = array("Q"), array("b")
-        texts: dict[str, array[int]] = {"select": array("Q"), "heldout": array("Q")}
+        texts = {True: array("Q"), False: array("Q")}
         counted: dict[str, Counter[str]] = {}
+        roles = False
         for contrast in self:
+            roles = roles or contrast.legitimate or contrast.neutral_of is not None
             if contrast.split is not None:
+                chooses = contrast.split == "select"
                 clusters.append(short_hash(repr(contrast.cluster)))
-                sides.append(contrast.split == "heldout")
-                texts[contrast.split].extend({short_hash(variant.text) for variant in contrast.variants})
+                sides.append(chooses)
+                texts[chooses].extend({short_hash(variant.text) for variant in contrast.variants})
             values = counted.setdefault(contrast.category, Counter())
             for variant in contrast.variants:
                 values[variant.attribute if variant.attribute in values or len(values) < COUNTED else ""] += 1
         if _on_both_sides(clusters, sides):
             refuse_shared_templates(self, self._splitter.rule if bad == "error" else "of the set")
-        repeated = _shared(texts["select"], texts["heldout"])
+        if roles:
+            refuse_roles(self)
+        repeated = _shared(texts[True], texts[False])
         if repeated:
             found = overlapping(self, repeated)
             if found and bad == "error":
@@ -135,7 +140,7 @@ def check_alignment(contrasts: ContrastSet, encoder: Encoder, bad: Literal["erro
     for contrast in aligned(contrasts, encoder, contrasts.vocabularies, bad, skipped):
         tokens = sum(len(variant.ids) for variant in contrast.variants)
         counts.update(contrasts=1, texts=len(contrast.variants), tokens=tokens, unequal=not contrast.equal_length)
-        if may_select(contrast.control, contrast.split):
+        if may_select(contrast.role, contrast.split):
             counts.update(selecting=1, selecting_tokens=tokens)
             categories.add(contrast.category)
         longest = max(longest, contrast.length)

@@ -7,8 +7,9 @@
 | `row:odd-even` | the odd rows; the first contrast of the set is row 1 |
 | `templates:T1,T2,T3` | the templates of these ids, in every category |
 
-Every rule but `keep` replaces what the set says. A template, and a text, must lie on one side only: what chose the neurons
-cannot judge them.
+Every rule but `keep` replaces what the set says; `heldout-words` (held-out templates with words that `select` never saw) is then
+split as its templates are. A template, and a text, must lie on one side only: what chose the neurons cannot judge them. A control that is
+crossed with a demographic template lies where that lies, and shares no attribute words with the controls of the other side.
 """
 
 from __future__ import annotations
@@ -100,14 +101,15 @@ class Splitter:
         elif self._bare is None:
             self._bare = contrast.id
         if self._share is not None:
-            drawn = self._draws.setdefault(contrast.category, array("Q"))
-            drawn.append(_draw(self._seed, contrast.category, contrast.template_id))
+            category, template_id = contrast.origin
+            drawn = self._draws.setdefault(category, array("Q"))
+            drawn.append(_draw(self._seed, category, template_id))
             if len(drawn) >= 1 << 16 and len(drawn) & (len(drawn) - 1) == 0:  # now and then, what repeats goes
-                self._draws[contrast.category] = array("Q", sorted(set(drawn)))
+                self._draws[category] = array("Q", sorted(set(drawn)))
         elif self._wanted:
-            self._missing.discard(contrast.template_id)
+            self._missing.discard(contrast.origin[1])
             if len(self._some) < _SOME:
-                self._some.setdefault(contrast.template_id)
+                self._some.setdefault(contrast.origin[1])
 
     def close(self) -> None:
         """All has been seen.
@@ -142,10 +144,9 @@ class Splitter:
         if self.rule == "row:odd-even":
             chosen = row % 2 == 0
         elif self._share is not None:
-            drawn = _draw(self._seed, contrast.category, contrast.template_id)
-            chosen = drawn <= self._limits[contrast.category]
+            chosen = _draw(self._seed, *contrast.origin) <= self._limits[contrast.origin[0]]
         else:
-            chosen = contrast.template_id in self._wanted
+            chosen = contrast.origin[1] in self._wanted
         return replace(contrast, split="select" if chosen else "heldout")
 
 
@@ -165,13 +166,72 @@ def without_overlap(contrasts: Sequence[Contrast]) -> tuple[list[Contrast], list
     return kept, [(chosen, f"a text of it occurs in {judge!r}, which is heldout") for chosen, judge in bad.items()]
 
 
+def refuse_roles(contrasts: Iterable[Contrast]) -> None:
+    """Refuse what makes controls or legitimate differences of a set useless.
+
+    Args:
+        contrasts: gone through once; a set without crossed controls and legitimate differences cannot fail.
+
+    Raises:
+        PromptError: a category of which only a part is legitimate; `neutral_of` that names no demographic template of the set, or one
+            of the other side; crossed controls of both sides that share an attribute word.
+    """
+    sides: dict[str, str | None] = {}
+    crossed: list[Contrast] = []
+    controls: list[Contrast] = []
+    legitimate: dict[str, Contrast] = {}
+    for contrast in contrasts:
+        first = legitimate.setdefault(contrast.category, contrast)
+        if first.legitimate != contrast.legitimate:
+            lacks, has = (contrast, first) if first.legitimate else (first, contrast)
+            raise PromptError(
+                f"category {contrast.category!r} is legitimate by {has.id!r}, but contrast {lacks.id!r} has no right next words"
+            )
+        if contrast.role == "demographic":
+            sides.setdefault("/".join(contrast.cluster), contrast.split)
+        elif contrast.control:
+            controls.append(contrast)
+            if contrast.neutral_of is not None:
+                crossed.append(contrast)
+    for contrast in crossed:
+        name = str(contrast.neutral_of)
+        if name not in sides:
+            raise PromptError(
+                f"control {contrast.id!r} is neutral of {name!r}, which is no demographic template of the set.{did_you_mean(name, sides)}"
+            )
+        if (sides[name] == "select") != (contrast.split == "select"):
+            raise PromptError(
+                f"control {contrast.id!r} is {contrast.split}, the template {name!r} that it fills is {sides[name]}: what chooses neurons "
+                "and what judges them share no template"
+            )
+    if crossed and (shared := shared_control_words(controls)):
+        word, chosen, judge = shared[0]
+        raise PromptError(
+            f"the control word {word!r} stands in {chosen!r} (select) and in {judge!r} (heldout): neutral words that judge must be others "
+            "than those that choose; 'keep' keeps the split of the set"
+        )
+
+
+def shared_control_words(contrasts: Iterable[Contrast]) -> list[tuple[str, str, str]]:
+    """(word, id in select, id that judges) for each attribute value of controls on both sides of the split, in their order.
+
+    Controls that feed no score may share words; where scores are made specific with them, what judges must have others.
+    """
+    words: dict[bool, dict[str, str]] = {True: {}, False: {}}
+    for contrast in contrasts:
+        if contrast.control and contrast.split is not None:
+            for variant in contrast.variants:
+                words[contrast.split == "select"].setdefault(variant.attribute, contrast.id)
+    return [(word, identity, words[False][word]) for word, identity in words[True].items() if word in words[False]]
+
+
 def refuse_shared(selecting: Sequence[Contrast], judging: Sequence[Contrast], name: str) -> None:
     """Refuse a set that judges alone where it shares a template or a text with a contrast that may choose neurons.
 
     Raises:
         PromptError: with the first of them.
     """
-    chosen = [contrast for contrast in selecting if may_select(contrast.control, contrast.split)]
+    chosen = [contrast for contrast in selecting if may_select(contrast.role, contrast.split)]
     templates = {contrast.cluster: contrast for contrast in chosen}
     texts = {variant.text: contrast for contrast in chosen for variant in contrast.variants}
     for contrast in judging:
@@ -216,11 +276,11 @@ def _draw(seed: int, category: str, template_id: str) -> int:
 
 
 def refuse_shared_templates(contrasts: Iterable[Contrast], rule: str) -> None:
-    """Raise `PromptError` where a template lies on both sides."""
+    """Raise `PromptError` where a template lies on both sides: what chooses on one, all that judges on the other."""
     first: dict[tuple[str, str], tuple[str, str | None]] = {}
     for contrast in contrasts:
         other, side = first.setdefault(contrast.cluster, (contrast.id, contrast.split))
-        if side != contrast.split:
+        if (side == "select") != (contrast.split == "select"):
             raise PromptError(
                 f"template {contrast.template_id!r} of category {contrast.category!r} lies on both sides of the split "
                 f"{rule!r}: contrast {other!r} is {side}, {contrast.id!r} is {contrast.split}; "
@@ -229,7 +289,7 @@ def refuse_shared_templates(contrasts: Iterable[Contrast], rule: str) -> None:
 
 
 def overlapping(contrasts: Iterable[Contrast], among: Collection[int] | None = None) -> list[tuple[str, str, str]]:
-    """(id in select, id in heldout, a text of both), once for each contrast of select that repeats a text of heldout.
+    """(id in select, id that judges, a text of both), once for each contrast of select that repeats a text of what judges.
 
     Args:
         contrasts: gone through twice.
@@ -237,7 +297,7 @@ def overlapping(contrasts: Iterable[Contrast], among: Collection[int] | None = N
     """
     judges: dict[str, str] = {}
     for contrast in contrasts:
-        if contrast.split == "heldout":
+        if contrast.split not in (None, "select"):
             for variant in contrast.variants:
                 if among is None or short_hash(variant.text) in among:
                     judges.setdefault(variant.text, contrast.id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import PromptError, UserError
 
 
 class Encoder:
@@ -36,3 +36,17 @@ class Encoder:
     def ids(self, text: str) -> list[int]:
         """Token ids of one text."""
         return self.encode([self.wrapped(text)])[0][0]
+
+    def continued(self, text: str, word: str) -> list[int]:
+        """The token ids that a word adds when it goes on with a text, after a blank; with a chat template it opens the answer.
+
+        Raises:
+            PromptError: the tokenizer does not keep the text's own tokens before the word.
+        """
+        wrapped = self.wrapped(text)
+        (before, _), (after, _) = self.encode([wrapped, wrapped + ("" if self._chat else " ") + word])
+        same = next((i for i, (a, b) in enumerate(zip(before, after, strict=False)) if a != b), min(len(before), len(after)))
+        closing = len(before) - same  # special tokens that end every text
+        if len(after) <= len(before) or after[len(after) - closing :] != before[same:]:
+            raise PromptError(f"the tokenizer does not tell {word!r} from the text before it: {text!r:.80}")
+        return after[same : len(after) - closing]

@@ -65,7 +65,7 @@ def check(run: Run) -> None:
     )
     check_parallelism(run)
     if not run.prompts.alignment.selecting:
-        raise UserError("no contrast may feed scores: all are controls, or of the split 'heldout'")
+        raise UserError("no contrast may feed scores: all are controls or legitimate differences, or held out")
 
 
 def check_parallelism(run: Run) -> None:

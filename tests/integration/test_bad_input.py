@@ -278,9 +278,12 @@ def line(**fields: Any) -> str:
         ("long.jsonl", line(prompt_1=BLACK * 99, prompt_2=WHITE * 99), "the model's context holds 512"),
         ("same-id.jsonl", line(id="a") + line(id="a", prompt_1="A man ."), "the id 'a' is taken already by"),
         ("half-split.jsonl", line(split="select") + line(prompt_1="A man ."), "give it to all or to none"),
-        ("split.jsonl", line(split="train"), "must be 'select', 'heldout' or null. Got 'train' instead."),
+        ("split.jsonl", line(split="train"), "must be 'select', 'heldout', 'heldout-words' or null. Got 'train' instead."),
         ("controls.jsonl", line(control=True), "no contrast may feed scores"),
         ("heldout.jsonl", line(split="heldout"), "no contrast may feed scores"),
+        ("legitimate.jsonl", line(legitimate=True), "variant 'Black' of contrast 'row-1' has no right next words"),
+        ("right.jsonl", line(right_1="his"), "variant 'white' of contrast 'row-1' has no right next words"),
+        ("neutral.jsonl", line(control=True, neutral_of="age/t"), "neutral of 'age/t', which is no demographic template"),
         ("both.jsonl", line(split="select", template_id="a") + line(split="heldout", template_id="b"), "both sides"),
     ],
 )

@@ -146,3 +146,24 @@ def test_attribute_tokens_are_the_first_of_each_span() -> None:
             texts = {v.text for c in contrasts if c.category == category for v in c.variants if v.attribute == value}
             assert all(any(token in tokenizer(text).input_ids for text in texts) for token in found)
             assert found
+
+
+def legitimate(first: tuple[str, ...], second: tuple[str, ...]) -> Contrast:
+    variants = (
+        Variant(attribute="man", text="The man said that", right=first),
+        Variant(attribute="woman", text="The woman said that", right=second),
+    )
+    return Contrast(id="c", category="g", template_id="t", variants=variants, legitimate=True)
+
+
+def test_the_first_token_of_right_words() -> None:
+    found = align(ENCODER, legitimate(("clerk", "doctor"), ("teacher",)), {"man": 0, "woman": 1})
+    expected = [tuple(ENCODER.ids(f"a {word}")[-1] for word in words) for words in (("clerk", "doctor"), ("teacher",))]
+    assert found.right == tuple(expected)
+    assert found.role == "legitimate"
+    assert not align(ENCODER, contrast(["a man", "a woman"]), {}).right
+
+
+def test_right_words_that_begin_with_the_same_token() -> None:
+    with pytest.raises(PromptError, match="'zzq' \\(man\\) and 'zzw' \\(woman\\) begin with the same token"):
+        align(ENCODER, legitimate(("zzq",), ("zzw",)), {})

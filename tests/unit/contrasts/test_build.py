@@ -177,12 +177,97 @@ def test_a_form_that_one_value_lacks() -> None:
             "occurs twice; first in t.csv, line 2",
         ),
         ([template("{attribute} x"), template("{attribute} x", template_id="T2")], [MAN, WOMAN], "same text as template 'T1'"),
-        ([template("{attribute} x", split="train")], [MAN, WOMAN], "must be 'select', 'heldout' or null. Got 'train'"),
+        (
+            [template("{attribute} x", split="train")],
+            [MAN, WOMAN],
+            "must be 'select', 'heldout', 'heldout-words' or null. Got 'train'",
+        ),
     ],
 )
 def test_bad_sets(templates: list[Template], values: list[Value], message: str) -> None:
     with pytest.raises(PromptError, match=re.escape(message)):
         cross(templates, values)
+
+
+def test_right_words_make_a_template_legitimate_and_choose_its_values() -> None:
+    (contrast,) = cross(
+        [template("{a} {attribute} met", right={"woman": ("her",), "man": ("him", "his")})],
+        [MAN, Value(category="gender", attribute="boy"), WOMAN],
+    )
+    assert contrast.role == "legitimate"
+    assert [(variant.text, variant.right) for variant in contrast.variants] == [
+        ("A woman met", ("her",)),
+        ("A man met", ("him", "his")),
+    ]
+    (unlisted,) = cross([template("{attribute} barks", category="facts", right={"dog": ("loudly",), "cow": ("no",)})], [MAN])
+    assert [variant.attribute for variant in unlisted.variants] == ["dog", "cow"]
+
+
+def test_a_crossed_control_fills_the_text_of_its_template() -> None:
+    neutral = [Value(category="hand", attribute=word, forms={"a": "a"}) for word in ("left-hander", "right-hander")]
+    original = template("{a} {attribute} sat down", context="social", split="heldout")
+    crossed = template("", category="hand", template_id="gender/T1", neutral_of="gender/T1")
+    _, contrast = cross([original, crossed], [MAN, WOMAN, *neutral])
+    assert (contrast.role, contrast.neutral_of, contrast.origin) == ("control", "gender/T1", ("gender", "T1"))
+    assert (contrast.id, contrast.context, contrast.split) == ("hand/gender/T1", "social", "heldout")
+    assert [variant.text for variant in contrast.variants] == ["A left-hander sat down", "A right-hander sat down"]
+
+
+def test_values_of_heldout_words_fill_held_out_templates_once_more() -> None:
+    unseen = [Value(category="gender", attribute=word, forms={"a": "a"}, split="heldout-words") for word in ("boy", "girl")]
+    given = [
+        template("{a} {attribute} ran", template_id="A", split="heldout"),
+        template("{a} {attribute} sang", template_id="B", split="select"),
+        template("{a} {attribute} swam", template_id="C", split="heldout-words"),
+    ]
+    found = cross(given, [MAN, *unseen, WOMAN])
+    assert [(one.id, one.template_id, one.split, [variant.attribute for variant in one.variants]) for one in found] == [
+        ("gender/A", "A", "heldout", ["man", "woman"]),
+        ("gender/B", "B", "select", ["man", "woman"]),
+        ("gender/C", "C", "heldout-words", ["boy", "girl"]),
+        ("gender/A/words", "A", "heldout-words", ["boy", "girl"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("templates", "message"),
+    [
+        ([template("{attribute} x", right={"men": ("he",), "woman": ("she",)})], "right words for 'men', which is no value"),
+        ([template("{attribute} x", right={"man": ("he",)})], "at least two values. Got 1 instead"),
+        ([template("", neutral_of="age/T7")], "is neutral of 'age/T7', which is no demographic template here."),
+        ([template("{attribute} x"), template("", template_id="T2", neutral_of="gender/t1")], "Did you mean 'gender/T1'?"),
+    ],
+)
+def test_bad_roles(templates: list[Template], message: str) -> None:
+    with pytest.raises(PromptError, match=re.escape(message)):
+        cross(templates, [MAN, WOMAN])
+
+
+def test_roles_in_files(tmp_path: Path) -> None:
+    (tmp_path / "t.yaml").write_text(
+        """
+gender:
+  - {template_id: T1, split: select, text: "{a} {attribute} came"}
+  - {template_id: T2, split: heldout, text: "{a} {attribute} went"}
+hand: [{neutral_of: gender/T1}]
+legit-pronoun: [{template_id: L1, split: heldout, text: "The {attribute} took", right: {king: his, queen: [her, hers]}}]
+"""
+    )
+    (tmp_path / "v.csv").write_text(
+        "category,attribute,a,split\ngender,man,a,\ngender,woman,a,\nhand,left-hander,a,\nhand,right-hander,a,\n"
+        "gender,girl,a,heldout-words\ngender,boy,a,heldout-words\n"
+    )
+    built = build_files(tmp_path / "t.yaml", tmp_path / "v.csv")
+    assert [(one.id, one.role, one.split) for one in built] == [
+        ("gender/T1", "demographic", "select"),
+        ("gender/T2", "demographic", "heldout"),
+        ("hand/gender/T1", "control", "select"),
+        ("legit-pronoun/L1", "legitimate", "heldout"),
+        ("gender/T2/words", "demographic", "heldout-words"),
+    ]
+    assert [variant.right for variant in built[3].variants] == [("his",), ("her", "hers")]
+    write_jsonl(built, tmp_path / "set.jsonl")
+    assert list(read(tmp_path / "set.jsonl").contrasts) == built
 
 
 GOOD_TEMPLATES = "category,template_id,context,text\ng,T1,c,the {attribute} x\n"
@@ -192,6 +277,11 @@ GOOD_VALUES = "category,attribute\ng,man\ng,woman\n"
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
+        (
+            "t.csv",
+            "category,template_id,context,text,right\ng,T1,c,the {attribute} x,man=his\n",
+            "t.csv, line 2: the field 'right' must be a mapping of values to next words, which a table cannot hold",
+        ),
         (
             "t.csv",
             "category,template_id,context\ng,T1,c\n",
@@ -240,6 +330,7 @@ def test_bad_template_files(tmp_path: Path, name: str, content: str | None, mess
     [
         ("category,word\ng,man\n", "v.csv, line 2: missing field 'attribute': found 'category', 'word'"),
         ("category,attribute\n", "v.csv holds no values"),
+        ("category,attribute,split\ng,man,heldout\n", "v.csv, line 2: The 'split' of a value must be 'heldout-words' or empty"),
         ("category,attribute\ng,man\ng,man\n", "v.csv, line 3: value 'man' of category 'g' occurs twice"),
         (
             "category,attribute\nh,man\nh,woman\n",

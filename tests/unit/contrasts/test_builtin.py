@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from fairprune_framework.contrasts.builtin import builtin, names
+from fairprune_framework.contrasts.readers import content_hash
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.contrasts.splits import apply_split, without_overlap
 from fairprune_framework.errors import UnknownName
@@ -113,7 +114,14 @@ def test_the_model_goes_on_after_the_attribute(english: list[Contrast]) -> None:
 
 
 def test_names() -> None:
-    assert names() == ["en"]
+    assert names() == ["en", "en-1"]
+
+
+def test_the_first_set_stays_as_records_have_it() -> None:
+    """benchmarks/evidence_smollm2-135m_202611.md names the hash of its contrasts."""
+    first = builtin("en-1")
+    assert len(first) == 190
+    assert content_hash(first).startswith("1dd1e47ff8c2")
 
 
 def test_each_call_gives_a_list_of_its_own(english: list[Contrast]) -> None:

@@ -97,3 +97,16 @@ def test_a_set_that_judges_shares_nothing_with_what_chooses(tmp_path: Path, writ
         PromptSet(tiny_contrasts(), encoder, judging={"same": str(same)}).judged(choosing=True)
     judged = PromptSet(tiny_contrasts(), encoder, judging={"same": str(same)}).judged(choosing=False)
     assert len(judged["same"].aligned) == 1
+
+
+def test_legitimate_differences_stand_apart() -> None:
+    words = {"man": ["his"], "woman": ["her"]}
+    variants = [{"attribute": name, "text": f"The {name} lost", "right": right} for name, right in words.items()]
+    given = [contrast.to_json() for contrast in tiny_contrasts()]
+    legitimate = {"id": "lost", "category": "legit-pronoun", "split": "select", "variants": variants}
+    found = PromptSet([*given, legitimate], encoder)
+    assert list(found.aligned) == list(PromptSet(given, encoder).aligned)
+    assert [one.id for one in found.legitimate] == ["lost"]
+    assert found.alignment.contrasts == 13
+    assert found.alignment.selecting == PromptSet(given, encoder).alignment.selecting
+    assert "legit-pronoun" not in found.categories

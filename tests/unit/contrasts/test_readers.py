@@ -75,6 +75,20 @@ def test_builtin() -> None:
     assert result.sha256 == content_hash(result.contrasts)
 
 
+def test_roles_in_a_table(tmp_path: Path) -> None:
+    path = tmp_path / "set.csv"
+    path.write_text(
+        "category,template_id,control,neutral_of,prompt_1,prompt_2,right_1,right_2\n"
+        "hand,h,true,age/t,a left one,a right one,,\n"
+        "age,t,,,a young one,an old one,,\n"
+        "legit-sofa,s,,,the Scot on the,the Texan on the,sofa | settee,couch\n"
+    )
+    hand, age, sofa = read(path).contrasts
+    assert [one.role for one in (hand, age, sofa)] == ["control", "demographic", "legitimate"]
+    assert hand.neutral_of == "age/t"
+    assert [variant.right for variant in sofa.variants] == [("sofa", "settee"), ("couch",)]
+
+
 def test_our_schema_in_jsonl_and_its_hash(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "set.jsonl", OURS)
     result = read(str(path))
@@ -263,7 +277,7 @@ def test_differing_texts_stand_between_what_is_common() -> None:
     ("value", "expected"), [(True, True), ("TRUE", True), (1, True), (0, False), ("", False), ("no", False)]
 )
 def test_truth(value: object, expected: bool) -> None:
-    assert truth(value) is expected
+    assert truth(value, "control") is expected
 
 
 # Bad rows: an error by default, listed with `bad="skip"`
@@ -285,7 +299,7 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ({"prompt_1": 1, "prompt_2": "b"}, "the field 'prompt_1' must be a text. Got 1 instead"),
     ({"prompt_1": "a", "prompt_2": "b", "attribute_1": "x"}, "variant 2 has no attribute, but others have"),
     ({"prompt_1": "a", "prompt_2": "b", "control": "maybe"}, "'control' must be true or false. Got 'maybe'"),
-    ({"prompt_1": "a", "prompt_2": "b", "split": "train"}, "must be 'select', 'heldout' or null. Got 'train'"),
+    ({"prompt_1": "a", "prompt_2": "b", "split": "train"}, "must be 'select', 'heldout', 'heldout-words' or null. Got 'train'"),
     ({"prompt_1": "a", "prompt_2": "b", "category": ["x"]}, "the field 'category' must be a text"),
     ({"prompt_1": "a", "prompt_2": "b\ud800"}, "half of a surrogate pair"),
     ({"prompt_1": "a", "prompt_2": "b", "id": "good"}, "the id 'good' is taken already by"),

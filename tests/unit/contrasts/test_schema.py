@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fairprune_framework.contrasts.records import words
 from fairprune_framework.contrasts.schema import Contrast, Variant, may_select, stereotyping_variants
 from fairprune_framework.errors import PromptError
 
@@ -42,7 +43,7 @@ def test_one_line_of_json_and_back(texts: list[str], name: str, context: str, co
         (("A", " \t"), {}, "has an empty text"),
         (("A", None), {}, "has an empty text"),
         (("A", "B", "A"), {}, "'A' occurs 2 times"),
-        (("A", "B"), {"split": "train"}, "must be 'select', 'heldout' or null. Got 'train'"),
+        (("A", "B"), {"split": "train"}, "must be 'select', 'heldout', 'heldout-words' or null. Got 'train'"),
     ],
 )
 def test_what_is_no_contrast(texts: tuple[Any, ...], more: dict[str, Any], words: str) -> None:
@@ -91,8 +92,70 @@ def test_the_stereotyping_variant(names: tuple[str, ...], expected: tuple[int, i
     assert stereotyping_variants(contrast(variants=variants)) == expected
 
 
-def test_what_may_select() -> None:
-    chosen = [
-        (control, split) for control in (True, False) for split in (None, "select", "heldout") if may_select(control, split)
-    ]
-    assert chosen == [(False, None), (False, "select")]
+# roles
+
+MAN = Variant(attribute="man", text="The man and", right=("his",))
+WOMAN = Variant(attribute="woman", text="The woman and", right=("her",))
+BARE = (Variant(attribute="man", text="The man and"), Variant(attribute="woman", text="The woman and"))
+
+
+def of_role(**fields: Any) -> Contrast:
+    return Contrast(**{"id": "c", "category": "g", "template_id": "t", "variants": BARE, **fields})
+
+
+def test_the_role_says_whether_a_contrast_may_feed_scores() -> None:
+    found = {one.role: one for one in (of_role(), of_role(control=True), of_role(legitimate=True, variants=(MAN, WOMAN)))}
+    assert list(found) == ["demographic", "control", "legitimate"]
+    assert [may_select(role, "select") for role in found] == [True, False, False]
+    assert [may_select("demographic", split) for split in (None, "heldout", "heldout-words")] == [True, False, False]
+
+
+def test_a_line_of_json_holds_new_fields_only_where_they_say_something() -> None:
+    plain = of_role(split="select")
+    assert list(plain.to_json()) == ["id", "category", "template_id", "context", "control", "split", "variants"]
+    assert list(plain.to_json()["variants"][0]) == ["attribute", "text"]
+    for one in (
+        plain,
+        of_role(control=True, neutral_of="age/hiring-1"),
+        of_role(legitimate=True, variants=(MAN, WOMAN), split="heldout-words"),
+    ):
+        assert Contrast.from_json(json.loads(json.dumps(one.to_json()))) == one
+
+
+def test_the_origin_of_a_crossed_control_is_the_template_that_it_fills() -> None:
+    assert of_role().origin == of_role(control=True).origin == ("g", "t")
+    assert of_role(control=True, neutral_of="age/hiring-1").origin == ("age", "hiring-1")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"legitimate": True}, "variant 'man' of contrast 'c' has no right next words"),
+        ({"legitimate": True, "variants": (MAN, BARE[1])}, "variant 'woman' of contrast 'c' has no right next words"),
+        ({"variants": (MAN, WOMAN)}, "has right next words, but the contrast is not legitimate"),
+        ({"legitimate": True, "control": True, "variants": (MAN, WOMAN)}, "it can have one role"),
+        ({"neutral_of": "age/t"}, "which only a control has"),
+        ({"control": True, "neutral_of": "age"}, "must be '<category>/<template_id>'. Got 'age' instead."),
+        (
+            {"legitimate": True, "variants": (MAN, Variant(attribute="woman", text="x", right=("her", "his")))},
+            "has 'his' as a right word of 'man' and of 'woman'",
+        ),
+        (
+            {"legitimate": True, "variants": (MAN, Variant(attribute="woman", text="x", right=(" her",)))},
+            "without outer blanks. Got ' her' instead.",
+        ),
+    ],
+)
+def test_contradictions_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(PromptError) as error:
+        of_role(**fields)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [(3, "must be a list of words. Got 3"), (["her", ""], "must be a list of words"), ("her|her", "holds 'her' 2 times")],
+)
+def test_right_words_that_are_none(value: object, message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        words(value, "right")

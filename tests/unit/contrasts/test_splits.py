@@ -10,7 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairprune_framework.contrasts.schema import Contrast, Variant
-from fairprune_framework.contrasts.splits import apply_split, assign, split_hash, without_overlap
+from fairprune_framework.contrasts.splits import (
+    apply_split,
+    assign,
+    refuse_roles,
+    refuse_shared_templates,
+    shared_control_words,
+    split_hash,
+    without_overlap,
+)
 from fairprune_framework.errors import PromptError, UserError
 
 
@@ -177,3 +185,66 @@ def test_split_hash_sees_ids_and_splits_only() -> None:
     assert split_hash(rows) == split_hash(rows[::-1]) == expected
     assert split_hash([contrast(1, split="select"), contrast(2, split="select")]) != expected
     assert split_hash([contrast(1, text="other", split="select"), contrast(2, split="heldout")]) == expected
+
+
+# roles
+
+
+def control(identity: str, split: str, words: tuple[str, ...] = ("left", "right"), of: str | None = None) -> Contrast:
+    variants = tuple(Variant(attribute=word, text=f"{identity} {word}") for word in words)
+    return Contrast(
+        id=identity, category="hand", template_id=identity, variants=variants, control=True, split=split, neutral_of=of
+    )
+
+
+CHOOSES, JUDGES = contrast(1, "T1", split="select"), contrast(2, "T2", split="heldout")
+
+
+def test_held_out_templates_may_return_with_other_words() -> None:
+    again = contrast(3, "T2", split="heldout-words")
+    refuse_shared_templates([CHOOSES, JUDGES, again], "keep")
+    with pytest.raises(PromptError, match="'T1' of category 'g' lies on both sides"):
+        refuse_shared_templates([CHOOSES, contrast(3, "T1", split="heldout-words")], "keep")
+    repeated = [CHOOSES, contrast(9, "T9", split="heldout-words", text="g T1 1")]
+    assert without_overlap(repeated) == (repeated[1:], [("g-1", "a text of it occurs in 'g-9', which is heldout")])
+
+
+def test_a_crossed_control_goes_where_its_template_goes() -> None:
+    crossed = [control(f"x{t}", "select", of=f"g/T{t}") for t in range(1, 7)]
+    originals = [contrast(t, f"T{t}") for t in range(1, 7)]
+    for rule in ("template:0.5", "templates:T2,T3"):
+        found = apply_split([*originals, *crossed], rule, 3)
+        assert sides(found[:6]) == sides(found[6:])
+        assert len(set(sides(found[:6]))) == 2
+
+
+def test_roles_that_fit() -> None:
+    refuse_roles([CHOOSES, JUDGES, control("a", "select", of="g/T1"), control("b", "heldout", ("up", "down"), of="g/T2")])
+    shared = [control("a", "select"), control("b", "heldout", ("right", "up"))]
+    refuse_roles([CHOOSES, JUDGES, *shared])  # controls that feed no score
+    assert shared_control_words(shared) == [("right", "a", "b")]
+
+
+def legitimate(category: str) -> Contrast:
+    variants = tuple(Variant(attribute=word, text=f"The {word} and", right=(word,)) for word in ("x", "y"))
+    return Contrast(
+        id=f"{category}-legit", category=category, template_id="L", variants=variants, legitimate=True, split="select"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([control("a", "select", of="g/T3")], "'a' is neutral of 'g/T3', which is no demographic template of the set"),
+        ([control("a", "select", of="g/T2")], "'a' is select, the template 'g/T2' that it fills is heldout"),
+        (
+            [control("a", "select", of="g/T1"), control("b", "heldout", ("up", "left"))],
+            "the control word 'left' stands in 'a' (select) and in 'b' (heldout)",
+        ),
+        ([legitimate("g")], "category 'g' is legitimate by 'g-legit', but contrast 'g-1' has no right next words"),
+    ],
+)
+def test_roles_that_do_not(more: list[Contrast], message: str) -> None:
+    with pytest.raises(PromptError) as error:
+        refuse_roles([CHOOSES, JUDGES, *more])
+    assert message in str(error.value)
