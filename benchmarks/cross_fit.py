@@ -32,7 +32,7 @@ from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.cache import Cells
 from fairprune_framework.evaluation.metrics.names import STEREOTYPE_PREFERENCE
-from fairprune_framework.evaluation.results import Row
+from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.pipeline import run_stages
@@ -58,7 +58,7 @@ class Half:
     """What one half of one split chose, and how the other half found it."""
 
     neurons: int
-    text: Row
+    text: ResultRow
     items: list[dict[str, Any]]
 
 

@@ -13,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.contrasts.formats import rows as rows_in
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation import results as evidence
 from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
 from fairprune_framework.evaluation.fixed_text import TextLoss, perplexity_change
 from fairprune_framework.evaluation.metrics.continuations import Answer, Request, score, tokens_of
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, start_token
-from fairprune_framework.evaluation.results import Row
+from fairprune_framework.evaluation.rows import ResultRow, RowKey
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import TaskSettings, check_data
@@ -101,10 +102,10 @@ class Measured:
             self.text = subject.text("wikitext2", material.ids, WINDOW)
 
 
-def rows_of(material: Material, base: Measured, arm: Measured) -> list[Row]:
+def rows_of(material: Material, base: Measured, arm: Measured) -> list[ResultRow]:
     """Base against arm, everything paired."""
-    items = evidence.items_of(material.aligned["contrasts"], base.contrasts, arm.contrasts)
-    rows = evidence.contrast_rows(items, [], SEED)
+    items = items_of(material.aligned["contrasts"], base.contrasts, arm.contrasts)
+    rows = contrast_rows(items, [], SEED)
     for part, before in base.sentences.items():
         found = sentence_items(material.sets[part], before, arm.sentences[part])
         prefix = "" if part == "contrasts" else f"{part}/"
@@ -130,32 +131,12 @@ def _halves(part: str, items: Sequence[Mapping[str, Any]]) -> dict[str, list[Map
     return {}
 
 
-def text_row(before: TextLoss, after: TextLoss) -> Row:
+def text_row(before: TextLoss, after: TextLoss) -> ResultRow:
     """Perplexity on the first tokens of WikiText-2."""
-    found = perplexity_change(before, after, SEED)
-    change = found.change
-    return Row(
-        metric="wikitext2/perplexity",
-        split=None,
-        control=False,
-        category=None,
-        layer=None,
-        before=found.before,
-        after=found.after,
-        difference=found.difference.value,
-        difference_low=found.difference.low,
-        difference_high=found.difference.high,
-        change=change.value if change else None,
-        ideal=0.0,
-        unit="perplexity per token",
-        ci_low=change.low if change else None,
-        ci_high=change.high if change else None,
-        p_value=found.difference.p_value,
-        n=sum(before.tokens),
-        clusters=found.clusters,
-        detectable=found.detectable,
-        note=f"windows of {WINDOW} tokens; the first token of each is not predicted",
-    )
+    key = RowKey(metric="wikitext2/perplexity", unit="perplexity per token")
+    row = ResultRow.of_change(key, perplexity_change(before, after, SEED), clusters_are="windows")
+    note = f"windows of {WINDOW} tokens; the first token of each is not predicted"
+    return replace(row, n=sum(before.tokens)).noted(note)
 
 
 # -- cost ------------------------------------------------------------------------------------------------------------------
@@ -281,13 +262,13 @@ def main(words: Sequence[str] | None = None) -> int:
         f"{len(arms) + 1} arms at {rate:,.0f} tokens/s: {(len(arms) + 1) * total / rate / 60:.0f} minutes, what is kept left aside"
     )
     base = Measured(subject, material, options.parts, start)
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[ResultRow]] = {}
     for name, plan in plans.items():
         say(f"arm {name}: {plan.count} neurons")
         arm = Measured(subject.masked_by(plan.sites, plan.multiplier), material, options.parts, start)
         rows[name] = rows_of(material, base, arm)
         (work / "rows").mkdir(parents=True, exist_ok=True)
-        write_json(work / "rows" / f"{name}.json", {"rows": [evidence.row_json(row) for row in rows[name]]})
+        write_json(work / "rows" / f"{name}.json", {"rows": [row.to_json() for row in rows[name]]})
     ids = {part: [item["id"] for item in result.items] for part, result in base.tasks.items()}
     text = render(
         rows,

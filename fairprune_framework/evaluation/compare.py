@@ -11,12 +11,15 @@ from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast, vocabularies
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
 from fairprune_framework.evaluation import exhibits
-from fairprune_framework.evaluation import results as evidence
+from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
 from fairprune_framework.evaluation.fixed_text import TextLoss
+from fairprune_framework.evaluation.language_rows import language_rows
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
+from fairprune_framework.evaluation.results import Evaluation
+from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import TaskSettings, limits_of, tasks_of
@@ -117,7 +120,7 @@ def compared(
     layers: Sequence[int],
     applied_by: str | None,
     shown: exhibits.Exhibits,
-) -> evidence.Evaluation:
+) -> Evaluation:
     """The rows, items and samples of an evaluation.
 
     Args:
@@ -128,17 +131,17 @@ def compared(
         applied_by: how `after` was made.
     """
     seed = material.recipe.seed
-    items = evidence.items_of(material.aligned, before.contrasts, after.contrasts if after else None)
+    items = items_of(material.aligned, before.contrasts, after.contrasts if after else None)
     texts = list(material.prompts.contrasts)
     sentences = sentence_items(texts, before.sentences, after.sentences if after else None)
-    rows = [_with_floor(row, floor) for row in evidence.contrast_rows(items, layers, seed)]
+    rows = [_with_floor(row, floor) for row in contrast_rows(items, layers, seed)]
     rows += sentence_rows(sentences, seed)
-    rows += evidence.language_rows(before.text, after.text if after else None, kl, seed)
+    rows += language_rows(before.text, after.text if after else None, kl, seed)
     samples: list[dict[str, Any]] = []
     for name, judging in material.judged.items():
         first, second = before.judged[name], after.judged[name] if after else None
-        judged_items = evidence.items_of(judging.aligned, first[0], second[0] if second else None)
-        for row in evidence.contrast_rows(judged_items, [], seed):
+        judged_items = items_of(judging.aligned, first[0], second[0] if second else None)
+        for row in contrast_rows(judged_items, [], seed):
             if row.metric == DIVERGENCE:
                 rows.append(replace(_with_floor(row, floor), metric=f"{name}/{row.metric}"))
         judged_sentences = sentence_items(judging.contrasts, first[1], second[1] if second else None)
@@ -149,7 +152,7 @@ def compared(
         rows += task_rows(result, other, seed)
         samples += _task_samples(result, other)
     generations = _side_by_side(material.continued, before.generations, after.generations if after else None)
-    return evidence.Evaluation(
+    return Evaluation(
         rows=tuple(rows),
         items=tuple(one | two for one, two in zip(items, sentences, strict=True)),
         samples=tuple(samples),
@@ -167,13 +170,12 @@ def compared(
     )
 
 
-def _with_floor(row: evidence.Row, floor: Mapping[str, float]) -> evidence.Row:
+def _with_floor(row: ResultRow, floor: Mapping[str, float]) -> ResultRow:
     """A small effect says how far rounding alone reaches."""
     small = row.change is not None and row.layer is None and abs(row.change) < 10 * floor["largest"]
     if not (small and row.metric.endswith(DIVERGENCE)):
         return row
-    text = f"noise floor of the dtype: {floor['largest']:.1e} of the mean divergence"
-    return replace(row, note=text if row.note is None else f"{row.note}; {text}")
+    return row.noted(f"noise floor of the dtype: {floor['largest']:.1e} of the mean divergence")
 
 
 _SAMPLED = (DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE)
@@ -193,8 +195,8 @@ def _samples(name: str, items: Sequence[Mapping[str, Any]]) -> list[dict[str, An
 def _task_samples(before: TaskResult, after: TaskResult | None) -> list[dict[str, Any]]:
     return [
         _sample(before.task, str(item["id"]), item["category"], item["cluster"], metric, item[metric], other and other[metric])
-        for place, item in enumerate(before.items)
-        for other in [after.items[place] if after else None]
+        for index, item in enumerate(before.items)
+        for other in [after.items[index] if after else None]
         for metric in before.metrics
     ]
 

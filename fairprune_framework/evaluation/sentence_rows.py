@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
+from fairprune_framework.evaluation.contrast_rows import by_split, categories_of, mean_row
 from fairprune_framework.evaluation.metrics.names import SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
-from fairprune_framework.evaluation.results import Row, mean_row
+from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
 from fairprune_framework.functional.bootstrap import change_of
-from fairprune_framework.functional.hypothesis_tests import MIN_ITEMS, cohens_h, flips, holm, paired_effect_size, wilson
+from fairprune_framework.functional.hypothesis_tests import MIN_ITEMS, cohens_h, flips, paired_effect_size, wilson
 
 PREFERENCE_NOTE = "share of items; intervals over templates; p-value by McNemar's exact test on items"
 
@@ -25,7 +26,7 @@ def sentence_items(
     items = []
     for measured in before:
         contrast = known[measured.id]
-        places = stereotyping_variants(contrast)
+        pair = stereotyping_variants(contrast)
         item: dict[str, Any] = {
             "id": contrast.id,
             "category": contrast.category,
@@ -33,111 +34,68 @@ def sentence_items(
             "split": contrast.split,
             "control": contrast.control,
         }
-        for name, found in (("before", measured), ("after", second.get(measured.id))):
-            item[f"log_probabilities_{name}"] = None if found is None else list(found.log_probabilities)
-            item[f"{SEQUENCE_GAP}_{name}"] = None if found is None else found.gap
-            item[f"{STEREOTYPE_PREFERENCE}_{name}"] = None if found is None or places is None else found.prefers(*places)
+        for when, one in (("before", measured), ("after", second.get(measured.id))):
+            item[f"log_probabilities_{when}"] = None if one is None else list(one.log_probabilities)
+            item[f"{SEQUENCE_GAP}_{when}"] = None if one is None else one.gap
+            item[f"{STEREOTYPE_PREFERENCE}_{when}"] = None if one is None or pair is None else one.prefers(*pair)
         items.append(item)
     return items
 
 
-def sentence_rows(items: Sequence[Mapping[str, Any]], seed: int, prefix: str = "") -> list[Row]:
+def sentence_rows(items: Sequence[Mapping[str, Any]], seed: int, prefix: str = "") -> list[ResultRow]:
     """All rows, by split, control and category; `prefix` names the set where it is not the run's own (`winobias/`)."""
-    rows: list[Row] = []
-    for split, control in sorted({(item["split"], item["control"]) for item in items}, key=lambda k: (k[1], str(k[0]))):
-        group = [item for item in items if (item["split"], item["control"]) == (split, control)]
-        categories = sorted({item["category"] for item in group})
-        for metric in (SEQUENCE_GAP, STEREOTYPE_PREFERENCE):
+    rows: list[ResultRow] = []
+    for split, control, group in by_split(items):
+        for metric, unit, ideal, make in (
+            (SEQUENCE_GAP, "nats", 0.0, _gap_row),
+            (STEREOTYPE_PREFERENCE, "share of pairs", 0.5, _preference_row),
+        ):
             usable = [item for item in group if item[f"{metric}_before"] is not None]
             if not usable:
                 continue
-            make = _gap_row if metric == SEQUENCE_GAP else _preference_row
-            of_categories = []
-            for category in categories:
-                chosen = [item for item in usable if item["category"] == category]
-                if chosen:
-                    of_categories.append(make(chosen, prefix + metric, split, control, category, seed))
-            rows.append(make(usable, prefix + metric, split, control, None, seed))
-            rows += adjusted(of_categories)
+            key = RowKey(metric=prefix + metric, unit=unit, ideal=ideal, split=split, control=control)
+            rows.append(make(key, usable, seed))
+            rows += with_holm(
+                [
+                    make(replace(key, category=category), [item for item in usable if item["category"] == category], seed)
+                    for category in categories_of(usable)
+                ]
+            )
     return rows
 
 
-def adjusted(rows: Sequence[Row]) -> list[Row]:
-    """The same rows with Holm's p-values over all of them that have one."""
-    tested = [row for row in rows if row.p_value is not None]
-    values = iter(holm([row.p_value for row in tested if row.p_value is not None]))
-    return [row if row.p_value is None else replace(row, p_adjusted=next(values)) for row in rows]
-
-
-def _gap_row(
-    items: Sequence[Mapping[str, Any]], metric: str, split: str | None, control: bool, category: str | None, seed: int
-) -> Row:
-    row = mean_row(metric, "nats", split, control, category, None, items, SEQUENCE_GAP, None, seed)
+def _gap_row(key: RowKey, items: Sequence[Mapping[str, Any]], seed: int) -> ResultRow:
+    row = mean_row(key, items, SEQUENCE_GAP, seed)
     if row.after is None:
         return row
-    effect = paired_effect_size(
-        [item[f"{SEQUENCE_GAP}_before"] for item in items], [item[f"{SEQUENCE_GAP}_after"] for item in items]
-    )
-    return replace(row, effect_size=effect)
+    before, after = ([item[f"{SEQUENCE_GAP}_{when}"] for item in items] for when in ("before", "after"))
+    return replace(row, effect_size=paired_effect_size(before, after))
 
 
-def _preference_row(
-    items: Sequence[Mapping[str, Any]], metric: str, split: str | None, control: bool, category: str | None, seed: int
-) -> Row:
+def _preference_row(key: RowKey, items: Sequence[Mapping[str, Any]], seed: int) -> ResultRow:
     before = [bool(item[f"{STEREOTYPE_PREFERENCE}_before"]) for item in items]
-    n, ideal = len(items), 0.5
+    clusters = [f"{item['category']}/{item['template_id']}" for item in items]
+    n = len(items)
     few = f"{n} items are too few for an interval; {MIN_ITEMS} are needed" if n < MIN_ITEMS else None
     low, high = (None, None) if few else wilson(sum(before), n)
-    row = Row(
-        metric=metric,
-        split=split,
-        control=control,
-        category=category,
-        layer=None,
-        before=sum(before) / n,
-        after=None,
-        difference=None,
-        change=None,
-        ideal=ideal,
-        unit="share of pairs",
-        ci_low=None,
-        ci_high=None,
-        p_value=None,
-        n=n,
-        clusters=len({(item["category"], item["template_id"]) for item in items}),
-        before_low=low,
-        before_high=high,
-        note=few,
-    )
     if items[0][f"{STEREOTYPE_PREFERENCE}_after"] is None:
-        return row
+        row = ResultRow.alone(key, sum(before) / n, n=n, clusters=len(set(clusters)), note=few)
+        return replace(row, before_low=low, before_high=high)
     after = [bool(item[f"{STEREOTYPE_PREFERENCE}_after"]) for item in items]
-    found = change_of(
-        [[yes, 1] for yes in before],
-        [[yes, 1] for yes in after],
-        [f"{item['category']}/{item['template_id']}" for item in items],
-        ideal=ideal,
-        seed=seed,
-    )
+    shares = change_of([[yes, 1] for yes in before], [[yes, 1] for yes in after], clusters, ideal=key.ideal, seed=seed)
     counted = flips(before, after)
     after_low, after_high = (None, None) if few else wilson(counted.after, n)
-    change = found.change
+    told = PREFERENCE_NOTE if shares.change is not None else f"{PREFERENCE_NOTE}; before cannot be told from the ideal"
     return replace(
-        row,
-        after=found.after,
-        difference=found.difference.value,
-        change=None if change is None else change.value,
-        ci_low=None if change is None else change.low,
-        ci_high=None if change is None else change.high,
-        p_value=counted.p_value,
-        standard_error=None if change is None else change.standard_error,
-        difference_low=found.difference.low,
-        difference_high=found.difference.high,
+        ResultRow.of_change(key, shares),
+        before_low=low,
+        before_high=high,
         after_low=after_low,
         after_high=after_high,
+        p_value=counted.p_value,
         detectable=counted.detectable,
-        effect_size=cohens_h(found.before, found.after),
+        effect_size=cohens_h(shares.before, shares.after),
         only_before=counted.only_before,
         only_after=counted.only_after,
-        note=few or (PREFERENCE_NOTE if change is not None else f"{PREFERENCE_NOTE}; before cannot be told from the ideal"),
+        note=few or told,
     )

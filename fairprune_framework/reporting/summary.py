@@ -8,7 +8,8 @@ from typing import Any
 
 from fairprune_framework.api.types import Plan
 from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
-from fairprune_framework.evaluation.results import Evaluation, Row
+from fairprune_framework.evaluation.results import Evaluation
+from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.recipes.recipe import Recipe
 
 WIDTH = 80
@@ -80,7 +81,7 @@ def _prompts(recipe: Recipe, record: Mapping[str, Any]) -> str:
 
 
 def _table(evaluation: Evaluation) -> list[str]:
-    rows: list[tuple[str, Row]] = []
+    rows: list[tuple[str, ResultRow]] = []
     for row in evaluation.rows:
         if row.layer is None and row.category is None:
             where = "judging text" if row.metric in LANGUAGE_METRICS else (row.split or "all prompts")
@@ -97,7 +98,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
 
 
-def _least(row: Row) -> float | None:
+def _least(row: ResultRow) -> float | None:
     """The relative change detectable with 80 % power, for a row without a significant one."""
     distance = abs(row.before - row.ideal) if row.before is not None else 0.0
     if (
@@ -111,7 +112,7 @@ def _least(row: Row) -> float | None:
     return row.detectable / distance
 
 
-def _change(row: Row) -> str:
+def _change(row: ResultRow) -> str:
     if row.change is None:
         return ""
     if row.ci_low is None or row.ci_high is None:

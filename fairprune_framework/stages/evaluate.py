@@ -13,9 +13,10 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation.cache import Cells
 from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
+from fairprune_framework.evaluation.contrast_rows import paired
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.evaluation.metrics.perplexity import language_cost
-from fairprune_framework.evaluation.results import Evaluation, paired
+from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import check_data, limits_of, tasks_of
 from fairprune_framework.evaluation.verdict import Verdict, decide

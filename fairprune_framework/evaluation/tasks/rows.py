@@ -19,12 +19,10 @@ from typing import Any
 import numpy as np
 
 from fairprune_framework.errors import FairpruneError
-from fairprune_framework.evaluation.results import Row
-from fairprune_framework.evaluation.sentence_rows import adjusted
+from fairprune_framework.evaluation.rows import ResultRow, RowKey, too_few, with_holm
 from fairprune_framework.evaluation.tasks.harness import TaskResult
 from fairprune_framework.functional.bootstrap import Floats, Statistic, change_of, mean
 from fairprune_framework.functional.hypothesis_tests import cohens_h, flips, wilson
-from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
 
 AMBIGUOUS_NOTE = (
     "lm-eval's formula: (1 - accuracy on ambiguous contexts) x (2 biased / answered - 1); "
@@ -93,7 +91,7 @@ _SPECIAL: Mapping[str, Aggregation] = {
 }
 
 
-def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[Row]:
+def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[ResultRow]:
     """All rows of a task, each metric over all items and by category.
 
     Raises:
@@ -102,7 +100,7 @@ def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[R
     if after is not None and after.hash != before.hash:
         raise FairpruneError(f"the task {before.task!r} ran on different items before and after")
     categories = sorted({item["category"] for item in before.items if item["category"] is not None})
-    rows: list[Row] = []
+    rows: list[ResultRow] = []
     for metric, facts in before.metrics.items():
         if any(metric.endswith(f"_{category}") for category in _BBQ):  # by category below, not by eleven metrics
             continue
@@ -111,7 +109,7 @@ def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[R
             aggregation = replace(aggregation, ideal=0.0)
         rows.append(_row(before, after, metric, aggregation, None, seed))
         if aggregation is not None:
-            rows += adjusted([_row(before, after, metric, aggregation, category, seed) for category in categories])
+            rows += with_holm([_row(before, after, metric, aggregation, category, seed) for category in categories])
     return rows
 
 
@@ -132,16 +130,11 @@ _BBQ = (
 
 def _row(
     before: TaskResult, after: TaskResult | None, metric: str, aggregation: Aggregation | None, category: str | None, seed: int
-) -> Row:
-    common: dict[str, Any] = {
-        "metric": f"{before.task}/{metric}",
-        "split": None,
-        "control": False,
-        "category": category,
-        "layer": None,
-    }
+) -> ResultRow:
+    name = f"{before.task}/{metric}"
     if aggregation is None:
-        return _bare(before, after, metric, common)
+        return _bare(before, after, metric, category)
+    key = RowKey(metric=name, unit=aggregation.unit, ideal=aggregation.ideal, category=category)
     first, second, clusters = [], [], []
     others = after.items if after is not None else before.items
     for item, other in zip(before.items, others, strict=True):
@@ -151,79 +144,61 @@ def _row(
             second.append(two)
             clusters.append(item["cluster"])
     if not first:
-        return _bare(before, None, metric, common, note="no item of this kind")
-    found = change_of(first, second, clusters, aggregation.statistic, ideal=aggregation.ideal, seed=seed)
-    note = aggregation.note
-    if found.few:
-        few = f"{found.clusters} independent items are too few for an interval; {MIN_CLUSTERS} are needed"
-        note = few if note is None else f"{few}. {note}"
+        return _bare(before, None, metric, category, note="no item of this kind")
+    change = change_of(first, second, clusters, aggregation.statistic, ideal=aggregation.ideal, seed=seed)
+    few = too_few(change.clusters, "independent items") if change.few else None
+    note = ". ".join(text for text in (few, aggregation.note) if text) or None
     yes_or_no = aggregation.statistic is mean and {value for value, _ in (*first, *second)} <= {0, 1}
-    interval = wilson(round(sum(v for v, _ in first)), len(first)) if yes_or_no and not found.few else (None, None)
-    row: dict[str, Any] = {
-        **common,
-        "before": found.before,
-        "ideal": aggregation.ideal,
-        "unit": aggregation.unit,
-        "n": found.n,
-        "clusters": found.clusters,
-        "before_low": interval[0],
-        "before_high": interval[1],
-        "note": note,
-    }
+    low, high = wilson(round(sum(v for v, _ in first)), len(first)) if yes_or_no and not change.few else (None, None)
     if after is None:
-        return Row(**row, after=None, difference=None, change=None, ci_low=None, ci_high=None, p_value=None)
-    row |= {
-        "after": found.after,
-        "difference": found.difference.value,
-        "difference_low": found.difference.low,
-        "difference_high": found.difference.high,
-        "change": found.change.value if found.change else None,
-        "ci_low": found.change.low if found.change else None,
-        "ci_high": found.change.high if found.change else None,
-        "standard_error": found.change.standard_error if found.change else None,
-        "p_value": found.difference.p_value,
-        "detectable": found.detectable,
-    }
-    if aggregation.unit in ("share of items", "perplexity") and found.retention is not None:
-        row["retention"] = found.retention.value
-        row["retention_low"], row["retention_high"] = found.retention.low, found.retention.high
+        row = ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters, note=note)
+        return replace(row, before_low=low, before_high=high)
+    row = replace(ResultRow.of_change(key, change), before_low=low, before_high=high, note=note)
+    if aggregation.unit in ("share of items", "perplexity") and change.retention is not None:
+        kept = change.retention
+        row = replace(row, retention=kept.value, retention_low=kept.low, retention_high=kept.high)
     answers = _answers(aggregation, first), _answers(aggregation, second)
-    if answers[0] is not None and answers[1] is not None:
-        counted = flips(answers[0], answers[1])
-        row["only_before"], row["only_after"] = counted.only_before, counted.only_after
-        if yes_or_no:
-            row["p_value"], row["detectable"] = counted.p_value, counted.detectable
-            row["effect_size"] = cohens_h(found.before, found.after)
-            if not found.few:
-                row["after_low"], row["after_high"] = wilson(counted.after, counted.n)
-    return Row(**row)
+    if answers[0] is None or answers[1] is None:
+        return row
+    counted = flips(answers[0], answers[1])
+    row = replace(row, only_before=counted.only_before, only_after=counted.only_after)
+    if not yes_or_no:
+        return row
+    low, high = (None, None) if change.few else wilson(counted.after, counted.n)
+    return replace(
+        row,
+        p_value=counted.p_value,
+        detectable=counted.detectable,
+        effect_size=cohens_h(change.before, change.after),
+        after_low=low,
+        after_high=high,
+    )
 
 
 def _answers(aggregation: Aggregation, summands: Sequence[tuple[float, ...]]) -> list[bool] | None:
     """The yes or no of each item, for the flips: right, stereotyping, or biased; None where an item has no such answer."""
-    place = 1 if aggregation.statistic in (_bias, _ambiguous) else 0
-    if aggregation.statistic not in (mean, _bias, _ambiguous) or not {values[place] for values in summands} <= {0, 1}:
+    index = 1 if aggregation.statistic in (_bias, _ambiguous) else 0
+    if aggregation.statistic not in (mean, _bias, _ambiguous) or not {values[index] for values in summands} <= {0, 1}:
         return None
-    return [bool(values[place]) for values in summands]
+    return [bool(values[index]) for values in summands]
 
 
-def _bare(before: TaskResult, after: TaskResult | None, metric: str, common: Mapping[str, Any], note: str | None = None) -> Row:
+def _bare(
+    before: TaskResult, after: TaskResult | None, metric: str, category: str | None, note: str | None = None
+) -> ResultRow:
     """Point values as lm-eval aggregates them."""
     facts = before.metrics[metric]
-    start = facts["value"]
-    end = after.metrics[metric]["value"] if after is not None else None
-    better = facts["higher_is_better"]
-    return Row(
-        **common,
-        before=math.nan if start is None else start,
-        after=end,
-        difference=None if end is None or start is None else end - start,
-        change=None,
-        ideal=1.0 if better else 0.0,
+    start, end = facts["value"], None if after is None else after.metrics[metric]["value"]
+    key = RowKey(
+        metric=f"{before.task}/{metric}",
         unit=facts["aggregation"],
-        ci_low=None,
-        ci_high=None,
-        p_value=None,
+        ideal=1.0 if facts["higher_is_better"] else 0.0,
+        category=category,
+    )
+    row = ResultRow.alone(
+        key,
+        math.nan if start is None else start,
         n=len(before.items),
         note=note or f"no interval is known for the aggregation {facts['aggregation']!r}",
     )
+    return replace(row, after=end, difference=None if end is None or start is None else end - start)

@@ -1,0 +1,153 @@
+"""One line of results: a metric before and after, with intervals and tests, however it was computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from fairprune_framework.functional.bootstrap import StatisticChange
+from fairprune_framework.functional.hypothesis_tests import holm
+from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, PairedChange, minimum_detectable_change
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowKey:
+    """What a row is about. None: all splits, categories or layers."""
+
+    metric: str
+    unit: str
+    ideal: float = 0.0
+    """The value of a fair model."""
+    split: str | None = None
+    control: bool = False
+    category: str | None = None
+    layer: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One line of `evaluation.json`. Null category or layer: all of them. `change` and its interval are relative to
+    |before - ideal|, null where that is 0; in `after` and what follows, null where one model alone was evaluated."""
+
+    metric: str
+    split: str | None
+    control: bool
+    category: str | None
+    layer: int | None
+    before: float | None
+    """None, as `after`: beyond all numbers, or not measured."""
+    after: float | None = None
+    difference: float | None = None
+    change: float | None = None
+    ideal: float
+    unit: str
+    ci_low: float | None = None
+    ci_high: float | None = None
+    p_value: float | None = None
+    n: int
+    clusters: int | None = None
+    standard_error: float | None = None
+    difference_low: float | None = None
+    """95 % interval of `difference`."""
+    difference_high: float | None = None
+    before_low: float | None = None
+    """95 % interval of `before`, and of `after` below: Wilson's for shares of items."""
+    before_high: float | None = None
+    after_low: float | None = None
+    after_high: float | None = None
+    p_adjusted: float | None = None
+    """Holm over the categories of the same metric."""
+    detectable: float | None = None
+    """`difference` that data like these would have shown with 80 % power: to be read beside every "no difference"."""
+    effect_size: float | None = None
+    """Cohen's h of shares, d_z of means over items."""
+    only_before: int | None = None
+    """Items whose answer was yes before and is no after, and below the other way round: newly biased, newly wrong, newly right."""
+    only_after: int | None = None
+    retention: float | None = None
+    """after / before, of a capability, and its 95 % interval."""
+    retention_low: float | None = None
+    retention_high: float | None = None
+    note: str | None = None
+    """What has to be known to read the row: the formula, or why there is no interval."""
+
+    @classmethod
+    def alone(
+        cls, key: RowKey, before: float | None, *, n: int, clusters: int | None = None, note: str | None = None
+    ) -> ResultRow:
+        """A row of one model."""
+        return cls(**asdict(key), before=before, n=n, clusters=clusters, note=note)
+
+    @classmethod
+    def of_change(cls, key: RowKey, change: PairedChange | StatisticChange, *, clusters_are: str = "templates") -> ResultRow:
+        """A row of two models.
+
+        Args:
+            change: of a mean over contrasts (its p-value tests the change), or of a statistic of sums over items (its p-value
+                tests the difference).
+            clusters_are: what was drawn, for the note that they are too few.
+        """
+        row = cls.alone(key, change.before, n=change.n, clusters=change.clusters)
+        row = row._of_means(change) if isinstance(change, PairedChange) else row._of_statistics(change)
+        return row.noted(too_few(change.clusters, clusters_are) if change.clusters < MIN_CLUSTERS else None)
+
+    def _of_means(self, found: PairedChange) -> ResultRow:
+        smallest = minimum_detectable_change(found)
+        return replace(
+            self,
+            after=found.after,
+            difference=found.difference,
+            change=found.change,
+            ci_low=found.ci_low,
+            ci_high=found.ci_high,
+            p_value=found.p_value,
+            standard_error=found.standard_error,
+            detectable=None if smallest is None else smallest * found.before,
+        )
+
+    def _of_statistics(self, found: StatisticChange) -> ResultRow:
+        change = found.change
+        return replace(
+            self,
+            after=found.after,
+            difference=found.difference.value,
+            difference_low=found.difference.low,
+            difference_high=found.difference.high,
+            change=None if change is None else change.value,
+            ci_low=None if change is None else change.low,
+            ci_high=None if change is None else change.high,
+            standard_error=None if change is None else change.standard_error,
+            p_value=found.difference.p_value,
+            detectable=found.detectable,
+        )
+
+    def noted(self, *notes: str | None) -> ResultRow:
+        """The row with notes behind its own; without any, as it is."""
+        texts = [text for text in (self.note, *notes) if text]
+        return replace(self, note="; ".join(texts) or None)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values. A perplexity may be too large for a number: JSON has no infinity, so that it becomes null."""
+        values = asdict(self)
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in values.items()
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ResultRow:
+        """The row that `to_json` wrote."""
+        return cls(**data)
+
+
+def too_few(clusters: int, what: str) -> str:
+    """Why there is no interval."""
+    return f"{clusters} {what} are too few for an interval; {MIN_CLUSTERS} are needed"
+
+
+def with_holm(rows: Sequence[ResultRow]) -> list[ResultRow]:
+    """The same rows, one family, with Holm's p-values over all of them that have one."""
+    tested = [row.p_value for row in rows if row.p_value is not None]
+    values = iter(holm(tested))
+    return [row if row.p_value is None else replace(row, p_adjusted=next(values)) for row in rows]
