@@ -1,0 +1,49 @@
+"""The null distribution of a plan: random sets of neurons, matched by layer and activation norm, masked like the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.api.rankings import draw_matched
+from fairprune_framework.models.loaded import LoadedModel
+
+
+@torch.inference_mode()
+def activation_norms(loaded: LoadedModel, documents: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """site -> (N,) float64: 2-norm of each unit's activation over all tokens of the documents.
+
+    Args:
+        documents: token ids; made before the call, so that text which the model itself writes does not pass the tap.
+    """
+    model, sites = loaded.model, loaded.architecture.sites
+    squares = {name: torch.zeros(site.units, dtype=torch.float64) for name, site in sites.items()}
+
+    def add(site: Any, tap: Any, values: Tensor, rows: Tensor | None) -> None:
+        squares[site.name] += values.double().square().sum(0).reshape(site.units, -1).sum(1).cpu()
+
+    device = next(model.parameters()).device
+    with loaded.architecture.adapter.tap(model, list(sites.values()), frozenset({"neuron"}), add):
+        for document in documents:
+            model.get_decoder()(input_ids=torch.tensor([document], device=device), use_cache=False)  # type: ignore[operator]
+    return {name: value.sqrt() for name, value in squares.items()}
+
+
+def matched_sets(
+    planned: Mapping[str, Sequence[int]], norms: Mapping[str, Tensor], allowed: Mapping[str, Tensor], draws: int, seed: int
+) -> Iterator[dict[str, list[int]]]:
+    """Random sets of as many neurons of each site as are planned there, each of nearly the norm of a planned one.
+
+    Args:
+        planned: site -> units; none of them is drawn.
+        norms: of `activation_norms`.
+        allowed: site -> (N,) bool: which units may be drawn.
+        draws: number of sets.
+    """
+    reference = {name: torch.tensor(units) for name, units in planned.items() if units}
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(draws):
+        yield {name: units.tolist() for name, units in draw_matched(reference, norms, allowed, generator).items()}
