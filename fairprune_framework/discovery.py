@@ -7,14 +7,21 @@ never breaks another: it shows as broken in `fairprune plugins list --load`, and
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import sys
 import types
 import typing
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal
 
 from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean
+from fairprune_framework.utilities.versions import __version__
 
 if typing.TYPE_CHECKING:
     from fairprune_framework.api.interfaces import Plugin
@@ -113,6 +120,49 @@ def load(entry: Entry) -> type[Plugin]:
     if declared is None or not declared.frozen:
         raise BrokenPlugin(f"{entry.label}: {entry.value} must be a frozen, keyword-only dataclass")
     return plugin
+
+
+def source_digest(entry: Entry) -> str:
+    """sha256 over the distribution, its version, and all Python files of the top-level package or module of an entry point.
+
+    An edited or upgraded plugin has another one. Nothing is imported; a package without files counts by its version alone.
+    """
+    digest = hashlib.sha256(f"{entry.distribution} {entry.version} {entry.value}".encode())
+    for path in _python_files(entry.value.partition(":")[0].partition(".")[0].strip()):
+        digest.update(f"{path.name} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
+    return digest.hexdigest()
+
+
+def _python_files(package: str) -> list[Path]:
+    try:
+        spec = find_spec(package) if package else None
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+    if folders:
+        return sorted(path for folder in folders for path in folder.rglob("*.py"))
+    return [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []
+
+
+@cache
+def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def class_digest(plugin: type) -> str:
+    """sha256 over the modules that a class and its bases are written in; those of this package count by its version."""
+    digest = hashlib.sha256()
+    for base in plugin.__mro__:
+        module = base.__module__
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if module.partition(".")[0] == "fairprune_framework":
+            digest.update(f"{module} {__version__}".encode())
+        elif file is not None and base not in (object, ABC):
+            path = Path(file)
+            digest.update(f"{module} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
+    return digest.hexdigest()
 
 
 def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Plugin:

@@ -9,6 +9,7 @@ as keywords: `audit(model="smollm2-135m", prompts="builtin:en", output="run")`, 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,10 +34,15 @@ def stage(name: str) -> Any:
 # -- running them ----------------------------------------------------------------------------------------------------------
 
 
-def run_stages(run: Run, *stages: str) -> Run:
-    """Check everything, then do these stages in order. Ranks that are not 0 compute their part of the audit, and leave the process."""
+def run_stages(run: Run, *stages: str, named: Collection[str] = ()) -> Run:
+    """Check everything, then do these stages in order. Ranks that are not 0 compute their part of the audit, and leave the process.
+
+    Args:
+        named: stages that the user asked for: with `overwrite` they are done again, also if they are done with the same inputs.
+    """
+    redo = frozenset(named if run.folder.overwrite else ())
     if not run.recipe.is_distributed or "audit" not in stages:
-        return _run_stages(run, stages)
+        return _run_stages(run, stages, redo)
     from fairprune_framework.auditing.distributed.parallel import destroy_process_group, init_process_group
     from fairprune_framework.stages.audit import parallelism_of, run_worker_rank
 
@@ -45,24 +51,24 @@ def run_stages(run: Run, *stages: str) -> Run:
         raise SystemExit(run_worker_rank(run))
     init_process_group(parallelism)
     try:
-        return _run_stages(run, stages)
+        return _run_stages(run, stages, redo)
     finally:
         destroy_process_group(parallelism)
 
 
-def _run_stages(run: Run, stages: tuple[str, ...]) -> Run:
+def _run_stages(run: Run, stages: tuple[str, ...], redo: Collection[str]) -> Run:
     from fairprune_framework.stages.checks import prepare
 
-    if prepare(run, stages):
+    if prepare(run, stages, redo):
         for name in stages:
             stage(name).check(run)
     for name in stages:
-        _do(run, name)
+        _do(run, name, again=name in redo)
     return run
 
 
-def _do(run: Run, name: str) -> None:
-    finished = _finished(run, name)
+def _do(run: Run, name: str, *, again: bool) -> None:
+    finished = not again and _finished(run, name)
     if name == "audit" and run.recipe.is_distributed:
         from fairprune_framework.auditing.distributed.parallel import broadcast
         from fairprune_framework.stages.audit import parallelism_of
@@ -106,30 +112,30 @@ def run(recipe: Recipe | str | None = None, output: str | Path | None = None, **
         UserError: the input is wrong; nothing was written.
     """
     fresh = recipe is not None or options.get("model") is not None
-    return run_stages(_open(output, options, recipe=recipe, fresh=fresh), *STAGES)
+    return run_stages(_open(output, options, recipe=recipe, fresh=fresh), *STAGES, named=STAGES)
 
 
 def audit(model: Any = None, prompts: Any = None, output: str | Path | None = None, **options: Any) -> Run:
     """Stream the contrasts of the split `select` through the model into statistics."""
-    return run_stages(_open(output, options, model=model, prompts=prompts), "read", "audit")
+    return run_stages(_open(output, options, model=model, prompts=prompts), "read", "audit", named=("audit",))
 
 
 def score(run: Run | None = None, output: str | Path | None = None, **options: Any) -> Run:
     """Turn the statistics of an audit into scores."""
-    return run_stages(_continued(run, output, options, "audit"), "score")
+    return run_stages(_continued(run, output, options, "audit"), "score", named=("score",))
 
 
 def plan(run: Run | None = None, output: str | Path | None = None, **options: Any) -> Run:
     """Choose neurons by the scores."""
-    return run_stages(_continued(run, output, options, "score"), "plan")
+    return run_stages(_continued(run, output, options, "score"), "plan", named=("plan",))
 
 
 def prune(run: Run | None = None, output: str | Path | None = None, *, plan: str | Path | None = None, **options: Any) -> Run:
     """Carry out the plan of a run, or a plan file on a model, if the guard holds."""
     if plan is None:
-        return run_stages(_continued(run, output, options, "plan"), "prune")
+        return run_stages(_continued(run, output, options, "plan"), "prune", named=("prune",))
     opened = run or _open(output, options)
-    return run_stages(stage("plan").adopt(opened, Path(plan)), "prune")
+    return run_stages(stage("plan").adopt(opened, Path(plan)), "prune", named=("prune",))
 
 
 def evaluate(run: Run | None = None, output: str | Path | None = None, **options: Any) -> Run:
@@ -138,8 +144,10 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **options
     if opened.folder.has("plan"):
         opened.folder.needs("prune")
     if "plan_file" in opened.record:
-        return run_stages(opened, "evaluate")  # the plan came as a file: reading prompts would begin the folder anew
-    return run_stages(opened, "read", "evaluate")
+        return run_stages(
+            opened, "evaluate", named=("evaluate",)
+        )  # the plan came as a file: reading prompts would begin the folder anew
+    return run_stages(opened, "read", "evaluate", named=("evaluate",))
 
 
 def restore(

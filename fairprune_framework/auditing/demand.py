@@ -9,6 +9,7 @@ from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, described
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import may_select
+from fairprune_framework.discovery import class_digest
 from fairprune_framework.errors import UserError
 
 
@@ -41,6 +42,14 @@ class Demand:
         weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
         clusters = any(plugin.needs().replicates for plugin in plugins)
         return cls(statistics=statistics, calibration=CALIBRATION in streams, weights=weights, clusters=clusters)
+
+    def sources(self, layers: int) -> dict[str, str]:
+        """Name, as in `names` -> digest of the source that the statistic is written in."""
+        return {
+            f"{pass_.stream}/{described(statistic)}": class_digest(type(statistic))
+            for statistic in self.statistics
+            for pass_ in statistic.passes(layers)
+        }
 
     def names(self, layers: int) -> set[str]:
         """As `Statistics.statistics` lists them."""

@@ -111,9 +111,24 @@ class RunFolder(os.PathLike[str]):
         names = self._names(stage)
         recipe = self.recipe.to_yaml()
         content = {name: recipe[name] for name in names} | self._inputs(names)
+        if plugins := self._plugin_digests(names):
+            content["plugins"] = plugins
         if "plan_file" in self.record:
             content["plan"] = self.record["plan_file"]
         return provenance.digest(content)
+
+    def _plugin_digests(self, names: Collection[str]) -> dict[str, str]:
+        """Kind -> digest of the source of a plugin: what an edited one computed is not taken for its own."""
+        kinds = [kind for kind in PLUGIN_KINDS if kind in names and getattr(self.recipe, kind) is not None]
+        return {kind: discovery.source_digest(discovery.find(kind, getattr(self.recipe, kind).plugin)) for kind in kinds}
+
+    def _edited_plugins(self, stage: str) -> str | None:
+        known = self.record.get("plugin_sources", {})
+        edited = [
+            kind for kind, digest in self._plugin_digests(self._names(stage)).items() if known.get(kind, digest) != digest
+        ]
+        named = ", ".join(f"{kind} {getattr(self.recipe, kind).plugin!r}" for kind in edited)
+        return f"another version of {named}" if named else None
 
     def _names(self, stage: str) -> list[str]:
         """Fields of the recipe that the result of a stage depends on."""
@@ -182,7 +197,7 @@ class RunFolder(os.PathLike[str]):
             old = read_yaml(self.path / RECIPE)
             new = self.recipe.to_yaml()
             changed = [name for name in new if new[name] != old.get(name)]
-            what = f"other options ({', '.join(changed)})" if changed else "other inputs"
+            what = f"other options ({', '.join(changed)})" if changed else self._edited_plugins(stage) or "other inputs"
             raise RunFolderError(
                 f"{self} already holds the stage {stage!r} with {what}: give --overwrite to replace it, or another --output"
             )
@@ -222,6 +237,9 @@ class RunFolder(os.PathLike[str]):
         inputs = self._inputs(self._names(stage))
         self.record["stages"][stage] = {"key": self.key(stage), "files": list(files)}
         self.record["inputs"] = self.record.get("inputs", {}) | inputs
+        sources = self._plugin_digests(STAGE_FIELDS[stage])
+        if sources:
+            self.record["plugin_sources"] = self.record.get("plugin_sources", {}) | sources
         self._given -= inputs.keys()
         self.record.setdefault("seconds", {})[stage] = round(seconds, 3)
         self.save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, cast
 
@@ -76,12 +77,18 @@ class Plugins:
         """
         return Demand.of(self.all, layers)
 
-    def missing(self, statistics: Statistics, layers: int) -> str | None:
-        """A statistic that the plugins want and an audit does not hold."""
+    def missing(self, statistics: Statistics, sources: Mapping[str, str], layers: int) -> str | None:
+        """A statistic that the plugins want and an audit does not hold, or holds as an earlier source of it summed.
+
+        Args:
+            sources: of `Demand.sources`, when the audit was made.
+        """
         demand = self.demand(layers)
         if demand.clusters and not statistics.cluster_counts:
             return "clusters of templates, which a policy resamples"
-        return min(demand.names(layers) - set(statistics.statistics), default=None)
+        absent = min(demand.names(layers) - set(statistics.statistics), default=None)
+        edited = (name for name, source in sorted(demand.sources(layers).items()) if sources.get(name, source) != source)
+        return absent or next((f"{name} of the source that is installed now" for name in edited), None)
 
     def check_needs(self) -> None:
         """Raise `UserError` where a plugin asks for what it cannot be given."""

@@ -87,7 +87,9 @@ def check_parallelism(run: Run) -> None:
 def run(run: Run) -> list[str]:
     """Do the stage; returns the files that it left. What is summed is kept in `checkpoint/` until they are there."""
     sharing = prefixes_of(run)
-    outcome = _audit(run, run.plugins.demand(len(run.loaded.layers)), sharing)
+    demand = run.plugins.demand(len(run.loaded.layers))
+    sources = demand.sources(len(run.loaded.layers))
+    outcome = _audit(run, demand, sharing)
     if parallelism_of(run.recipe).sharded:
         run.loaded.release()
     else:
@@ -96,6 +98,7 @@ def run(run: Run) -> list[str]:
     outcome.statistics.save(run.folder.path)
     shutil.rmtree(run.folder / CHECKPOINT, ignore_errors=True)
     how = {"prefixes": sharing.up_to > 0, "because": sharing.because}
+    run.record["statistic_sources"] = sources
     run.folder.note(hashes={"composition": outcome.statistics.composition}, audit=outcome.to_json() | {"sharing": how})
     return ["statistics.safetensors", "statistics.json"]
 

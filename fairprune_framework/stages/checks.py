@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from fairprune_framework.calibration.text import from_file
 from fairprune_framework.errors import UserError
 from fairprune_framework.recipes.recipe import budget_of
@@ -9,8 +11,11 @@ from fairprune_framework.runs.run import Run
 from fairprune_framework.stages.audit import parallelism_of
 
 
-def prepare(run: Run, stages: tuple[str, ...]) -> bool:
+def prepare(run: Run, stages: tuple[str, ...], redo: Collection[str] = ()) -> bool:
     """Check what these stages need in common: first what is quick, then the model. What one stage needs is in its `check`.
+
+    Args:
+        redo: stages that are done again although they are done.
 
     Returns:
         Whether anything is left to do.
@@ -18,7 +23,9 @@ def prepare(run: Run, stages: tuple[str, ...]) -> bool:
     Raises:
         UserError: what is wrong.
     """
-    if {run.folder.done(stage) for stage in stages if stage != "report"} <= {True}:  # a report is made of files alone
+    if {run.folder.done(stage) and stage not in redo for stage in stages if stage != "report"} <= {
+        True
+    }:  # a report is made of files alone
         return False
     run.plugins.check_names()
     if "score" in stages:
@@ -41,4 +48,4 @@ def prepare(run: Run, stages: tuple[str, ...]) -> bool:
 
 def missing_statistics(run: Run) -> str | None:
     """A statistic that the plugins want and the audit does not hold."""
-    return run.plugins.missing(run.read_statistics(), len(run.loaded.layers))
+    return run.plugins.missing(run.read_statistics(), run.record.get("statistic_sources", {}), len(run.loaded.layers))

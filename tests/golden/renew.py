@@ -57,8 +57,10 @@ COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 INPUTS = {*FAMILIES, PROMPTS, OTHER_PROMPTS, GRID}
 
-TIMINGS = frozenset({"seconds", "checkpoint_seconds", "masking_ms", "planning_seconds"})
-"""Keys and columns that differ from run to run."""
+VOLATILE = frozenset(
+    {"seconds", "checkpoint_seconds", "masking_ms", "planning_seconds", "key", "statistic_sources", "plugin_sources"}
+)
+"""Keys and columns that differ from run to run, or with every edit of a plugin: timings, and hashes of sources."""
 
 
 def environment() -> dict[str, str]:
@@ -159,14 +161,14 @@ def content(path: Path) -> bytes:
         values = json.loads(path.read_text(encoding="utf-8"))
         if path.name == "run.json":
             values.pop("versions")
-        return json.dumps(_without(values, TIMINGS)).encode()
+        return json.dumps(_without(values, VOLATILE)).encode()
     if path.suffix == ".html":
         return re.sub(r">\d+\.\d s<", ">T s<", path.read_text(encoding="utf-8")).encode()
     if path.name == "results.parquet":
         from pyarrow import parquet
 
         table = parquet.read_table(path)
-        return json.dumps(table.drop_columns(sorted(TIMINGS & set(table.column_names))).to_pylist()).encode()
+        return json.dumps(table.drop_columns(sorted(VOLATILE & set(table.column_names))).to_pylist()).encode()
     data = path.read_bytes()
     if path.suffix == ".safetensors":  # safetensors writes the metadata's keys in any order
         start = 8 + int.from_bytes(data[:8], "little")
