@@ -7,6 +7,7 @@ input is wrong: the command line prints their text on one line and exits with 2.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
 
 
@@ -70,3 +71,26 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(choices), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def shortened(text: str, most: int = 80) -> str:
+    """The text with its middle left out where it is longer than `most` characters.
+
+    >>> shortened("abcdefghij", 5)
+    'ab...ij'
+    """
+    return text if len(text) <= most else f"{text[: most // 2]}...{text[-(most // 2) :]}"
+
+
+def shown(value: object) -> str:
+    """`repr(value)` for a message: at most 200 characters, whatever the value holds.
+
+    >>> shown("x" * 1000)[:12], len(shown("x" * 1000))
+    ("'xxxxxxxxxxx", 80)
+    """
+    brief = reprlib.Repr()
+    brief.maxstring = brief.maxother = 80
+    try:
+        return shortened(brief.repr(value), 197)
+    except ValueError:  # a number with more digits than Python prints
+        return f"a number of type {type(value).__name__}, too long to print"

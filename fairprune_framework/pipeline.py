@@ -151,12 +151,12 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **options
 
 
 def restore(
-    run: Run | str | Path, output: str | Path | None = None, *, restoration: str | Path | None = None
+    run: Run | str | Path, output: str | Path | None = None, *, restoration: str | Path | None = None, **allowed: bool
 ) -> tuple[Any, Any]:
     """The original model and its tokenizer, from a pruned one: bit by bit what was pruned. See `surgery/restore.py`."""
     from fairprune_framework.surgery.restore import restore_folder
 
-    return restore_folder(_folder(run), output, restoration)
+    return restore_folder(_folder(run), output, restoration, **allowed)
 
 
 def report(

@@ -25,9 +25,10 @@ from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS
-from fairprune_framework.recipes.loading import load_recipe, merge_options, read_yaml, with_defaults, with_options
+from fairprune_framework.recipes.loading import load_recipe, merge_options, refuse_unsafe, with_defaults, with_options
 from fairprune_framework.recipes.recipe import FIELDS, PluginSpec, Recipe, budget_of
 from fairprune_framework.utilities.files import digest
+from fairprune_framework.utilities.yaml_text import read_yaml
 
 AXES = ("bias", "importance", "policy", "operator", "budget", "seed")
 KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
@@ -79,7 +80,7 @@ class Grid:
     @property
     def key(self) -> str:
         """Hash over everything that the numbers depend on."""
-        shared = {name: value for name, value in self.recipe.to_yaml().items() if name not in (*AXES, "factor")}
+        shared = {name: value for name, value in self.recipe.to_file().items() if name not in (*AXES, "factor")}
         return digest([shared, self.judge])
 
 
@@ -98,7 +99,8 @@ def read_grid(source: str | Path | Mapping[str, Any], options: Mapping[str, Any]
         UserError: an unknown key or plugin (did you mean), an empty axis, a value out of range, a duplicate or impossible cell.
     """
     where = str(source) if isinstance(source, (str, Path)) else "the grid"
-    data = dict(source) if isinstance(source, Mapping) else read_yaml(Path(source))
+    data = dict(source) if isinstance(source, Mapping) else read_yaml(Path(source), "grid")
+    refuse_unsafe(data, where)
     options = dict(options or {})
     for name in data:
         if name not in (*AXES, CONTROLS, CONTROL_SEEDS, JUDGE, "recipe", *FIELDS) or name == "factor":

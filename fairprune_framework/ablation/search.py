@@ -177,7 +177,7 @@ class Ablation:
             return None
         looked = {path.stem for path in (self.folder / "cells").glob("*.json")}
         self.record = {
-            "recipe": self.grid.recipe.to_yaml(),
+            "recipe": self.grid.recipe.to_file(),
             "judged_by": self.grid.judge,
             "judged_on": read_json(self.folder / "judged_on.json"),
             "cells_looked_at": len(looked) + self._earlier,

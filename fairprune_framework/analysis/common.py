@@ -9,24 +9,17 @@ from pathlib import Path
 import torch
 
 from fairprune_framework.api.types import Plan, Scores
-from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
-from fairprune_framework.runs.open import open_run
+from fairprune_framework.runs.open import open_existing
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of
 from fairprune_framework.utilities.progress import Notify
 
 
 def opened_run(run: Run | str | Path, notify: Notify, stage: str) -> Run:
-    found = run if isinstance(run, Run) else open_run(_existing(run), {}, notify=notify)
+    found = run if isinstance(run, Run) else open_existing(run, notify=notify)
     found.folder.needs(stage)
     return found
-
-
-def _existing(folder: str | Path) -> Path:
-    if not Path(folder).is_dir():
-        raise UserError(f"there is no run folder {folder}")
-    return Path(folder)
 
 
 def chosen_by_category(run: Run) -> dict[str, Plan]:

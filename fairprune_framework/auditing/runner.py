@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from fairprune_framework.auditing.distributed.parallel import Parallelism, envir
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import objective_of
 from fairprune_framework.auditing.prefix_sharing import forward_inputs
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import UserError, shortened, shown
 
 
 class TrunkModule(LightningModule):
@@ -164,12 +166,35 @@ def loggers_of(name: str | None, folder: Path) -> list[Any]:
     """
     if name is None:
         return []
+    try:
+        return [logger_class(name)(save_dir=str(folder / "logs"))]
+    except (ImportError, TypeError, ValueError) as error:
+        raise UserError(f"--log {shortened(name)}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+
+
+def logger_class(name: str) -> type[Any]:
+    """The class that `--log` names: imported, not made.
+
+    Raises:
+        UserError: there is none of that name, or it is no Lightning logger that takes `save_dir`.
+    """
+    from lightning.pytorch.loggers import Logger
+
     known = {"csv": "lightning.pytorch.loggers.CSVLogger", "tensorboard": "lightning.pytorch.loggers.TensorBoardLogger"}
     module, _, attribute = known.get(name, name).replace(":", ".").rpartition(".")
+    wanted = f"--log must be {', '.join(known)} or the import path of a Lightning logger"
     if not module:
-        raise UserError(f"--log must be csv, tensorboard or the import path of a Lightning logger. Got {name!r} instead.")
+        raise UserError(f"{wanted}. Got {shown(name)} instead.")
     try:
-        made = getattr(importlib.import_module(module), attribute)
-        return [made(save_dir=str(folder / "logs"))]
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"--log {name}: {type(error).__name__}: {str(error).splitlines()[0]}") from error
+        found = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # whatever a module raises while it is imported
+        raise UserError(f"{wanted}. {shown(name)}: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    if not (isinstance(found, type) and issubclass(found, Logger)):
+        raise UserError(f"{wanted}. {shown(name)} is none.")
+    if name == "tensorboard" and not any(find_spec(each) for each in ("tensorboard", "tensorboardX")):
+        raise UserError("--log tensorboard needs tensorboard: pip install tensorboard")
+    try:
+        inspect.signature(found).bind(save_dir="logs")
+    except TypeError as error:
+        raise UserError(f"--log {shortened(name)}: it cannot be made with a folder alone: {error}") from error
+    return found

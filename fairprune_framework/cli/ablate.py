@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from fairprune_framework.cli.command import Command
-from fairprune_framework.cli.options import add_json, add_quiet
+from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe
 from fairprune_framework.errors import UserError
 from fairprune_framework.utilities.progress import notifier
 
@@ -23,6 +23,7 @@ def _add_options(parser: Any) -> None:
     parser.add_argument("--overwrite", action="store_true", help="begin anew; the number of cells looked at is remembered")
     add_json(parser, "print ablation.json instead of the leaderboard")
     add_quiet(parser)
+    add_unsafe(parser)
 
 
 def _run(values: dict[str, Any]) -> int:

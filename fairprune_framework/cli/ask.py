@@ -8,7 +8,8 @@ from importlib import import_module
 from typing import Any
 
 from fairprune_framework.cli.command import Command, Group
-from fairprune_framework.cli.options import add_json, add_quiet
+from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe, unsafe_options
+from fairprune_framework.recipes.recipe import UNSAFE
 from fairprune_framework.utilities.progress import notifier
 
 GROUP = Group(name="ask", help="ask a finished run the article's questions")
@@ -24,6 +25,7 @@ def _add_options(question: str, parser: Any) -> None:
     parser.add_argument("run", help="a run folder with scores (and for causal a plan)")
     add_json(parser, f"print {question}.json instead of a table")
     add_quiet(parser)
+    add_unsafe(parser)
     if question == "causal":
         parser.add_argument("--draws", type=int, help="sets of random neurons, 20 by default")
     if question == "stability":
@@ -31,10 +33,14 @@ def _add_options(question: str, parser: Any) -> None:
 
 
 def _run(question: str, values: dict[str, Any]) -> int:
+    from fairprune_framework.runs.open import open_existing
+
     module = import_module(f"fairprune_framework.analysis.{'causality' if question == 'causal' else question}")
     options = {name: value for name, value in values.items() if value is not None}
     as_json, notify = options.pop("json", False), notifier(f"ask {question}", options.pop("quiet", False))
-    answer = getattr(module, question)(options.pop("run"), notify=notify, **options)
+    run = open_existing(options.pop("run"), unsafe_options(options), notify=notify)
+    asked = {name: value for name, value in options.items() if name not in UNSAFE}
+    answer = getattr(module, question)(run, notify=notify, **asked)
     print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else module.render(answer))
     return 0
 

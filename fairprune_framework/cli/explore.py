@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 from fairprune_framework.cli.command import Command
+from fairprune_framework.cli.options import add_unsafe, unsafe_options
 from fairprune_framework.errors import UserError
 from fairprune_framework.utilities.progress import notifier
 
@@ -14,6 +15,7 @@ def _add_options(parser: Any) -> None:
     parser.add_argument("run", help="a run folder")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; by default this machine alone")
     parser.add_argument("--port", type=int, help="by default the first free one from 7860")
+    add_unsafe(parser)
 
 
 def _run(values: dict[str, Any]) -> int:
@@ -21,8 +23,9 @@ def _run(values: dict[str, Any]) -> int:
         raise UserError("exploring needs gradio: pip install 'fairprune_framework[explore]'")
     from fairprune_framework.exploring.compare import Explorer
     from fairprune_framework.exploring.page import serve
+    from fairprune_framework.runs.open import open_existing
 
-    explorer = Explorer(values["run"], notify=notifier("explore"))
+    explorer = Explorer(open_existing(values["run"], unsafe_options(values), notify=notifier("explore")))
     serve(explorer, values.get("host") or "127.0.0.1", values.get("port"))
     return 0
 

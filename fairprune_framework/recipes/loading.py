@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework import discovery
-from fairprune_framework.errors import UnknownName, UserError, did_you_mean
-from fairprune_framework.recipes.recipe import FIELDS, PLUGIN_KINDS, PluginSpec, Recipe, choices_of
+from fairprune_framework.errors import UnknownName, UserError, did_you_mean, shortened, shown
+from fairprune_framework.recipes.recipe import FIELDS, LOGGERS, PLUGIN_KINDS, UNSAFE, PluginSpec, Recipe, choices_of
+from fairprune_framework.utilities.yaml_text import read_yaml
 
 DEFAULT = "default"
 
@@ -33,7 +34,7 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
     for key, value in values.items():
         name = str(key).replace("-", "_")
         if name not in hints:
-            raise UnknownName(f"{where} has no option {key!r}.{did_you_mean(name, FIELDS)}")
+            raise UnknownName(f"{where} has no option {shown(key)}.{did_you_mean(shortened(name), FIELDS)}")
         if value is None and type(None) not in typing.get_args(hints[name]):
             raise UserError(f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got nothing instead.")
         if name not in (*PLUGIN_KINDS, "budget", "factor") and value is not None:
@@ -43,8 +44,8 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
                 value = parser.parse_object({"value": value}).value
             except Exception as error:
                 raise UserError(
-                    f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got {value!r} instead."
-                    + did_you_mean(str(value), choices_of(name))
+                    f"The {name!r} of {where} must be {discovery.in_words(hints[name])}. Got {shown(value)} instead."
+                    + did_you_mean(shown(value), choices_of(name))
                 ) from error
         checked[name] = value
     return Recipe(**checked)
@@ -60,47 +61,43 @@ def read_shipped(name: str) -> dict[str, Any]:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / f"{entry.name}.yaml"
         if path.is_file():
-            return read_yaml(path)
+            return read_options(path)
     raise UserError(f"{entry.label}: no file {entry.name}.yaml in the package {entry.value}")
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
     """The content of a recipe: a file where the name has a slash or ends in .yaml or .yml, otherwise one that is shipped."""
     if name_or_file.endswith((".yaml", ".yml")) or "/" in name_or_file:
-        return read_yaml(Path(name_or_file))
+        return read_options(Path(name_or_file))
     return read_shipped(name_or_file)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a recipe file.
+def refuse_unsafe(values: Mapping[Any, Any], where: str) -> None:
+    """Options that let code run come from the command line or from a Python call, never from a file.
 
     Raises:
-        UserError: no such file, no YAML (with its line), or no mapping.
+        UserError: the content of a file gives one of them; its name and the way to give it are in the message.
     """
-    import yaml
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if (name in UNSAFE and value not in (None, False)) or (name == "log" and value is not None and value not in LOGGERS):
+            flag = f"--{name.replace('_', '-')}"
+            what = f"a logger other than {' and '.join(LOGGERS)}" if name == "log" else repr(name)
+            raise UserError(
+                f"{where} asks for {what}, which can run code. No file may ask for that: remove it there and, if you trust its "
+                f"source, give {flag} on the command line (or {name}=... in Python)"
+            )
 
-    class Loader(yaml.SafeLoader):
-        """Refuses a key that occurs twice, where YAML would drop the first in silence."""
 
-        def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-            keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-            if repeated := [key for key in keys if keys.count(key) > 1]:
-                raise yaml.MarkedYAMLError(problem=f"the key {repeated[0]!r} occurs twice", problem_mark=node.start_mark)
-            return dict(super().construct_mapping(node, deep))
+def read_options(path: Path) -> dict[str, Any]:
+    """The options in a recipe file, or in the `recipe.yaml` of a run folder.
 
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), Loader=Loader)
-    except FileNotFoundError:
-        raise UserError(f"no recipe file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the recipe file {path}: {error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line} is no YAML: {getattr(error, 'problem', None) or error}") from error
-    if not isinstance(data, dict):
-        raise UserError(f"{path} must hold a mapping of options. Got {type(data).__name__} instead.")
-    return data
+    Raises:
+        UserError: as `read_yaml` and `refuse_unsafe`.
+    """
+    values = read_yaml(path)
+    refuse_unsafe(values, str(path))
+    return values
 
 
 def merge_options(options: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ class Option:
         stage: the first stage whose result depends on it; None: no result does.
         adopted: whether `plan` and `prune` depend on it where the plan came as a file, when neither prompts nor scorers had a part.
         execution: whether it says how one command computes: a run folder does not hand it on to the next command.
+        unsafe: whether it lets code of strangers run: only the command line and Python calls may give it, and no folder keeps it.
         metavar: what stands for its value in the help.
     """
 
@@ -31,6 +32,7 @@ class Option:
     stage: Stage | None = None
     adopted: bool = False
     execution: bool = False
+    unsafe: bool = False
     metavar: str | None = None
 
 
@@ -42,10 +44,13 @@ def option(
     stage: Stage | None = None,
     adopted: bool = False,
     execution: bool = False,
+    unsafe: bool = False,
     metavar: str | None = None,
 ) -> Any:
     """A field of the recipe with its `Option`; the arguments are those of `Option`."""
-    described = Option(help=help, group=group, stage=stage, adopted=adopted, execution=execution, metavar=metavar)
+    described = Option(
+        help=help, group=group, stage=stage, adopted=adopted, execution=execution, unsafe=unsafe, metavar=metavar
+    )
     return field(default=default, metadata={_KEY: described})
 
 

@@ -62,7 +62,15 @@ class Recipe:
     revision: str | None = option(
         None, "Branch, tag or commit of a hub model.", group="model and machine", stage="read", adopted=True
     )
-    trust_remote_code: bool = option(False, "Allow code that comes with the model to run.", group="model and machine")
+    trust_remote_code: bool = option(
+        False, "Allow code that comes with the model to run.", group="model and machine", unsafe=True
+    )
+    allow_pickle: bool = option(
+        False,
+        "Load weights that are pickles (`pytorch_model.bin`), which can run code.",
+        group="model and machine",
+        unsafe=True,
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = option(
         "auto",
         "The model's dtype in memory and in `model/`; auto: as stored.",
@@ -273,8 +281,18 @@ class Recipe:
             raise UserError(f"The 'factor' of a recipe must be a number or 'auto'. Got {self.factor!r} instead.") from None
         return check_factor(factor, "a recipe")
 
+    @property
+    def unsafe(self) -> dict[str, Any]:
+        """What was given that lets code run which is not ours: name -> value."""
+        given: dict[str, Any] = {name: True for name in UNSAFE if getattr(self, name)}
+        return given if self.log in (None, *LOGGERS) else given | {"log": self.log}
+
+    def to_file(self) -> dict[str, Any]:
+        """The content of `recipe.yaml`: every field but those that let code run, which no file gives."""
+        return {name: value for name, value in self.to_yaml().items() if name not in (*UNSAFE, *self.unsafe)}
+
     def to_yaml(self) -> dict[str, Any]:
-        """The content of `recipe.yaml`: every field, in order."""
+        """Every field, in order, as YAML would write it."""
         values = {}
         for item in dataclasses.fields(self):
             value = getattr(self, item.name)
@@ -298,6 +316,10 @@ ADOPTED = tuple(name for name, option in OPTIONS.items() if option.adopted)
 """Those of them that `plan` and `prune` depend on where the plan came as a file."""
 EXECUTION_OPTIONS = tuple(name for name, option in OPTIONS.items() if option.execution)
 """Fields that say how a command computes, not what: a run folder does not hand them on to the next command."""
+UNSAFE = tuple(name for name, option in OPTIONS.items() if option.unsafe)
+"""Fields that let code of strangers run: accepted from the command line and from Python calls alone."""
+LOGGERS = ("csv", "tensorboard")
+"""Values of `log` that a file may give; any other is the import path of a class."""
 
 
 def choices_of(name: str) -> tuple[str, ...]:

@@ -146,6 +146,8 @@ def _removed(source: Source) -> list[tuple[str, str]]:
     facts.append(
         ("prompts", f"{_cell(_prompts(source))}, {counts.get('used', 0)} contrasts, {counts.get('skipped', 0)} skipped")
     )
+    if allowed := record.get("unsafe_options"):
+        facts.append(("code of others", f"allowed by {_cell(', '.join(allowed))}"))
     facts.append(("calibration text", _cell((record.get("calibration") or {}).get("source", "none"))))
     return facts
 

@@ -178,6 +178,7 @@ def _provenance(source: Source) -> list[tuple[str, list[tuple[str, str]]]]:
     groups: list[tuple[str, Mapping[str, Any]]] = [
         ("Versions", record.get("versions", {})),
         ("Plugins", plugins),
+        ("Code of others was allowed", record.get("unsafe_options", {})),
         ("Hashes", record.get("hashes", {})),
         ("Seeds", record.get("seeds", {})),
         ("Timings", stages),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.utilities.files import read_json
+from fairprune_framework.utilities.yaml_text import read_yaml
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +135,7 @@ def read_source(folder: str | Path) -> Source:
     if (folder / RECORD).is_file():
         fields["record"] = read_json(folder / RECORD, "fairprune-run/1")
         fields["recipe_text"] = reader.maybe(RECIPE, lambda path: path.read_text(encoding="utf-8")) or ""
-        fields["recipe"] = reader.maybe(RECIPE, _yaml) or {}
+        fields["recipe"] = reader.maybe(RECIPE, read_yaml) or {}
         fields |= _stages(reader, fields["record"].get("stages") or {})
         fields["more"] = {
             name: content
@@ -188,15 +189,6 @@ class _Reader:
         if not (self.folder / name).is_file():
             self.missing.append(Missing(what=what, file=name, command=f"fairprune {stage} --output {self.folder}"))
         return self.maybe(name, read)
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-        raise ValueError("not a mapping")
-    return content
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

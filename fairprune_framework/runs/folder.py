@@ -16,7 +16,7 @@ from typing import Any, cast
 from fairprune_framework import discovery
 from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.errors import RunFolderError
-from fairprune_framework.recipes.loading import read_yaml
+from fairprune_framework.recipes.loading import read_options
 from fairprune_framework.recipes.recipe import ADOPTED, FIELDS, PLUGIN_KINDS, STAGE_FIELDS, Recipe
 from fairprune_framework.utilities import files as provenance
 from fairprune_framework.utilities.progress import Notify, silent
@@ -194,8 +194,8 @@ class RunFolder(os.PathLike[str]):
         if not self.overwrite and known["key"] == self.key(stage):
             raise RunFolderError(f"{self.path / missing[0]} is missing: give --overwrite to do the stage {stage!r} again")
         if not self.overwrite:
-            old = read_yaml(self.path / RECIPE)
-            new = self.recipe.to_yaml()
+            old = read_options(self.path / RECIPE)
+            new = self.recipe.to_file()
             changed = [name for name in new if new[name] != old.get(name)]
             what = f"other options ({', '.join(changed)})" if changed else self._edited_plugins(stage) or "other inputs"
             raise RunFolderError(
@@ -216,6 +216,7 @@ class RunFolder(os.PathLike[str]):
         later = STAGES[STAGES.index(stage) :]
         if stage == "read":
             shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
+            self.record.pop("unsafe_options", None)
         for name in (name for each in later for name in FILES[each]):
             path = self.path / name
             if path.is_dir():
@@ -263,9 +264,11 @@ class RunFolder(os.PathLike[str]):
                 entry = discovery.find(kind, getattr(self.recipe, kind).plugin)
                 plugins[kind] = {"name": entry.name, "distribution": entry.distribution, "version": entry.version}
         self.note(versions=versions(), plugins=plugins, seeds={"run": self.recipe.seed})
+        if self.recipe.unsafe:
+            self.note(unsafe_options=self.recipe.unsafe)
         if self.recipe.model is not None and Path(self.recipe.model).exists():
             self.note(places={"model": os.path.relpath(self.recipe.model, self.path)})
-        provenance.write_text(self.path / RECIPE, yaml.safe_dump(self.recipe.to_yaml(), sort_keys=False, allow_unicode=True))
+        provenance.write_text(self.path / RECIPE, yaml.safe_dump(self.recipe.to_file(), sort_keys=False, allow_unicode=True))
         provenance.write_json(self.path / RECORD, self.record)
 
 

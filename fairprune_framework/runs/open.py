@@ -8,7 +8,14 @@ from typing import Any
 
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.models.loaded import LoadedModel
-from fairprune_framework.recipes.loading import load_recipe, merge_options, read_recipe, read_yaml, with_defaults, with_options
+from fairprune_framework.recipes.loading import (
+    load_recipe,
+    merge_options,
+    read_options,
+    read_recipe,
+    with_defaults,
+    with_options,
+)
 from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, FIELDS, Recipe
 from fairprune_framework.runs.folder import RECIPE, RECORD, refuse_unwritable
 from fairprune_framework.runs.run import Run
@@ -58,7 +65,7 @@ def open_run(
     if isinstance(recipe, Recipe):
         resolved = with_options(with_defaults(recipe), given) if given else with_defaults(recipe)
     elif existing and folder is not None and not fresh:
-        kept = {name: value for name, value in read_yaml(folder / RECIPE).items() if name not in EXECUTION_OPTIONS}
+        kept = {name: value for name, value in read_options(folder / RECIPE).items() if name not in EXECUTION_OPTIONS}
         more = {} if recipe is None else read_recipe(recipe)
         known, anew = merge_options(kept, more), {*more, *given}
         resolved = with_defaults(with_options(known, given, f"{folder / RECIPE}"))
@@ -70,3 +77,18 @@ def open_run(
         None if in_memory_model is None else LoadedModel(resolved, model=in_memory_model, tokenizer=tokenizer, notify=notify)
     )
     return Run(resolved, folder, overwrite=overwrite, loaded=loaded, contrasts=in_memory_prompts, given=anew, notify=notify)
+
+
+def open_existing(folder: str | Path, options: Mapping[str, Any] | None = None, *, notify: Notify = silent) -> Run:
+    """Open a run folder that must be there.
+
+    Raises:
+        RunFolderError: there is none.
+        UserError: as `open_run`.
+    """
+    path = Path(folder)
+    if not path.is_dir():
+        raise RunFolderError(f"there is no run folder {path}")
+    if not (path / RECORD).is_file():
+        raise RunFolderError(f"{path} is not a run folder (it contains no {RECORD})")
+    return open_run(path, options or {}, notify=notify)

@@ -18,7 +18,7 @@ from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
 from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
-from fairprune_framework.auditing.runner import loggers_of
+from fairprune_framework.auditing.runner import logger_class, loggers_of
 from fairprune_framework.auditing.streams import FiledStreams, Job
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
@@ -54,6 +54,8 @@ def prefixes_of(run: Run) -> Sharing:
 
 def check(run: Run) -> None:
     """Raise `UserError` for plugins that cannot be served, a way to compute that cannot be had, or nothing to audit."""
+    if run.recipe.log is not None:
+        logger_class(run.recipe.log)
     run.plugins.check_needs()
     loaded = run.loaded
     ActivationStatisticsCallback(

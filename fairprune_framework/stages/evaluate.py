@@ -127,7 +127,10 @@ def _evaluate(run: Run) -> tuple[Evaluation, Verdict | None]:
 
 
 def _other_model(run: Run, name: str, tokenizer: Any) -> Any:
-    other, theirs = load_model(name, dtype=run.recipe.dtype, trust_remote_code=run.recipe.trust_remote_code)
+    recipe = run.recipe
+    other, theirs = load_model(
+        name, dtype=recipe.dtype, trust_remote_code=recipe.trust_remote_code, allow_pickle=recipe.allow_pickle
+    )
     if theirs.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             f"{name} has another tokenizer than {run.recipe.model}: their answers cannot be compared token by token"

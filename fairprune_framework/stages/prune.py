@@ -46,7 +46,7 @@ def run(run: Run) -> list[str]:
         folder / "model",
         probe_ids=ids[:, : int(mask.sum(1).min())],
         round_to=recipe.round_to,
-        reload=lambda saved: load_model(str(saved))[0].to(loaded.device),
+        reload=lambda saved: load_model(str(saved), trust_remote_code=recipe.trust_remote_code)[0].to(loaded.device),
         restoration=folder / "restoration.safetensors",
     )
     folder.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)

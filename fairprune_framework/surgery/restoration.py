@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.types import Plan, Site, Slice
-from fairprune_framework.errors import UserError, VerificationFailed
+from fairprune_framework.errors import ContractViolation, UserError, VerificationFailed, shortened, shown
 from fairprune_framework.models.loading import fingerprint
 from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
-from fairprune_framework.utilities.files import write_tensors
+from fairprune_framework.utilities.files import parse_json, write_tensors
 
 FORMAT = "fairprune-restoration/1"
 FILE = "restoration.safetensors"
+WIDTH_FIELDS = re.compile(
+    r"(?:[a-z0-9]+_)*(?:intermediate|ffn|ff|mlp|inner|expert|feed_forward)(?:_[a-z0-9]+)*|num_(?:attention|key_value)_heads"
+)
+"""Fields of a config that a restoration may set: widths, and nothing that names code (`auto_map`) or a class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +84,10 @@ def capture(
             continue
         units[name] = (planned[:gone], planned[gone:])
         if gone:
+            if odd := sorted(
+                set(site.config_fields) - {field for field in site.config_fields if WIDTH_FIELDS.fullmatch(field)}
+            ):
+                raise ContractViolation(f"site {name}: {odd[0]!r} is no config field of a width: a restoration may not set it")
             fields |= {field: getattr(config, field) for field in site.config_fields}
         for slice_ in site.slices:
             tensor, axis = part(model.get_parameter(slice_.parameter).detach(), slice_)
@@ -134,9 +143,9 @@ def load(path: Path) -> Restoration:
             if header.get("format") != FORMAT:
                 raise UserError(f"{path} must be of format {FORMAT!r}. Got {header.get('format')!r} instead.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        data = json.loads(header["fairprune"])
+        data = parse_json(header["fairprune"])
         parameters = data["parameters"]
-        return Restoration(
+        found = Restoration(
             model=data["model"]["name"],
             fingerprint=data["model"]["fingerprint"],
             pruned=data["pruned"],
@@ -147,15 +156,49 @@ def load(path: Path) -> Restoration:
             slices={name: tuple(_read_slice(data) for data in entry["pieces"]) for name, entry in parameters.items()},
             tensors=tensors,
         )
+        _check(found)
     except UserError:
         raise
     except Exception as error:  # safetensors raises its own kinds; a stranger's header may lack anything
-        raise UserError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        raise UserError(f"{path} is damaged: {type(error).__name__}: {shortened(str(error), 300)}") from error
+    return found
 
 
 def _read_slice(data: Mapping[str, Any]) -> tuple[str, Slice]:
     fields = {name: value for name, value in data.items() if name != "site"}
     return data["site"], Slice(**{**fields, "lead": tuple(fields["lead"])})
+
+
+def _check(found: Restoration) -> None:
+    """Raise `ValueError` where a file says what no removal writes. What does not fit the model is found by `_refuse_misfit`."""
+    texts = (found.model, found.fingerprint, found.pruned, *found.hashes.values())
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name or hash is no text")
+    for field, value in found.config.items():
+        if not WIDTH_FIELDS.fullmatch(field) or type(value) is not int or value < 1:
+            raise ValueError(f"the config field {shown(field)}: {shown(value)} is no width of an MLP")
+    for site, (cut, overwritten) in found.units.items():
+        units = [*cut, *overwritten]
+        if any(type(unit) is not int or unit < 0 for unit in units) or len(set(units)) < len(units):
+            raise ValueError(f"the units of {shown(site)} are no distinct indices")
+    for name, shape in found.shapes.items():
+        if any(type(size) is not int or size < 1 for size in shape):
+            raise ValueError(f"the shape of {shown(name)} is {shown(shape)}")
+        for site, slice_ in found.slices[name]:
+            numbers = (slice_.axis, slice_.start, slice_.step, slice_.width, *slice_.lead)
+            if any(type(number) is not int or number < 0 for number in numbers) or not len(slice_.lead) <= slice_.axis < len(
+                shape
+            ):
+                raise ValueError(f"a piece of {shown(name)} lies outside of it")
+            if any(index >= size for index, size in zip(slice_.lead, shape, strict=False)):
+                raise ValueError(f"a piece of {shown(name)} lies outside of it")
+            units = [unit for units in found.units[site] for unit in units]
+            if slice_.start + max(units, default=0) * slice_.step + slice_.width > shape[slice_.axis]:
+                raise ValueError(f"a unit of {shown(site)} lies outside of {shown(name)}")
+            rest = [size for axis, size in enumerate(shape) if axis != slice_.axis and axis >= len(slice_.lead)]
+            values = found.tensors[f"{site}/{slice_.role}"]
+            if tuple(values.shape) != (len(units) * slice_.width, *rest):
+                raise ValueError(f"the weights of {shown(site)} have the shape {tuple(values.shape)}")
 
 
 @torch.no_grad()
@@ -171,17 +214,41 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
             f"the restoration is for another model: it undoes {restoration.pruned[:12]} (from {restoration.model}), "
             f"this one is {actual[:12]}"
         )
+    config: Any = model.config
+    config = config.get_text_config()
+    _refuse_misfit(model, config, restoration)
     for name in restoration.slices:
         old = model.get_parameter(name)
         new = _whole(old.detach(), restoration, name)
         if bytes_hash(new) != restoration.hashes[name]:
             raise VerificationFailed(f"{name} would not be what it was: the restoration or the model is damaged")
         set_parameter(model, name, new)
-    config: Any = model.config
     for field, value in restoration.config.items():
-        setattr(config.get_text_config(), field, value)
+        setattr(config, field, value)
     if (actual := fingerprint(model)) != restoration.fingerprint:
         raise VerificationFailed(f"the restored model is {actual[:12]}, the original was {restoration.fingerprint[:12]}")
+
+
+def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> None:
+    """Raise `UserError` where sizes in a restoration are not those of this model and its cut units; nothing is allocated before."""
+    known = dict(model.named_parameters())
+    for name, shape in restoration.shapes.items():
+        axes = {slice_.axis for _, slice_ in restoration.slices[name]}
+        leads: dict[tuple[int, ...], int] = {}
+        for site, slice_ in restoration.slices[name]:
+            leads[slice_.lead] = leads.get(slice_.lead, 0) + len(restoration.units[site][0]) * slice_.width
+        have = tuple(known[name].shape) if name in known else None
+        gone = set(leads.values())
+        whole = len(leads) == 1 or gone == {0} or len(leads) == shape[0]
+        if len(axes) != 1 or len(gone) != 1 or not whole:
+            raise UserError(f"the restoration is damaged: the pieces of {shown(name)} do not make a whole")
+        wanted = tuple(size - min(gone) if axis in axes else size for axis, size in enumerate(shape))
+        if have != wanted:
+            raise UserError(f"the restoration is damaged: {shown(name)} would be {wanted} in the pruned model, and is {have}")
+    for field, value in restoration.config.items():
+        have_now = getattr(config, field, None)
+        if type(have_now) is not int or value < have_now:
+            raise UserError(f"the restoration is damaged: its config field {field} is {value}, the model's {shown(have_now)}")
 
 
 def _whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:

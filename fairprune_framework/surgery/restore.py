@@ -29,13 +29,21 @@ def found_in(folder: Path, file: str | Path | None = None) -> tuple[Path, Path]:
     return model, beside if file is None else Path(file)
 
 
-def restore_folder(folder: Path, output: str | Path | None = None, file: str | Path | None = None) -> tuple[Any, Any]:
+def restore_folder(
+    folder: Path,
+    output: str | Path | None = None,
+    file: str | Path | None = None,
+    *,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+) -> tuple[Any, Any]:
     """Load the pruned model, put back what was taken, and save it where `output` says.
 
     Args:
         folder: a run folder, or the folder of a pruned model.
         output: folder to make; it must not exist, or be empty. None: nothing is written.
         file: the restoration; by default the one in or beside the folder.
+        trust_remote_code, allow_pickle: as `load_model`.
 
     Returns:
         (model, tokenizer), on the CPU, in the dtype that was pruned.
@@ -51,7 +59,7 @@ def restore_folder(folder: Path, output: str | Path | None = None, file: str | P
     if target is not None and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty: choose another --output")
     restoration = kept.load(beside)
-    model, tokenizer = load_model(str(source))
+    model, tokenizer = load_model(str(source), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     kept.restore_in_place(model, restoration)
     if target is None:
         return model, tokenizer
@@ -61,7 +69,7 @@ def restore_folder(folder: Path, output: str | Path | None = None, file: str | P
         with quietly():
             model.save_pretrained(temporary)  # type: ignore[operator]
             tokenizer.save_pretrained(temporary)
-        if fingerprint(load_model(str(temporary))[0]) != restoration.fingerprint:
+        if fingerprint(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != restoration.fingerprint:
             raise VerificationFailed("the reloaded model is not the original. Nothing was kept.")
         temporary.chmod(0o755)
         temporary.replace(target)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairprune_framework.errors import DiskFull, RunFolderError
+from fairprune_framework.errors import DiskFull, RunFolderError, shortened, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,6 +80,30 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def parse_json(text: str) -> Any:
+    """Parse a JSON text.
+
+    Raises:
+        ValueError: not JSON, nested too deeply, a number beyond range, or a key that occurs twice, where Python would drop the
+            first in silence. The message has at most 500 characters.
+    """
+
+    def mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            seen: set[str] = set()
+            repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+            raise ValueError(f"the key {shown(repeated)} occurs twice")
+        return found
+
+    try:
+        return json.loads(text, object_pairs_hook=mapping)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(shortened(str(error), 497)) from None
+
+
 def read_json(path: Path, format: str | None = None) -> dict[str, Any]:
     """Read a JSON object, of the format given.
 
@@ -87,7 +111,7 @@ def read_json(path: Path, format: str | None = None) -> dict[str, Any]:
         RunFolderError: absent, broken, or of another format.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing") from None
     except (OSError, ValueError) as error:
@@ -95,7 +119,7 @@ def read_json(path: Path, format: str | None = None) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise RunFolderError(f"{path} must hold a JSON object. Got {type(data).__name__} instead.")
     if format is not None and data.get("format") != format:
-        raise RunFolderError(f"{path} must be of format {format!r}. Got {data.get('format')!r} instead.")
+        raise RunFolderError(f"{path} must be of format {format!r}. Got {shown(data.get('format'))} instead.")
     return data
 
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from fairprune_framework.errors import UnknownName, UserError
-from fairprune_framework.recipes.loading import from_mapping, load_recipe, read_shipped, read_yaml, with_defaults, with_options
+from fairprune_framework.recipes.loading import from_mapping, load_recipe, read_shipped, with_defaults, with_options
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe
+from fairprune_framework.utilities.yaml_text import read_yaml
 
 
 def test_shipped_recipes_name_everything_and_load_no_package() -> None:
@@ -93,7 +94,7 @@ def test_yaml_errors_name_file_and_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"r\.yaml, line 3 is no YAML"):
         read_yaml(file)
     file.write_text("bias:\n  plugin: a\n  plugin: b\n")
-    with pytest.raises(UserError, match=r"line 2 is no YAML: the key 'plugin' occurs twice"):
+    with pytest.raises(UserError, match=r"line 3 is no YAML: the key 'plugin' occurs twice"):
         read_yaml(file)
 
 

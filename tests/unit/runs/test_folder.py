@@ -40,7 +40,7 @@ def test_nothing_is_written_before_a_stage_begins(tmp_path: Path) -> None:
     assert not run.has("read")
     assert not (tmp_path / "run").exists()
     run.begin("read")
-    assert yaml.safe_load((run / "recipe.yaml").read_text()) == RECIPE.to_yaml()
+    assert yaml.safe_load((run / "recipe.yaml").read_text()) == RECIPE.to_file()
 
 
 def test_a_stage_is_done_for_whoever_opens_the_folder_the_same(tmp_path: Path) -> None:

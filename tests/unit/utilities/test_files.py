@@ -18,6 +18,7 @@ from fairprune_framework.utilities.files import (
     atomic,
     digest,
     file_digest,
+    parse_json,
     read_json,
     repr_digest,
     write_json,
@@ -150,3 +151,18 @@ def test_equal_content_gives_equal_bytes(tmp_path: Path) -> None:
     read = load_file(files[0])
     assert read.keys() == TENSORS.keys()
     assert all(torch.equal(read[name], value) for name, value in TENSORS.items())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"a": 1, "b": {"x": 1, "x": 2}}', "the key 'x' occurs twice"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5_000, "4300 digits"),
+        ('{"' + "k" * 5_000, "Unterminated string"),
+    ],
+)
+def test_json_of_strangers_is_bounded(text: str, expected: str) -> None:
+    with pytest.raises(ValueError, match=expected) as found:
+        parse_json(text)
+    assert len(str(found.value)) <= 500
