@@ -79,11 +79,11 @@ def test_contrasts_are_passed_over_in_any_case() -> None:
     assert passes_of([Recorded(over=(documents, single))], 2) == [Pass(), documents, single]
 
 
-def test_controls_and_held_out_contrasts_feed_no_score() -> None:
+def test_only_demographic_contrasts_of_select_feed_scores() -> None:
     every = [
-        SimpleNamespace(id=f"{split}-{control}", split=split, control=control)
+        SimpleNamespace(id=f"{split}-{role}", split=split, role=role)
         for split in (None, "select", "heldout")
-        for control in (False, True)
+        for role in ("demographic", "control", "legitimate")
     ]
     kept = selecting(cast(list[AlignedContrast], every))
-    assert [contrast.id for contrast in kept] == ["None-False", "select-False"]
+    assert [contrast.id for contrast in kept] == ["None-demographic", "select-demographic"]

@@ -20,8 +20,10 @@ def plan(sites: dict[str, tuple[int, ...]], operator: Any = "remove", factor: fl
     return Plan(model="m", fingerprint="f", operator=operator, factor=factor, sites=sites, requested={}, achieved={})
 
 
-def site(name: str, units: int, group: str = "w", kind: Any = "mlp") -> Site:
-    return Site(name=name, layer=0, units=units, kind=kind, slices=(), config_fields={}, width_group=group, taps=frozenset())
+def site(name: str, units: int, group: str = "w", multiple: int = 1) -> Site:
+    return Site(
+        name=name, layer=0, units=units, multiple=multiple, slices=(), config_fields={}, width_group=group, taps=frozenset()
+    )
 
 
 def first(count: int) -> tuple[int, ...]:
@@ -45,11 +47,17 @@ def test_the_least_cut_site_decides_rounded_up(cuts: tuple[int, int], round_to: 
     assert stored_widths(plan(chosen), sites, round_to) == {("w", 48): expected}
 
 
-def test_groups_are_apart_and_experts_come_in_eights() -> None:
-    sites = {"a": site("a", 48), "b": site("b", 64), "c": site("c", 40, "x"), "e": site("e", 48, "y", "expert")}
+def test_groups_are_apart_and_a_site_may_ask_for_a_multiple() -> None:
+    sites = {"a": site("a", 48), "b": site("b", 64), "c": site("c", 40, "x"), "e": site("e", 48, "y", 8)}
     chosen = plan({"a": first(3), "b": first(10), "e": first(3)})
     assert stored_widths(chosen, sites, 1) == {("w", 48): 45, ("w", 64): 54, ("x", 40): 40, ("y", 48): 48}
     assert stored_widths(plan({"e": first(9)}), {"e": sites["e"]}, 5) == {("y", 48): 40}
+
+
+def test_experts_of_a_grouped_product_come_in_eights() -> None:
+    """torch refuses rows of which the bytes are no multiple of 16."""
+    assert {each.multiple for each in recognise(tiny_model("mixtral")).sites.values()} == {8}
+    assert {each.multiple for each in recognise(tiny_model("llama")).sites.values()} == {1}
 
 
 @pytest.mark.parametrize("operator", ["zero", "scale"])
