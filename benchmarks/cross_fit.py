@@ -30,7 +30,7 @@ from fairprune_framework.api.types import Plan
 from fairprune_framework.auditing.sums import CLUSTERS, cluster_of, weighted
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.metrics.names import STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
@@ -119,7 +119,7 @@ def main() -> int:
         run.loaded.model,
         run.loaded.tokenizer,
         run.loaded.architecture,
-        Cells(work / "cells", say),
+        MeasurementCache(work / "cells", say),
         encoder=run.loaded.encoder,
         notify=say,
     )

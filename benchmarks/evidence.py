@@ -26,7 +26,7 @@ from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.contrasts.formats import rows as rows_in
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
 from fairprune_framework.evaluation.fixed_text import TextLoss, perplexity_change
 from fairprune_framework.evaluation.metrics.continuations import Answer, Request, score, tokens_of
@@ -96,7 +96,9 @@ class Measured:
         for part in parts:
             if part in LIMITS:
                 (self.tasks[part],) = subject.task(
-                    TaskSettings(task=part, limit=material.limits[part], data=material.data, micro_batch_tokens=subject.budget)
+                    TaskSettings(
+                        task=part, limit=material.limits[part], data=material.data, micro_batch_tokens=subject.max_tokens
+                    )
                 )
         if "wikitext2" in parts:
             self.text = subject.text("wikitext2", material.ids, WINDOW)
@@ -159,7 +161,7 @@ def cost(subject: Subject, material: Material, parts: Sequence[str], start: int 
 
     for part in parts:
         if part in LIMITS:
-            lm = language_model(subject.model, subject.tokenizer, subject.budget, counting(part))
+            lm = language_model(subject.model, subject.tokenizer, subject.max_tokens, counting(part))
             run_task(lm, TaskSettings(task=part, limit=material.limits[part], data=material.data))
     if "wikitext2" in parts:
         found["wikitext2"] = len(material.ids)
@@ -171,7 +173,7 @@ def speed(subject: Subject) -> float:
     ids = list(range(3, 3 + 100))
     asked = [((ids[i % 50],), tuple(ids[i % 40 :][:50])) for i in range(20)]
     began = time.perf_counter()
-    score(subject.model, asked, subject.budget)
+    score(subject.model, asked, subject.max_tokens)
     return 20 * 50 / (time.perf_counter() - began)
 
 
@@ -199,7 +201,7 @@ def options_of(words: Sequence[str] | None) -> argparse.Namespace:
         "--first-token", action="store_true", help="count the first token of a sentence after BOS, as lm-eval does"
     )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--budget", type=int, default=512, help="padded tokens per forward")
+    parser.add_argument("--max-tokens", type=int, default=512, help="padded tokens per forward")
     parser.add_argument("--record", help="the .md file to write; by default it is printed")
     options = parser.parse_args(words)
     names = [arm.partition("=")[0] for arm in options.arms]
@@ -232,7 +234,13 @@ def main(words: Sequence[str] | None = None) -> int:
     encoder = Encoder(tokenizer)
     material = Material(options, encoder)
     subject = Subject(
-        model, tokenizer, architecture, Cells(work / "cells", say), encoder=encoder, budget=options.budget, notify=say
+        model,
+        tokenizer,
+        architecture,
+        MeasurementCache(work / "cells", say),
+        encoder=encoder,
+        max_tokens=options.max_tokens,
+        notify=say,
     )
     start = start_token(tokenizer) if options.first_token else None
     arms = dict(arm.split("=", 1) for arm in options.arms)

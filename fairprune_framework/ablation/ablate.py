@@ -62,13 +62,13 @@ def ablate(
         return Ablation(read, Path(output), **given, tokenizer=tokenizer, **more)
 
     def prepared() -> Ablation:
-        found = opened(overwrite=overwrite, notify=notify)
+        ablation = opened(overwrite=overwrite, notify=notify)
         if confirm:
-            refuse_second_look(found, confirm)
-        if found.left():
-            check(found)
-        found.begin(text)
-        return found
+            refuse_second_look(ablation, confirm)
+        if ablation.left():
+            check(ablation)
+        ablation.begin(text)
+        return ablation
 
     rank, ranks = parallel.launched_ranks() if part is None else (0, 1)
     if ranks > 1:
@@ -97,26 +97,26 @@ def _together(
             return None
         told = "leave"
         try:
-            found = prepared()
-            if found.left():
-                found.audit()
+            ablation = prepared()
+            if ablation.left():
+                ablation.audit()
             told = "cells"
         finally:
             parallel.broadcast(parallelism, told)
-        found.run_cells(part)
+        ablation.run_cells(part)
         parallel.barrier(parallelism)
-        return found
+        return ablation
     finally:
         parallel.destroy_process_group(parallelism)
 
 
-def check(found: Ablation) -> None:
+def check(ablation: Ablation) -> None:
     """Everything that can be wrong with model, prompts and plugins is found before anything is written."""
-    base = found.base_run()
-    base.with_recipe(with_options(base.recipe, found.grid.cells[0].choices)).plugins.check_names()
+    base = ablation.base_run()
+    base.with_recipe(with_options(base.recipe, ablation.grid.cells[0].choices)).plugins.check_names()
     _ = base.prompts.contrasts, base.fingerprint, base.prompts.aligned
     check_layers(base)
-    Demand.of(found.grid.plugins, len(base.loaded.layers))
+    Demand.of(ablation.grid.plugins, len(base.loaded.layers))
     selecting = (one for one in base.prompts.aligned if one.split in (None, "select"))
-    if found.grid.judge == STEREOTYPE_PREFERENCE and not any(one.stereotyping is not None for one in selecting):
+    if ablation.grid.judge == STEREOTYPE_PREFERENCE and not any(one.stereotyping is not None for one in selecting):
         raise UserError(f"judge: {STEREOTYPE_PREFERENCE} needs contrasts that name a stereotype, and those of select name none")

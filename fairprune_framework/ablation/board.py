@@ -28,12 +28,12 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
         return (row["bias_change"], row["perplexity_change"]) if usable else None
 
     points = [point(row) for row in rows]
-    real = {found for found in points if found is not None}
+    real = {point for point in points if point is not None}
 
     def beaten(mine: tuple[float, float]) -> bool:
         return any(other != mine and other[0] <= mine[0] and other[1] <= mine[1] for other in real)
 
-    return [found is not None and not beaten(found) for found in points]
+    return [point is not None and not beaten(point) for point in points]
 
 
 def completed(rows: Sequence[Row]) -> list[Row]:

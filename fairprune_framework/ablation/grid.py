@@ -194,7 +194,7 @@ def described(cell: Cell) -> str:
         if name == "factor" and value is None:
             continue
         if isinstance(value, Mapping):
-            rest = ", ".join(f"{key} {found}" for key, found in value.items() if key != "plugin")
+            rest = ", ".join(f"{key} {option}" for key, option in value.items() if key != "plugin")
             value = f"{value['plugin']} ({rest})"
         words.append(f"{name} {value}")
     return ", ".join(words)

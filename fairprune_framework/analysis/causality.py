@@ -105,9 +105,9 @@ def render(answer: Mapping[str, Any]) -> str:
     """The answer as text."""
     lines = [f"masking {answer['units']} planned neurons, judged on {answer['split']}:"]
     for name in ("demographic", "control"):
-        if (found := answer[name]) is not None and found["change"] is not None:
-            interval = "" if found["ci_low"] is None else f" [{found['ci_low']:+.1%}, {found['ci_high']:+.1%}]"
-            lines.append(f"  {name:<12} {found['change']:+.1%}{interval}, {found['clusters']} templates")
+        if (effect := answer[name]) is not None and effect["change"] is not None:
+            interval = "" if effect["ci_low"] is None else f" [{effect['ci_low']:+.1%}, {effect['ci_high']:+.1%}]"
+            lines.append(f"  {name:<12} {effect['change']:+.1%}{interval}, {effect['clusters']} templates")
     changes = [each["change"] for each in answer["random"] if each["change"] is not None]
     if changes:
         lines.append(f"  random sets  {min(changes):+.1%} to {max(changes):+.1%}, {len(changes)} of equal activation norm")

@@ -17,9 +17,9 @@ from fairprune_framework.utilities.progress import Notify
 
 
 def opened_run(run: Run | str | Path, notify: Notify, stage: str) -> Run:
-    found = run if isinstance(run, Run) else open_existing(run, notify=notify)
-    found.folder.needs(stage)
-    return found
+    opened = run if isinstance(run, Run) else open_existing(run, notify=notify)
+    opened.folder.needs(stage)
+    return opened
 
 
 def chosen_by_category(run: Run) -> dict[str, Plan]:
@@ -46,10 +46,10 @@ def ratio(part: int, whole: int) -> float | None:
 
 def square(size: int, pairs: Sequence[tuple[int, int]], values: Sequence[float]) -> list[list[float | None]]:
     """A symmetric matrix with nothing on its diagonal."""
-    found: list[list[float | None]] = [[None] * size for _ in range(size)]
+    matrix_of_pairs: list[list[float | None]] = [[None] * size for _ in range(size)]
     for (i, j), value in zip(pairs, values, strict=True):
-        found[i][j] = found[j][i] = value
-    return found
+        matrix_of_pairs[i][j] = matrix_of_pairs[j][i] = value
+    return matrix_of_pairs
 
 
 def divergence_evaluator(run: Run) -> tuple[str, MaskedEvaluator]:

@@ -49,9 +49,9 @@ def inspect(run: Run | str | Path, unit: str, notify: Notify = silent) -> dict[s
 
 def located(text: str, sites: Mapping[str, Site]) -> tuple[Site, int]:
     """The site and the unit that `SITE:I` names."""
-    if (found := re.fullmatch(r"(.+):(\d+)", text.strip())) is None:
+    if (match := re.fullmatch(r"(.+):(\d+)", text.strip())) is None:
         raise UserError(f"--unit must be SITE:I, such as {next(iter(sites))}:0. Got {text!r} instead.")
-    name, index = found[1], int(found[2])
+    name, index = match[1], int(match[2])
     if name.isdigit():
         of_layer = [site for site in sites.values() if site.layer == int(name)]
         if len(of_layer) == 1:
@@ -64,15 +64,15 @@ def located(text: str, sites: Mapping[str, Site]) -> tuple[Site, int]:
 
 
 def _scores_of(scores: Scores, site: Site, index: int) -> dict[str, Any]:
-    def place(values: Mapping[str, Tensor], name: str) -> dict[str, Any]:
+    def placed(values: Mapping[str, Tensor], name: str) -> dict[str, Any]:
         mine = values[name][index].item()
         above = sum(int((found > mine).sum()) for found in values.values())
         return {"value": mine, "rank": above + 1, "rank_in_site": int((values[name] > mine).sum()) + 1}
 
     return {
         "units": sum(each.units for each in scores.sites.values()),
-        "bias": place(scores.bias, site.name),
-        "importance": place(scores.importance, site.name),
+        "bias": placed(scores.bias, site.name),
+        "importance": placed(scores.importance, site.name),
         "bias_by_category": {
             category: found[site.name][index].item() for category, found in scores.by_category.items() if site.name in found
         },
@@ -153,12 +153,12 @@ def _tokens(run: Run, site: Site, index: int) -> dict[str, Any]:
     return {"promotes": named(high.indices, high.values), "suppresses": named(low.indices, -low.values), "readout": None}
 
 
-def render(found: Mapping[str, Any]) -> str:
+def render(inspection: Mapping[str, Any]) -> str:
     """The answer as text, at most 100 columns wide."""
-    scores, choice = found["scores"], found["choice"]
+    scores, choice = inspection["scores"], inspection["choice"]
     word = {True: "planned", False: "not planned", None: "no plan"}[choice["planned"]]
     lines = [
-        f"{found['site']}:{found['unit']}  {word}: {choice['because']}",
+        f"{inspection['site']}:{inspection['unit']}  {word}: {choice['because']}",
         "",
         *(
             f"{name:<11} {scores[name]['value']:>10.4g}   {scores[name]['rank']:,}. of {scores['units']:,}, "
@@ -169,11 +169,11 @@ def render(found: Mapping[str, Any]) -> str:
     if scores["bias_by_category"]:
         parts = sorted(scores["bias_by_category"].items(), key=lambda item: -item[1])
         lines.append("  " + ", ".join(f"{category} {value:.3g}" for category, value in parts))
-    if found["promotes"]:
-        lines += ["", "promotes    " + " ".join(repr(each["token"]) for each in found["promotes"])]
-        lines.append("suppresses  " + " ".join(repr(each["token"]) for each in found["suppresses"]))
+    if inspection["promotes"]:
+        lines += ["", "promotes    " + " ".join(repr(each["token"]) for each in inspection["promotes"])]
+        lines.append("suppresses  " + " ".join(repr(each["token"]) for each in inspection["suppresses"]))
     lines += ["", "moved most by"]
-    for each in found["contrasts"][:5]:
+    for each in inspection["contrasts"][:5]:
         kind = f"{each['category']}{', control' if each['control'] else ''}"
         lines.append(f"  {each['movement']:.4g}  {each['id']} ({kind})")
         for variant in each["variants"][:4]:

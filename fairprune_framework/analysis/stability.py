@@ -39,7 +39,7 @@ def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = sil
         for name, units in plan.sites.items():
             counts[name][list(units)] += 1
     planned = as_set(plan_of(opened.selection, scores))
-    frequency = {name: (found.double() / replicates) for name, found in counts.items()}
+    frequency = {name: (count.double() / replicates) for name, count in counts.items()}
     shares = sorted((frequency[name][unit].item() for name, unit in planned), reverse=True)
     overlaps = [ratio(len(a & b), len(a | b)) or 0.0 for a, b in pairwise(sets)]
     ever = sorted(

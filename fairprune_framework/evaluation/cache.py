@@ -23,7 +23,7 @@ def model_key(fingerprint: str, units: Mapping[str, Sequence[int]] | None = None
     return digest([fingerprint, chosen, factor if chosen else 0.0, dtype])
 
 
-class Cells:
+class MeasurementCache:
     """A folder of results; without one nothing is kept."""
 
     def __init__(self, folder: Path | None, notify: Notify = silent) -> None:

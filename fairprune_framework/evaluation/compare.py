@@ -88,7 +88,7 @@ def measured(subject: Subject, material: Material) -> Measured:
                 limit=limits[task],
                 data=None if recipe.task_data is None else Path(recipe.task_data),
                 chat_template=recipe.chat_template,
-                micro_batch_tokens=subject.budget,
+                micro_batch_tokens=subject.max_tokens,
             )
         )
     return result

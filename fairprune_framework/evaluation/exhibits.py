@@ -158,12 +158,12 @@ def typical(contrasts: Sequence[AlignedContrast], divergence: Mapping[str, float
     groups: dict[tuple[bool, str], list[AlignedContrast]] = {}
     for contrast in contrasts:
         groups.setdefault((contrast.control, contrast.category), []).append(contrast)
-    found = []
+    chosen = []
     for _, group in sorted(groups.items(), key=lambda item: item[0]):
         group = [contrast for contrast in group if contrast.split == "heldout"] or group
         group.sort(key=lambda contrast: (divergence[contrast.id], contrast.id))
-        found.append(group[(len(group) - 1) // 2])
-    return found
+        chosen.append(group[(len(group) - 1) // 2])
+    return chosen
 
 
 def project(
@@ -171,7 +171,7 @@ def project(
 ) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
     """One contrast: what it is, and the tensors by ("before" or "after", tap)."""
     rows = [list(tokens.ids[:MOST_TOKENS]) for tokens in contrast.variants]
-    found: dict[tuple[str, str], Tensor] = {}
+    tensors: dict[tuple[str, str], Tensor] = {}
     layers: dict[str, list[int]] = {}
     cut = 0
     with_plan = [] if after is None else [("after", after.model, after.architecture, after.change)]
@@ -186,7 +186,7 @@ def project(
             value_LRH = torch.stack([by_layer[layer] for layer in layers[tap]])
             largest = torch.finfo(torch.float16).max
             cut += int((value_LRH.abs() > largest).sum())
-            found[when, tap] = value_LRH.clamp(-largest, largest).half()
+            tensors[when, tap] = value_LRH.clamp(-largest, largest).half()
     variants = [
         {
             "attribute": variant.attribute,
@@ -207,7 +207,7 @@ def project(
         "layers": layers,
         "cut_to_float16": cut,
     }
-    return shown, found
+    return shown, tensors
 
 
 @torch.inference_mode()
@@ -215,13 +215,13 @@ def _outputs(model: nn.Module, architecture: Architecture, rows: Sequence[Sequen
     """tap -> layer -> `(R, H)` on the CPU: outputs at the tokens of all rows, one row after the other."""
     ids, mask = padded(rows)
     kept = mask.reshape(-1).bool()
-    found: dict[str, dict[int, Tensor]] = {}
+    outputs: dict[str, dict[int, Tensor]] = {}
 
     def take(site: Site, tap: Tap, values: Tensor, routed: Tensor | None) -> None:
         if routed is None and values.shape[0] == len(kept):  # the output of the layer's block, not of one expert
-            found.setdefault(tap, {}).setdefault(site.layer, values.float().cpu()[kept])
+            outputs.setdefault(tap, {}).setdefault(site.layer, values.float().cpu()[kept])
 
     device = next(model.parameters()).device
     with architecture.adapter.tap(model, list(architecture.sites.values()), frozenset(TAPS), take):
         model.get_decoder()(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)  # type: ignore[operator]
-    return found
+    return outputs

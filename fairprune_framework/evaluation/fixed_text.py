@@ -32,19 +32,19 @@ class TextLoss:
 
 
 def windows_of(ids: Sequence[int], window: int = WINDOW) -> list[tuple[int, ...]]:
-    """The text in pieces; what is left over at the end and holds fewer than two tokens is dropped.
+    """The text in windows; what is left over at the end and holds fewer than two tokens is dropped.
 
     >>> windows_of([5, 6, 7, 8, 9], 2)
     [(5, 6), (7, 8)]
     """
-    pieces = [tuple(ids[start : start + window]) for start in range(0, len(ids), window)]
-    return [piece for piece in pieces if len(piece) > 1]
+    windows = [tuple(ids[start : start + window]) for start in range(0, len(ids), window)]
+    return [one for one in windows if len(one) > 1]
 
 
-def text_loss(model: nn.Module, windows: Sequence[Sequence[int]], budget: int = 512) -> TextLoss:
+def text_loss(model: nn.Module, windows: Sequence[Sequence[int]], max_tokens: int = 512) -> TextLoss:
     """Measure the windows, or documents, of at least two tokens each."""
     requests = [((window[0],), tuple(window[1:])) for window in windows]
-    answers = score(model, requests, budget)
+    answers = score(model, requests, max_tokens)
     return TextLoss(nll=tuple(-value for value, _ in answers), tokens=tuple(len(continuation) for _, continuation in requests))
 
 

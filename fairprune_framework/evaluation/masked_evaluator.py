@@ -135,10 +135,10 @@ class MaskedEvaluator:
         """id -> the metric of each contrast, of the model as it is now."""
         if self.metric == DIVERGENCE:
             batches = [batch for batch in self._batches if category is None or category in batch.categories]
-            found = measure_contrasts(self._model, self._architecture, batches, taps=frozenset())
-            return {one.id: one.divergence for one in found if category in (None, self._categories[one.id])}
+            measured = measure_contrasts(self._model, self._architecture, batches, taps=frozenset())
+            return {one.id: one.divergence for one in measured if category in (None, self._categories[one.id])}
         contrasts = [contrast for contrast in self.contrasts if category in (None, contrast.category)]
-        sentences = measure_sentences(self._model, contrasts, budget=self._max_tokens)
+        sentences = measure_sentences(self._model, contrasts, max_tokens=self._max_tokens)
         if self.metric == SEQUENCE_GAP:
             return {one.id: one.gap for one in sentences}
         stereotyping = {contrast.id: contrast.stereotyping for contrast in contrasts}

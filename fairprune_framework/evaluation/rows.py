@@ -93,34 +93,34 @@ class ResultRow:
         row = row._of_means(change) if isinstance(change, PairedChange) else row._of_statistics(change)
         return row.noted(too_few(change.clusters, clusters_are) if change.clusters < MIN_CLUSTERS else None)
 
-    def _of_means(self, found: PairedChange) -> ResultRow:
-        smallest = minimum_detectable_change(found)
+    def _of_means(self, change: PairedChange) -> ResultRow:
+        smallest = minimum_detectable_change(change)
         return replace(
             self,
-            after=found.after,
-            difference=found.difference,
-            change=found.change,
-            ci_low=found.ci_low,
-            ci_high=found.ci_high,
-            p_value=found.p_value,
-            standard_error=found.standard_error,
-            detectable=None if smallest is None else smallest * found.before,
+            after=change.after,
+            difference=change.difference,
+            change=change.change,
+            ci_low=change.ci_low,
+            ci_high=change.ci_high,
+            p_value=change.p_value,
+            standard_error=change.standard_error,
+            detectable=None if smallest is None else smallest * change.before,
         )
 
-    def _of_statistics(self, found: StatisticChange) -> ResultRow:
-        change = found.change
+    def _of_statistics(self, statistic: StatisticChange) -> ResultRow:
+        change = statistic.change
         return replace(
             self,
-            after=found.after,
-            difference=found.difference.value,
-            difference_low=found.difference.low,
-            difference_high=found.difference.high,
+            after=statistic.after,
+            difference=statistic.difference.value,
+            difference_low=statistic.difference.low,
+            difference_high=statistic.difference.high,
             change=None if change is None else change.value,
             ci_low=None if change is None else change.low,
             ci_high=None if change is None else change.high,
             standard_error=None if change is None else change.standard_error,
-            p_value=found.difference.p_value,
-            detectable=found.detectable,
+            p_value=statistic.difference.p_value,
+            detectable=statistic.detectable,
         )
 
     def noted(self, *notes: str | None) -> ResultRow:

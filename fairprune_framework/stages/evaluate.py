@@ -11,7 +11,7 @@ from typing import Any
 
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation import exhibits
-from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
 from fairprune_framework.evaluation.contrast_rows import paired
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE
@@ -74,12 +74,12 @@ def _evaluate(run: Run) -> tuple[Evaluation, Verdict | None]:
     units, multiplier = (plan.sites, plan.multiplier) if plan is not None else ({}, 0.0)
     saved = run.folder / "model"
     kept = recipe.suite or recipe.judge_prompts or recipe.against or recipe.cells
-    cells = Cells(Path(recipe.cells or run.folder / "cells") if kept else None, run.notify)
+    cache = MeasurementCache(Path(recipe.cells or run.folder / "cells") if kept else None, run.notify)
     judging = run.calibration.judging
     material = Material(recipe=recipe, prompts=run.prompts, judged=run.judged, documents=judging)
     encoder, tokenizer = loaded.encoder, loaded.tokenizer
     original = Subject(
-        loaded.model, tokenizer, loaded.architecture, cells, encoder=encoder, budget=max_tokens, notify=run.notify
+        loaded.model, tokenizer, loaded.architecture, cache, encoder=encoder, max_tokens=max_tokens, notify=run.notify
     )
     layers = list(loaded.layers)
     run.notify(f"evaluating {len(material.aligned)} contrasts")
@@ -110,7 +110,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, Verdict | None]:
         loaded.release()
         other = _other_model(run, str(saved) if saved.is_dir() else str(recipe.against), tokenizer)
         architecture = recognise(other, recipe.architecture)
-        subject = Subject(other, tokenizer, architecture, cells, encoder=encoder, budget=max_tokens, notify=run.notify)
+        subject = Subject(other, tokenizer, architecture, cache, encoder=encoder, max_tokens=max_tokens, notify=run.notify)
         after = measured(subject, material)
         if {site.layer for site in architecture.sites.values()} != set(layers):
             layers = []

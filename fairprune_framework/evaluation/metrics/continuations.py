@@ -46,13 +46,13 @@ class _Row:
 def score(
     model: nn.Module,
     requests: Sequence[Request],
-    budget: int = 512,
+    max_tokens: int = 512,
     progress: Callable[[int], None] = lambda requests: None,
 ) -> list[Answer]:
     """Answer every request, in the order given, with the model as it is (also masked).
 
     Args:
-        budget: padded tokens per forward.
+        max_tokens: padded tokens per forward.
 
     Raises:
         FairpruneError: a log-probability is NaN or infinite.
@@ -60,14 +60,14 @@ def score(
     training = model.training
     model.eval()
     try:
-        found = _score(model, requests, budget, progress, shares(model))
+        answers = _score(model, requests, max_tokens, progress, shares(model))
     finally:
         model.train(training)
     for request in requests:
-        value = found[request][0]
+        value = answers[request][0]
         if not (value == value and abs(value) != float("inf")):
             raise FairpruneError("NaN or Inf in the log-probability of a text")
-    return [found[request] for request in requests]
+    return [answers[request] for request in requests]
 
 
 def tokens_of(requests: Sequence[Request], shared: bool = True) -> int:
@@ -98,26 +98,26 @@ def _tried(model: nn.Module) -> bool:
 
 
 def _score(
-    model: nn.Module, requests: Sequence[Request], budget: int, progress: Callable[[int], None], shared: bool
+    model: nn.Module, requests: Sequence[Request], max_tokens: int, progress: Callable[[int], None], shared: bool
 ) -> dict[Request, Answer]:
     device = next(model.parameters()).device
-    found: dict[Request, Answer] = {}
+    answers: dict[Request, Answer] = {}
     state: dict[str, Tensor] = {}
     with _wanted_positions(model, lambda: state["wanted"]):
-        for batch in _batches(_rows(requests, budget, shared), budget):
+        for batch in _batches(_rows(requests, max_tokens, shared), max_tokens):
             inputs, state["wanted"], targets = _laid_out(batch, device, next(model.parameters()).dtype)
             logits_MV = model(**inputs, use_cache=False).logits[0]
             log_p, best = _gathered(logits_MV, targets.to(device))
-            place = 0
+            start = 0
             for row in batch:
                 for tokens in row.continuations:
-                    piece = slice(place, place := place + len(tokens))
-                    found[row.context, tokens] = (float(log_p[piece].sum()), bool(best[piece].all()))
+                    span = slice(start, start := start + len(tokens))
+                    answers[row.context, tokens] = (float(log_p[span].sum()), bool(best[span].all()))
             progress(sum(len(row.continuations) for row in batch))
-    return found
+    return answers
 
 
-def _rows(requests: Sequence[Request], budget: int, shared: bool) -> list[_Row]:
+def _rows(requests: Sequence[Request], max_tokens: int, shared: bool) -> list[_Row]:
     contexts: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     rows = []
     for context, tokens in dict.fromkeys(requests):
@@ -128,7 +128,7 @@ def _rows(requests: Sequence[Request], budget: int, shared: bool) -> list[_Row]:
     for context, many in contexts.items():
         kept: list[tuple[int, ...]] = []
         for tokens in sorted(many, key=lambda tokens: (len(tokens), tokens)):
-            if kept and _Row(context, (*kept, tokens)).width > budget:
+            if kept and _Row(context, (*kept, tokens)).width > max_tokens:
                 rows.append(_Row(context, tuple(kept)))
                 kept = []
             kept.append(tokens)
@@ -136,10 +136,10 @@ def _rows(requests: Sequence[Request], budget: int, shared: bool) -> list[_Row]:
     return rows
 
 
-def _batches(rows: Sequence[_Row], budget: int) -> Iterator[list[_Row]]:
+def _batches(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[_Row]]:
     batch: list[_Row] = []
     for row in sorted(rows, key=lambda row: (-row.width, row.context, row.continuations)):
-        if batch and (len(batch) + 1) * batch[0].width > budget:
+        if batch and (len(batch) + 1) * batch[0].width > max_tokens:
             yield batch
             batch = []
         batch.append(row)
@@ -152,7 +152,7 @@ def _laid_out(batch: Sequence[_Row], device: Any, dtype: torch.dtype) -> tuple[d
     width = batch[0].width
     ids = torch.zeros((len(batch), width), dtype=torch.long)
     lengths = torch.tensor([row.width for row in batch])
-    places: list[tuple[int, int]] = []
+    positions_wanted: list[tuple[int, int]] = []
     targets: list[int] = []
     branch = torch.zeros((len(batch), width), dtype=torch.long)  # 0: the context, which all see; padding is a branch as well
     positions = torch.zeros((len(batch), width), dtype=torch.long)
@@ -166,11 +166,11 @@ def _laid_out(batch: Sequence[_Row], device: Any, dtype: torch.dtype) -> tuple[d
             ids[index, end : end + size] = torch.tensor(tokens[:-1])
             branch[index, end : end + size] = number
             positions[index, end : end + size] = torch.arange(start, start + size)
-            places += [(index, start - 1), *((index, place) for place in range(end, end + size))]
+            positions_wanted += [(index, start - 1), *((index, position) for position in range(end, end + size))]
             targets += tokens
             end += size
         branch[index, end:] = -1
-    wanted = torch.tensor(places).T.to(device)
+    wanted = torch.tensor(positions_wanted).T.to(device)
     inputs = {"input_ids": ids.to(device)}
     if all(len(row.continuations) == 1 for row in batch):
         if int(lengths.min()) < width:

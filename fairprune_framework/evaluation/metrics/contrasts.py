@@ -95,7 +95,7 @@ def measure_contrasts(
         total, count = state["layers"][site.layer]
         state["layers"][site.layer] = (total + pair_difference(observation, tap), count + 1)
 
-    found: list[ContrastMeasure] = []
+    measures: list[ContrastMeasure] = []
     training = model.training
     model.eval()
     try:
@@ -107,11 +107,11 @@ def measure_contrasts(
                 state["last"] = batch.attention_mask.sum(1) - 1
                 logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, -1]
                 divergence = generalised_js(logits[batch.text], batch.present)
-                found += _collect(batch, divergence, [state["layers"][layer] for layer in layers])
+                measures += _collect(batch, divergence, [state["layers"][layer] for layer in layers])
                 progress(len(batch.ids))
     finally:
         model.train(training)
-    return found
+    return measures
 
 
 def _collect(batch: MicroBatch, divergence: Tensor, layers: Sequence[tuple[Tensor, int]]) -> list[ContrastMeasure]:

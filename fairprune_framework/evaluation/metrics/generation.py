@@ -46,24 +46,24 @@ def continue_prompts(model: nn.Module, tokenizer: Any, encoder: Encoder, prompts
     )
     generation, model.generation_config = model.generation_config, config  # so that no default of the model's mixes in
     device = next(model.parameters()).device
-    found = []
+    continuations = []
     try:
         for prompt in counted(prompts, "generating", "texts"):
             ids = torch.tensor([encoder.ids(prompt)], device=device)
             out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)  # type: ignore[operator]
-            found.append(_continuation(tokenizer, out[0, ids.shape[1] :].tolist()))
+            continuations.append(_continuation(tokenizer, out[0, ids.shape[1] :].tolist()))
     finally:
         model.generation_config = generation
-    return found
+    return continuations
 
 
 def _continuation(tokenizer: Any, ids: Sequence[int]) -> Continuation:
     text = str(tokenizer.decode(ids, skip_special_tokens=True))
-    upto = (str(tokenizer.decode(ids[: place + 1], skip_special_tokens=True)) for place in range(len(ids)))
-    return Continuation(text=text, ends=tuple(_place_of_difference(part, text) for part in upto))
+    upto = (str(tokenizer.decode(ids[: index + 1], skip_special_tokens=True)) for index in range(len(ids)))
+    return Continuation(text=text, ends=tuple(_index_of_difference(part, text) for part in upto))
 
 
-def _place_of_difference(a: Sequence[str], b: Sequence[str]) -> int:
+def _index_of_difference(a: Sequence[str], b: Sequence[str]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
@@ -75,10 +75,10 @@ def first_difference(before: Continuation, after: Continuation) -> dict[str, Any
     """
     if before.text == after.text:
         return None
-    place = _place_of_difference(before.tokens, after.tokens)
+    index = _index_of_difference(before.tokens, after.tokens)
 
-    def span(found: Continuation) -> list[int]:
-        edges = (0, *found.ends, len(found.text))
-        return [edges[place], edges[place + 1]]
+    def span(continuation: Continuation) -> list[int]:
+        edges = (0, *continuation.ends, len(continuation.text))
+        return [edges[index], edges[index + 1]]
 
-    return {"token": place, "before": span(before), "after": span(after)}
+    return {"token": index, "before": span(before), "after": span(after)}

@@ -71,7 +71,7 @@ def measure_movements(
     """
     sites = [architecture.sites[name] for name, chosen in units.items() if len(chosen)]
     columns = {site.name: _columns(site, units[site.name]) for site in sites}
-    found: dict[tuple[str, int], list[Movement]] = {(name, unit): [] for name, chosen in units.items() for unit in chosen}
+    movements: dict[tuple[str, int], list[Movement]] = {(name, unit): [] for name, chosen in units.items() for unit in chosen}
     state: dict[str, Any] = {}
 
     def take(site: Site, tap: Tap, acts: Tensor, rows: Tensor | None) -> None:
@@ -89,7 +89,7 @@ def measure_movements(
             mean_VN = mean_CVN[row, batch.present[row].cpu()]
             for index, unit in enumerate(units[site.name]):
                 means = tuple(mean_VN[:, index].tolist())
-                found[site.name, unit].append(Movement(id=name, movement=spread_CN[row][index], means=means))
+                movements[site.name, unit].append(Movement(id=name, movement=spread_CN[row][index], means=means))
 
     device = next(model.parameters()).device
     with architecture.adapter.tap(model, sites, frozenset({"neuron"}), take):
@@ -99,7 +99,7 @@ def measure_movements(
             mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
             model.get_decoder()(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)  # type: ignore[operator]
             progress(len(batch.ids))
-    return {unit: sorted(each, key=lambda one: (-one.movement, one.id)) for unit, each in found.items()}
+    return {unit: sorted(each, key=lambda one: (-one.movement, one.id)) for unit, each in movements.items()}
 
 
 def described_movement(contrast: Contrast, movement: Movement) -> dict[str, Any]:

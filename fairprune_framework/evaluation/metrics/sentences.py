@@ -48,7 +48,7 @@ def log_probabilities(
     model: nn.Module,
     texts: Sequence[Sequence[int]],
     start: int | None,
-    budget: int = 512,
+    max_tokens: int = 512,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> list[float]:
     """log p of each text, in nats, in the order given.
@@ -56,14 +56,14 @@ def log_probabilities(
     Args:
         texts: token ids, at least one each.
         start: token put before every text that does not begin with it; None: the first token of a text is not counted.
-        budget: padded tokens per forward.
+        max_tokens: padded tokens per forward.
 
     Raises:
         FairpruneError: a log-probability is NaN or infinite.
     """
     rows = [tuple(ids) if start is None or ids[0] == start else (start, *ids) for ids in texts]
     requests = [(ids[:1], ids[1:]) for ids in rows]
-    answers = dict(zip(asked := [r for r in requests if r[1]], score(model, asked, budget, progress), strict=True))
+    answers = dict(zip(asked := [r for r in requests if r[1]], score(model, asked, max_tokens, progress), strict=True))
     return [answers[request][0] if request[1] else 0.0 for request in requests]
 
 
@@ -71,12 +71,12 @@ def measure_sentences(
     model: nn.Module,
     contrasts: Sequence[AlignedContrast],
     start: int | None = None,
-    budget: int = 512,
+    max_tokens: int = 512,
     progress: Callable[[int], None] = lambda texts: None,
 ) -> list[SentenceMeasure]:
     """Measure every contrast with the model as it is (also masked), in the order given. `start`: see `log_probabilities`."""
     texts = [tokens.ids for contrast in contrasts for tokens in contrast.variants]
-    values = iter(log_probabilities(model, texts, start, budget, progress))
+    values = iter(log_probabilities(model, texts, start, max_tokens, progress))
     return [
         SentenceMeasure(id=contrast.id, log_probabilities=tuple(next(values) for _ in contrast.variants))
         for contrast in contrasts

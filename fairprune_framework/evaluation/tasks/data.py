@@ -110,10 +110,10 @@ def tasks_of(names: str | Sequence[str]) -> list[str]:
     ['lambada_openai', 'boolq', 'wikitext', 'bbq']
     """
     words = names.split(",") if isinstance(names, str) else [part for name in names for part in name.split(",")]
-    found: list[str] = []
+    tasks: list[str] = []
     for word in (word.strip() for word in words):
-        found += SUITES.get(word, (ALIASES.get(word, word),))
-    return [name for name in dict.fromkeys(found) if name]
+        tasks += SUITES.get(word, (ALIASES.get(word, word),))
+    return [name for name in dict.fromkeys(tasks) if name]
 
 
 def limits_of(text: str | int | None, tasks: Sequence[str]) -> dict[str, int | None]:
@@ -125,18 +125,18 @@ def limits_of(text: str | int | None, tasks: Sequence[str]) -> dict[str, int | N
     Raises:
         UserError: no number, or a task that does not run.
     """
-    found: dict[str, int | None] = dict.fromkeys(tasks)
+    counts: dict[str, int | None] = dict.fromkeys(tasks)
     if text is None or text == "":
-        return found
+        return counts
     for part in str(text).split(","):
         name, equals, count = part.strip().rpartition("=")
         if not count.isdecimal() or int(count) < 1:
             raise UserError(f"--task-limit must be a number such as 400, or TASK=400,TASK=100. Got {text!r} instead.")
         name = ALIASES.get(name, name)
-        if equals and name not in found:
-            raise UnknownName(f"--task-limit names {name!r}, which does not run.{did_you_mean(name, found)}")
-        found.update(dict.fromkeys([name] if equals else tasks, int(count)))
-    return found
+        if equals and name not in counts:
+            raise UnknownName(f"--task-limit names {name!r}, which does not run.{did_you_mean(name, counts)}")
+        counts.update(dict.fromkeys([name] if equals else tasks, int(count)))
+    return counts
 
 
 def check_data(tasks: Sequence[str], folder: Path | None) -> None:
@@ -187,15 +187,15 @@ def read_items(task: str, folder: Path, limit: int | None) -> Items:
 
 
 def drawn(strata: Sequence[object], limit: int | None, task: str) -> list[int]:
-    """Places of the items to use, ascending: of each stratum the `limit` with the lowest hashes of (seed, task, place)."""
+    """Indices of the items to use, ascending: of each stratum the `limit` with the lowest hashes of (seed, task, index)."""
     groups: dict[object, list[int]] = {}
-    for place, stratum in enumerate(strata):
-        groups.setdefault(stratum, []).append(place)
+    for index, stratum in enumerate(strata):
+        groups.setdefault(stratum, []).append(index)
 
-    def draw(place: int) -> bytes:
-        return hashlib.sha256(f"{ITEM_SEED}/{task}/{place}".encode()).digest()
+    def draw(index: int) -> bytes:
+        return hashlib.sha256(f"{ITEM_SEED}/{task}/{index}".encode()).digest()
 
-    return sorted(place for group in groups.values() for place in sorted(group, key=draw)[:limit])
+    return sorted(index for group in groups.values() for index in sorted(group, key=draw)[:limit])
 
 
 @dataclass(frozen=True, kw_only=True)

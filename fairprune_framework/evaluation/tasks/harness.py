@@ -33,19 +33,19 @@ class TaskResult:
     task: str
     version: str
     items: tuple[Mapping[str, Any], ...]
-    """`id` (place in the whole set), `category`, `cluster`, and the value of each metric: a number, or the list that is aggregated."""
+    """`id` (index in the whole set), `category`, `cluster`, and the value of each metric: a number, or the list that is aggregated."""
     metrics: Mapping[str, Mapping[str, Any]]
     """Metric -> `value` as lm-eval aggregates it, `aggregation` by name, `higher_is_better`."""
     hash: str
     """Of the items' ids and documents."""
 
     def to_json(self) -> dict[str, Any]:
-        """A cell."""
+        """JSON values, as the cache keeps them."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TaskResult:
-        """Read a cell."""
+        """The result that `to_json` wrote."""
         return cls(**{**data, "items": tuple(data["items"])})
 
 
@@ -153,7 +153,7 @@ def run_task(lm: Any, settings: TaskSettings) -> list[TaskResult]:
         chosen = None
         if items is None and settings.limit is not None:
             chosen = {name: drawn([""] * len(task.eval_docs), settings.limit, name) for name, task in loaded.items()}
-        found = evaluate(
+        results = evaluate(
             lm=lm,
             task_dict={"tasks": loaded, "groups": {}, "group_map": {}},
             samples=chosen,
@@ -161,18 +161,18 @@ def run_task(lm: Any, settings: TaskSettings) -> list[TaskResult]:
             log_samples=True,
             apply_chat_template=settings.chat_template,
         )
-    return [_result(name, task, found, items) for name, task in loaded.items()]
+    return [_result(name, task, results, items) for name, task in loaded.items()]
 
 
-def _result(name: str, task: Any, found: Mapping[str, Any], items: Items | None) -> TaskResult:
+def _result(name: str, task: Any, results: Mapping[str, Any], items: Items | None) -> TaskResult:
     local = LOCAL.get(name)
     aggregations, better = task.aggregation(), task.higher_is_better()
     rows: dict[int, dict[str, Any]] = {}
     used: dict[str, str] = {}
-    for sample in found["samples"][name]:
-        place, doc = int(sample["doc_id"]), sample["doc"]
-        row = rows.setdefault(place, {})
-        row["id"] = items.ids[place] if items is not None else place
+    for sample in results["samples"][name]:
+        index, doc = int(sample["doc_id"]), sample["doc"]
+        row = rows.setdefault(index, {})
+        row["id"] = items.ids[index] if items is not None else index
         row["doc_hash"] = sample["doc_hash"]
         row["category"] = str(doc[local.category]) if local and local.category else None
         row["cluster"] = "/".join(str(doc[key]) for key in local.cluster) if local and local.cluster else str(row["id"])
@@ -180,7 +180,7 @@ def _result(name: str, task: Any, found: Mapping[str, Any], items: Items | None)
             key = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
             used[key] = metric
             row[key] = _plain(sample[metric])
-    measured = found["results"][name]
+    measured = results["results"][name]
     metrics = {}
     for key, metric in used.items():
         value = measured.get(key if "," in key else f"{key},none")
@@ -189,7 +189,7 @@ def _result(name: str, task: Any, found: Mapping[str, Any], items: Items | None)
             "aggregation": getattr(aggregations.get(metric), "__name__", "unknown"),
             "higher_is_better": better.get(metric),
         }
-    ordered = [rows[place] for place in sorted(rows)]
+    ordered = [rows[index] for index in sorted(rows)]
     return TaskResult(
         task=name,
         version=f"{task.VERSION} of lm-eval {metadata.version('lm_eval')}",

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fairprune_framework.evaluation.cache import Cells, model_key
+from fairprune_framework.evaluation.cache import MeasurementCache, model_key
 
 
 class Counter:
@@ -26,40 +26,40 @@ class Counter:
 def test_a_measurement_is_made_once_for_each_key(tmp_path: Path) -> None:
     make = Counter()
     for _ in range(2):
-        cells = Cells(tmp_path / "cells")
-        assert cells.get("boolq", {"limit": 3}, make) == {"value": 1}
-        assert cells.get("boolq", {"limit": 4}, make) == {"value": 2}
-        assert cells.get("other/boolq", {"limit": 3}, make) == {"value": 3}
+        cache = MeasurementCache(tmp_path / "measurements")
+        assert cache.get("boolq", {"limit": 3}, make) == {"value": 1}
+        assert cache.get("boolq", {"limit": 4}, make) == {"value": 2}
+        assert cache.get("other/boolq", {"limit": 3}, make) == {"value": 3}
     assert make.made == 3
-    assert len(list((tmp_path / "cells").iterdir())) == 3
+    assert len(list((tmp_path / "measurements").iterdir())) == 3
 
 
 def test_without_a_folder_nothing_is_kept() -> None:
     make = Counter()
-    assert [Cells(None).get("x", {}, make)["value"] for _ in range(3)] == [1, 2, 3]
+    assert [MeasurementCache(None).get("x", {}, make)["value"] for _ in range(3)] == [1, 2, 3]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"format": "other/1"}'])
 def test_a_broken_file_is_measured_again(tmp_path: Path, content: str) -> None:
     heard: list[str] = []
     make = Counter()
-    cells = Cells(tmp_path, heard.append)
-    cells.get("x", {"a": 1}, make)
+    cache = MeasurementCache(tmp_path, heard.append)
+    cache.get("x", {"a": 1}, make)
     (path,) = tmp_path.iterdir()
     path.write_text(content)
-    assert cells.get("x", {"a": 1}, make) == {"value": 2}
+    assert cache.get("x", {"a": 1}, make) == {"value": 2}
     assert heard == [f"{path} is broken: x is measured again"]
-    assert cells.get("x", {"a": 1}, make) == {"value": 2}
+    assert cache.get("x", {"a": 1}, make) == {"value": 2}
 
 
 def test_the_key_in_the_file_is_compared_not_its_name_alone(tmp_path: Path) -> None:
     make = Counter()
-    cells = Cells(tmp_path)
-    cells.get("x", {"a": 1}, make)
+    cache = MeasurementCache(tmp_path)
+    cache.get("x", {"a": 1}, make)
     (path,) = tmp_path.iterdir()
     kept = json.loads(path.read_text())
     path.write_text(json.dumps({**kept, "key": {"name": "x", "a": 2}}))
-    assert cells.get("x", {"a": 1}, make) == {"value": 2}
+    assert cache.get("x", {"a": 1}, make) == {"value": 2}
 
 
 def test_a_measurement_that_fails_leaves_nothing(tmp_path: Path) -> None:
@@ -67,11 +67,11 @@ def test_a_measurement_that_fails_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        Cells(tmp_path / "cells").get("x", {}, fail)
-    assert not (tmp_path / "cells").exists()
+        MeasurementCache(tmp_path / "measurements").get("x", {}, fail)
+    assert not (tmp_path / "measurements").exists()
     with pytest.raises(ValueError, match="not JSON compliant"):
-        Cells(tmp_path / "cells").get("x", {}, lambda: float("inf"))
-    assert not list((tmp_path / "cells").iterdir())
+        MeasurementCache(tmp_path / "measurements").get("x", {}, lambda: float("inf"))
+    assert not list((tmp_path / "measurements").iterdir())
 
 
 def test_models_are_told_apart() -> None:

@@ -31,11 +31,11 @@ def test_windows_share_nothing_and_lose_at_most_one_token() -> None:
     assert windows_of([5]) == windows_of([]) == []
 
 
-@pytest.mark.parametrize("budget", [1, 64, 4096])
-def test_the_loss_is_the_models_cross_entropy(budget: int) -> None:
+@pytest.mark.parametrize("max_tokens", [1, 64, 4096])
+def test_the_loss_is_the_models_cross_entropy(max_tokens: int) -> None:
     model: Any = tiny_model("llama")
     windows = windows_of(IDS, 20)
-    found = text_loss(model, windows, budget)
+    found = text_loss(model, windows, max_tokens)
     np.testing.assert_allclose(found.nll, [nll(model, window) for window in windows], rtol=1e-5)
     assert found.tokens == (19, 19, 19, 19, 19, 2)
     assert found.perplexity == pytest.approx(math.exp(sum(found.nll) / 97))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
-from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.subject import Subject, weights_digest
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
@@ -24,7 +24,7 @@ UNITS = {"model.layers.1.mlp": (3, 17, 30)}
 
 
 def subject(model: Any, folder: Path | None = None, **more: Any) -> Subject:
-    return Subject(model, tiny_tokenizer(), recognise(model), Cells(folder), **more)
+    return Subject(model, tiny_tokenizer(), recognise(model), MeasurementCache(folder), **more)
 
 
 def by_hand(factor: float) -> Any:
@@ -73,7 +73,7 @@ def test_anything_else_is_measured(tmp_path: Path, change: str) -> None:
     elif change == "weights":
         other = subject(tiny_model("llama", seed=1), tmp_path, units=UNITS, notify=heard.append)
     elif change == "budget":
-        other = subject(model, tmp_path, units=UNITS, budget=64, notify=heard.append)
+        other = subject(model, tmp_path, units=UNITS, max_tokens=64, notify=heard.append)
     elif change == "text":
         ids = DOCUMENTS[1]
     else:

@@ -30,13 +30,13 @@ def requests(size: int) -> list[Request]:
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral", "qwen3"])
-@pytest.mark.parametrize("budget", [16, 512])
-def test_the_same_answers_as_lm_eval(family: str, budget: int, tokenizer: Any) -> None:
+@pytest.mark.parametrize("max_tokens", [16, 512])
+def test_the_same_answers_as_lm_eval(family: str, max_tokens: int, tokenizer: Any) -> None:
     model = tiny_model(family).eval()
     lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
     asked = requests(model.config.get_text_config().vocab_size)
     expected = lm._loglikelihood_tokens([(("", ""), list(a), list(b)) for a, b in asked], disable_tqdm=True)
-    found = score(model, asked, budget)
+    found = score(model, asked, max_tokens)
     np.testing.assert_allclose([v for v, _ in found], [v for v, _ in expected], rtol=2e-5, atol=1e-5)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
 

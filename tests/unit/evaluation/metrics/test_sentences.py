@@ -39,7 +39,7 @@ def test_against_one_text_at_a_time_and_against_lm_eval(model: Any, tokenizer: A
 
     start = start_token(tokenizer)
     ids = [tokenizer(text)["input_ids"] for text in TEXTS]
-    found = log_probabilities(model, ids, start, budget=40)
+    found = log_probabilities(model, ids, start, max_tokens=40)
     for one, value in zip(ids, found, strict=True):
         whole = torch.tensor([one if one[0] == start else [start, *one]])
         loss = model(input_ids=whole, labels=whole).loss

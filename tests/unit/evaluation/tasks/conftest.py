@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
@@ -77,4 +77,4 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def subject() -> Subject:
     model = tiny_model("llama").eval()
-    return Subject(model, tiny_tokenizer(), recognise(model), Cells(None))
+    return Subject(model, tiny_tokenizer(), recognise(model), MeasurementCache(None))

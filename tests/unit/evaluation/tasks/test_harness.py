@@ -15,7 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from fairprune_framework.errors import UnknownName, UserError
-from fairprune_framework.evaluation.cache import Cells
+from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, read_items
 from fairprune_framework.evaluation.tasks.harness import (
@@ -137,7 +137,7 @@ def test_only_the_folder_of_a_named_task_is_indexed() -> None:
     assert len(_manager("bbq").all_tasks) < 20
 
 
-# -- cells -----------------------------------------------------------------------------------------------------------------
+# -- cache -----------------------------------------------------------------------------------------------------------------
 
 
 def test_results_are_kept_and_belong_to_one_model(data: Path, tmp_path: Path) -> None:
@@ -145,8 +145,8 @@ def test_results_are_kept_and_belong_to_one_model(data: Path, tmp_path: Path) ->
     model = tiny_model("llama").eval()
 
     def made(**options: Any) -> Subject:
-        cells = Cells(tmp_path / "cells")
-        return Subject(model, tiny_tokenizer(), recognise(model), cells, notify=said.append, **options)
+        cache = MeasurementCache(tmp_path / "measurements")
+        return Subject(model, tiny_tokenizer(), recognise(model), cache, notify=said.append, **options)
 
     first = made().task(settings("boolq", data))
     assert said == ["measuring boolq"]
@@ -157,7 +157,7 @@ def test_results_are_kept_and_belong_to_one_model(data: Path, tmp_path: Path) ->
     made(units=masked).task(settings("boolq", data))
     made(units={site: []}).task(settings("boolq", data))  # masks nothing: the same model
     assert len(said) == 2
-    (tmp_path / "cells" / sorted(path.name for path in (tmp_path / "cells").iterdir())[0]).write_text("{")
+    (tmp_path / "measurements" / sorted(path.name for path in (tmp_path / "measurements").iterdir())[0]).write_text("{")
     broken = len(said)
     made().task(settings("boolq", data))
     made(units=masked).task(settings("boolq", data))
