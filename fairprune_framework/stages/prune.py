@@ -5,13 +5,18 @@ from __future__ import annotations
 from fairprune_framework.calibration.text import padded
 from fairprune_framework.evaluation.guard import guard
 from fairprune_framework.models.loading import load_model, parameter_count
+from fairprune_framework.models.saving import check_savable
 from fairprune_framework.runs.run import Run
 from fairprune_framework.surgery.masking import check_plan
 from fairprune_framework.surgery.removal import save_pruned_model
 
 
 def check(run: Run) -> None:
-    """Nothing beyond what all stages ask of a model."""
+    """Raise `UserError` for a model that could not be saved once it is pruned."""
+    loaded = run.loaded
+    if (original := loaded.folder) is not None:
+        sites = loaded.architecture.sites.values()
+        check_savable(original, loaded.model, sorted({slice_.parameter for site in sites for slice_ in site.slices}))
 
 
 def run(run: Run) -> list[str]:
@@ -46,10 +51,15 @@ def run(run: Run) -> list[str]:
         folder / "model",
         probe_ids=ids[:, : int(mask.sum(1).min())],
         round_to=recipe.round_to,
-        reload=lambda saved: load_model(str(saved), trust_remote_code=recipe.trust_remote_code)[0].to(loaded.device),
+        reload=lambda saved: load_model(str(saved), dtype=recipe.dtype, trust_remote_code=recipe.trust_remote_code)[0].to(
+            loaded.device
+        ),
         restoration=folder / "restoration.safetensors",
+        original=loaded.folder,
+        dtype=loaded.dtype,
     )
     folder.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
-    if removal.note:
-        run.notify(f"prune: {removal.note}")
+    for note in (removal.note, *removal.files):
+        if note:
+            run.notify(f"prune: {note}")
     return ["model", "restoration.safetensors"]

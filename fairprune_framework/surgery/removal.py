@@ -23,7 +23,8 @@ from fairprune_framework.api.types import Plan, Site, Slice
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.functional.divergence import kl_divergence
 from fairprune_framework.models.architecture import Architecture
-from fairprune_framework.models.loading import fingerprint, parameter_count, quietly
+from fairprune_framework.models.loading import fingerprint, parameter_count
+from fairprune_framework.models.saving import save_like, save_new
 from fairprune_framework.surgery.masking import check_plan, masked
 from fairprune_framework.surgery.restoration import capture, save
 from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_
@@ -56,6 +57,8 @@ class Removal:
     for this comparison; a 16-bit file rounds them once more."""
     kl: float
     note: str | None
+    files: tuple[str, ...]
+    """What could not be kept as it is in the original's files."""
 
     def to_json(self) -> dict[str, Any]:
         """JSON form."""
@@ -125,13 +128,26 @@ def pruned_in_place(
             if parameter in slices:
                 value = cut(value, slices[parameter])
             stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, value))
-        for site in sites.values():
-            for field, times in site.config_fields.items():
-                width = widths[(site.width_group, site.units)] * times
-                if width != getattr(config, field):
-                    stack.callback(setattr, config, field, getattr(config, field))
-                    setattr(config, field, width)
+        for field, width in new_fields(sites, widths, config).items():
+            stack.callback(setattr, config, field, getattr(config, field))
+            setattr(config, field, width)
         yield
+
+
+def new_fields(sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int], config: Any) -> dict[str, int]:
+    """Field of the text config -> its value at these stored widths, where it is another one."""
+    found: dict[str, int] = {}
+    for site in sites.values():
+        for field, times in site.config_fields.items():
+            width = widths[(site.width_group, site.units)] * times
+            if width != getattr(config, field):
+                found[field] = width
+    return found
+
+
+def changed_parameters(plan: Plan, sites: Mapping[str, Site]) -> list[str]:
+    """The parameters that a plan changes."""
+    return sorted({slice_.parameter for name, site in sites.items() if plan.sites.get(name) for slice_ in site.slices})
 
 
 def _narrowed(site: Site, slices: list[Slice]) -> Site:
@@ -158,14 +174,18 @@ def save_pruned_model(
     round_to: int = 1,
     reload: Callable[[Path], nn.Module],
     restoration: Path | None = None,
+    original: Path | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Removal:
     """Save the model without the plan's units to `target` and prove that it is what it should be.
 
     Args:
         target: folder that must not exist; it appears only when everything held.
         probe_ids: (B, T) token ids on which logits are compared.
-        reload: loads a folder in the dtype that it was saved in, by plain `from_pretrained`.
+        reload: loads a folder in the dtype that the model has, by plain `from_pretrained`.
         restoration: file to write what was taken to, so that `fairprune restore` can put it back; None: not wanted.
+        original: the folder that the model was loaded from, whose files are kept; None: there is none.
+        dtype: of the saved weights, where the user asked for one; None: each keeps the original's.
 
     Raises:
         UserError: a plan for another model, or a model that cannot be cut.
@@ -179,6 +199,8 @@ def save_pruned_model(
             raise UserError(f"{name} cannot be scaled: a norm between its neurons and its output weights would undo it")
     widths = stored_widths(plan, architecture.sites, round_to)
     before = parameter_count(model)
+    config: Any = model.config
+    fields = new_fields(architecture.sites, widths, config.get_text_config())
     with in_float32(model):
         with masked(model, architecture, plan.sites, plan.multiplier):
             expected = logits_of(model, probe_ids)
@@ -191,9 +213,12 @@ def save_pruned_model(
         with pruned_in_place(model, plan, architecture.sites, widths):
             after = parameter_count(model)
             pruned = fingerprint(model)
-            with quietly():
-                model.save_pretrained(temporary)  # type: ignore[operator]
-                tokenizer.save_pretrained(temporary)
+            if original is None:
+                save_new(model, tokenizer, temporary)
+                files: tuple[str, ...] = ()
+            else:
+                parameters = changed_parameters(plan, architecture.sites)
+                files = tuple(save_like(original, temporary, model, parameters=parameters, fields=fields, dtype=dtype))
             with in_float32(model):
                 cut_logits = logits_of(model, probe_ids)
         if plan.operator != "scale":
@@ -217,7 +242,7 @@ def save_pruned_model(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     per_unit = {name: unit_parameters(model, site) for name, site in architecture.sites.items()}
-    return _report(plan, architecture.sites, per_unit, widths, before, after, difference, kl)
+    return _report(plan, architecture.sites, per_unit, widths, before, after, difference, kl, files)
 
 
 def _compare(logits: Tensor, expected: Tensor) -> tuple[float, float]:
@@ -235,6 +260,7 @@ def _report(
     after: int,
     difference: float,
     kl: float,
+    files: tuple[str, ...],
 ) -> Removal:
     gone = {name: site.units - widths[(site.width_group, site.units)] for name, site in sites.items()}
     cut_units = sum(gone.values())
@@ -255,4 +281,5 @@ def _report(
         max_difference=difference,
         kl=kl,
         note=note,
+        files=files,
     )

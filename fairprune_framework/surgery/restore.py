@@ -52,7 +52,8 @@ def restore_folder(
         UserError: no such model or restoration, one that belongs to another model, or an output that holds something.
         VerificationFailed: what would come out is not, bit by bit, the original; nothing is written.
     """
-    from fairprune_framework.models.loading import fingerprint, load_model, quietly
+    from fairprune_framework.models.loading import fingerprint, load_model
+    from fairprune_framework.models.saving import save_like
 
     source, beside = found_in(folder, file)
     target = None if output is None else Path(output)
@@ -66,9 +67,8 @@ def restore_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        with quietly():
-            model.save_pretrained(temporary)  # type: ignore[operator]
-            tokenizer.save_pretrained(temporary)
+        fields = restoration.config
+        save_like(source, temporary, model, parameters=sorted(restoration.slices), fields=fields, back=True)
         if fingerprint(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != restoration.fingerprint:
             raise VerificationFailed("the reloaded model is not the original. Nothing was kept.")
         temporary.chmod(0o755)

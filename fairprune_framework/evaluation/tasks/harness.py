@@ -23,7 +23,7 @@ from torch import nn
 from fairprune_framework.errors import FairpruneError, UnknownName, UserError, did_you_mean
 from fairprune_framework.evaluation.metrics.continuations import Answer, Request, score
 from fairprune_framework.evaluation.tasks.data import LOCAL, SUITES, Items, TaskSettings, drawn, read_items
-from fairprune_framework.models.loading import quietly
+from fairprune_framework.models.quiet import quietly
 
 
 @dataclass(frozen=True, kw_only=True)
