@@ -9,7 +9,7 @@ from typing import Any
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure
 from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE
-from fairprune_framework.evaluation.rows import ResultRow, RowKey
+from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
 from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
 
 UNITS = {DIVERGENCE: "nats", ACTIVATION_DIFFERENCE: "activation"}
@@ -44,14 +44,21 @@ def items_of(
 
 
 def contrast_rows(items: Sequence[Mapping[str, Any]], layers: Sequence[int], seed: int) -> list[ResultRow]:
-    """All rows of the contrast metrics. Intervals are given over all layers; single layers are point estimates."""
+    """All rows of the contrast metrics. Intervals are over all layers, with Holm's p-values over the categories of a metric; rows of
+    a single layer are point estimates."""
     rows: list[ResultRow] = []
     for split, control, group in by_split(items):
+        for metric, unit in UNITS.items():
+            key = RowKey(metric=metric, unit=unit, split=split, control=control)
+            rows.append(mean_row(key, group, metric, seed))
+            rows += with_holm(
+                [
+                    mean_row(replace(key, category=category), _of_category(group, category), metric, seed)
+                    for category in categories_of(group)
+                ]
+            )
         for category in [None, *categories_of(group)]:
-            chosen = [item for item in group if category in (None, item["category"])]
-            for metric, unit in UNITS.items():
-                key = RowKey(metric=metric, unit=unit, split=split, control=control, category=category)
-                rows.append(mean_row(key, chosen, metric, seed))
+            chosen = group if category is None else _of_category(group, category)
             for index, layer in enumerate(layers):
                 key = RowKey(
                     metric=ACTIVATION_DIFFERENCE,
@@ -74,6 +81,10 @@ def by_split(items: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str | None, b
 def categories_of(items: Sequence[Mapping[str, Any]]) -> list[str]:
     """Their categories, sorted."""
     return sorted({item["category"] for item in items})
+
+
+def _of_category(items: Sequence[Mapping[str, Any]], category: str) -> list[Mapping[str, Any]]:
+    return [item for item in items if item["category"] == category]
 
 
 def paired(items: Sequence[Mapping[str, Any]], metric: str, seed: int) -> PairedChange | None:

@@ -12,7 +12,7 @@ from torch import nn
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
-from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS, SEQUENCE_GAP
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.perplexity import perplexity
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
 from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
@@ -92,7 +92,7 @@ class MaskedEvaluator:
         return self._paired(ids, self.original.values, after.values, resamples) if ids else None
 
     def mean(self, measured: MaskedMeasurement) -> float:
-        """Over contrasts, then templates, then categories: how the metric is averaged everywhere."""
+        """Over contrasts, then templates, then categories, as in the rows of an evaluation; a share over templates alone."""
         return self._paired(list(measured.values), measured.values, measured.values, 0).before
 
     def cost(self, after: MaskedMeasurement) -> float:
@@ -111,11 +111,12 @@ class MaskedEvaluator:
     ) -> PairedChange:
         chosen = set(ids)
         contrasts = [contrast for contrast in self.contrasts if contrast.id in chosen]
+        pooled = self.metric == STEREOTYPE_PREFERENCE  # a share is over all pairs, as in the rows of an evaluation
         return paired_change(
             [before[contrast.id] for contrast in contrasts],
             [after[contrast.id] for contrast in contrasts],
-            [contrast.category for contrast in contrasts],
-            [contrast.template_id for contrast in contrasts],
+            ["" if pooled else contrast.category for contrast in contrasts],
+            [f"{contrast.category}/{contrast.template_id}" for contrast in contrasts],
             ideal=IDEALS[self.metric],
             seed=self._seed,
             resamples=resamples,

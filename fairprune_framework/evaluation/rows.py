@@ -91,7 +91,9 @@ class ResultRow:
         """
         row = cls.alone(key, change.before, n=change.n, clusters=change.clusters)
         row = row._of_means(change) if isinstance(change, PairedChange) else row._of_statistics(change)
-        return row.noted(too_few(change.clusters, clusters_are) if change.clusters < MIN_CLUSTERS else None)
+        if change.clusters < MIN_CLUSTERS:
+            return row.noted(too_few(change.clusters, clusters_are))
+        return row.noted(change.not_estimable if isinstance(change, PairedChange) else None)
 
     def _of_means(self, change: PairedChange) -> ResultRow:
         smallest = minimum_detectable_change(change)

@@ -14,7 +14,10 @@ from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
 from fairprune_framework.functional.bootstrap import change_of
 from fairprune_framework.functional.hypothesis_tests import MIN_ITEMS, cohens_h, flips, paired_effect_size, wilson
 
-PREFERENCE_NOTE = "share of items; intervals over templates; p-value by McNemar's exact test on items"
+PREFERENCE_NOTE = (
+    "share of items; intervals over templates; "
+    "p-value: McNemar's exact test of a change of the share itself, not of its distance from 50 %"
+)
 
 
 def sentence_items(

@@ -39,6 +39,8 @@ class Aggregation:
     ideal: float
     unit: str
     note: str | None = None
+    span: float | None = None
+    """Highest minus lowest possible value; None: unbounded."""
     picks: int | None = None
     """Which context counts, by the last entry of the value: 0 ambiguous, 1 disambiguated; None: all."""
 
@@ -82,8 +84,8 @@ _AGGREGATIONS: Mapping[str, Aggregation] = {
     "bits_per_byte": Aggregation(statistic=_bits, ideal=0.0, unit="bits per byte"),
     "agg_accuracy_amb": Aggregation(statistic=mean, ideal=1.0, unit="share of items", picks=0),
     "agg_accuracy_disamb": Aggregation(statistic=mean, ideal=1.0, unit="share of items", picks=1),
-    "agg_amb_bias_scores": Aggregation(statistic=_ambiguous, ideal=0.0, unit="score", note=AMBIGUOUS_NOTE, picks=0),
-    "agg_disamb_bias_scores": Aggregation(statistic=_bias, ideal=0.0, unit="score", note=DISAMBIGUATED_NOTE, picks=1),
+    "agg_amb_bias_scores": Aggregation(statistic=_ambiguous, ideal=0.0, unit="score", note=AMBIGUOUS_NOTE, span=2.0, picks=0),
+    "agg_disamb_bias_scores": Aggregation(statistic=_bias, ideal=0.0, unit="score", note=DISAMBIGUATED_NOTE, span=2.0, picks=1),
 }
 _SPECIAL: Mapping[str, Aggregation] = {
     "pct_stereotype": Aggregation(statistic=mean, ideal=0.5, unit="share of pairs"),
@@ -153,7 +155,7 @@ def _row(
     if after is None:
         row = ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters, note=note)
         return replace(row, before_low=low, before_high=high)
-    row = replace(ResultRow.of_change(key, change), before_low=low, before_high=high, note=note)
+    row = _within_span(replace(ResultRow.of_change(key, change), before_low=low, before_high=high, note=note), aggregation.span)
     if aggregation.unit in ("share of items", "perplexity") and change.retention is not None:
         kept = change.retention
         row = replace(row, retention=kept.value, retention_low=kept.low, retention_high=kept.high)
@@ -173,6 +175,15 @@ def _row(
         after_low=low,
         after_high=high,
     )
+
+
+def _within_span(row: ResultRow, span: float | None) -> ResultRow:
+    """The row without its interval and test where the interval of the difference is wider than the score can differ."""
+    low, high = row.difference_low, row.difference_high
+    if span is None or low is None or high is None or (low >= -span and high <= span):
+        return row
+    bare = replace(row, difference_low=None, difference_high=None, ci_low=None, ci_high=None, p_value=None, detectable=None)
+    return bare.noted("the difference is not estimable: its interval exceeds the range of the score")
 
 
 def _answers(aggregation: Aggregation, summands: Sequence[tuple[float, ...]]) -> list[bool] | None:

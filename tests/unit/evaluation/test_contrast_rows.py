@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from statsmodels.stats.multitest import multipletests
 
 from fairprune_framework.evaluation.contrast_rows import contrast_rows, paired
 
@@ -86,3 +87,15 @@ def test_the_paired_change_of_items() -> None:
     assert found.before == pytest.approx(macro(given, lambda item: item["next-token-divergence_before"]))
     assert paired([], "next-token-divergence", 0) is None
     assert paired(items(after=False), "next-token-divergence", 0) is None
+
+
+def test_categories_of_a_metric_are_one_family() -> None:
+    rows = [row for row in contrast_rows(items(n=96), LAYERS, seed=0) if row.layer is None]
+    for split, control, metric in {(row.split, row.control, row.metric) for row in rows}:
+        family = [row for row in rows if (row.split, row.control, row.metric) == (split, control, metric)]
+        (whole,) = [row for row in family if row.category is None]
+        tested = [row for row in family if row.category is not None and row.p_value is not None]
+        assert whole.p_adjusted is None
+        expected = multipletests([row.p_value for row in tested], method="holm")[1] if tested else []
+        assert [row.p_adjusted for row in tested] == pytest.approx(list(expected))
+    assert any(row.p_adjusted is not None and row.p_adjusted > row.p_value for row in rows)

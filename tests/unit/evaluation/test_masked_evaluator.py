@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -110,3 +111,16 @@ def test_one_category_is_measured_as_in_the_whole() -> None:
         assert race.perplexity is None
     with pytest.raises(ValueError, match="needs documents"):
         evaluator.cost(evaluator.original)
+
+
+def test_a_stereotype_share_is_over_all_pairs_as_in_the_rows_of_an_evaluation() -> None:
+    contrasts = [contrast for contrast in pairs() if not contrast.control]
+    contrasts = [contrast for contrast in contrasts if contrast.category != "age" or contrast.id == "tiny-6"]
+    assert len({contrast.category for contrast in contrasts}) == 2
+    evaluator = evaluator_of(tiny_model("llama"), contrasts, metric=STEREOTYPE_PREFERENCE)
+    after = evaluator.measure(UNITS)
+    change = evaluator.change(after)
+    assert change is not None
+    assert change.before == pytest.approx(np.mean(list(evaluator.original.values.values())))
+    assert change.after == pytest.approx(np.mean(list(after.values.values())))
+    assert change.clusters == len(contrasts)

@@ -87,3 +87,12 @@ def test_json_has_no_infinity_and_comes_back() -> None:
     row = replace(ResultRow.alone(KEY, math.inf, n=3), after=1.5, difference=-math.inf, difference_low=math.nan)
     text = json.dumps(row.to_json(), allow_nan=False)
     assert ResultRow.from_json(json.loads(text)) == replace(row, before=None, difference=None, difference_low=None)
+
+
+def test_a_change_that_is_not_estimable_says_why() -> None:
+    """One template of ten carries nearly all of the mean, and it alone rises."""
+    before = [1.0] * 9 + [60.0]
+    after = [0.4 + 0.05 * i for i in range(9)] + [90.0]
+    change = paired_change(before, after, ["age"] * 10, [f"T{i}" for i in range(10)])
+    assert change.not_estimable is not None
+    assert ResultRow.of_change(KEY, change).note == change.not_estimable

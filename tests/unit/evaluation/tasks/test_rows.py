@@ -153,3 +153,20 @@ def test_a_kind_of_item_that_is_not_there() -> None:
     assert row.note == "no item of this kind"
     assert row.before is not None
     assert math.isnan(row.before)
+
+
+def test_an_interval_beyond_the_range_of_a_score_is_not_estimable() -> None:
+    """One answer that is not "unknown" is left after: the score jumps between -1 and 1 with it."""
+    disambiguated = 1
+    before = [[0, i % 2, 1, disambiguated] for i in range(24)]
+    after = [[0, int(i == 0), int(i < 2), disambiguated] for i in range(24)]
+    name, aggregation = "disamb_bias_score", "agg_disamb_bias_scores"
+    (row,) = task_rows(result(name, aggregation, before), result(name, aggregation, after), 0)
+    assert (row.before, row.after, row.difference) == (0.0, 0.0, 0.0)
+    assert row.difference_low is row.difference_high is row.ci_low is row.p_value is row.detectable is None
+    assert row.note is not None
+    assert "not estimable" in row.note
+
+    (row,) = task_rows(result(name, aggregation, before), result(name, aggregation, before[::-1]), 0)
+    assert row.difference_low is not None
+    assert "not estimable" not in str(row.note)
