@@ -13,6 +13,8 @@ from fairprune_framework.reporting.run_data import Source
 
 HEADLINES = {
     "fairer": "The pruned model reacts less to the attribute, and the guard held.",
+    "blunter": "The pruned model reacts less to any edit, or to differences that should be there. Less sensitive is not fairer.",
+    "less-divergent": "The pruned model reacts less to the attribute; whether to the attribute alone, these data do not show.",
     "no-difference": "No difference could be shown between the model before and after.",
     "worse": "The pruned model is worse.",
     "abstained": "Nothing was removed.",

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from fairprune_framework.reporting.prose import diff_tokens, verdict
+from fairprune_framework.evaluation.verdict import WORDS
+from fairprune_framework.reporting.prose import HEADLINES, diff_tokens, verdict
 from fairprune_framework.reporting.run_data import Source
 
 
@@ -43,3 +44,7 @@ def test_a_run_without_a_public_benchmark_says_so(more: tuple[str, ...], said: b
     rows = (*OWN, *(_row(metric) for metric in more))
     limits = verdict(Source(folder=Path("run"), record={"verdict": "fairer"}, rows=rows)).limits
     assert any("No public benchmark was run" in limit for limit in limits) is said
+
+
+def test_every_word_of_a_verdict_has_its_headline() -> None:
+    assert set(HEADLINES) == set(WORDS)
