@@ -1,8 +1,9 @@
 """Texts into tokens, and which tokens of the variants belong together.
 
-The attribute span runs from the first to the last character at which the variants differ, widened to word borders, and is
-mapped to tokens by offsets. The tokens after it are matched from the end; where the tokenizer splits that suffix differently, the unequal
-head joins the span. Nothing is truncated: a text longer than the model's context is an error, or listed as skipped.
+The attribute span runs from the first to the last character at which the variants differ, widened to word borders in any script (see
+`words`), and is mapped to tokens by offsets: in scripts without blanks to all tokens that hold a part of it. The tokens after it are
+matched from the end; where the tokenizer splits that suffix differently, the unequal head joins the span. Nothing is truncated: a text
+longer than the model's context is an error, or listed as skipped.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from itertools import islice
 from typing import Literal
 
 from fairprune_framework.contrasts.schema import Contrast, Role, role_of, stereotyping_variants
+from fairprune_framework.contrasts.words import inside_word
 from fairprune_framework.errors import PromptError
 from fairprune_framework.models.encoder import Encoder
 
@@ -83,10 +85,9 @@ def attribute_spans(texts: Sequence[str]) -> list[tuple[int, int]]:
     shortest = min(len(text) for text in texts)
     prefix = _shared_prefix(texts)
     suffix = min(_shared_prefix([text[::-1] for text in texts]), shortest - prefix)
-    first = texts[0]
-    while prefix > 0 and first[prefix - 1].isalnum() and any(_inside_word(text, prefix) for text in texts):
+    while prefix > 0 and any(inside_word(text, prefix) for text in texts):
         prefix -= 1
-    while suffix > 0 and first[-suffix].isalnum() and any(_inside_word(text, len(text) - suffix) for text in texts):
+    while suffix > 0 and any(inside_word(text, len(text) - suffix) for text in texts):
         suffix -= 1
     return [(prefix, len(text) - suffix) for text in texts]
 
@@ -94,10 +95,6 @@ def attribute_spans(texts: Sequence[str]) -> list[tuple[int, int]]:
 def _shared_prefix(texts: Sequence[str]) -> int:
     low, high = min(texts), max(texts)  # what these two share, all between them share
     return next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
-
-
-def _inside_word(text: str, position: int) -> bool:
-    return 0 < position < len(text) and text[position - 1].isalnum() and text[position].isalnum()
 
 
 def align(encoder: Encoder, contrast: Contrast, vocabulary: Mapping[str, int]) -> AlignedContrast:
