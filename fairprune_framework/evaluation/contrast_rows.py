@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from statistics import pstdev
 from typing import Any
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure
-from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE
+from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE, LEGITIMATE_MARGIN, VALENCE_GAP
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
 from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
 
-UNITS = {DIVERGENCE: "nats", ACTIVATION_DIFFERENCE: "activation"}
+UNITS = {DIVERGENCE: "nats", ACTIVATION_DIFFERENCE: "activation", VALENCE_GAP: "valence"}
+LEGITIMATE = "legitimate"
 
 
 def items_of(
@@ -31,11 +33,19 @@ def items_of(
                 "template_id": contrast.template_id,
                 "split": contrast.split,
                 "control": contrast.control,
+                "role": contrast.role,
+                "neutral_of": contrast.neutral_of,
                 "equal_length": a.equal_length,
                 f"{DIVERGENCE}_before": a.divergence,
                 f"{DIVERGENCE}_after": b.divergence if b else None,
                 f"{ACTIVATION_DIFFERENCE}_before": a.activation_difference,
                 f"{ACTIVATION_DIFFERENCE}_after": b.activation_difference if b else None,
+                f"{LEGITIMATE_MARGIN}_before": a.margin,
+                f"{LEGITIMATE_MARGIN}_after": b.margin if b else None,
+                f"{VALENCE_GAP}_before": _spread(a.valence),
+                f"{VALENCE_GAP}_after": _spread(b.valence) if b else None,
+                "valence_before": list(a.valence),
+                "valence_after": list(b.valence) if b else None,
                 "by_layer_before": list(a.by_layer),
                 "by_layer_after": list(b.by_layer) if b else None,
             }
@@ -45,9 +55,12 @@ def items_of(
 
 def contrast_rows(items: Sequence[Mapping[str, Any]], layers: Sequence[int], seed: int) -> list[ResultRow]:
     """All rows of the contrast metrics. Intervals are over all layers, with Holm's p-values over the categories of a metric; rows of
-    a single layer are point estimates."""
+    a single layer are point estimates.
+
+    Legitimate contrasts have a margin, and no part in the other rows: what should differ is not to be levelled.
+    """
     rows: list[ResultRow] = []
-    for split, control, group in by_split(items):
+    for split, control, group in by_split([item for item in items if item["role"] != LEGITIMATE]):
         for metric, unit in UNITS.items():
             key = RowKey(metric=metric, unit=unit, split=split, control=control)
             rows.append(mean_row(key, group, metric, seed))
@@ -69,7 +82,17 @@ def contrast_rows(items: Sequence[Mapping[str, Any]], layers: Sequence[int], see
                     layer=layer,
                 )
                 rows.append(mean_row(key, chosen, "by_layer", seed, index))
+    for split, _, group in by_split([item for item in items if item["role"] == LEGITIMATE]):
+        for category in [None, *categories_of(group)]:
+            chosen = [item for item in group if category in (None, item["category"])]
+            key = RowKey(metric=LEGITIMATE_MARGIN, unit="nats", split=split, category=category)
+            rows.append(mean_row(key, chosen, LEGITIMATE_MARGIN, seed))
     return rows
+
+
+def _spread(valence: Sequence[float]) -> float | None:
+    """Standard deviation over the variants of a contrast."""
+    return pstdev(valence) if valence else None
 
 
 def by_split(items: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str | None, bool, list[Mapping[str, Any]]]]:

@@ -48,10 +48,10 @@ def text_loss(model: nn.Module, windows: Sequence[Sequence[int]], max_tokens: in
     return TextLoss(nll=tuple(-value for value, _ in answers), tokens=tuple(len(continuation) for _, continuation in requests))
 
 
-def perplexity_change(before: TextLoss, after: TextLoss, seed: int = 0) -> StatisticChange:
-    """Perplexity before and after, with an interval over windows."""
+def perplexity_change(before: TextLoss, after: TextLoss, seed: int = 0, level: float = 0.95) -> StatisticChange:
+    """Perplexity before and after, with an interval of that level over windows."""
     first, second = (np.stack([loss.nll, loss.tokens], 1) for loss in (before, after))
-    return change_of(first, second, range(len(before.nll)), _perplexity, seed=seed)
+    return change_of(first, second, range(len(before.nll)), _perplexity, seed=seed, level=level)
 
 
 def _perplexity(sums: Floats) -> Floats:

@@ -10,7 +10,9 @@ from typing import Any
 from torch import nn
 
 from fairprune_framework.calibration.text import Calibration
+from fairprune_framework.evaluation.fixed_text import perplexity_change
 from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost
+from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.surgery.removal import in_float32
@@ -24,6 +26,8 @@ class Guard:
     """Relative increase of perplexity, masked against original, float32."""
     limit: float
     held: bool
+    bound_high: float | None
+    """One-sided 99 % upper bound of the increase, over documents; None: not estimable."""
     perplexity_before: float
     perplexity_after: float
     kl: float
@@ -51,10 +55,12 @@ def guard(
         cost: LanguageCost = language_cost(
             model, calibration.judging, change=lambda: masked(model, architecture, units, factor)
         )
+    change = perplexity_change(*cost.losses, level=2 * BOUND_LEVEL - 1).change
     return Guard(
         increase=cost.increase,
         limit=limit,
         held=bool(cost.increase <= limit),
+        bound_high=None if change is None else change.high,
         perplexity_before=cost.perplexity_before,
         perplexity_after=cost.perplexity_after,
         kl=cost.kl,

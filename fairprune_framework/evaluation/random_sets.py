@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fairprune_framework.api.rankings import draw_matched
+from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
 from fairprune_framework.models.loaded import LoadedModel
 
 
@@ -30,6 +32,30 @@ def activation_norms(loaded: LoadedModel, documents: Sequence[Sequence[int]]) ->
         for document in documents:
             model.get_decoder()(input_ids=torch.tensor([document], device=device), use_cache=False)  # type: ignore[operator]
     return {name: value.sqrt() for name, value in squares.items()}
+
+
+def random_changes(
+    loaded: LoadedModel,
+    contrasts: Sequence[AlignedContrast],
+    values: Mapping[str, int],
+    sets: Iterator[Mapping[str, Sequence[int]]],
+    factor: float,
+    max_tokens: int,
+    advance: Callable[[int], None] = lambda sets: None,
+) -> tuple[float, ...]:
+    """The change of next-token divergence by each set: what any set of such neurons does.
+
+    Args:
+        contrasts: held-out and demographic, those that the plan is judged on.
+        values: category -> number of values.
+        factor: what masked activations are multiplied by, as in the plan.
+    """
+    evaluator = MaskedEvaluator(loaded.model, loaded.architecture, contrasts, values, max_tokens=max_tokens)
+    before, changes = evaluator.mean(evaluator.original), []
+    for units in sets:
+        changes.append(evaluator.mean(evaluator.measure(units, factor)) / before - 1)
+        advance(1)
+    return tuple(changes)
 
 
 def matched_sets(

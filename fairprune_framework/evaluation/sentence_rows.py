@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
-from fairprune_framework.evaluation.contrast_rows import by_split, categories_of, mean_row
+from fairprune_framework.evaluation.contrast_rows import LEGITIMATE, by_split, categories_of, mean_row
 from fairprune_framework.evaluation.metrics.names import SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
@@ -36,6 +36,7 @@ def sentence_items(
             "template_id": contrast.template_id,
             "split": contrast.split,
             "control": contrast.control,
+            "role": contrast.role,
         }
         for when, one in (("before", measured), ("after", second.get(measured.id))):
             item[f"log_probabilities_{when}"] = None if one is None else list(one.log_probabilities)
@@ -48,7 +49,7 @@ def sentence_items(
 def sentence_rows(items: Sequence[Mapping[str, Any]], seed: int, prefix: str = "") -> list[ResultRow]:
     """All rows, by split, control and category; `prefix` names the set where it is not the run's own (`winobias/`)."""
     rows: list[ResultRow] = []
-    for split, control, group in by_split(items):
+    for split, control, group in by_split([item for item in items if item["role"] != LEGITIMATE]):
         for metric, unit, ideal, make in (
             (SEQUENCE_GAP, "nats", 0.0, _gap_row),
             (STEREOTYPE_PREFERENCE, "share of pairs", 0.5, _preference_row),

@@ -23,6 +23,7 @@ from fairprune_framework.evaluation.cache import MeasurementCache, model_key
 from fairprune_framework.evaluation.fixed_text import TextLoss, text_loss, windows_of
 from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import BEAMS, NEW_TOKENS, Continuation, continue_prompts
+from fairprune_framework.evaluation.metrics.next_token import NextTokenReader, token_valences
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
 from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of
 from fairprune_framework.evaluation.tasks.harness import TaskResult, language_model, run_task
@@ -106,16 +107,25 @@ class Subject:
     def contrasts(
         self, name: str, aligned: Sequence[AlignedContrast], values: Mapping[str, int], taps: frozenset[Tap] = TAPS
     ) -> list[ContrastMeasure]:
-        """Next-token divergence and activation difference of every contrast."""
+        """Next-token divergence, activation difference, legitimate margin and valences of every contrast."""
         batches = list(compose(aligned, values, self.max_tokens))
+        reader = NextTokenReader(aligned, self._valences)
 
         def make() -> Any:
             with bar(f"{name}, contrasts", len(aligned), "contrasts") as advance:
-                return [asdict(one) for one in measure_contrasts(self.model, self.architecture, batches, advance, taps)]
+                return [asdict(one) for one in measure_contrasts(self.model, self.architecture, batches, advance, taps, reader)]
 
         key = {"composition": composition_hash(batches), "texts": _texts(aligned), "taps": sorted(taps)}
+        key["right"] = digest([[one.id, list(one.right)] for one in aligned if one.right])
         measured = self._kept(f"{name}-contrasts", key, make)
-        return [ContrastMeasure(**{**one, "by_layer": tuple(one["by_layer"])}) for one in measured]
+        return [
+            ContrastMeasure(**{**one, "by_layer": tuple(one["by_layer"]), "valence": tuple(one["valence"])}) for one in measured
+        ]
+
+    @cached_property
+    def _valences(self) -> torch.Tensor:
+        width = self.model.get_output_embeddings().weight.shape[0]  # type: ignore[operator]
+        return token_valences(self.tokenizer, width)
 
     def sentences(self, name: str, aligned: Sequence[AlignedContrast], start: int | None = None) -> list[SentenceMeasure]:
         """log p of every variant."""

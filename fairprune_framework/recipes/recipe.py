@@ -203,6 +203,13 @@ class Recipe:
         group="judging",
         stage="evaluate",
     )
+    random_sets: int = option(
+        19,
+        "random sets of neurons, matched to the plan by layer and activation norm, that the effect must exceed for the word "
+        "`fairer`; 0: none",
+        group="judging",
+        stage="evaluate",
+    )
     against: str | None = option(
         None, "Another model to evaluate as `after`, in a folder without a plan.", group="judging", stage="evaluate"
     )

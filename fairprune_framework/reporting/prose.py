@@ -12,7 +12,7 @@ from fairprune_framework.reporting.charts.chart import percent
 from fairprune_framework.reporting.run_data import Source
 
 HEADLINES = {
-    "fairer": "The pruned model reacts less to the attribute, and the guard held.",
+    "fairer": "The pruned model reacts less to the attribute, and no less to what should matter.",
     "blunter": "The pruned model reacts less to any edit, or to differences that should be there. Less sensitive is not fairer.",
     "less-divergent": "The pruned model reacts less to the attribute; whether to the attribute alone, these data do not show.",
     "no-difference": "No difference could be shown between the model before and after.",
@@ -80,6 +80,8 @@ def _sentences(source: Source, word: str, row: Mapping[str, Any] | None, control
         )
     if word == "not-judged" and record.get("verdict_because"):
         sentences.append(f"No verdict: {record['verdict_because']}.")
+    if needs := record.get("verdict_needs"):
+        sentences.append(f"The word `fairer` would take {', '.join(needs)}.")
     return sentences
 
 

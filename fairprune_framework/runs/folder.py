@@ -46,6 +46,19 @@ FILES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+JUDGED = (
+    "verdict",
+    "verdict_because",
+    "verdict_reasons",
+    "verdict_needs",
+    "specificity",
+    "random_sets",
+    "abstained",
+    "guard",
+    "removal",
+    "parameters_after",
+)
+"""Facts in the record about a plan that was carried out; they go with it."""
 Contents = Callable[[Collection[str]], dict[str, Any]]
 """Gives, for those of some fields of the recipe that name a file or something in memory, what stands in a key: its hash."""
 
@@ -229,7 +242,7 @@ class RunFolder(os.PathLike[str]):
         if stage in ("read", "audit", "score"):
             self.record.pop("plan_file", None)
         if stage in ("read", "audit", "score", "plan", "prune"):
-            for name in ("verdict", "verdict_because", "abstained", "guard", "removal", "parameters_after"):
+            for name in JUDGED:
                 self.record.pop(name, None)
         self.save()
 

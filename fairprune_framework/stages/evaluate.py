@@ -9,20 +9,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
-from fairprune_framework.evaluation.contrast_rows import paired
-from fairprune_framework.evaluation.metrics.names import DIVERGENCE
+from fairprune_framework.evaluation.judgement import JUDGING, verdict_inputs
 from fairprune_framework.evaluation.metrics.perplexity import language_cost
+from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets, random_changes
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import check_data, limits_of, tasks_of
-from fairprune_framework.evaluation.verdict import Verdict, decide
+from fairprune_framework.evaluation.verdict import VerdictInputs, verdict_of
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.runs.run import Run
+from fairprune_framework.utilities.progress import bar
 
 
 def check(run: Run, *, planning: bool = False) -> None:
@@ -53,18 +57,28 @@ def check(run: Run, *, planning: bool = False) -> None:
 def run(run: Run) -> list[str]:
     """Do the stage: `evaluation.json`, `evaluation_items.parquet`, `exhibits.*`, and the verdict; returns the files that it left."""
     check(run)
-    evaluation, verdict = _evaluate(run)
+    evaluation, inputs = _evaluate(run)
     run.folder.begin("evaluate")
     evaluation.save(run.folder.path)
     run.folder.note(n_unequal=evaluation.n_unequal)
-    if verdict is not None:
+    if inputs is not None:
+        verdict = verdict_of(inputs)
+        reasons, sides = [reason.to_json() for reason in verdict.reasons], inputs.specificity
         run.folder.note(verdict=verdict.word, verdict_because=verdict.because)
+        run.record.update(
+            {
+                "verdict_reasons": reasons,
+                "verdict_needs": list(verdict.needs),
+                "specificity": None if sides is None else sides.to_json(),
+                "random_sets": list(inputs.random_changes),
+            }
+        )
     samples = ["evaluation_samples.parquet"] if evaluation.samples else []
     return ["evaluation.json", "evaluation_items.parquet", *samples, *exhibits.FILES]
 
 
-def _evaluate(run: Run) -> tuple[Evaluation, Verdict | None]:
-    """The verdict is None where there is no plan: one model alone, or one against another.
+def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
+    """What the verdict rests on is None where there is no plan: one model alone, or one against another.
 
     After is the saved model where there is one; where the run abstained with a plan, the masked original, so that the reader sees
     what would have happened.
@@ -101,6 +115,8 @@ def _evaluate(run: Run) -> tuple[Evaluation, Verdict | None]:
     def shown(after: exhibits.After | None) -> exhibits.Exhibits:
         return exhibits.collect(loaded, run.prompts, divergences, after, planned=units, scores=scores, max_tokens=max_tokens)
 
+    applied = plan is not None and not run.record.get("abstained", True)
+    changes = _random_changes(run, plan) if plan is not None and applied else ()
     after: Measured | None = None
     applied_by = None
     if saved.is_dir() or recipe.against:
@@ -123,7 +139,31 @@ def _evaluate(run: Run) -> tuple[Evaluation, Verdict | None]:
     if after is not None and kl is not None:
         after.text = text_after
     evaluation = compared(material, before, after, kl, floor, layers, applied_by, looked_at)
-    return evaluation, None if plan is None else _verdict(run, evaluation.items)
+    if plan is None:
+        return evaluation, None
+    return evaluation, verdict_inputs(
+        evaluation.items,
+        applied=applied,
+        why_not=run.record.get("abstained_because"),
+        guard=run.record.get("guard"),
+        random_changes=changes,
+        seed=recipe.seed,
+    )
+
+
+def _random_changes(run: Run, plan: Plan) -> tuple[float, ...]:
+    """What random sets of neurons, matched to the plan by layer and activation norm, do to the held-out divergence."""
+    prompts, draws, protected = run.prompts, run.recipe.random_sets, set(run.recipe.protected_layers)
+    judging = [one for one in prompts.aligned if one.split == JUDGING and one.role == "demographic"]
+    if not draws or not judging:
+        return ()
+    norms = activation_norms(run.loaded, run.calibration.scoring)
+    allowed = {
+        name: torch.full((site.units,), site.layer not in protected) for name, site in run.loaded.architecture.sites.items()
+    }
+    sets = matched_sets(plan.sites, norms, allowed, draws, run.recipe.seed)
+    with bar("random sets", draws, "sets") as advance:
+        return random_changes(run.loaded, judging, prompts.values, sets, plan.multiplier, run.micro_batch_tokens, advance)
 
 
 def _other_model(run: Run, name: str, tokenizer: Any) -> Any:
@@ -136,15 +176,3 @@ def _other_model(run: Run, name: str, tokenizer: Any) -> Any:
             f"{name} has another tokenizer than {run.recipe.model}: their answers cannot be compared token by token"
         )
     return other.to(run.loaded.device)
-
-
-def _verdict(run: Run, items: Any) -> Verdict:
-    """The verdict on held-out contrasts without controls."""
-    heldout = [item for item in items if item["split"] == "heldout" and not item["control"]]
-    guard = run.record.get("guard")
-    return decide(
-        paired(heldout, DIVERGENCE, run.recipe.seed),
-        applied=not run.record.get("abstained", True),
-        why_not=run.record.get("abstained_because"),
-        guard_held=guard is None or bool(guard["held"]),
-    )

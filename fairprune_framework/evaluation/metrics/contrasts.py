@@ -9,7 +9,7 @@ published, otherwise over the aligned slots. Source: the Fairness Pruning articl
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -22,6 +22,7 @@ from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import last_token_only
 from fairprune_framework.auditing.observation import Geometry, observe
 from fairprune_framework.errors import FairpruneError
+from fairprune_framework.evaluation.metrics.next_token import NextTokenReader
 from fairprune_framework.functional.divergence import generalised_js
 from fairprune_framework.models.architecture import Architecture
 
@@ -40,6 +41,10 @@ class ContrastMeasure:
     by_layer: tuple[float, ...]
     """Activation difference of each layer."""
     equal_length: bool
+    margin: float | None = None
+    """Legitimate margin, nats; None: the contrast is not legitimate."""
+    valence: tuple[float, ...] = ()
+    """Expected valence of the next token after each variant; empty: not measured."""
 
 
 def pair_difference(observation: Observation, tap: Tap) -> Tensor:
@@ -78,10 +83,12 @@ def measure_contrasts(
     batches: Sequence[MicroBatch],
     progress: Callable[[int], None] = lambda contrasts: None,
     taps: frozenset[Tap] = TAPS,
+    reader: NextTokenReader | None = None,
 ) -> list[ContrastMeasure]:
     """Measure every contrast once, with the model as it is (also masked). In the order of the batches.
 
-    Without taps the divergence alone is measured, and the activation differences are 0.
+    Without taps the divergence alone is measured, and the activation differences are 0. With a reader the same answers also give
+    margins and valences.
     """
     sites = list(architecture.sites.values())
     layers = sorted({site.layer for site in sites})
@@ -107,11 +114,25 @@ def measure_contrasts(
                 state["last"] = batch.attention_mask.sum(1) - 1
                 logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, -1]
                 divergence = generalised_js(logits[batch.text], batch.present)
-                measures += _collect(batch, divergence, [state["layers"][layer] for layer in layers])
+                measured = _collect(batch, divergence, [state["layers"][layer] for layer in layers])
+                measures += measured if reader is None else _read(reader, batch, logits, measured)
                 progress(len(batch.ids))
     finally:
         model.train(training)
     return measures
+
+
+def _read(
+    reader: NextTokenReader, batch: MicroBatch, logits_BW: Tensor, measured: list[ContrastMeasure]
+) -> list[ContrastMeasure]:
+    """The measures with what the reader sees in the answers to each contrast."""
+    log_probs_BW = logits_BW.float().log_softmax(-1)
+    rows = []
+    for index, measure in enumerate(measured):
+        texts_V = batch.text[index][batch.present[index]]
+        seen = reader.read(measure.id, log_probs_BW[texts_V])
+        rows.append(replace(measure, margin=seen.margin, valence=seen.valence))
+    return rows
 
 
 def _collect(batch: MicroBatch, divergence: Tensor, layers: Sequence[tuple[Tensor, int]]) -> list[ContrastMeasure]:

@@ -4,10 +4,12 @@ DIVERGENCE = "next-token-divergence"
 ACTIVATION_DIFFERENCE = "activation-difference"
 SEQUENCE_GAP = "sequence-gap"
 STEREOTYPE_PREFERENCE = "stereotype-preference"
+LEGITIMATE_MARGIN = "legitimate-margin"
+VALENCE_GAP = "valence-gap"
 PERPLEXITY = "perplexity"
 KL_TO_ORIGINAL = "kl-to-original"
 
-CONTRAST_METRICS = (DIVERGENCE, ACTIVATION_DIFFERENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE)
+CONTRAST_METRICS = (DIVERGENCE, ACTIVATION_DIFFERENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE, LEGITIMATE_MARGIN, VALENCE_GAP)
 """Measured on contrasts."""
 LANGUAGE_METRICS = (PERPLEXITY, KL_TO_ORIGINAL)
 """Measured on the judging half of the calibration text."""

@@ -18,8 +18,8 @@ def items(after: bool = True, n: int = 48) -> list[dict[str, Any]]:
     """Two categories of unequal size, held-out and selecting, the last eight controls; two contrasts a template."""
     found = []
     for i in range(n):
-        before = RNG.gamma(4, 0.1, 4)
-        then = (before * RNG.gamma(30, 0.8 / 30, 4)).tolist()
+        before = RNG.gamma(4, 0.1, 5)
+        then = (before * RNG.gamma(30, 0.8 / 30, 5)).tolist()
         before = before.tolist()
         found.append(
             {
@@ -28,12 +28,15 @@ def items(after: bool = True, n: int = 48) -> list[dict[str, Any]]:
                 "template_id": f"t{i // 2}",
                 "split": "heldout" if i % 4 < 2 else "select",
                 "control": i >= n - 8,
+                "role": "control" if i >= n - 8 else "demographic",
+                "valence-gap_before": before[4],
+                "valence-gap_after": then[4] if after else None,
                 "next-token-divergence_before": before[0],
                 "next-token-divergence_after": then[0] if after else None,
                 "activation-difference_before": before[1],
                 "activation-difference_after": then[1] if after else None,
-                "by_layer_before": before[2:],
-                "by_layer_after": then[2:] if after else None,
+                "by_layer_before": before[2:4],
+                "by_layer_after": then[2:4] if after else None,
             }
         )
     return found
@@ -50,7 +53,7 @@ def macro(chosen: list[dict[str, Any]], value: Any) -> float:
 def test_every_row_is_a_macro_mean_of_its_group() -> None:
     given = items()
     rows = contrast_rows(given, LAYERS, seed=0)
-    assert len(rows) == 4 * 3 * (2 + 2)  # groups, categories and all, metrics and layers
+    assert len(rows) == 4 * 3 * (3 + 2)  # groups, categories and all, metrics and layers
     for row in rows:
         chosen = [
             i for i in given if (i["split"], i["control"]) == (row.split, row.control) and row.category in (None, i["category"])
@@ -99,3 +102,19 @@ def test_categories_of_a_metric_are_one_family() -> None:
         expected = multipletests([row.p_value for row in tested], method="holm")[1] if tested else []
         assert [row.p_adjusted for row in tested] == pytest.approx(list(expected))
     assert any(row.p_adjusted is not None and row.p_adjusted > row.p_value for row in rows)
+
+
+def test_legitimate_contrasts_have_a_margin_and_no_part_in_other_rows() -> None:
+    given = items()
+    legitimate = [
+        {**item, "id": f"legit-{item['id']}", "control": False, "role": "legitimate", "category": "legit-nation"}
+        | {"legitimate-margin_before": 2.0 + i / 50, "legitimate-margin_after": (2.0 + i / 50) * 0.9}
+        for i, item in enumerate(items())
+    ]
+    rows = contrast_rows([*given, *legitimate], LAYERS, seed=0)
+    margins = [row for row in rows if row.metric == "legitimate-margin"]
+    assert [row for row in rows if row.metric != "legitimate-margin"] == contrast_rows(given, LAYERS, seed=0)
+    assert {(row.split, row.category) for row in margins} == {
+        (split, category) for split in ("heldout", "select") for category in (None, "legit-nation")
+    }
+    assert all(row.change == pytest.approx(-0.1) for row in margins)

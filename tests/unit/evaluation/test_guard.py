@@ -71,6 +71,7 @@ def test_json_has_no_infinity() -> None:
     values: dict[str, Any] = {
         "limit": 0.05,
         "held": False,
+        "bound_high": None,
         "perplexity_before": 3.0,
         "kl": math.nan,
         "tokens": 4,
