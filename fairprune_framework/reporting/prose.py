@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fairprune_framework.evaluation.metrics.names import DIVERGENCE
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE, LEGITIMATE_MARGIN
 from fairprune_framework.reporting.charts.chart import percent
 from fairprune_framework.reporting.run_data import Source
 
@@ -126,6 +126,16 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
                 else f"{each['n']} contrasts, no interval"
             )
             facts.append((label, percent(each["change"]), small))
+    margin = source.find(LEGITIMATE_MARGIN, split=source.judged_split)
+    if margin is not None and margin["change"] is not None:
+        facts.append(("legitimate margin", percent(margin["change"]), f"{margin['clusters']} templates where it should matter"))
+    ratios = (record.get("specificity") or {}).get("ratio_of_ratios")
+    if ratios and ratios["ratio"] is not None:
+        known = ratios["ci_low"] is not None and ratios["ci_high"] is not None
+        small = f"95 %: {ratios['ci_low']:.2f} to {ratios['ci_high']:.2f}" if known else "no interval"
+        facts.append(("ratio of ratios", f"{ratios['ratio']:.2f}", f"{small}; 1: no more than any edit"))
+    if draws := record.get("random_sets"):
+        facts.append(("random sets", f"{min(draws):+.1%} to {max(draws):+.1%}", f"{len(draws)}, matched by layer and norm"))
     guard = record.get("guard")
     if guard:
         increase = percent(guard["increase"], 2) if guard["increase"] is not None else "overflow"
