@@ -88,7 +88,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--data", default=str(DATA), help="folder of public data, as benchmarks/README.md explains")
-    parser.add_argument("--work", default="runs/cross_fit", help="audit and cells; a later call goes on from it")
+    parser.add_argument("--work", default="runs/cross_fit", help="audit and cached measurements; a later call goes on from it")
     parser.add_argument("--objective", default="preference", choices=sorted(TOWARDS))
     parser.add_argument("--first", type=int, default=0, help="number (and seed) of the first split")
     parser.add_argument("--splits", type=int, default=5)
@@ -119,7 +119,7 @@ def main() -> int:
         run.loaded.model,
         run.loaded.tokenizer,
         run.loaded.architecture,
-        MeasurementCache(work / "cells", say),
+        MeasurementCache(work / "cache", say),
         encoder=run.loaded.encoder,
         notify=say,
     )

@@ -195,7 +195,7 @@ def options_of(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--neurons", type=int, default=90, help="budget of the arms that are made here")
     parser.add_argument("--parts", nargs="*", default=list(PARTS), choices=PARTS)
     parser.add_argument("--data", default=str(DATA), help="folder of public data, as benchmarks/README.md explains")
-    parser.add_argument("--work", default="runs/evidence", help="cells, plans and runs; a later call goes on from it")
+    parser.add_argument("--work", default="runs/evidence", help="measurements, plans and runs; a later call goes on from it")
     parser.add_argument("--limit", type=int, help="few items, for a trial: never for a record")
     parser.add_argument(
         "--first-token", action="store_true", help="count the first token of a sentence after BOS, as lm-eval does"
@@ -237,7 +237,7 @@ def main(words: Sequence[str] | None = None) -> int:
         model,
         tokenizer,
         architecture,
-        MeasurementCache(work / "cells", say),
+        MeasurementCache(work / "cache", say),
         encoder=encoder,
         max_tokens=options.max_tokens,
         notify=say,

@@ -1,4 +1,4 @@
-"""Results that are kept: one JSON file for every (model, measurement), named by a hash over all that the result depends on.
+"""Measurements that are kept: one JSON file for every (model, measurement), named by a hash over all that the value depends on.
 
 What is there is not measured again, so that an interrupted evaluation goes on where it stopped, and the base model of many runs is measured
 once.
@@ -14,7 +14,7 @@ from fairprune_framework.errors import RunFolderError
 from fairprune_framework.utilities.files import digest, read_json, write_json
 from fairprune_framework.utilities.progress import Notify, silent
 
-FORMAT = "fairprune-cell/1"
+FORMAT = "fairprune-measurement/1"
 
 
 def model_key(fingerprint: str, units: Mapping[str, Sequence[int]] | None = None, factor: float = 0.0, dtype: str = "") -> str:
@@ -24,7 +24,7 @@ def model_key(fingerprint: str, units: Mapping[str, Sequence[int]] | None = None
 
 
 class MeasurementCache:
-    """A folder of results; without one nothing is kept."""
+    """A folder of measurements; without one nothing is kept."""
 
     def __init__(self, folder: Path | None, notify: Notify = silent) -> None:
         self.folder, self.notify = folder, notify

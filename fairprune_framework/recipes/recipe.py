@@ -213,8 +213,8 @@ class Recipe:
     against: str | None = option(
         None, "Another model to evaluate as `after`, in a folder without a plan.", group="judging", stage="evaluate"
     )
-    cells: str | None = option(
-        None, "Folder for results that other runs may use again; by default `cells/` in the run folder.", group="judging"
+    cache: str | None = option(
+        None, "Folder for measurements that other runs may use again; by default `cache/` in the run folder.", group="judging"
     )
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = option(
         "auto", "Where to compute, as Lightning names it: auto, cpu, gpu (or cuda), mps.", group="model and machine"

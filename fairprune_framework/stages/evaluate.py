@@ -87,8 +87,8 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     plan = run.read_plan() if run.folder.has("plan") else None
     units, multiplier = (plan.sites, plan.multiplier) if plan is not None else ({}, 0.0)
     saved = run.folder / "model"
-    kept = recipe.suite or recipe.judge_prompts or recipe.against or recipe.cells
-    cache = MeasurementCache(Path(recipe.cells or run.folder / "cells") if kept else None, run.notify)
+    kept = recipe.suite or recipe.judge_prompts or recipe.against or recipe.cache
+    cache = MeasurementCache(Path(recipe.cache or run.folder / "cache") if kept else None, run.notify)
     judging = run.calibration.judging
     material = Material(recipe=recipe, prompts=run.prompts, judged=run.judged, documents=judging)
     encoder, tokenizer = loaded.encoder, loaded.tokenizer

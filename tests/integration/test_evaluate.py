@@ -44,7 +44,7 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
 def test_a_run_is_judged_by_more(fairprune: Any, finished: Path, winobias: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
     words = ["evaluate", "--output", tmp_path / "run", "--judge-prompts", f"wino={winobias}", "--suite", "boolq"]
-    words += ["--task-data", data, "--task-limit", 9, "--cells", tmp_path / "cells"]
+    words += ["--task-data", data, "--task-limit", 9, "--cache", tmp_path / "cache"]
     answer = fairprune(*words, "--overwrite")
     assert answer.code == 0, answer.err
     rows = rows_of(tmp_path / "run")
@@ -53,11 +53,11 @@ def test_a_run_is_judged_by_more(fairprune: Any, finished: Path, winobias: Path,
     samples = pq.read_table(tmp_path / "run" / "evaluation_samples.parquet").to_pylist()
     taken = {sample["id"] for sample in samples if sample["source"] == "boolq"}
     assert len(taken) == 9
-    kept = {path.name for path in (tmp_path / "cells").iterdir()}
+    kept = {path.name for path in (tmp_path / "cache").iterdir()}
     before = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     again = fairprune(*words, "--overwrite")
     assert "measuring" not in again.err
-    assert {path.name for path in (tmp_path / "cells").iterdir()} == kept
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == kept
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"] == before["results"]
 
 
