@@ -91,7 +91,7 @@ def windows_of(contrasts: Iterable[AlignedContrast]) -> Iterator[list[AlignedCon
 def batch_specs(window: Sequence[AlignedContrast], max_tokens: int, pass_: Pass, share_up_to: int = 0) -> Iterator[BatchSpec]:
     """What stands together: a pure function of one window, the most padded tokens, the pass and the length up to which rows are packed."""
     if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1. Got {max_tokens} instead (a run's own is `Run.micro_batch_tokens`).")
+        raise ValueError(f"max_tokens must be at least 1. Got {max_tokens} instead (see --micro-batch-tokens).")
     if pass_.objective is not None or pass_.stream != "contrasts":
         share_up_to = 0
     groups: dict[str, list[AlignedContrast]] = {}
