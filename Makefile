@@ -33,7 +33,7 @@ help:
 	@touch $@
 
 demo: .venv/.ready
-	$(BIN)/fairprune run smollm2-135m --prompts builtin:en --output $(RUN)
+	$(BIN)/fairprune run smollm2-135m --prompts builtin:en-small --output $(RUN)
 
 test: lint types imports pytest
 

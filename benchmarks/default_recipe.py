@@ -2,7 +2,7 @@
 
     python benchmarks/default_recipe.py > benchmarks/default_recipe_<hardware>_<yyyymm>.md
 
-{minmax, rank} x {variance, relative variance} x w in {0.5, 0.65, 0.8} on the embedded model and `builtin:en`, from one audit. A
+{minmax, rank} x {variance, relative variance} x w in {0.5, 0.65, 0.8} on the embedded model and `builtin:en-1`, from one audit. A
 combination passes where the guard holds (perplexity on the judging half of sampled text, at most +5 %); of those that pass, the
 one with the lowest divergence on `select` is taken. `heldout` is not looked at. If none passes, the budget is halved, down to 0.0005.
 """
@@ -41,7 +41,7 @@ def macro(contrasts: Sequence[AlignedContrast], measured: Sequence[ContrastMeasu
 def main() -> None:
     torch.set_num_threads(2)
     common = {"notify": lambda text: print(text, file=sys.stderr, flush=True)}
-    run = fp.audit(model="smollm2-135m", prompts="builtin:en", recipe="variance", **common)
+    run = fp.audit(model="smollm2-135m", prompts="builtin:en-1", recipe="variance", **common)
     contrasts = selecting(run.prompts.aligned)
     batches = list(compose(contrasts, run.prompts.values, run.micro_batch_tokens))
 
@@ -53,7 +53,7 @@ def main() -> None:
     print("# The search for the recipe `default`\n")
     print(f"{machine()}; seed {run.recipe.seed}.\n")
     print(
-        f"Embedded model smollm2-135m ({run.fingerprint[:12]}), `builtin:en`, {len(contrasts)} contrasts of `select`, "
+        f"Embedded model smollm2-135m ({run.fingerprint[:12]}), `builtin:en-1`, {len(contrasts)} contrasts of `select`, "
         f"base divergence {base:.6f}"
     )
     print(f"nats; sampled text {run.calibration.hash[:12]}. Masked, float32. One audit serves all rows.\n")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all
-from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.contrasts.schema import SPLITS, Contrast, Role
 from fairprune_framework.contrasts.sets import ContrastSet
+from fairprune_framework.contrasts.splits import shared_control_words
+from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
 from fairprune_framework.models.encoder import Encoder
 
 
@@ -58,8 +61,73 @@ def check_prompts(
         "context": encoder.limit,
         "equal_length": sum(contrast.equal_length for contrast in aligned),
         "without_suffix": sum(contrast.suffix == 0 for contrast in aligned),
+        "roles": [_role(role, contrasts) for role in get_args(Role) if any(contrast.role == role for contrast in contrasts)],
         "categories": categories,
+        "notes": notes(contrasts) + _long_words(contrasts, encoder),
         "skipped": [{"where": where, "reason": reason} for where, reason in [*skipped, *unusable]],
+    }
+
+
+def notes(contrasts: Sequence[Contrast]) -> list[str]:
+    """What a verdict on this set will lack: categories of unequal weight, controls that are too few or share words."""
+    found = []
+    judging = [contrast for contrast in contrasts if contrast.split in ("heldout", "heldout-words")]
+    for split in SPLITS:
+        sizes = {
+            category: len({contrast.template_id for contrast in mine})
+            for category, mine in _by_category(c for c in contrasts if c.split == split and c.role == "demographic").items()
+        }
+        few, many = min(sizes, key=lambda name: sizes[name], default=""), max(sizes, key=lambda name: sizes[name], default="")
+        if sizes and sizes[many] > sizes[few]:
+            found.append(
+                f"unequal categories in {split}: {few} has {sizes[few]} template(s), {many} {sizes[many]}; a mean counts each category "
+                "alike"
+            )
+    controls = len({contrast.cluster for contrast in judging if contrast.control})
+    if judging and controls < MIN_CLUSTERS:
+        found.append(
+            f"{controls} control templates judge; with fewer than {MIN_CLUSTERS} nobody can tell whether an effect is specific to the "
+            "demographic words"
+        )
+    if shared := shared_control_words(contrasts):
+        names = ", ".join(word for word, _, _ in shared[:6]) + (", ..." if len(shared) > 6 else "")
+        found.append(
+            f"control words on both sides of the split: {names}; where controls take part in the choice, those that judge need others"
+        )
+    return found
+
+
+def _long_words(contrasts: Sequence[Contrast], encoder: Encoder) -> list[str]:
+    """Right next words of several tokens."""
+    words = {
+        word: tokens
+        for contrast in contrasts
+        for variant in contrast.variants
+        for word in variant.right
+        if len(tokens := encoder.continued(variant.text, word)) > 1
+    }
+    if not words:
+        return []
+    some = ", ".join(sorted(words)[:6]) + (", ..." if len(words) > 6 else "")
+    return [f"{len(words)} right next word(s) have several tokens, of which the first is scored: {some}"]
+
+
+def _by_category(contrasts: Iterable[Contrast]) -> dict[str, list[Contrast]]:
+    found: dict[str, list[Contrast]] = {}
+    for contrast in contrasts:
+        found.setdefault(contrast.category, []).append(contrast)
+    return found
+
+
+def _role(role: Role, contrasts: Sequence[Contrast]) -> dict[str, Any]:
+    mine = [contrast for contrast in contrasts if contrast.role == role]
+    return {
+        "role": role,
+        "categories": len({contrast.category for contrast in mine}),
+        "contrasts": len(mine),
+        "templates": len({contrast.cluster for contrast in mine}),
+        "crossed": sum(contrast.neutral_of is not None for contrast in mine),
+        "splits": dict(Counter(contrast.split or "none" for contrast in mine)),
     }
 
 
@@ -68,7 +136,7 @@ def _category(category: str, contrasts: Sequence[Contrast], aligned: Sequence[Al
     tokens = [contrast for contrast in aligned if contrast.category == category]
     return {
         "category": category,
-        "control": any(contrast.control for contrast in mine),
+        "role": mine[0].role,
         "contrasts": len(mine),
         "templates": len({contrast.template_id for contrast in mine}),
         "contexts": len({contrast.context for contrast in mine}),
@@ -89,13 +157,23 @@ def render(report: Mapping[str, Any]) -> str:
         "",
         f"{'category':<28}{'contrasts':>9}{'templates':>10}{'values':>7}{'equal':>7}{'tokens':>8}  split",
     ]
-    for row in report["categories"]:
-        name = f"{row['category']} (control)" if row["control"] else row["category"]
-        splits = " ".join(f"{key}:{count}" for key, count in sorted(row["splits"].items()))
+    for role in report["roles"]:
+        crossed = f", {role['crossed']} crossed with demographic templates" if role["crossed"] else ""
         lines.append(
-            f"{name[:28]:<28}{row['contrasts']:>9}{row['templates']:>10}{len(row['attributes']):>7}{row['equal_length']:>7}"
-            f"{row['mean_tokens']:>8}  {splits}"
+            f"{role['role']}: {role['contrasts']} of {role['templates']} templates{crossed}; {_splits(role['splits'])}"
         )
+        for row in report["categories"]:
+            if row["role"] == role["role"]:
+                lines.append(
+                    f"  {row['category'][:26]:<26}{row['contrasts']:>9}{row['templates']:>10}{len(row['attributes']):>7}"
+                    f"{row['equal_length']:>7}{row['mean_tokens']:>8}  {_splits(row['splits'])}"
+                )
+    for text in report["notes"]:
+        lines += textwrap.wrap(f"note: {text}", 100, subsequent_indent="      ")
     for item in report["skipped"]:
         lines.append(f"skipped {item['where']}: {item['reason']}")
     return "\n".join(lines)
+
+
+def _splits(counts: Mapping[str, int]) -> str:
+    return " ".join(f"{key}:{count}" for key, count in sorted(counts.items()))

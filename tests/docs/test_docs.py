@@ -35,7 +35,12 @@ PACKAGE = ROOT / "fairprune_framework"
 TOP = [ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")]
 PAGES = [*TOP, *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^```(?P<info>[^\n`]*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
-STAND_INS = {"smollm2-135m": "tiny-model", "builtin:en": "tiny.jsonl"}
+STAND_INS = {
+    "smollm2-135m": "tiny-model",
+    "builtin:en-small": "tiny.jsonl",
+    "builtin:en-1": "tiny.jsonl",
+    "builtin:en": "tiny.jsonl",
+}
 WIDTH = 128
 
 

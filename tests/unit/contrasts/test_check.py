@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from fairprune_framework.contrasts.check import check_prompts, render
+from fairprune_framework.contrasts.check import check_prompts, notes, render
+from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import PromptError
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_tokenizer
 
@@ -23,10 +25,10 @@ def test_counts_of_the_tiny_set(llama: Path, prompts: Path) -> None:
     assert found["equal_length"] == sum(equal)
     assert found["without_suffix"] == 1  # "They are ..."
     rows = {row["category"]: row for row in found["categories"]}
-    assert {name: (row["contrasts"], row["control"]) for name, row in rows.items()} == {
-        "race": (6, False),
-        "age": (4, False),
-        "stature": (2, True),
+    assert {name: (row["contrasts"], row["role"]) for name, row in rows.items()} == {
+        "race": (6, "demographic"),
+        "age": (4, "demographic"),
+        "stature": (2, "control"),
     }
     assert rows["age"]["splits"] == {"select": 2, "heldout": 2}
     assert rows["stature"]["attributes"] == ["left handed", "short", "tall"]
@@ -53,6 +55,39 @@ def test_the_table_is_at_most_100_columns_wide(llama: Path, prompts: Path) -> No
     report = check_prompts(str(prompts), str(llama))
     lines = render({**report, "set": "x", "model": "m"}).splitlines()
     assert max(map(len, lines)) <= 100
-    assert [line.split()[0] for line in lines[5:]] == ["age", "race", "stature"]
-    assert "stature (control)" in lines[7]
-    assert lines[5].split()[1:4] == ["4", "4", "4"]  # contrasts, templates, values
+    assert [line.split()[0] for line in lines[5:10]] == ["demographic:", "age", "race", "control:", "stature"]
+    assert lines[6].split()[1:4] == ["4", "4", "4"]  # contrasts, templates, values
+    assert lines[5] == "demographic: 10 of 10 templates; heldout:5 select:5"
+
+
+def contrast(number: int, category: str, split: str | None = "heldout", **more: Any) -> Contrast:
+    words = more.pop("words", ("x", "y"))
+    right = more.pop("right", ((),) * len(words))
+    variants = tuple(
+        Variant(attribute=w, text=f"{category} {number} {w} is", right=r) for w, r in zip(words, right, strict=True)
+    )
+    return Contrast(
+        id=f"{category}-{number}", category=category, template_id=str(number), variants=variants, split=split, **more
+    )
+
+
+def test_what_a_verdict_will_lack() -> None:
+    judging = [contrast(number, "age") for number in range(4)]
+    controls = [contrast(number, "hand", control=True) for number in range(8)]
+    assert notes([*judging, *controls]) == []
+    assert "7 control templates judge; with fewer than 8 nobody can tell" in notes([*judging, *controls[:7]])[0]
+    (uneven,) = notes([*judging, contrast(0, "race"), *controls])
+    assert uneven.startswith("unequal categories in heldout: race has 1 template(s), age 4;")
+    (shared,) = notes([*judging, *controls, contrast(9, "coat", "select", control=True, words=("y", "z"))])
+    assert shared.startswith("control words on both sides of the split: y;")
+    assert notes([contrast(number, "age", None) for number in range(4)]) == []  # nothing judges
+
+
+def test_right_words_of_several_tokens_are_named(llama: Path, tmp_path: Path, write_prompts: Callable[..., Path]) -> None:
+    given = [contrast(number, "age", "select") for number in range(2)]
+    legitimate = contrast(1, "legit", "select", legitimate=True, words=("man", "woman"), right=(("doctor",), ("zzq",)))
+    path = write_prompts(tmp_path / "x.jsonl", [one.to_json() for one in (*given, legitimate)])
+    found = check_prompts(str(path), str(llama))
+    assert [(role["role"], role["contrasts"]) for role in found["roles"]] == [("demographic", 2), ("legitimate", 1)]
+    assert found["notes"] == ["1 right next word(s) have several tokens, of which the first is scored: zzq"]
+    assert "note: 1 right next word(s)" in render(found)
