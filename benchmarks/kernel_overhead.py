@@ -71,7 +71,7 @@ def main() -> None:
             adapter=architecture.adapter,
             sites=list(architecture.sites.values()),
             statistics=demand(name, **given).statistics,
-            categories=sorted(values),
+            categories={"contrasts": sorted(values)},
             early=early,
         )
         return lambda: loop(module, batches, callback)

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import sys
 import types
 import typing
-from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -21,7 +19,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean
-from fairprune_framework.utilities.versions import __version__
 
 if typing.TYPE_CHECKING:
     from fairprune_framework.api.interfaces import Plugin
@@ -149,20 +146,6 @@ def _python_files(package: str) -> list[Path]:
 @cache
 def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def class_digest(plugin: type) -> str:
-    """sha256 over the modules that a class and its bases are written in; those of this package count by its version."""
-    digest = hashlib.sha256()
-    for base in plugin.__mro__:
-        module = base.__module__
-        file = getattr(sys.modules.get(module), "__file__", None)
-        if module.partition(".")[0] == "fairprune_framework":
-            digest.update(f"{module} {__version__}".encode())
-        elif file is not None and base not in (object, ABC):
-            path = Path(file)
-            digest.update(f"{module} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
-    return digest.hexdigest()
 
 
 def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Plugin:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
         SelectionPolicy,
         SiteContext,
         Statistic,
+        StreamReader,
+        StreamSums,
     )
     from fairprune_framework.api.layouts import (
         EXPERT_TAPS,
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
     from fairprune_framework.api.rankings import draw_matched, eligible, ranking, select_top, to_choice, top_share
     from fairprune_framework.api.statistics import SquareSum
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
-    from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Slice, Tap
+    from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Slice, Stream, Tap
     from fairprune_framework.errors import AmbiguousName, UnsupportedArchitecture, UserError
     from fairprune_framework.functional.divergence import generalised_js
     from fairprune_framework.functional.log_probs import log_probs
@@ -74,6 +76,9 @@ _EXPORTS = {
     "Slice": "fairprune_framework.api.types",
     "SquareSum": "fairprune_framework.api.statistics",
     "Statistic": "fairprune_framework.api.interfaces",
+    "Stream": "fairprune_framework.api.types",
+    "StreamReader": "fairprune_framework.api.interfaces",
+    "StreamSums": "fairprune_framework.api.interfaces",
     "Tap": "fairprune_framework.api.types",
     "TapPoint": "fairprune_framework.api.taps",
     "UnsupportedArchitecture": "fairprune_framework.errors",
@@ -127,6 +132,9 @@ __all__ = [
     "Slice",
     "SquareSum",
     "Statistic",
+    "Stream",
+    "StreamReader",
+    "StreamSums",
     "Tap",
     "TapPoint",
     "UnsupportedArchitecture",

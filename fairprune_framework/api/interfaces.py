@@ -14,9 +14,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Tap
+from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Stream, Tap
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ class Outputs:
 class Pass:
     """One forward (and backward) of each micro-batch of a stream; equal passes of several statistics run once."""
 
-    stream: Literal["contrasts", "calibration"] = "contrasts"
+    stream: Stream = "contrasts"
     objective: Callable[[Outputs], Tensor] | None = None
     """-> (C,); a frozen dataclass with `__call__`, equal by value. None: forward of the trunk only."""
     logits: Literal["last", "all"] = "last"
@@ -148,17 +148,48 @@ class Needs:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SiteContext:
-    """What a scorer sees of one site: bias scorers one category at a time, importance scorers the calibration stream."""
+class StreamSums:
+    """What one site added up over one stream: over one category of it, or over all."""
 
-    site: Site
-    category: str | None
     sums: Mapping[str, Tensor]
-    """"<statistic name>.<output>" -> (R, K) float64, K = N * unit_width for neuron taps. Missing names raise KeyError."""
+    """"<statistic name>.<output>" -> (R, K) float64, K = N * unit_width for neuron taps. Names that were not declared for
+    this stream raise KeyError; a site that the stream never reached has zeros."""
     count: int
     """Contrasts or documents behind `sums`."""
     observed: Tensor
     """(N,) int64: contrasts (or documents) in which the unit was seen."""
+
+
+class StreamReader(Protocol):
+    """Gives what a site added up over a stream that the plugin declared."""
+
+    def __call__(self, stream: Stream, category: str | None = None) -> StreamSums:
+        """Sums of one category of a stream, by default of all its categories together.
+
+        Raises:
+            KeyError: a stream that none of the plugin's statistics listens to, or a category that the stream has not; the
+                text lists those that there are.
+        """
+
+
+def no_streams(stream: Stream, category: str | None = None) -> StreamSums:
+    """The reader of a context that was given no sums."""
+    raise KeyError(f"no sums of the stream {stream!r} were given")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SiteContext:
+    """What a plugin sees of one site. Its own stream is at hand: of a bias scorer the contrasts of one category at a time, of an
+    importance scorer or a policy the calibration text. `of` gives every other stream that its statistics listen to."""
+
+    site: Site
+    category: str | None
+    sums: Mapping[str, Tensor]
+    """Of the own stream, as `StreamSums.sums`."""
+    count: int
+    """Of the own stream, as `StreamSums.count`."""
+    observed: Tensor
+    """Of the own stream, as `StreamSums.observed`."""
     weights: Mapping[str, Tensor]
     """role -> (N, H) or (N,) float32, unfused; `out` too is (N, H). Read-only; empty unless declared."""
     readout: Callable[[Tensor], Tensor] | None
@@ -169,6 +200,8 @@ class SiteContext:
     """For a bias scorer it measures the contrasts of `category` alone."""
     generator: torch.Generator
     """Seeded by run seed, plugin and site, on the CPU. The only source of randomness allowed."""
+    of: StreamReader = no_streams
+    """`at.of("controls")`, `at.of("contrasts", "age")`: the sums of any stream that the plugin's statistics listen to."""
 
 
 class Plugin(ABC):

@@ -23,6 +23,8 @@ Tap = Literal["layer_input", "attention", "mlp_input", "gate", "up", "neuron", "
 
 Role = Literal["gate", "up", "out", "gate_bias", "up_bias", "out_bias", "inner_norm"]
 Operator = Literal["remove", "zero", "scale"]
+Stream = Literal["contrasts", "controls", "calibration"]
+"""What a pass reads: demographic contrasts of `select`, control contrasts of `select` (never held-out ones), calibration text."""
 MAX_FACTOR = 10.0
 """Largest factor of the operator `scale`; published ones lie between 0 and 2."""
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import Observation, Pass, Statistic
-from fairprune_framework.api.types import Site, Tap
+from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
 from fairprune_framework.auditing.micro_batch import MicroBatch
@@ -20,6 +20,7 @@ from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import (
     CALIBRATION,
     CONTRASTS,
+    CONTROLS,
     OBSERVED,
     Statistics,
     StatisticSums,
@@ -40,7 +41,7 @@ class Accumulator:
         model: whose sites are seen.
         statistics: what to sum; equal ones run once.
         layers: how many layers have sites.
-        categories: all categories of the stream, in the order of the result.
+        categories: stream -> all its categories, in the order of the result.
         weights_of: gives statistics the weights of a site, where a scorer declared them.
         clusters: hashed clusters per category that are summed apart, for bootstrap replicates; 1: none.
 
@@ -54,7 +55,7 @@ class Accumulator:
         model: nn.Module,
         statistics: Sequence[Statistic],
         layers: int,
-        categories: Sequence[str],
+        categories: Mapping[Stream, Sequence[str]],
         weights_of: WeightsOf | None = None,
         clusters: int = 1,
     ) -> None:
@@ -85,11 +86,12 @@ class Accumulator:
         self._member_GC = torch.zeros(0)
         self._members: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
-    def set_categories(self, categories: Sequence[str]) -> None:
-        """Name all categories of the stream, in the order of the result; the sums begin anew."""
-        self.categories = {category: group for group, category in enumerate(categories)}
-        self.sums = StatisticSums(tuple(categories))
-        self.counts = {CONTRASTS: [0] * len(self.categories) * self.clusters, CALIBRATION: [0]}
+    def set_categories(self, categories: Mapping[Stream, Sequence[str]]) -> None:
+        """Name all categories of each stream, in the order of the result; the sums begin anew."""
+        self.categories = {stream: {name: i for i, name in enumerate(names)} for stream, names in categories.items()}
+        self.sums = StatisticSums()
+        groups = {stream: len(self.categories.get(stream, ())) for stream in (CONTRASTS, CONTROLS)}
+        self.counts = {CONTRASTS: [0] * groups[CONTRASTS] * self.clusters, CONTROLS: [0] * groups[CONTROLS], CALIBRATION: [0]}
 
     @property
     def whole(self) -> bool:
@@ -100,10 +102,11 @@ class Accumulator:
 
     def start(self, batch: MicroBatch) -> None:
         """A micro-batch is about to be computed; raises `FairpruneError` for a category that was not set."""
-        unknown = set(batch.categories) - set(self.categories) if batch.stream == CONTRASTS else set()
+        known = self.categories.get(batch.stream, {})
+        unknown = set() if batch.stream == CALIBRATION else set(batch.categories) - set(known)
         if unknown:
-            known = ", ".join(self.categories) or "none"
-            raise FairpruneError(f"a batch holds the category {min(unknown)!r}, which is not among the categories set: {known}")
+            named = ", ".join(known) or "none"
+            raise FairpruneError(f"a batch holds the category {min(unknown)!r}, which is not among the categories set: {named}")
         self._pending = {}
         self.look_at(batch)
 
@@ -143,8 +146,8 @@ class Accumulator:
         """The group that each contrast (or document) is summed in: its category, or its cluster of a category."""
         if batch.stream == CALIBRATION:
             return [0] * len(batch.categories)
-        categories = [self.categories[category] for category in batch.categories]
-        if self.clusters == 1:
+        categories = [self.categories[batch.stream][category] for category in batch.categories]
+        if self.clusters == 1 or batch.stream == CONTROLS:
             return categories
         named = zip(categories, batch.categories, batch.clusters, strict=True)
         return [group * self.clusters + cluster_of(category, cluster, self.clusters) for group, category, cluster in named]
@@ -251,7 +254,8 @@ class Accumulator:
     def result(self, composition: str) -> Statistics:
         """What was summed, rounded to float64."""
         ran = {f"{pass_.stream}/{described(statistic)}" for pass_, every in self._listening.items() for statistic in every}
-        return finished(self.sums, self.counts, self.clusters, tuple(sorted(ran)), composition)
+        names = {stream: tuple(groups) for stream, groups in self.categories.items()}
+        return finished(self.sums, names, self.counts, self.clusters, tuple(sorted(ran)), composition)
 
 
 def _check(statistic: Statistic, name: str, summands_CRK: Tensor, contrasts: int) -> None:

@@ -27,6 +27,7 @@ from fairprune_framework.auditing.sums import (
     CALIBRATION,
     CLUSTERS,
     CONTRASTS,
+    CONTROLS,
     Statistics,
     StatisticSums,
     finished,
@@ -40,15 +41,14 @@ from fairprune_framework.surgery.slices import weights_of
 
 def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) -> list[Work]:
     """The passes of an audit over its streams, ready to be assigned."""
-    sizes = {CONTRASTS: job.contrasts, CALIBRATION: job.documents}
-    largest = {CONTRASTS: max(job.values.values(), default=1), CALIBRATION: 1}
+    largest = max(job.values.values(), default=1)
     return [
         Work(
             pass_=pass_,
             number=number,
             windows=streams[pass_.stream],
-            count=-(-sizes[pass_.stream] // WINDOW),
-            values=largest[pass_.stream],
+            count=-(-job.sizes[pass_.stream] // WINDOW),
+            values=1 if pass_.stream == CALIBRATION else largest,
             max_tokens=job.max_tokens,
             share_up_to=job.share_up_to,
         )
@@ -148,7 +148,7 @@ def perform(
         adapter=architecture.adapter,
         sites=list(architecture.sites.values()),
         statistics=demand.statistics,
-        categories=job.categories if job else (),
+        categories=job.categories if job else {},
         weights_of=weights_of if demand.weights else None,
         clusters=CLUSTERS if demand.clusters else 1,
         early=not parallelism.sharded and not parallelism.compile,
@@ -156,7 +156,7 @@ def perform(
     checkpointing = CheckpointCallback(callback, checkpoint, every, parallelism, before)
     total = 0
     if job is not None:
-        total = sum(job.contrasts if pass_.stream == CONTRASTS else job.documents for pass_ in callback.passes)
+        total = sum(job.sizes[pass_.stream] for pass_ in callback.passes)
     done = before.done.contrasts if before else 0
     bar = RateBar(total, done=done, limit=limit, same_batches=parallelism.tensor_parallel)
     module = TrunkModule(model, compile=parallelism.compile)
@@ -176,16 +176,16 @@ def perform(
     part = checkpointing.total
     if lost := [
         f"pass {work.number}, window {window}"
-        for work in work_of(job, callback.passes, {CONTRASTS: _nothing, CALIBRATION: _nothing})
+        for work in work_of(job, callback.passes, dict.fromkeys((CONTRASTS, CONTROLS, CALIBRATION), _nothing))
         for window in range(work.count)
         if not part.done.is_complete(work.number, window)
     ]:
         raise FairpruneError(f"micro-batches are missing from the sums: {lost[0]} and {len(lost) - 1} more")
-    sums = StatisticSums(job.categories)
+    sums = StatisticSums()
     sums.add(part.words)
     ran = tuple(sorted(demand.names(len({site.layer for site in architecture.sites.values()}))))
     return Outcome(
-        statistics=finished(sums, part.counts, callback.accumulator.clusters, ran, part.done.composition),
+        statistics=finished(sums, job.categories, part.counts, callback.accumulator.clusters, ran, part.done.composition),
         seconds=elapsed if parallelism.forked else bar.seconds,  # this process has no bar of its own
         contrasts=part.done.contrasts,
         resumed=done,
@@ -206,6 +206,7 @@ def audit(
     values: Mapping[str, int],
     demand: Demand,
     *,
+    controls: Sequence[AlignedContrast] = (),
     calibration: Calibration | None = None,
     micro_batch_tokens: int = 512,
     share_up_to: int = 0,
@@ -214,14 +215,16 @@ def audit(
     """Stream contrasts in memory through a model on one device; `values` gives the size of each category's vocabulary."""
     documents = calibration.as_contrasts() if calibration is not None else []
     job = Job(
-        categories=tuple(sorted({contrast.category for contrast in contrasts})),
+        categories={
+            stream: tuple(sorted({contrast.category for contrast in every}))
+            for stream, every in ((CONTRASTS, contrasts), (CONTROLS, controls if CONTROLS in demand.streams else ()))
+        },
         values=values,
-        contrasts=len(contrasts),
-        documents=len(documents),
+        sizes={CONTRASTS: len(contrasts), CONTROLS: len(controls), CALIBRATION: len(documents)},
         max_tokens=micro_batch_tokens,
         share_up_to=share_up_to,
     )
-    streams = HeldStreams(Held(contrasts), Held(documents))
+    streams = HeldStreams(Held(contrasts), Held(controls), Held(documents))
     outcome = perform(model, architecture, demand, job, streams, parallelism=Parallelism(accelerator=accelerator))
     assert outcome is not None
     return outcome.statistics, outcome

@@ -92,7 +92,7 @@ def batch_specs(window: Sequence[AlignedContrast], max_tokens: int, pass_: Pass,
     """What stands together: a pure function of one window, the most padded tokens, the pass and the length up to which rows are packed."""
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be at least 1. Got {max_tokens} instead (see --micro-batch-tokens).")
-    if pass_.objective is not None or pass_.stream != "contrasts":
+    if pass_.objective is not None or pass_.stream == "calibration":
         share_up_to = 0
     groups: dict[str, list[AlignedContrast]] = {}
     for contrast in window:

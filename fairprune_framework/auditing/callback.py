@@ -6,7 +6,7 @@ seen, and detaches on every path out, also when a `predict_step` raises.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import ArchitectureAdapter, Pass, Statistic
-from fairprune_framework.api.types import Site, Tap
+from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.accumulation import Accumulator, WeightsOf
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import gradients
@@ -41,7 +41,7 @@ class ActivationStatisticsCallback(Callback):
         adapter: knows where its activations pass.
         sites: the sites to listen to.
         statistics: what to sum; equal ones run once.
-        categories: all categories of the stream, in the order of the result.
+        categories: stream -> all its categories, in the order of the result; calibration text has none.
         weights_of: gives statistics the weights of a site, where a scorer declared them.
         clusters: hashed clusters per category that are summed apart, for bootstrap replicates; 1: none.
         early: raise `StopForward` out of a forward without objective when it has passed every site, where forwards before it showed
@@ -58,7 +58,7 @@ class ActivationStatisticsCallback(Callback):
         adapter: ArchitectureAdapter,
         sites: Sequence[Site],
         statistics: Sequence[Statistic],
-        categories: Sequence[str],
+        categories: Mapping[Stream, Sequence[str]],
         weights_of: WeightsOf | None = None,
         clusters: int = 1,
         early: bool = False,

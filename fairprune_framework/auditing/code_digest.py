@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from abc import ABC
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -58,4 +59,15 @@ def code_digest(parts: Sequence[object], package: Path = PACKAGE) -> str:
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
         digest.update(name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def class_digest(plugin: type) -> str:
+    """sha256 over the modules that a class and its bases are written in; bases of this package, the interfaces, do not count."""
+    digest = hashlib.sha256()
+    for base in plugin.__mro__:
+        file = getattr(sys.modules.get(base.__module__), "__file__", None)
+        inherited = base is not plugin and base.__module__.partition(".")[0] == PACKAGE.name
+        if file is not None and base not in (object, ABC) and not inherited:
+            digest.update(base.__module__.encode() + Path(file).read_bytes())
     return digest.hexdigest()

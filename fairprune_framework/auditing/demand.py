@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
+from fairprune_framework.api.types import Stream
+from fairprune_framework.auditing.code_digest import class_digest
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, described
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.contrasts.schema import may_select
-from fairprune_framework.discovery import class_digest
+from fairprune_framework.contrasts.schema import stream_of
 from fairprune_framework.errors import UserError
 
 
@@ -18,10 +19,16 @@ class Demand:
     """What the plugins of a run ask the audit to sum."""
 
     statistics: tuple[Statistic, ...]
-    calibration: bool
+    streams: frozenset[Stream]
+    """Those that the statistics listen to."""
     weights: bool
     clusters: bool = False
     """Some plugin asks for bootstrap replicates: hashed clusters are summed separately."""
+
+    @property
+    def calibration(self) -> bool:
+        """Calibration text is wanted."""
+        return CALIBRATION in self.streams
 
     @classmethod
     def of(cls, plugins: Sequence[Plugin], layers: int) -> Demand:
@@ -38,10 +45,9 @@ class Demand:
                     f"two statistics are named {statistic.name!r} and differ: {described(names[statistic.name])} and "
                     f"{described(statistic)}. One audit cannot sum both; a statistic with options needs a name for each"
                 )
-        streams = {pass_.stream for statistic in statistics for pass_ in statistic.passes(layers)}
         weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
         clusters = any(plugin.needs().replicates for plugin in plugins)
-        return cls(statistics=statistics, calibration=CALIBRATION in streams, weights=weights, clusters=clusters)
+        return cls(statistics=statistics, streams=streams_of(statistics, layers), weights=weights, clusters=clusters)
 
     def sources(self, layers: int) -> dict[str, str]:
         """Name, as in `names` -> digest of the source that the statistic is written in."""
@@ -64,6 +70,11 @@ def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
     return list(passes)
 
 
-def selecting(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
-    """The contrasts that may feed scores: no controls, and of the split `select` where there are splits."""
-    return [contrast for contrast in contrasts if may_select(contrast.role, contrast.split)]
+def streams_of(statistics: Sequence[Statistic], layers: int) -> frozenset[Stream]:
+    """The streams that statistics listen to."""
+    return frozenset(pass_.stream for statistic in statistics for pass_ in statistic.passes(layers))
+
+
+def selecting(contrasts: Sequence[AlignedContrast], stream: Stream = CONTRASTS) -> list[AlignedContrast]:
+    """The contrasts that feed a stream, of the split `select` where there are splits: by default the demographic ones."""
+    return [contrast for contrast in contrasts if stream_of(contrast.role, contrast.split) == stream]

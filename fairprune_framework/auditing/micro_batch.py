@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fairprune_framework.api.interfaces import Pass
+from fairprune_framework.api.types import Stream
 
 
 class BatchId(NamedTuple):
@@ -78,8 +79,8 @@ class MicroBatch:
         return self.pass_of()
 
     @property
-    def stream(self) -> Literal["contrasts", "calibration"]:
-        """`contrasts` or `calibration`."""
+    def stream(self) -> Stream:
+        """The stream that it belongs to."""
         return self.pass_.stream
 
     @property

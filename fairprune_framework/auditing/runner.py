@@ -166,8 +166,9 @@ def loggers_of(name: str | None, folder: Path) -> list[Any]:
     """
     if name is None:
         return []
+    logger = logger_class(name)
     try:
-        return [logger_class(name)(save_dir=str(folder / "logs"))]
+        return [logger(save_dir=str(folder / "logs"))]
     except (ImportError, TypeError, ValueError) as error:
         raise UserError(f"--log {shortened(name)}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 

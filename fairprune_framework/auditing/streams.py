@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.batches import WINDOW
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
-from fairprune_framework.contrasts.schema import Contrast, may_select, role_of
+from fairprune_framework.contrasts.schema import Contrast, role_of, stream_of
 from fairprune_framework.models.encoder import Encoder
 
 Windows = Callable[[Callable[[int], bool]], Iterator[tuple[int, list[AlignedContrast]]]]
@@ -24,19 +25,18 @@ Windows = Callable[[Callable[[int], bool]], Iterator[tuple[int, list[AlignedCont
 class Job:
     """What rank 0 broadcasts before an audit: small, and the same for all ranks."""
 
-    categories: tuple[str, ...]
+    categories: Mapping[Stream, tuple[str, ...]]
+    """stream -> its categories, in the order of the result; of calibration text there are none."""
     values: Mapping[str, int]
     """category -> size of its vocabulary of attribute values."""
-    contrasts: int
-    """Those that scores may use."""
-    documents: int
-    """Of calibration text, for scores."""
+    sizes: Mapping[Stream, int]
+    """stream -> contrasts, or documents, that scores may use."""
     max_tokens: int
     """Padded tokens of a micro-batch, at most."""
     share_up_to: int = 0
     """Longest text of packed rows."""
     tokens: int = 0
-    """Of all variants of those contrasts; 0: not counted."""
+    """Of all variants of the demographic contrasts; 0: not counted."""
     done: CompletedBatches = field(default_factory=CompletedBatches)
     session: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
@@ -64,19 +64,21 @@ class HeldStreams:
     """The streams of an audit whose input is in memory."""
 
     contrasts: Held
+    controls: Held
     calibration: Held
 
     def __call__(self, job: Job) -> Mapping[str, Windows]:
-        return {CONTRASTS: self.contrasts, CALIBRATION: self.calibration}
+        return {CONTRASTS: self.contrasts, CONTROLS: self.controls, CALIBRATION: self.calibration}
 
 
 @dataclass(frozen=True)
 class FiledWindows:
-    """The contrasts of a `contrasts.jsonl` that may feed scores, tokenized window by window."""
+    """The contrasts of a `contrasts.jsonl` that feed one stream, tokenized window by window."""
 
     path: Path
     encoder: Encoder
     vocabularies: Mapping[str, tuple[str, ...]]
+    stream: Stream = CONTRASTS
 
     def __call__(self, wanted: Callable[[int], bool]) -> Iterator[tuple[int, list[AlignedContrast]]]:
         seen = 0
@@ -84,7 +86,7 @@ class FiledWindows:
         with self.path.open(encoding="utf-8") as file:
             for line in file:
                 data = json.loads(line)
-                if not may_select(role_of(data["control"], data.get("legitimate", False)), data["split"]):
+                if stream_of(role_of(data["control"], data.get("legitimate", False)), data["split"]) != self.stream:
                     continue
                 number = seen // WINDOW
                 seen += 1
@@ -105,9 +107,10 @@ class FiledStreams:
     encoder: Encoder
 
     def __call__(self, job: Job) -> Mapping[str, Windows]:
+        path, vocabularies = self.folder / "contrasts.jsonl", job.facts["vocabularies"]
         streams: dict[str, Windows] = {
-            CONTRASTS: FiledWindows(self.folder / "contrasts.jsonl", self.encoder, job.facts["vocabularies"])
+            stream: FiledWindows(path, self.encoder, vocabularies, stream) for stream in (CONTRASTS, CONTROLS)
         }
-        if job.documents:
+        if job.sizes[CALIBRATION]:
             streams[CALIBRATION] = Held(Calibration.load(self.folder / "calibration.jsonl").as_contrasts())
         return streams

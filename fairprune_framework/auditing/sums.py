@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from fairprune_framework.api.types import Stream
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.functional.compensated import add_sums, add_value, rounded
 from fairprune_framework.utilities.files import read_json, repr_digest, write_json, write_tensors
 
 CONTRASTS: Literal["contrasts"] = "contrasts"
+CONTROLS: Literal["controls"] = "controls"
 CALIBRATION: Literal["calibration"] = "calibration"
 CLUSTERS = 32
 """Hashed clusters of templates per category, where a policy declares replicates."""
@@ -56,9 +58,8 @@ class StatisticSums(Metric):
 
     full_state_update = False
 
-    def __init__(self, categories: Sequence[str]) -> None:
+    def __init__(self) -> None:
         super().__init__(sync_on_compute=False, dist_sync_on_step=False)
-        self.categories = tuple(categories)
 
     def update(self, values: Mapping[str, Tensor]) -> None:
         """Add what one micro-batch summed up to: key -> (G, R, K) float64, zero for categories that it does not hold."""
@@ -100,27 +101,49 @@ class Statistics:
     sums: Mapping[str, Tensor]
     """`<stream>/<site>/<statistic>.<output>` -> (G, R, K) float64."""
     categories: tuple[str, ...]
+    """Of demographic contrasts: the G groups of their sums."""
     counts: Mapping[str, tuple[int, ...]]
     """stream -> contrasts (or documents) of each category (of the one group)."""
     statistics: tuple[str, ...]
     """`<stream>/<the statistic, described>` of all that ran."""
     composition: str
     """Hash of the micro-batches."""
+    control_categories: tuple[str, ...] = ()
+    """Of control contrasts: the G groups of theirs; empty unless a statistic listens to them."""
     clustered: Mapping[str, Tensor] = field(default_factory=dict)
     """`contrasts/<site>/<statistic>.<output>` -> (G, B, R, K) float64: the sums of B hashed clusters of templates; empty unless
     a policy declared replicates."""
     cluster_counts: tuple[tuple[int, ...], ...] = ()
     """(G, B): contrasts of each cluster."""
 
-    def of(self, stream: str, site: str, group: int) -> dict[str, Tensor]:
-        """`<statistic>.<output>` -> (R, K) of one site in one category."""
-        prefix = f"{stream}/{site}/"
-        return {key[len(prefix) :]: value[group] for key, value in self.sums.items() if key.startswith(prefix)}
+    def categories_of(self, stream: Stream) -> tuple[str, ...]:
+        """Categories of a stream; calibration text has none."""
+        return {CONTRASTS: self.categories, CONTROLS: self.control_categories, CALIBRATION: ()}[stream]
 
-    def observed(self, stream: str, site: str, group: int) -> int:
-        """Contrasts (or documents) of the category in which the site was seen."""
+    def of(self, stream: Stream, site: str, group: int | None) -> dict[str, Tensor]:
+        """`<statistic>.<output>` -> (R, K) of one site in one category, or (None) in all together.
+
+        A site that the stream never reached has zeros, as far as a site beside it was reached: experts of a block are equally wide.
+        """
+        prefix = f"{stream}/{site}/"
+        found = {key[len(prefix) :]: value for key, value in self.sums.items() if key.startswith(prefix)}
+        if not found:
+            block = f"{stream}/{site.rpartition('.')[0]}."
+            beside = {key.rpartition("/")[2]: value for key, value in self.sums.items() if key.startswith(block)}
+            found = {name: torch.zeros_like(value) for name, value in beside.items()}
+        return {name: value.sum(0) if group is None else value[group] for name, value in found.items()}
+
+    def count(self, stream: Stream, group: int | None) -> int:
+        """Contrasts (or documents) of one category, or (None) of all."""
+        counts = self.counts.get(stream, ())
+        return sum(counts) if group is None else counts[group]
+
+    def observed(self, stream: Stream, site: str, group: int | None) -> int:
+        """Contrasts (or documents) of one category, or (None) of all, in which the site was seen."""
         counts = self.sums.get(key_of(stream, site, OBSERVED))
-        return int(counts[group].item()) if counts is not None else 0
+        if counts is None:
+            return 0
+        return int((counts.sum() if group is None else counts[group]).item())
 
     def save(self, folder: Path) -> None:
         """Write both files, each atomically, the tensors first."""
@@ -133,6 +156,7 @@ class Statistics:
         return {
             "format": "fairprune-statistics/1",
             "categories": list(self.categories),
+            **({"control_categories": list(self.control_categories)} if self.control_categories else {}),
             "counts": {stream: list(counts) for stream, counts in self.counts.items()},
             "statistics": list(self.statistics),
             "composition": self.composition,
@@ -154,6 +178,7 @@ class Statistics:
             clustered={key.removeprefix(CLUSTERED): value for key, value in tensors.items() if key.startswith(CLUSTERED)},
             cluster_counts=tuple(tuple(counts) for counts in data.get("cluster_counts", ())),
             categories=tuple(data["categories"]),
+            control_categories=tuple(data.get("control_categories", ())),
             counts={stream: tuple(counts) for stream, counts in data["counts"].items()},
             statistics=tuple(data["statistics"]),
             composition=data["composition"],
@@ -166,29 +191,40 @@ def cluster_of(category: str, template_id: str, clusters: int = CLUSTERS) -> int
 
 
 def finished(
-    sums: StatisticSums, counts: Mapping[str, Sequence[int]], clusters: int, statistics: tuple[str, ...], composition: str
+    sums: StatisticSums,
+    categories: Mapping[Stream, Sequence[str]],
+    counts: Mapping[str, Sequence[int]],
+    clusters: int,
+    statistics: tuple[str, ...],
+    composition: str,
 ) -> Statistics:
     """Round sums to the result of an audit. With clusters, their sums are added as double-doubles first, so that a category's sum is
-    the same with and without them."""
-    groups = len(sums.categories)
+    the same with and without them; those of controls and calibration text are not summed by cluster."""
+    named, controls = tuple(categories[CONTRASTS]), tuple(categories.get(CONTROLS, ()))
+    shaped = {stream: tuple(each) for stream, each in counts.items() if each}
     if clusters == 1:
-        shaped = {stream: tuple(groups) for stream, groups in counts.items()}
         return Statistics(
-            sums=sums.totals(), categories=sums.categories, counts=shaped, statistics=statistics, composition=composition
+            sums=sums.totals(),
+            categories=named,
+            control_categories=controls,
+            counts=shaped,
+            statistics=statistics,
+            composition=composition,
         )
     totals, apart = {}, {}
     for key, words in sums.words().items():
         if not key.startswith(f"{CONTRASTS}/"):
             totals[key] = rounded(words)
             continue
-        words_2GB = words.reshape(2, groups, clusters, *words.shape[2:])
+        words_2GB = words.reshape(2, len(named), clusters, *words.shape[2:])
         totals[key] = rounded(add_sums(words_2GB.transpose(1, 2).transpose(0, 1).contiguous()))
         apart[key] = rounded(words_2GB)
-    by_cluster = torch.tensor(counts[CONTRASTS]).reshape(groups, clusters)
+    by_cluster = torch.tensor(counts[CONTRASTS]).reshape(len(named), clusters)
     return Statistics(
         sums=totals,
-        categories=sums.categories,
-        counts={CONTRASTS: tuple(by_cluster.sum(1).tolist()), CALIBRATION: tuple(counts[CALIBRATION])},
+        categories=named,
+        control_categories=controls,
+        counts={**shaped, CONTRASTS: tuple(by_cluster.sum(1).tolist())},
         statistics=statistics,
         composition=composition,
         clustered=apart,
@@ -200,7 +236,7 @@ def weighted(statistics: Statistics, weights_GB: Tensor) -> Statistics:
     """Statistics in which each cluster counts by its weight: zeros leave clusters out, so that a half can choose for the other.
 
     Args:
-        weights_GB: (G, B) float64, for B hashed clusters of G categories. Sums of calibration text stay as they are.
+        weights_GB: (G, B) float64, for B hashed clusters of G categories. Sums of controls and of calibration text stay as they are.
 
     Raises:
         ValueError: the audit kept no clusters (no policy declared `Needs.replicates`).
@@ -221,7 +257,7 @@ def weighted(statistics: Statistics, weights_GB: Tensor) -> Statistics:
 def resampled(statistics: Statistics, replicates: int, generator: torch.Generator) -> Iterator[Statistics]:
     """Bootstrap over clusters: statistics of which each category's clusters were drawn with replacement, one set in memory at a time.
 
-    Sums of calibration text stay as they are. Clusters without contrasts are not drawn.
+    Sums of controls and of calibration text stay as they are. Clusters without contrasts are not drawn.
 
     Raises:
         ValueError: the audit kept no clusters (no policy declared `Needs.replicates`).

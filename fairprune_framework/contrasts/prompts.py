@@ -102,7 +102,7 @@ class PromptSet:
     @property
     def categories(self) -> list[str]:
         """Categories of the contrasts that may feed scores."""
-        return sorted(self.alignment.selecting_categories)
+        return sorted(self.alignment.feeds["contrasts"].categories)
 
     def judged(self, *, choosing: bool) -> dict[str, JudgingSet]:
         """name -> set that judges alone.

@@ -182,6 +182,14 @@ def role_of(control: bool, legitimate: bool) -> Role:
     return "legitimate" if legitimate else "demographic"
 
 
-def may_select(role: Role, split: str | None) -> bool:
-    """A contrast may feed scores: it is demographic, and of the split `select` where there are splits."""
-    return role == "demographic" and split in (None, "select")
+def stream_of(role: Role, split: str | None) -> Literal["contrasts", "controls"] | None:
+    """The stream of an audit that a contrast feeds, and by which it may choose neurons; None: it may not.
+
+    Of the split `select`, where there are splits, demographic contrasts feed `contrasts`, and controls `controls`.
+
+    >>> stream_of("control", "heldout") is None
+    True
+    """
+    if split not in (None, "select") or role == "legitimate":
+        return None
+    return "contrasts" if role == "demographic" else "controls"

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from fairprune_framework.contrasts.alignment import aligned, ranked_values
 from fairprune_framework.contrasts.readers import Scan, short_hash
-from fairprune_framework.contrasts.schema import Contrast, may_select
+from fairprune_framework.contrasts.schema import Contrast, stream_of
 from fairprune_framework.contrasts.splits import Splitter, overlapping, refuse_roles, refuse_shared_templates
 from fairprune_framework.errors import PromptError
 from fairprune_framework.models.encoder import Encoder
@@ -111,6 +111,15 @@ class ContrastSet:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Feed:
+    """What a set holds for one stream of an audit."""
+
+    contrasts: int = 0
+    tokens: int = 0
+    categories: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Alignment:
     """What a set is under a tokenizer."""
 
@@ -119,10 +128,8 @@ class Alignment:
     contrasts: int
     texts: int
     tokens: int
-    selecting: int
-    """Contrasts that may feed scores."""
-    selecting_tokens: int
-    selecting_categories: frozenset[str]
+    feeds: Mapping[str, Feed]
+    """stream of an audit, `contrasts` or `controls` -> what may feed it."""
     unequal: int
     """Contrasts whose variants have different numbers of tokens."""
     longest: int
@@ -136,19 +143,26 @@ def check_alignment(contrasts: ContrastSet, encoder: Encoder, bad: Literal["erro
     """
     skipped: list[tuple[str, str]] = []
     counts: Counter[str] = Counter()
-    longest, categories = 0, set[str]()
+    longest, categories = 0, dict[str, set[str]]()
     for contrast in aligned(contrasts, encoder, contrasts.vocabularies, bad, skipped):
         tokens = sum(len(variant.ids) for variant in contrast.variants)
         counts.update(contrasts=1, texts=len(contrast.variants), tokens=tokens, unequal=not contrast.equal_length)
-        if may_select(contrast.role, contrast.split):
-            counts.update(selecting=1, selecting_tokens=tokens)
-            categories.add(contrast.category)
+        if (stream := stream_of(contrast.role, contrast.split)) is not None:
+            counts.update({f"{stream}/contrasts": 1, f"{stream}/tokens": tokens})
+            categories.setdefault(stream, set()).add(contrast.category)
         longest = max(longest, contrast.length)
     if not counts["contrasts"]:
         raise PromptError("no contrast of the prompt set can be used under this model's tokenizer")
-    names = ("contrasts", "texts", "tokens", "selecting", "selecting_tokens", "unequal")
-    numbers = {name: counts[name] for name in names}
-    return Alignment(skipped=tuple(skipped), longest=longest, selecting_categories=frozenset(categories), **numbers)
+    numbers = {name: counts[name] for name in ("contrasts", "texts", "tokens", "unequal")}
+    feeds = {
+        stream: Feed(
+            contrasts=counts[f"{stream}/contrasts"],
+            tokens=counts[f"{stream}/tokens"],
+            categories=frozenset(categories.get(stream, ())),
+        )
+        for stream in ("contrasts", "controls")
+    }
+    return Alignment(skipped=tuple(skipped), longest=longest, feeds=feeds, **numbers)
 
 
 def _on_both_sides(clusters: array[int], sides: array[int]) -> bool:

@@ -22,7 +22,7 @@ from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal, InvalidOperation
 
 from fairprune_framework.contrasts.readers import short_hash
-from fairprune_framework.contrasts.schema import Contrast, may_select
+from fairprune_framework.contrasts.schema import Contrast, stream_of
 from fairprune_framework.errors import PromptError, UserError, did_you_mean
 
 _SOME = 1024
@@ -231,7 +231,7 @@ def refuse_shared(selecting: Sequence[Contrast], judging: Sequence[Contrast], na
     Raises:
         PromptError: with the first of them.
     """
-    chosen = [contrast for contrast in selecting if may_select(contrast.role, contrast.split)]
+    chosen = [contrast for contrast in selecting if stream_of(contrast.role, contrast.split) is not None]
     templates = {contrast.cluster: contrast for contrast in chosen}
     texts = {variant.text: contrast for contrast in chosen for variant in contrast.variants}
     for contrast in judging:

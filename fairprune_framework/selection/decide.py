@@ -23,9 +23,10 @@ from fairprune_framework.evaluation.probe import probe_of
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.models.readout import readout_of
 from fairprune_framework.recipes.recipe import Recipe, budget_of
+from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.selection.planning import make_plan, no_replicates, policy_context
 from fairprune_framework.selection.plugins import Plugins
-from fairprune_framework.selection.scoring import Services, context, generator_for, score
+from fairprune_framework.selection.scoring import score
 from fairprune_framework.surgery.slices import weights_of
 
 
@@ -95,7 +96,8 @@ def plan_of(selection: Selection, scores: Scores) -> Plan:
 
     def at(name: str) -> Any:
         weights = weights_of(loaded.model, sites[name]) if needs.weights else {}
-        return context(statistics(), CALIBRATION, 0, sites[name], weights, generator_for(recipe.seed, label, name), given)
+        generator = generator_for(recipe.seed, label, name)
+        return context(statistics(), CALIBRATION, None, sites[name], needs, weights, generator, given)
 
     def replicates() -> Iterator[Scores]:
         for drawn in resampled(statistics(), needs.replicates, generator_for(recipe.seed, label, "replicates")):

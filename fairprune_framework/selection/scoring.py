@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Plugin, Probe, SiteContext
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Plugin, SiteContext
 from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
 from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.surgery.slices import weights_of
-from fairprune_framework.utilities.files import repr_digest
-
-
-def generator_for(seed: int, *names: str) -> torch.Generator:
-    """A CPU generator that depends on the run's seed, the plugin and the site alone."""
-    return torch.Generator().manual_seed(int.from_bytes(repr_digest(seed, *names)[:8], "big") >> 1)
 
 
 def needs_of_scorer(scorer: Plugin, label: str) -> Needs:
@@ -30,52 +24,6 @@ def needs_of_scorer(scorer: Plugin, label: str) -> Needs:
     if needs.replicates:
         raise UserError(f"{label} asks for bootstrap replicates, which are given to selection policies alone")
     return needs
-
-
-@dataclass(frozen=True, kw_only=True)
-class Services:
-    """What plugins may ask for beside sums and weights; each is made only when a plugin declared it."""
-
-    readout: Callable[[], Callable[[Tensor], Tensor]] | None = None
-    """Makes the function from residual vectors to logits."""
-    probe: Callable[[str | None], Probe] | None = None
-    """Makes the probe of a category, or of all."""
-    attribute_tokens: Callable[[], Mapping[str, tuple[tuple[int, ...], ...]]] = dict
-    """Gives category -> first tokens of each attribute value."""
-
-    def for_plugin(self, needs: Needs, category: str | None) -> dict[str, Any]:
-        """The fields of a `SiteContext` that a plugin declared."""
-        if (needs.readout and self.readout is None) or (needs.probe and self.probe is None):
-            raise FairpruneError("a plugin declared a readout or a probe, and was given none")
-        return {
-            "readout": self.readout() if needs.readout and self.readout else None,
-            "probe": self.probe(category) if needs.probe and self.probe else None,
-            "attribute_tokens": self.attribute_tokens().get(category or "", ()) if needs.readout else (),
-        }
-
-
-def context(
-    statistics: Statistics,
-    stream: str,
-    group: int,
-    site: Site,
-    weights: Mapping[str, Tensor],
-    generator: torch.Generator,
-    given: Mapping[str, Any] | None = None,
-) -> SiteContext:
-    """What a scorer sees of one site in one category; `given` as of `Services.for_plugin`."""
-    given = {"readout": None, "probe": None, "attribute_tokens": (), **(given or {})}
-    observed = statistics.observed(stream, site.name, group)
-    return SiteContext(
-        site=site,
-        category=statistics.categories[group] if stream == CONTRASTS else None,
-        sums=statistics.of(stream, site.name, group),
-        count=statistics.counts[stream][group],
-        observed=torch.full((site.units,), observed, dtype=torch.long),
-        weights=weights,
-        generator=generator,
-        **given,
-    )
 
 
 def score(
@@ -106,7 +54,8 @@ def score(
         seen = []
         for group, category in enumerate(statistics.categories):
             generator = generator_for(seed, labels[0], name)
-            at = context(statistics, CONTRASTS, group, site, weights_for_bias, generator, for_bias[category])
+            given = for_bias[category]
+            at = context(statistics, CONTRASTS, group, site, bias_needs, weights_for_bias, generator, given)
             if int(at.observed.max()) == 0:
                 continue
             by_category[category][name] = _checked(bias.score, at, labels[0], signed=bias.signed)
@@ -114,7 +63,8 @@ def score(
         mean[name] = torch.stack(seen).mean(0) if seen else torch.zeros(site.units, dtype=torch.float64)
         observed[name] = torch.full((site.units,), bool(seen))
         weights = weights if importance_needs.weights else {}
-        at = context(statistics, CALIBRATION, 0, site, weights, generator_for(seed, labels[1], name), for_importance)
+        generator = generator_for(seed, labels[1], name)
+        at = context(statistics, CALIBRATION, None, site, importance_needs, weights, generator, for_importance)
         important[name] = _checked(importance.score, at, labels[1], signed=True)
     return Scores(
         sites=architecture.sites,
@@ -130,8 +80,6 @@ def _checked(call: Callable[[SiteContext], Tensor], at: SiteContext, label: str,
     where = f"{label}, site {at.site.name}" + (f", category {at.category!r}" if at.category else "")
     try:
         found = call(at)
-    except KeyError as error:
-        raise FairpruneError(f"{where}: no statistic {error}; available: {', '.join(at.sums) or 'none'}") from error
     except Exception as error:
         raise FairpruneError(f"{where} raised {type(error).__name__}: {error}") from error
     columns = at.site.units * at.site.unit_width

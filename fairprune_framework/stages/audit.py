@@ -12,7 +12,7 @@ from fairprune_framework.auditing.audit import Outcome, perform, work_of
 from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.code_digest import code_digest
-from fairprune_framework.auditing.demand import Demand, passes_of
+from fairprune_framework.auditing.demand import Demand, passes_of, streams_of
 from fairprune_framework.auditing.distributed import parallel
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
@@ -20,7 +20,7 @@ from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
 from fairprune_framework.auditing.runner import logger_class, loggers_of
 from fairprune_framework.auditing.streams import FiledStreams, Job
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.runs.folder import CHECKPOINT
@@ -44,7 +44,7 @@ def prefixes_of(run: Run) -> Sharing:
     """Whether prefixes that texts share are computed once, and why."""
     if run.recipe.prefix_sharing == "never":
         return Sharing(up_to=0, because="--prefix-sharing never")
-    passes = [pass_ for pass_ in run.plugins.passes() if pass_.stream == CONTRASTS]
+    passes = [pass_ for pass_ in run.plugins.passes() if pass_.stream != CALIBRATION]
     if passes and all(pass_.objective for pass_ in passes):
         return Sharing(
             up_to=0, because="every pass over the contrasts has an objective: each text carries a gradient of its own"
@@ -63,11 +63,19 @@ def check(run: Run) -> None:
         adapter=loaded.architecture.adapter,
         sites=list(loaded.architecture.sites.values()),
         statistics=run.plugins.demand(len(loaded.layers)).statistics,
-        categories=(),
+        categories={},
     )
     check_parallelism(run)
-    if not run.prompts.alignment.selecting:
+    feeds = run.prompts.alignment.feeds
+    if not feeds[CONTRASTS].contrasts:
         raise UserError("no contrast may feed scores: all are controls or legitimate differences, or held out")
+    if not feeds[CONTROLS].contrasts:
+        for plugin in run.plugins.all:
+            if CONTROLS in streams_of(plugin.needs().statistics, len(loaded.layers)):
+                raise UserError(
+                    f"{type(plugin).__name__} compares with control contrasts, and the prompt set has none that may feed scores: "
+                    "contrasts with `control: true` in the split `select`"
+                )
 
 
 def check_parallelism(run: Run) -> None:
@@ -114,14 +122,18 @@ def _audit(run: Run, demand: Demand, sharing: Sharing) -> Outcome:
     if calibration is not None and not (folder / "calibration.jsonl").exists():  # a text in memory: all ranks read it there
         calibration.save(folder / "calibration.jsonl", loaded.tokenizer)
     streams = FiledStreams(folder.path, loaded.encoder)
+    wanted = demand.streams | {CONTRASTS}
+    feeds = {stream: prompts.alignment.feeds[stream] for stream in (CONTRASTS, CONTROLS) if stream in wanted}
     job = Job(
-        categories=tuple(prompts.categories),
+        categories={stream: tuple(sorted(feed.categories)) for stream, feed in feeds.items()},
         values=prompts.values,
-        contrasts=prompts.alignment.selecting,
-        documents=len(calibration.scoring) if calibration is not None else 0,
+        sizes={
+            **{stream: feed.contrasts for stream, feed in feeds.items()},
+            CALIBRATION: len(calibration.scoring) if calibration is not None else 0,
+        },
         max_tokens=run.micro_batch_tokens,
         share_up_to=sharing.up_to,
-        tokens=prompts.alignment.selecting_tokens,
+        tokens=feeds[CONTRASTS].tokens,
         facts={"vocabularies": prompts.contrasts.vocabularies},
     )
     checkpoint = Checkpoint(folder / CHECKPOINT, binding(run, demand, job), run.notify)
@@ -228,18 +240,17 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
 
 def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams, parallelism: Parallelism) -> float | None:
     """Say what there is to do; returns the measured limit in tokens per second."""
-    sizes = {CONTRASTS: job.contrasts, CALIBRATION: job.documents}
     planned: list[autotune.Planned] = []
     first: list[BatchSpec] = []
     for work in work_of(job, passes, streams(job)):
         _, window = next(work.windows(lambda number: number == 0))
         specs = list(batch_specs(window, work.max_tokens, work.pass_, work.share_up_to))
         first = first or specs
-        planned.append(autotune.Planned.of(specs, sizes[work.pass_.stream] / len(window), work.pass_.objective is not None))
+        planned.append(autotune.Planned.of(specs, job.sizes[work.pass_.stream] / len(window), work.pass_.objective is not None))
     device = run.loaded.device
     rate = None if parallelism.sharded else autotune.limit_of(run.loaded.model, first, device)
     ranks = max(parallelism.devices, 1) * parallelism.nodes
-    left = 1 - job.done.contrasts / max(sum(sizes[pass_.stream] for pass_ in passes), 1)
-    text = autotune.announcement(job.contrasts, job.tokens, planned, rate, ranks, job.done.contrasts, left)
+    left = 1 - job.done.contrasts / max(sum(job.sizes[pass_.stream] for pass_ in passes), 1)
+    text = autotune.announcement(job.sizes[CONTRASTS], job.tokens, planned, rate, ranks, job.done.contrasts, left)
     run.notify(f"audit of {text}; {autotune.memory_used(device) / 1e9:.1f} GB in use")
     return rate * ranks if rate else None

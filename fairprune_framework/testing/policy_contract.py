@@ -12,14 +12,14 @@ from torch import Tensor
 from fairprune_framework.api.interfaces import PolicyContext, SelectionPolicy, SiteContext
 from fairprune_framework.api.types import Budget, Choice, Measurement, Scores
 from fairprune_framework.auditing.audit import audit
-from fairprune_framework.auditing.demand import Demand
-from fairprune_framework.auditing.sums import CALIBRATION, Statistics
+from fairprune_framework.auditing.demand import Demand, selecting
+from fairprune_framework.auditing.sums import CALIBRATION, CONTROLS, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.encoder import Encoder
+from fairprune_framework.selection.contexts import context, generator_for
 from fairprune_framework.selection.planning import check_choice, trim
-from fairprune_framework.selection.scoring import context, generator_for
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.testing.report import Check, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -104,10 +104,17 @@ class PolicyBench:
             demand = Demand.of([self.policy], len({site.layer for site in self.architecture.sites.values()}))
             text = Calibration(documents=DOCUMENTS, source="contract") if demand.calibration else None
             self._statistics, _ = audit(
-                self.model, self.architecture, aligned, values, demand, calibration=text, accelerator="cpu"
+                self.model,
+                self.architecture,
+                selecting(aligned),
+                values,
+                demand,
+                controls=selecting(aligned, CONTROLS),
+                calibration=text,
+                accelerator="cpu",
             )
         weights = weights_of(self.model, site) if needs.weights else {}
-        return context(self._statistics, CALIBRATION, 0, site, weights, generator_for(0, LABEL, name))
+        return context(self._statistics, CALIBRATION, None, site, needs, weights, generator_for(0, LABEL, name))
 
 
 def _as_sets(kept: dict[str, Tensor]) -> dict[str, list[int]]:

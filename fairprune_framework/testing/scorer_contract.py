@@ -19,12 +19,12 @@ from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import stream
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.encoder import Encoder
-from fairprune_framework.selection.scoring import context, generator_for
+from fairprune_framework.selection.contexts import context, generator_for
 from fairprune_framework.surgery.slices import part, positions, weights_of
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -102,9 +102,11 @@ class Bench:
         self.model = tiny_model(family, dtype=dtype)
         self.architecture: Architecture = recognise(self.model)
         tokenizer = tiny_tokenizer()
-        contrasts = [contrast for contrast in tiny_contrasts() if not contrast.control]
-        self.contrasts, _ = align_all(contrasts, Encoder(tokenizer))
-        self.values = {category: len(names) for category, names in vocabularies(contrasts).items()}
+        every, encoder = tiny_contrasts(), Encoder(tokenizer)
+        self.contrasts, self.controls = (
+            align_all([contrast for contrast in every if contrast.control is control], encoder)[0] for control in (False, True)
+        )
+        self.values = {category: len(names) for category, names in vocabularies(every).items()}
         generator = torch.Generator().manual_seed(0)
         lengths = torch.randint(4, 20, (16,), generator=generator).tolist()
         documents = tuple(tuple(torch.randint(3, len(tokenizer), (n,), generator=generator).tolist()) for n in lengths)
@@ -116,13 +118,16 @@ class Bench:
         return self.scores()
 
     def batches(self, contrasts: Sequence[AlignedContrast] | None = None, tokens: int = TOKENS) -> list[MicroBatch]:
-        """All micro-batches of both streams."""
-        shown = self.contrasts if contrasts is None else contrasts
+        """All micro-batches of all streams."""
+        shown = {
+            CONTRASTS: self.contrasts if contrasts is None else contrasts,
+            CONTROLS: self.controls,
+            CALIBRATION: self.documents,
+        }
         batches: list[MicroBatch] = []
         for pass_ in passes_of(self.scorer.needs().statistics, len(self.architecture.sites)):
-            calibration = pass_.stream == CALIBRATION
-            values = {"": 1} if calibration else self.values
-            batches += compose(self.documents if calibration else shown, values, tokens, pass_=pass_)
+            values = {"": 1} if pass_.stream == CALIBRATION else self.values
+            batches += compose(shown[pass_.stream], values, tokens, pass_=pass_)
         return batches
 
     def scores(
@@ -149,7 +154,10 @@ class Bench:
             adapter=self.architecture.adapter,
             sites=sites,
             statistics=needs.statistics if statistics is None else statistics,
-            categories=sorted(self.values),
+            categories={
+                stream: sorted({contrast.category for contrast in every})
+                for stream, every in ((CONTRASTS, self.contrasts), (CONTROLS, self.controls))
+            },
             weights_of=weights_of if needs.weights else None,
         )
         with warnings.catch_warnings():
@@ -163,7 +171,7 @@ class Bench:
         for site in reversed(sites) if backwards else sites:
             for group, category in groups:
                 weights = weights_of(model, site) if needs.weights else {}
-                at = context(sums, source, group, site, weights, generator_for(0, "contract", site.name))
+                at = context(sums, source, group, site, needs, weights, generator_for(0, "contract", site.name))
                 if self.kind == "bias" and needs.statistics and int(at.observed.max()) == 0:
                     continue
                 scores[site.name, category] = self._call(at, changed)

@@ -74,7 +74,7 @@ class Audit:
             adapter=self.architecture.adapter,
             sites=list(self.architecture.sites.values()),
             statistics=statistics,
-            categories=sorted(self.values),
+            categories={"contrasts": sorted(self.values)},
         )
         stream(self.model, batches, [callback], "cpu")
         return callback.result(composition_hash(batches))
@@ -298,7 +298,7 @@ def test_a_set_of_one_category_and_one_contrast(audit: Audit) -> None:
         adapter=audit.architecture.adapter,
         sites=list(audit.architecture.sites.values()),
         statistics=build("bias", "variance").needs().statistics,
-        categories=["pairs"],
+        categories={"contrasts": ["pairs"]},
     )
     stream(audit.model, audit.batches(64, one), [callback], "cpu")
     result = callback.result("")

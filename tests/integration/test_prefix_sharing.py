@@ -76,7 +76,7 @@ def test_order_of_packed_micro_batches_changes_no_bit(contrasts: list[AlignedCon
             adapter=architecture.adapter,
             sites=list(architecture.sites.values()),
             statistics=build("bias", "variance").needs().statistics,
-            categories=sorted(VALUES),
+            categories={"contrasts": sorted(VALUES)},
         )
         stream(model, batches, [callback], "cpu")
         return callback.result(composition_hash(batches))

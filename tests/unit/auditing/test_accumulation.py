@@ -48,7 +48,9 @@ def batch_of(categories: Sequence[str]) -> MicroBatch:
 
 
 def accumulator(clusters: int = 1) -> Accumulator:
-    return Accumulator(model=nn.Identity(), statistics=[FirstTokens()], layers=1, categories=["a", "b"], clusters=clusters)
+    return Accumulator(
+        model=nn.Identity(), statistics=[FirstTokens()], layers=1, categories={"contrasts": ["a", "b"]}, clusters=clusters
+    )
 
 
 def shown(batch: MicroBatch, seed: int = 0) -> Tensor:

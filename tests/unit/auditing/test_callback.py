@@ -58,7 +58,7 @@ def callback_for(model: nn.Module, *statistics: Statistic) -> fp.ActivationStati
         adapter=found.adapter,
         sites=list(found.sites.values()),
         statistics=statistics or build("bias", "variance").needs().statistics,
-        categories=["age", "race", "stature"],
+        categories={"contrasts": ["age", "race", "stature"]},
     )
 
 
@@ -277,7 +277,7 @@ def test_a_category_that_was_not_set(model: nn.Module) -> None:
         adapter=found.adapter,
         sites=list(found.sites.values()),
         statistics=build("bias", "variance").needs().statistics,
-        categories=["age"],
+        categories={"contrasts": ["age"]},
     )
     with pytest.raises(FairpruneError, match="'race'"):
         trainer(callback).predict(Own(model), loader(batches_of()))

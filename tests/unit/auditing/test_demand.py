@@ -85,5 +85,6 @@ def test_only_demographic_contrasts_of_select_feed_scores() -> None:
         for split in (None, "select", "heldout")
         for role in ("demographic", "control", "legitimate")
     ]
-    kept = selecting(cast(list[AlignedContrast], every))
-    assert [contrast.id for contrast in kept] == ["None-demographic", "select-demographic"]
+    asked = cast(list[AlignedContrast], every)
+    assert [contrast.id for contrast in selecting(asked)] == ["None-demographic", "select-demographic"]
+    assert [contrast.id for contrast in selecting(asked, "controls")] == ["None-control", "select-control"]

@@ -27,9 +27,9 @@ def test_a_logger_by_name_or_path(name: str, tmp_path: Path) -> None:
     ("name", "text"),
     [
         ("wrong", "--log must be csv, tensorboard or the import path of a Lightning logger. Got 'wrong' instead."),
-        ("no.such.module.Logger", "--log no.such.module.Logger: ModuleNotFoundError: "),
-        ("lightning.pytorch.loggers.Absent", "--log lightning.pytorch.loggers.Absent: AttributeError: "),
-        (f"{__name__}.NoFolder", "TypeError: "),
+        ("no.such.module.Logger", "'no.such.module.Logger': ModuleNotFoundError: "),
+        ("lightning.pytorch.loggers.Absent", "'lightning.pytorch.loggers.Absent': AttributeError: "),
+        (f"{__name__}.NoFolder", "NoFolder' is none."),
     ],
 )
 def test_a_logger_that_cannot_be_made(name: str, text: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,9 @@ def folder(tmp_path: Path, contrasts: list[Contrast]) -> Path:
 
 def job_of(contrasts: list[Contrast], selected: list[AlignedContrast]) -> Job:
     return Job(
-        categories=("age",),
+        categories={"contrasts": ("age",)},
         values={},
-        contrasts=len(selected),
-        documents=0,
+        sizes={"contrasts": len(selected), "controls": 0, "calibration": 0},
         max_tokens=64,
         facts={"vocabularies": vocabularies(contrasts)},
     )
@@ -53,7 +53,7 @@ def test_files_and_memory_give_the_same_windows(
     assert 3 < len(selected) < len(contrasts)
     job = job_of(contrasts, selected)
     filed = FiledStreams(folder, encoder)(job)["contrasts"]
-    held = HeldStreams(Held(selected), Held(()))(job)["contrasts"]
+    held = HeldStreams(Held(selected), Held(()), Held(()))(job)["contrasts"]
     everything = list(held(lambda number: True))
     assert list(filed(lambda number: True)) == everything
     assert [contrast for _, part in everything for contrast in part] == selected
@@ -82,4 +82,18 @@ def test_calibration_text_is_read_only_if_there_are_documents(
     folder: Path, contrasts: list[Contrast], encoder: Encoder
 ) -> None:
     selected = selecting(align_all(contrasts, encoder)[0])
-    assert FiledStreams(folder, encoder)(job_of(contrasts, selected)).keys() == {"contrasts"}
+    assert FiledStreams(folder, encoder)(job_of(contrasts, selected)).keys() == {"contrasts", "controls"}
+
+
+def test_controls_are_a_stream_of_their_own_and_held_out_ones_are_in_none(
+    tmp_path: Path, contrasts: list[Contrast], encoder: Encoder
+) -> None:
+    controls = [contrast.id for contrast in contrasts if contrast.control]
+    assert len(controls) > 1
+    divided = [replace(one, split="heldout" if one.id == controls[0] else "select") for one in contrasts]
+    lines = [json.dumps(contrast.to_json(), ensure_ascii=False) for contrast in divided]
+    (tmp_path / "contrasts.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    opened = FiledStreams(tmp_path, encoder)(job_of(divided, []))
+    found = {stream: [one.id for _, part in windows(lambda number: True) for one in part] for stream, windows in opened.items()}
+    assert found["controls"] == controls[1:]
+    assert not set(found["contrasts"]) & set(controls)

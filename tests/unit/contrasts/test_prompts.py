@@ -108,5 +108,5 @@ def test_legitimate_differences_stand_apart() -> None:
     assert list(found.aligned) == list(PromptSet(given, encoder).aligned)
     assert [one.id for one in found.legitimate] == ["lost"]
     assert found.alignment.contrasts == 13
-    assert found.alignment.selecting == PromptSet(given, encoder).alignment.selecting
+    assert found.alignment.feeds == PromptSet(given, encoder).alignment.feeds
     assert "legit-pronoun" not in found.categories

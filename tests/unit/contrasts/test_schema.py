@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fairprune_framework.contrasts.records import words
-from fairprune_framework.contrasts.schema import Contrast, Variant, may_select, stereotyping_variants
+from fairprune_framework.contrasts.schema import Contrast, Variant, stereotyping_variants, stream_of
 from fairprune_framework.errors import PromptError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1).filter(str.strip)
@@ -103,11 +103,12 @@ def of_role(**fields: Any) -> Contrast:
     return Contrast(**{"id": "c", "category": "g", "template_id": "t", "variants": BARE, **fields})
 
 
-def test_the_role_says_whether_a_contrast_may_feed_scores() -> None:
+def test_the_role_says_which_stream_a_contrast_feeds() -> None:
     found = {one.role: one for one in (of_role(), of_role(control=True), of_role(legitimate=True, variants=(MAN, WOMAN)))}
     assert list(found) == ["demographic", "control", "legitimate"]
-    assert [may_select(role, "select") for role in found] == [True, False, False]
-    assert [may_select("demographic", split) for split in (None, "heldout", "heldout-words")] == [True, False, False]
+    for split in (None, "select"):
+        assert [stream_of(role, split) for role in found] == ["contrasts", "controls", None]
+    assert {stream_of(role, split) for role in found for split in ("heldout", "heldout-words")} == {None}
 
 
 def test_a_line_of_json_holds_new_fields_only_where_they_say_something() -> None:

@@ -122,5 +122,7 @@ def test_alignment_counts_what_is_there() -> None:
     counts, (all_, _) = check_alignment(found, encoder), align_all(tiny_contrasts(), encoder)
     assert counts.contrasts == len(all_)
     assert counts.tokens == sum(len(tokens.ids) for c in all_ for tokens in c.variants)
-    assert counts.selecting == sum(not c.control and c.split in (None, "select") for c in all_)
+    feeding = [c for c in all_ if c.split in (None, "select")]
+    assert counts.feeds["contrasts"].contrasts == sum(not c.control for c in feeding)
+    assert counts.feeds["controls"].contrasts == sum(c.control for c in feeding)
     assert counts.unequal == sum(not c.equal_length for c in all_)

@@ -30,8 +30,9 @@ from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, 
 from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.encoder import Encoder
+from fairprune_framework.selection.contexts import context
 from fairprune_framework.selection.planning import make_plan, policy_context
-from fairprune_framework.selection.scoring import context, score
+from fairprune_framework.selection.scoring import score
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.testing.planted import planted_model
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -62,7 +63,8 @@ class Bench:
     def scores(self, plugin: Any, stream: Any, group: int) -> dict[str, Tensor]:
         statistics = self.statistics(plugin)
         sites = self.architecture.sites
-        return {n: plugin.score(context(statistics, stream, group, s, {}, torch.Generator())) for n, s in sites.items()}
+        needs = plugin.needs()
+        return {n: plugin.score(context(statistics, stream, group, s, needs, {}, torch.Generator())) for n, s in sites.items()}
 
     def retained(self) -> dict[str, Tensor]:
         """site -> its activations in the last forward, which keep their gradient."""
@@ -232,7 +234,10 @@ def test_recall_against_autograd_by_hand() -> None:
         signed=True,
     )
     at = policy_context(
-        "zero", 0.05, lambda name: context(statistics, CALIBRATION, 0, sites[name], {}, torch.Generator()), torch.Generator()
+        "zero",
+        0.05,
+        lambda name: context(statistics, CALIBRATION, None, sites[name], policy.needs(), {}, torch.Generator()),
+        torch.Generator(),
     )
     budget = Budget.parse(f"{sum(int((~value).sum()) for value in helps.values())}n")
     chosen = make_plan(scores, policy, budget, at, "policy", model="", fingerprint="", operator="zero").sites
@@ -264,7 +269,7 @@ def test_output_norm_in_numpy() -> None:
         logits(bench.model, ids)
     for name, site in bench.architecture.sites.items():
         weights = bench.model.get_submodule(f"{name}.down_proj").weight.detach()
-        at = context(statistics, CALIBRATION, 0, site, {"out": weights.T}, torch.Generator())
+        at = context(statistics, CALIBRATION, None, site, plugin.needs(), {"out": weights.T}, torch.Generator())
         expected = np.linalg.norm(np.concatenate(seen[name]), axis=0) * np.linalg.norm(weights.numpy(), axis=0)
         np.testing.assert_allclose(plugin.score(at).numpy(), expected, rtol=1e-6)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fairprune_framework import discovery
 from fairprune_framework.api import ImportanceScorer, SiteContext
 from fairprune_framework.models.architecture import recognise
-from fairprune_framework.selection.scoring import generator_for
+from fairprune_framework.selection.contexts import generator_for
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.testing.tiny import tiny_model
 

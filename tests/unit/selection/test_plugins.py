@@ -53,10 +53,10 @@ def test_what_an_audit_lacks_for_them() -> None:
     plugins = Plugins(RECIPE)
     demand = plugins.demand(2)
     assert demand.calibration
-    assert plugins.missing(statistics(demand.names(2)), 2) is None
-    assert plugins.missing(statistics(demand.names(2) | {"contrasts/more"}), 2) is None
+    assert plugins.missing(statistics(demand.names(2)), {}, 2) is None
+    assert plugins.missing(statistics(demand.names(2) | {"contrasts/more"}), {}, 2) is None
     first = min(demand.names(2))
-    assert plugins.missing(statistics(demand.names(2) - {first}), 2) == first
+    assert plugins.missing(statistics(demand.names(2) - {first}), {}, 2) == first
     passes = plugins.passes()
     assert {pass_.stream for pass_ in passes} == {"contrasts", "calibration"}
 
@@ -75,8 +75,8 @@ class Asking(ImportanceScorer):
 def test_clusters_that_a_further_plugin_wants() -> None:
     plugins = Plugins(RECIPE, also=(Asking(),))
     names = plugins.demand(2).names(2)
-    assert plugins.missing(statistics(names), 2) == "clusters of templates, which a policy resamples"
-    assert plugins.missing(statistics(names, ((1, 2),)), 2) is None
+    assert plugins.missing(statistics(names), {}, 2) == "clusters of templates, which a policy resamples"
+    assert plugins.missing(statistics(names, ((1, 2),)), {}, 2) is None
 
 
 def test_what_a_plugin_cannot_be_given() -> None:

@@ -15,7 +15,8 @@ from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Nee
 from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
 from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
 from fairprune_framework.models.architecture import recognise
-from fairprune_framework.selection.scoring import Services, generator_for, load_scores, save_scores, score
+from fairprune_framework.selection.contexts import Services, generator_for
+from fairprune_framework.selection.scoring import load_scores, save_scores, score
 from fairprune_framework.testing.tiny import tiny_model
 
 MODEL: Any = tiny_model("llama")
@@ -155,7 +156,10 @@ def test_negative_scores_where_they_are_declared_or_of_importance() -> None:
 def test_errors_of_a_scorer_say_where() -> None:
     with pytest.raises(FairpruneError, match=r"x:b, site model\.layers\.0\.mlp, category 'age' raised ValueError: x"):
         scored(Bias(lambda at: (_ for _ in ()).throw(ValueError("x"))))
-    with pytest.raises(FairpruneError, match=r"x:i, site model\.layers\.0\.mlp: no statistic 'z'; available: x\.y"):
+    with pytest.raises(
+        FairpruneError,
+        match=r"x:i, site model\.layers\.0\.mlp raised KeyError: .*no sums 'z' of .*; available: x\.y",
+    ):
         scored(importance=Importance(lambda at: at.sums["z"]))
 
 

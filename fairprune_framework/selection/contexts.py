@@ -1,0 +1,125 @@
+"""What a plugin is given of one site: the sums that it declared, weights, services and its own random generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.api.interfaces import Needs, Probe, SiteContext, StreamSums
+from fairprune_framework.api.types import Site, Stream
+from fairprune_framework.auditing.demand import streams_of
+from fairprune_framework.auditing.sums import CALIBRATION, OBSERVED, Statistics
+from fairprune_framework.errors import FairpruneError
+from fairprune_framework.utilities.files import repr_digest
+
+
+def generator_for(seed: int, *names: str) -> torch.Generator:
+    """A CPU generator that depends on the run's seed, the plugin and the site alone."""
+    return torch.Generator().manual_seed(int.from_bytes(repr_digest(seed, *names)[:8], "big") >> 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """What plugins may ask for beside sums and weights; each is made only when a plugin declared it."""
+
+    readout: Callable[[], Callable[[Tensor], Tensor]] | None = None
+    """Makes the function from residual vectors to logits."""
+    probe: Callable[[str | None], Probe] | None = None
+    """Makes the probe of a category, or of all."""
+    attribute_tokens: Callable[[], Mapping[str, tuple[tuple[int, ...], ...]]] = dict
+    """Gives category -> first tokens of each attribute value."""
+
+    def for_plugin(self, needs: Needs, category: str | None) -> dict[str, Any]:
+        """The fields of a `SiteContext` that a plugin declared."""
+        if (needs.readout and self.readout is None) or (needs.probe and self.probe is None):
+            raise FairpruneError("a plugin declared a readout or a probe, and was given none")
+        return {
+            "readout": self.readout() if needs.readout and self.readout else None,
+            "probe": self.probe(category) if needs.probe and self.probe else None,
+            "attribute_tokens": self.attribute_tokens().get(category or "", ()) if needs.readout else (),
+        }
+
+
+class NamedSums(Mapping[str, Tensor]):
+    """`<statistic>.<output>` -> (R, K); a name that is not there raises `KeyError` with those that are."""
+
+    def __init__(self, sums: Mapping[str, Tensor], stream: Stream) -> None:
+        self._sums, self._stream = sums, stream
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self._sums:
+            raise KeyError(
+                f"no sums {name!r} of the stream {self._stream!r}; available: {', '.join(sorted(self._sums)) or 'none'}"
+            )
+        return self._sums[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sums)
+
+    def __len__(self) -> int:
+        return len(self._sums)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """A `StreamReader` of one site."""
+
+    statistics: Statistics
+    site: Site
+    declared: frozenset[Stream]
+
+    def __call__(self, stream: Stream, category: str | None = None) -> StreamSums:
+        if stream not in self.declared:
+            raise KeyError(
+                f"no statistic was declared for the stream {stream!r}; declared: {', '.join(sorted(self.declared)) or 'none'}"
+            )
+        names = self.statistics.categories_of(stream)
+        if category is not None and category not in names:
+            raise KeyError(f"the stream {stream!r} has no category {category!r}; there are: {', '.join(names) or 'none'}")
+        return self.sums(stream, None if category is None else names.index(category))
+
+    def sums(self, stream: Stream, group: int | None) -> StreamSums:
+        found = self.statistics.of(stream, self.site.name, group)
+        found.pop(OBSERVED, None)
+        return StreamSums(
+            sums=NamedSums(found, stream),
+            count=self.statistics.count(stream, group),
+            observed=torch.full((self.site.units,), self.statistics.observed(stream, self.site.name, group), dtype=torch.long),
+        )
+
+
+def context(
+    statistics: Statistics,
+    own: Stream,
+    group: int | None,
+    site: Site,
+    needs: Needs,
+    weights: Mapping[str, Tensor],
+    generator: torch.Generator,
+    given: Mapping[str, Any] | None = None,
+) -> SiteContext:
+    """What a plugin sees of one site.
+
+    Args:
+        own: the stream that is at hand as `sums`.
+        group: index of its category; None: of all categories together.
+        needs: of the plugin; it is given no stream that none of its statistics listens to.
+        given: as of `Services.for_plugin`.
+    """
+    reader = _Reader(statistics, site, streams_of(needs.statistics, 1))
+    at_hand = reader.sums(own, group)
+    return SiteContext(
+        site=site,
+        category=statistics.categories_of(own)[group] if own != CALIBRATION and group is not None else None,
+        sums=at_hand.sums,
+        count=at_hand.count,
+        observed=at_hand.observed,
+        weights=weights,
+        generator=generator,
+        of=reader,
+        **{"readout": None, "probe": None, "attribute_tokens": (), **(given or {})},
+    )
