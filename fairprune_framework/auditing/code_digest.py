@@ -15,6 +15,7 @@ SUMMED_BY = (
     "calibration/text.py",
     "contrasts/alignment.py",
     "contrasts/schema.py",
+    "contrasts/words.py",
     "functional/compensated.py",
     "functional/divergence.py",
     "functional/log_probs.py",
