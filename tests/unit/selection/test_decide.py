@@ -52,10 +52,9 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "often_highest", module)
 
     def more(**words: Any) -> Any:
-        found = list(real(**words))
-        if words.get("group") == "fairprune.selection_policies":
-            found.append(metadata.EntryPoint("often-highest", "often_highest:OftenHighest", words["group"]))
-        return found
+        if words.get("group") != "fairprune.selection_policies":
+            return real(**words)
+        return [*real(**words), metadata.EntryPoint("often-highest", "often_highest:OftenHighest", words["group"])]
 
     monkeypatch.setattr(metadata, "entry_points", more)
 
