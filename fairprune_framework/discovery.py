@@ -1,7 +1,7 @@
-"""Finding plugins and recipes by entry points, built-ins included; nothing is imported until it is used.
+"""Discovery of plugins and recipes through entry points, built-ins included; nothing is imported before its use.
 
-A plugin is asked for as `name`, or as `distribution:name` where two distributions offer the same name. A broken plugin
-never breaks another: it shows as broken in `fairprune plugins list --load`, and raises only when it is used.
+A plugin is requested as `name`, or as `distribution:name` if two distributions offer the same name. A broken plugin never affects
+another: it is listed as broken by `fairprune plugins list --load` and raises only when used.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ INTERFACES: Mapping[Kind, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One entry point as it is declared; not loaded."""
+    """One declared entry point, not loaded."""
 
     kind: str
     name: str
     distribution: str
     version: str
     value: str
-    """`module:attribute`, or for a recipe the package that holds `<name>.yaml`."""
+    """`module:attribute`, or for a recipe the package with `<name>.yaml`."""
 
     @property
     def label(self) -> str:
-        """How errors name it."""
+        """Its name in messages."""
         return f"{self.kind} {self.name!r} of {self.distribution} {self.version}"
 
 
@@ -69,10 +69,10 @@ def entries(kind: str) -> list[Entry]:
 
 
 def find(kind: str, name: str) -> Entry:
-    """Return the one entry that `name` or `distribution:name` means.
+    """Return the entry for `name` or `distribution:name`.
 
     Raises:
-        UnknownName: nobody offers it. AmbiguousName: two distributions do.
+        UnknownName: no distribution offers it. AmbiguousName: two distributions do.
     """
     distribution, _, short = name.rpartition(":")
     known = entries(kind)
@@ -82,11 +82,11 @@ def find(kind: str, name: str) -> Entry:
         names = sorted({entry.name for entry in known})
         raise UnknownName(
             f"no {kind} named {name!r}.{did_you_mean(short, names)} Installed: {', '.join(names) or 'none'}. "
-            "`fairprune plugins list` shows them all."
+            "`fairprune plugins list` lists them."
         )
     if len(matches) > 1:
         offers = " and ".join(f"{entry.distribution}:{entry.name}" for entry in matches)
-        raise AmbiguousName(f"{kind} {name!r} is offered by {len(matches)} distributions: {offers}. Name one of these instead.")
+        raise AmbiguousName(f"{kind} {name!r} is offered by {len(matches)} distributions: {offers}. Use one of these names.")
     return matches[0]
 
 
@@ -94,8 +94,8 @@ def load(entry: Entry) -> type[Plugin]:
     """Import the plugin class of an entry.
 
     Raises:
-        BrokenPlugin: the import failed (cause chained), the object is no class of the kind's interface, or its
-            `api_version` is of another major version.
+        BrokenPlugin: the import failed (cause chained), the object is not a subclass of the interface, or its `api_version` is
+            another major version.
     """
     from fairprune_framework.api import interfaces
 
@@ -106,12 +106,12 @@ def load(entry: Entry) -> type[Plugin]:
         raise BrokenPlugin(f"{entry.label} cannot be loaded from {entry.value}: {type(error).__name__}: {error}") from error
     wanted = INTERFACES[entry.kind]  # type: ignore[index]
     if not (isinstance(loaded, type) and issubclass(loaded, getattr(interfaces, wanted))):
-        raise BrokenPlugin(f"{entry.label}: {entry.value} is no subclass of {wanted}")
+        raise BrokenPlugin(f"{entry.label}: {entry.value} is not a subclass of {wanted}")
     plugin: type[Plugin] = loaded
     if plugin.api_version != interfaces.API_VERSION:
         raise BrokenPlugin(
             f"{entry.label} is written for interface version {plugin.api_version}; this is version "
-            f"{interfaces.API_VERSION}. Install a release of {entry.distribution} that fits, or an older fairprune_framework."
+            f"{interfaces.API_VERSION}. Install a compatible release of {entry.distribution}, or an older fairprune_framework."
         )
     declared = getattr(plugin, "__dataclass_params__", None)
     if declared is None or not declared.frozen:
@@ -149,7 +149,7 @@ def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
 
 
 def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Plugin:
-    """Load a plugin and make it with its options, each checked against the type of its field.
+    """Load a plugin and instantiate it with its options, each validated against the type of its field.
 
     Raises:
         UnknownName, AmbiguousName, BrokenPlugin: as `find` and `load`.
@@ -160,7 +160,7 @@ def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Pl
 
 
 def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plugin:
-    """Instantiate a loaded plugin class from options as they stand in a recipe."""
+    """Instantiate a loaded plugin class from the options of a recipe."""
     fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}  # type: ignore[arg-type]
     try:
         hints = typing.get_type_hints(plugin)
@@ -202,7 +202,7 @@ def _checked(entry: Entry, option: str, hint: Any, value: Any) -> Any:
 
 
 def in_words(hint: Any) -> str:
-    """A type as an error names it.
+    """A type in the words of a message.
 
     >>> in_words(Literal["minmax", "rank"] | None)
     'one of minmax, rank'
@@ -214,10 +214,10 @@ def in_words(hint: Any) -> str:
         return " or ".join(in_words(kind) for kind in kinds)
     if typing.get_origin(hint) in (tuple, list):
         return f"a list, each {in_words(kinds[0])}"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
     return words.get(hint) or ("a mapping" if typing.get_origin(hint) else str(getattr(hint, "__name__", hint)))
 
 
 def options_of(plugin: Plugin) -> dict[str, Any]:
-    """All options of a plugin with their values, as a recipe would write them."""
+    """All options of a plugin with their values, in the form of a recipe."""
     return {field.name: getattr(plugin, field.name) for field in dataclasses.fields(plugin) if field.init}  # type: ignore[arg-type]

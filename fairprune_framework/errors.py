@@ -1,7 +1,7 @@
-"""Every error that this package raises on purpose, and the exit code that each one means.
+"""The errors of this package and their exit codes.
 
-An error says what, where, what came, what was expected and what to do next. `UserError` and its children mean that the
-input is wrong: the command line prints their text on one line and exits with 2. Everything else exits with 1.
+A message states what, where, the value found, the value expected, and the next step. `UserError` and its subclasses mean invalid
+input: the command line prints their message on one line and exits with 2. Everything else exits with 1.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ class FairpruneError(Exception):
 
 
 class UserError(FairpruneError, ValueError):
-    """The user's input is wrong; the text says how to mend it. Exit code 2."""
+    """Invalid input; the message contains the remedy. Exit code 2."""
 
 
 class UnknownName(UserError):
-    """A plugin, recipe, task or option that nobody offers."""
+    """No such plugin, recipe, task or option."""
 
 
 class AmbiguousName(UserError):
@@ -28,39 +28,39 @@ class AmbiguousName(UserError):
 
 
 class UnsupportedArchitecture(UserError):
-    """No adapter, or not this one, can name the prunable neurons of the model."""
+    """No adapter, or not the requested one, can locate the prunable neurons of the model."""
 
 
 class PromptError(UserError):
-    """A prompt set, or one contrast of it, cannot be used."""
+    """A prompt set, or one of its contrasts, cannot be used."""
 
 
 class RunFolderError(UserError):
-    """The run folder holds something other than what this command expects."""
+    """The content of the run folder does not match the command."""
 
 
 class BrokenPlugin(FairpruneError):
-    """A plugin could not be imported, or its interface version is not ours. The cause is chained."""
+    """A plugin could not be imported, or has another interface version. The cause is chained."""
 
 
 class ContractViolation(FairpruneError):
-    """A plugin returned something that its interface does not allow. The text names the plugin and its distribution."""
+    """A plugin returned an invalid result. The message names the plugin and its distribution."""
 
 
 class VerificationFailed(FairpruneError):
-    """A pruned model did not behave as its masked original; nothing was kept."""
+    """A pruned model differs from its masked original; nothing was kept."""
 
 
 class DiskFull(FairpruneError, OSError):
-    """A file could not be written for want of space; nothing half-written stays."""
+    """A file could not be written because the disk is full; no partial file remains."""
 
 
 class Interrupted(FairpruneError):
-    """SIGTERM came during an audit; what was done is in its checkpoint. Exit code 143."""
+    """SIGTERM during an audit; the progress is in its checkpoint. Exit code 143."""
 
 
 class RankFailed(FairpruneError):
-    """Another rank of an audit failed or died; the text says which, why, and that its checkpoint stands."""
+    """Another rank of an audit failed or died; the message says which and why. Its checkpoint is kept."""
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
@@ -74,7 +74,7 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
 
 
 def shortened(text: str, most: int = 80) -> str:
-    """The text with its middle left out where it is longer than `most` characters.
+    """The text, with its middle omitted if it is longer than `most` characters.
 
     >>> shortened("abcdefghij", 5)
     'ab...ij'

@@ -1,4 +1,4 @@
-"""Try every cell of a grid: in one process, in parts, or over ranks that were started together."""
+"""Evaluate every cell of a grid: in one process, in parts, or over ranks launched together."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def ablate(
     notify: Notify = silent,
     **options: Any,
 ) -> dict[str, Any] | None:
-    """Try every cell of a grid; returns the content of `ablation.json`, or None while cells of other parts are missing.
+    """Evaluate every cell of a grid; returns the content of `ablation.json`, or None while cells of other parts are missing.
 
     Args:
         grid: a YAML file, or a mapping.
-        output: the folder; the same grid in the same folder goes on, a grown one does its new cells.
-        confirm: re-run that many of the best cells and judge them on held-out contrasts: once.
-        part: (i, n): do cell i, i + n, ...; n processes share the work of one folder. By default all cells; of ranks that torchrun
-            or SLURM started together, each does its own, and rank 0 waits for all and writes the table.
+        output: the folder; the same grid in the same folder resumes, an extended one runs its new cells.
+        confirm: repeat this number of the best cells and judge them on held-out contrasts, once.
+        part: (i, n): run cell i, i + n, ...; n processes share the work of one folder. By default all cells; under torchrun or
+            SLURM each rank runs its own cells, and rank 0 waits for all and writes the table.
         model, prompts: names, or in memory (with `tokenizer`).
         options: fields of the recipe, the same for all cells.
 
     Raises:
-        UserError: the grid is wrong; nothing was written. Or held-out contrasts were looked at before.
+        UserError: the grid is invalid, and nothing was written; or held-out contrasts were looked at before.
     """
     if part is not None and not 0 <= part[0] < part[1]:
         raise UserError(f"--part must be I/N with 0 <= I < N. Got {part[0]}/{part[1]} instead.")
@@ -87,7 +87,7 @@ def ablate(
 def _together(
     parallelism: parallel.Parallelism, part: tuple[int, int], prepared: Callable[[], Ablation], opened: Callable[[], Ablation]
 ) -> Ablation | None:
-    """The cells over ranks that were started together: rank 0 checks, audits, tells the others to begin, and waits for them."""
+    """The cells over ranks launched together: rank 0 checks, audits, broadcasts the start, and waits for the others."""
     parallel.init_process_group(parallelism)
     try:
         if part[0]:
@@ -111,7 +111,7 @@ def _together(
 
 
 def check(ablation: Ablation) -> None:
-    """Everything that can be wrong with model, prompts and plugins is found before anything is written."""
+    """Validate model, prompts and plugins before anything is written."""
     base = ablation.base_run()
     base.with_recipe(with_options(base.recipe, ablation.grid.cells[0].choices)).plugins.check_names()
     _ = base.prompts.contrasts, base.fingerprint, base.prompts.aligned

@@ -1,4 +1,4 @@
-"""The table of an ablation: which cells are on the Pareto front, how they rank, and how it is written and printed."""
+"""The table of an ablation: Pareto front, ranking, files and text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Row = dict[str, Any]
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
-    """Which rows no other beats: less bias at no more perplexity, or less perplexity at no more bias.
+    """The rows that no other dominates: less bias at no more perplexity, or less perplexity at no more bias.
 
-    Rows without a change (an empty plan, or no bias to lower) and controls are never on the front.
+    Rows without a change (an empty plan, or no bias to reduce) and controls are never on the front.
 
     >>> a, b, c = ({"bias_change": d, "perplexity_change": p, "units": 1} for d, p in ((-0.4, 0.01), (-0.2, 0.02), (-0.1, 0.0)))
     >>> pareto([a, b, c])
@@ -37,7 +37,7 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> list[bool]:
 
 
 def completed(rows: Sequence[Row]) -> list[Row]:
-    """The rows with what only all of them together say: the front, the best control at equal budget, Holm over all cells."""
+    """The rows with columns that depend on all of them: the front, the best control at equal budget, Holm over all cells."""
     front = pareto(rows)
     best: dict[Any, float] = {}
     for row in rows:
@@ -55,7 +55,7 @@ def completed(rows: Sequence[Row]) -> list[Row]:
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
-    """The cells that may be confirmed: no controls, something planned, the guard held; the largest fall of the judging metric first."""
+    """The cells eligible for confirmation: no controls, a nonempty plan, within the guard's limit; the largest reduction first."""
     able = [row for row in rows if not row["control"] and row["units"] and row["guard_held"]]
     return sorted((row for row in able if row["bias_change"] is not None), key=lambda row: (row["bias_change"], row["cell"]))
 
@@ -74,14 +74,14 @@ def save(folder: Path, rows: Sequence[Row], record: Mapping[str, Any]) -> None:
 
 
 def render(record: Mapping[str, Any], most: int = 12) -> str:
-    """The leaderboard as text: at most `most` cells, the controls beside them, and what was confirmed."""
+    """The leaderboard as text: at most `most` cells, the range of the controls, and the confirmation."""
     rows = record["cells"]
     best, controls = ranked(rows), [row for row in rows if row["control"]]
     judged = record["judged_on"]
     short = record["judged_by"].rpartition("-")[2]
     lines = [
-        f"{len(rows)} cells ({len(controls)} of them controls), judged on {judged['contrasts']} contrasts of select, "
-        f"{judged['templates']} templates, that chose nothing",
+        f"{len(rows)} cells ({len(controls)} of them controls), judged on {judged['contrasts']} contrasts of select with "
+        f"{judged['templates']} templates, which selected no neuron",
         "",
         f"{'cell':<11} {short + ' [95 %]':<24} {'controls':>9} {'perplexity':>11} {'units':>6}   ",
     ]
@@ -89,7 +89,7 @@ def render(record: Mapping[str, Any], most: int = 12) -> str:
         lines.append(_line(row))
         lines.append(f"{'':<11} {_short(row['what'])}")
     if not best:
-        lines.append("no cell holds the guard and lowers anything")
+        lines.append("no cell is within the guard's limit and reduces the metric")
     if len(best) > most:
         lines.append(f"... {len(best) - most} more in results.parquet")
     over = sum(not row["guard_held"] for row in rows if not row["control"])
@@ -97,17 +97,17 @@ def render(record: Mapping[str, Any], most: int = 12) -> str:
     if over:
         lines.append(f"{over} cells cost more perplexity than --max-perplexity-increase allows")
     if empty:
-        lines.append(f"{empty} cells planned nothing: their reasons stand in results.parquet")
+        lines.append(f"{empty} cells planned nothing: see the reasons in results.parquet")
     if controls:
         changes = [row["bias_change"] for row in controls if row["bias_change"] is not None]
         if changes:
-            lines.append(f"controls, neurons by chance: {min(changes):+.1%} to {max(changes):+.1%}, {len(changes)} cells")
+            lines.append(f"controls, random neurons: {min(changes):+.1%} to {max(changes):+.1%}, {len(changes)} cells")
     lines.append(f"* on the Pareto front of {short} against perplexity")
     confirmed = record.get("confirmed")
     if confirmed is None:
-        lines += ["", "held-out contrasts were not looked at: --confirm K does it, once"]
+        lines += ["", "held-out contrasts were not looked at: --confirm K does so, once"]
     else:
-        lines += ["", f"confirmed once on held-out contrasts, after {confirmed['cells_looked_at']} cells had been looked at:"]
+        lines += ["", f"confirmed once on held-out contrasts, after a look at {confirmed['cells_looked_at']} cells:"]
         for row in confirmed["results"]:
             lines.append(f"{row['cell']:<11} {row['verdict']}: {row['because']}")
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""One cell of a grid: its scores, its plan, and what masking the plan does to contrasts and text that chose nothing."""
+"""One cell of a grid: its scores, its plan, and the effect of masking the plan on judging contrasts and text."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from fairprune_framework.selection.decide import plan_of, scores_of
 
 
 class PlanEvaluator:
-    """Measures plans on the judging part of `select`; equal plans once.
+    """Evaluates plans on the judging part of `select`, equal plans only once.
 
     Args:
-        run: the search run: its `select` chose, its `heldout` (the judging part of the real `select`) judges.
-        metric: what of the contrasts ranks the cells, one of `names.IDEALS`.
+        run: the search run: its `select` selects, its `heldout` (the judging part of the real `select`) judges.
+        metric: the metric that ranks the cells, one of `names.IDEALS`.
 
     Raises:
-        UserError: the judging part holds no contrast that has the metric.
+        UserError: no contrast of the judging part has the metric.
     """
 
     def __init__(self, run: Run, metric: str = DIVERGENCE) -> None:
@@ -32,7 +32,7 @@ class PlanEvaluator:
         if metric == STEREOTYPE_PREFERENCE:
             contrasts = [contrast for contrast in contrasts if contrast.stereotyping is not None]
         if not any(not contrast.control for contrast in contrasts):
-            raise UserError(f"the judging part of select holds no contrast that {metric} can be measured on")
+            raise UserError(f"the judging part of select contains no contrast for {metric}")
         self.contrasts, self._limit = contrasts, run.recipe.max_perplexity_increase
         self.evaluator = MaskedEvaluator(
             run.loaded.model,
@@ -47,7 +47,7 @@ class PlanEvaluator:
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}
 
     def columns(self, plan: Plan) -> dict[str, Any]:
-        """The columns of one cell that come from measuring."""
+        """The measured columns of one cell."""
         key = (plan.multiplier, tuple(sorted(plan.sites.items())))
         if key not in self._known:
             self._known[key] = self._measured(plan)
@@ -57,7 +57,7 @@ class PlanEvaluator:
         after = self.evaluator.measure(plan.sites, plan.multiplier)
         change = self.evaluator.change(after)
         control = self.evaluator.change(after, control=True)
-        assert change is not None  # refused when the evaluator was made
+        assert change is not None  # refused in __init__
         increase = self.evaluator.cost(after)
         by_category = {}
         for category in sorted({contrast.category for contrast in self.contrasts if not contrast.control}):
@@ -82,14 +82,14 @@ class PlanEvaluator:
 
 
 class Scorekeeper:
-    """Scores of the cells, of which neighbours share a pair of scorers: the last ones are kept."""
+    """Scores of the cells; neighbouring cells share a pair of scorers, so the last scores are kept."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self._last: tuple[Any, Scores] | None = None
 
     def scores(self, cell: Cell) -> Scores:
-        """Scores of a cell's scorers on the audit that serves all cells."""
+        """Scores by the scorers of a cell on the shared audit."""
         key = (cell.recipe.bias, cell.recipe.importance, cell.recipe.seed)
         if self._last is None or self._last[0] != key:
             self._last = (key, scores_of(as_run(self.run, cell).selection))
@@ -97,13 +97,13 @@ class Scorekeeper:
 
 
 def as_run(run: Run, cell: Cell) -> Run:
-    """The search run under a cell's choices: the same folder, model, prompts and audit."""
+    """The search run with the choices of a cell: the same folder, model, prompts and audit."""
     recipe = with_options(run.recipe, cell.choices)
     return run.with_recipe(recipe, loaded=run.loaded, prompts=run.prompts, calibration=run.calibration)
 
 
 def evaluate_cell(run: Run, cell: Cell, keeper: Scorekeeper, evaluator: PlanEvaluator) -> dict[str, Any]:
-    """Everything that the table says of one cell."""
+    """All columns of one cell."""
     began = time.perf_counter()
     plan = plan_of(as_run(run, cell).selection, keeper.scores(cell))
     planned = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A grid file into cells: every combination of its axes, and random controls at equal budget. Checked whole before anything runs.
+"""A grid file into cells: every combination of its axes, and random controls at equal budget, validated before anything runs.
 
     bias: [attribution, {plugin: attribution, objective: sentence}]
     importance: [taylor, output-norm]
@@ -10,7 +10,7 @@
     control_seeds: 3
     judge: next-token-divergence
 
-An axis that is absent has the recipe's one value. Every other key is an option of the recipe, the same for all cells.
+A missing axis has the value of the recipe. Every other key is an option of the recipe, shared by all cells.
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ class Cell:
 
     recipe: Recipe
     control: bool = False
-    """A policy that knows nothing: what a method must beat."""
+    """A policy without knowledge of the scores, which a method must beat."""
 
     @property
     def choices(self) -> dict[str, Any]:
-        """The axes, as `recipe.yaml` would write them; `factor` stands beside `operator`."""
+        """The axes in the form of `recipe.yaml`, with `factor` beside `operator`."""
         written = self.recipe.to_yaml()
         return {name: written[name] for name in (*AXES, "factor")}
 
     @property
     def id(self) -> str:
-        """Ten digits that depend on the choices alone, so that a grown grid finds its old cells again."""
+        """Ten digits that depend on the choices only, so that an extended grid reuses its old cells."""
         return digest([self.choices, self.control])[:10]
 
     @property
@@ -67,25 +67,25 @@ class Grid:
     """The content of a grid file."""
 
     recipe: Recipe
-    """What all cells share, with the first value of each axis."""
+    """The shared options, with the first value of each axis."""
     cells: tuple[Cell, ...]
     judge: str = DIVERGENCE
-    """The metric of contrasts that judges all cells."""
+    """The judging metric of all cells."""
 
     @property
     def plugins(self) -> tuple[Plugin, ...]:
-        """All plugins of all cells, equal ones once."""
+        """The distinct plugins of all cells."""
         return tuple(dict.fromkeys(plugin for cell in self.cells for plugin in cell.plugins))
 
     @property
     def key(self) -> str:
-        """Hash over everything that the numbers depend on."""
+        """Hash over everything that determines the numbers."""
         shared = {name: value for name, value in self.recipe.to_file().items() if name not in (*AXES, "factor")}
         return digest([shared, self.judge])
 
 
 def built(kind: discovery.Kind, spec: PluginSpec) -> Plugin:
-    """The plugin that a recipe names."""
+    """The plugin of a recipe."""
     return discovery.build(kind, spec.plugin, spec.options)
 
 
@@ -93,7 +93,7 @@ def read_grid(source: str | Path | Mapping[str, Any], options: Mapping[str, Any]
     """Read a grid from a YAML file, or from a mapping.
 
     Args:
-        options: fields of the recipe that are laid over those of the grid; they may not name an axis.
+        options: fields of the recipe that override those of the grid; no axis.
 
     Raises:
         UserError: an unknown key or plugin (did you mean), an empty axis, a value out of range, a duplicate or impossible cell.
@@ -104,11 +104,11 @@ def read_grid(source: str | Path | Mapping[str, Any], options: Mapping[str, Any]
     options = dict(options or {})
     for name in data:
         if name not in (*AXES, CONTROLS, CONTROL_SEEDS, JUDGE, "recipe", *FIELDS) or name == "factor":
-            hint = " A factor stands with its operator: {operator: scale, factor: 0.5}." if name == "factor" else ""
+            hint = " A factor belongs to its operator: {operator: scale, factor: 0.5}." if name == "factor" else ""
             raise UserError(f"{where} has no key {name!r}.{hint or did_you_mean(str(name), (*AXES, CONTROLS, JUDGE, *FIELDS))}")
     for name in options:
         if name.partition(".")[0] in (*AXES, "factor") and name.partition(".")[0] in (*data, "factor"):
-            raise UserError(f"--{name} stands in the grid {where} already")
+            raise UserError(f"--{name} is already set in the grid {where}")
     shared = {name: data[name] for name in data if name in FIELDS and name not in AXES}
     base = load_recipe(data.get("recipe"), {})
     base = with_defaults(with_options(merge_options(base.to_yaml(), shared), options, where))
@@ -152,12 +152,12 @@ def _cell(base: Recipe, values: Mapping[str, Any], where: str, control: bool = F
         raise UserError(f"impossible cell in {where}: {error}") from error
     if policy.needs().probe and recipe.factor == "auto":
         name = cast(PluginSpec, recipe.policy).plugin
-        raise UserError(f"impossible cell in {where}: {name} probes while it chooses, and needs a number as factor, not auto")
+        raise UserError(f"impossible cell in {where}: {name} probes during selection and needs a number as factor, not auto")
     return cell
 
 
 def _controls(base: Recipe, axes: Mapping[str, Sequence[Any]], data: Mapping[str, Any], where: str) -> list[Cell]:
-    """Each control policy at every budget and operator, with the first scorers and seeds of its own."""
+    """Each control policy at every budget and operator, with the first scorers and its own seeds."""
     given = data.get(CONTROLS) or []
     policies = given if isinstance(given, list) else [given]
     seeds = data.get(CONTROL_SEEDS, DEFAULT_CONTROL_SEEDS)
@@ -179,16 +179,12 @@ def _refuse_duplicates(cells: Sequence[Cell], where: str) -> None:
         key = (cell.plugins, effect, str(budget_of(recipe)), recipe.seed)
         if (other := seen.setdefault(key, cell)) is not cell:
             both = {name: (a, b) for (name, a), b in zip(cell.choices.items(), other.choices.values(), strict=True) if a != b}
-            why = (
-                f"; {' and '.join(map(str, both['operator']))} are the same while neurons are masked"
-                if "operator" in both
-                else ""
-            )
+            why = f"; {' and '.join(map(str, both['operator']))} are identical under masking" if "operator" in both else ""
             raise UserError(f"duplicate cell in {where}: {described(cell)}{why}")
 
 
 def described(cell: Cell) -> str:
-    """One line: what a cell is made of."""
+    """A cell in one line."""
     words = []
     for name, value in cell.choices.items():
         if name == "factor" and value is None:

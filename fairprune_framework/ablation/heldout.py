@@ -1,4 +1,4 @@
-"""The one look at held-out contrasts: the best cells, run anew on all of `select` and judged by the ordinary verdict."""
+"""The single look at held-out contrasts: the best cells, repeated on all of `select` and judged by the ordinary verdict."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fairprune_framework.runs.run import Run
 
 
 def refuse_second_look(ablation: Ablation, best: int) -> None:
-    """Raise `RunFolderError` where held-out contrasts judged cells of this folder before; an interrupted look may be finished."""
+    """Raise `RunFolderError` if held-out contrasts have already judged cells of this folder; an interrupted look may be completed."""
     before = ablation.record.get("confirmed")
     if before is None or ablation.overwrite or (not before["complete"] and before["best"] == best):
         return
     cells = ", ".join(before["chosen"])
     raise RunFolderError(
-        f"the held-out contrasts were looked at already, for {cells}, after {before['cells_looked_at']} cells: a second look would "
-        "choose on them. Give other held-out contrasts and another --output, or --overwrite to begin anew"
+        f"the held-out contrasts have already judged {cells}, after {before['cells_looked_at']} cells: a second look would "
+        "select on them. Use other held-out contrasts and another --output, or --overwrite to start over"
     )
 
 
 def confirm_best(ablation: Ablation, best: int) -> None:
-    """Run the `best` cells of the leaderboard on the real splits, and write that it was done before it is done."""
+    """Run the `best` cells of the leaderboard on the real splits; the look is recorded before it happens."""
     contrasts = ablation.base_run().prompts.contrasts
     if not any(contrast.split == "heldout" for contrast in contrasts):
         raise UserError("the prompt set has no split 'heldout' to confirm on: see --split")
@@ -36,7 +36,7 @@ def confirm_best(ablation: Ablation, best: int) -> None:
     known = {cell.id: cell for cell in ablation.grid.cells}
     chosen = before["chosen"] if before else [row["cell"] for row in board.ranked(ablation.record["cells"])[:best]]
     if not chosen:
-        raise UserError("no cell holds the guard, plans anything and has a change to rank it by: there is nothing to confirm")
+        raise UserError("no cell is within the guard's limit with a nonempty plan and a change: there is nothing to confirm")
     looked = ablation.record["cells_looked_at"]
     note = {"best": best, "chosen": chosen, "cells_looked_at": looked, "complete": False, "results": []}
     ablation.record["confirmed"] = note

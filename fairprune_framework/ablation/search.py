@@ -1,7 +1,7 @@
-"""The ablation: one audit on one part of `select`, every cell judged on the other part by masking, held-out contrasts never seen.
+"""The ablation: one audit on one part of `select`; every cell is judged on the other part by masking, without held-out contrasts.
 
 Folder: `grid.yaml`, `base/` (the calibration text), `search/` (a run folder: the audit), `cells/<id>.json`, `results.parquet`,
-`ablation.json`, `confirmed/<id>/` (run folders). A grid that was stopped goes on where it was: a cell is done when its file is there.
+`ablation.json`, `confirmed/<id>/` (run folders). A stopped grid resumes: a cell is finished when its file exists.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ FIT_SHARE = "template:0.5"
 
 
 class Ablation:
-    """A folder of an ablation, open for work.
+    """The folder of an ablation.
 
     Args:
-        grid: what to try.
-        folder: where; made when the first file is written.
-        model, tokenizer, prompts: in memory, in place of those that the grid names.
+        grid: the cells.
+        folder: created with the first file.
+        model, tokenizer, prompts: in memory, instead of those of the grid.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Ablation:
         self._given: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "contrasts": prompts}
         known = folder / "ablation.json"
         if folder.exists() and any(folder.iterdir()) and not (folder / "grid.yaml").is_file():
-            raise RunFolderError(f"{folder} exists and is no ablation (it holds no grid.yaml): choose another --output")
+            raise RunFolderError(f"{folder} exists and is not an ablation (it contains no grid.yaml): choose another --output")
         self.record: dict[str, Any] = read_json(known, board.FORMAT) if known.is_file() else {}
         self._refuse_other_inputs()
 
@@ -60,14 +60,14 @@ class Ablation:
             return
         if read_json(path)["key"] != self.grid.key and not self.overwrite:
             raise RunFolderError(
-                f"{self.folder} holds cells of a grid with other shared options (model, prompts, seed, ...): give --overwrite to "
+                f"{self.folder} contains cells of a grid with other shared options (model, prompts, seed, ...): use --overwrite to "
                 "replace them, or another --output"
             )
 
     # -- the two runs ---------------------------------------------------------------------------------------------------
 
     def base_run(self) -> Run:
-        """The run whose prompts have the real splits, and which keeps the calibration text."""
+        """The run with the real splits of the prompts and the calibration text."""
         if self._base is None:
             recipe = self.grid.recipe
             model = self._given["model"]
@@ -87,9 +87,9 @@ class Ablation:
         return self._base
 
     def search_run(self) -> Run:
-        """The run that cells are made and judged in: `select` alone, its templates divided anew; half of the scoring text judges.
+        """The run of all cells: only `select`, with its templates split again; half of the scoring text judges.
 
-        What is held out in truth is not part of it.
+        The real held-out contrasts are not part of it.
         """
         from fairprune_framework.calibration.text import Calibration
         from fairprune_framework.contrasts.splits import assign, without_overlap
@@ -98,9 +98,9 @@ class Ablation:
         selecting = [contrast for contrast in base.prompts.contrasts if contrast.split in (None, "select")]
         divided, dropped = without_overlap(assign(selecting, FIT_SHARE, self.grid.recipe.seed + 1))
         if dropped:
-            self.notify(f"{len(dropped)} contrasts repeat a text of the judging part, and were left out")
+            self.notify(f"{len(dropped)} contrasts repeat a text of the judging part and were skipped")
         if not any(contrast.split == "heldout" and not contrast.control for contrast in divided):
-            raise UserError("select holds too few templates to judge cells on: at least one category needs two")
+            raise UserError("select has too few templates to judge cells: at least one category needs two")
         recipe = with_options(self.grid.recipe, {"split": "keep", "columns": None, "prompts": None})
         text = base.calibration
         return Run(
@@ -117,23 +117,23 @@ class Ablation:
     # -- the cells ------------------------------------------------------------------------------------------------------
 
     def result(self, cell: Cell) -> dict[str, Any] | None:
-        """What was written of a cell; None where it is still to do."""
+        """The stored result of a cell; None if it is not finished."""
         path = self.folder / "cells" / f"{cell.id}.json"
         return read_json(path) if path.is_file() else None
 
     def left(self, part: tuple[int, int] = (0, 1)) -> list[Cell]:
-        """Cells that are not done, of those that belong to a part: cell i to part i mod n."""
+        """Unfinished cells of a part; cell i belongs to part i mod n."""
         mine = [cell for index, cell in enumerate(self.grid.cells) if index % part[1] == part[0]]
         return [cell for cell in mine if self.result(cell) is None]
 
     def audit(self) -> Run:
-        """Make the one audit of all cells, where it is not done."""
+        """Run the shared audit of all cells, unless it is done."""
         from fairprune_framework.pipeline import run_stages
 
         return run_stages(self.search_run(), "read", "audit")
 
     def run_cells(self, part: tuple[int, int] = (0, 1)) -> None:
-        """Do every cell of a part that is not done."""
+        """Run the unfinished cells of a part."""
         from fairprune_framework.ablation.cell import PlanEvaluator, Scorekeeper, evaluate_cell
 
         left = self.left(part)
@@ -141,7 +141,7 @@ class Ablation:
             return
         run = self.audit() if part[0] == 0 else self.search_run()
         if not run.folder.has("audit"):
-            raise UserError(f"the audit in {run.folder} is not done yet: part 0 makes it; start the others after it")
+            raise UserError(f"the audit in {run.folder} is not finished: part 0 runs it; start the others afterwards")
         evaluator, keeper = PlanEvaluator(run, self.grid.judge), Scorekeeper(run)
         templates = {c.template_id for c in evaluator.contrasts if not c.control}
         if len(templates) < MIN_CLUSTERS:
@@ -159,7 +159,7 @@ class Ablation:
         self.judged_on(evaluator.contrasts)
 
     def judged_on(self, contrasts: Sequence[Any]) -> None:
-        """Write down what judged the cells."""
+        """Record the number of judging contrasts and templates."""
         bias = [contrast for contrast in contrasts if not contrast.control]
         facts = {
             "contrasts": len(bias),
@@ -169,7 +169,7 @@ class Ablation:
         write_json(self.folder / "judged_on.json", facts)
 
     def assemble(self) -> dict[str, Any] | None:
-        """Write the table once every cell is done; None where some are not."""
+        """Write the table once every cell is finished; None otherwise."""
         results = [self.result(cell) for cell in self.grid.cells]
         rows = [row for row in results if row is not None]
         if len(rows) < len(results):
@@ -199,7 +199,7 @@ class Ablation:
         return int(read_json(path).get("earlier_cells", 0)) if path.is_file() else 0
 
     def begin(self, source: str) -> None:
-        """Write the grid; with `overwrite` the cells go, but their number is remembered."""
+        """Write the grid; `overwrite` removes the cells but keeps their number."""
         import shutil
 
         earlier = self._earlier

@@ -1,4 +1,4 @@
-"""Does masking the plan do more than masking random neurons of equal activation norm?"""
+"""Has masking the plan a larger effect than masking random neurons of equal activation norm?"""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fairprune_framework.utilities.progress import Notify, silent
 
 
 def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> dict[str, Any]:
-    """Does masking the plan do more than masking random neurons of the same layers and activation norms? And do the control contrasts
-    react as much as the demographic ones? `p_value`: share of the draws (and the plan itself) that lower the divergence at least as
-    much. Writes `causal.json`."""
+    """Has masking the plan a larger effect than masking random neurons of the same layers and activation norms? And do the control
+    contrasts react as much as the demographic ones? `p_value`: share of the draws, the plan included, with at least the same
+    reduction of the divergence. Writes `causal.json`."""
     opened = opened_run(run, notify, "plan")
     plan = opened.read_plan()
     if plan.count == 0:
@@ -71,7 +71,7 @@ def _effect(change: PairedChange) -> dict[str, Any]:
 
 
 def _control_ratio(effects: Mapping[str, PairedChange | None]) -> float | None:
-    """The relative change of the controls over that of the demographic contrasts; 1: they react as much."""
+    """The relative change of the controls over that of the demographic contrasts; 1: an equal reaction."""
     own, control = effects["demographic"], effects["control"]
     if own is None or control is None or control.change is None or not own.change:
         return None
@@ -79,7 +79,7 @@ def _control_ratio(effects: Mapping[str, PairedChange | None]) -> float | None:
 
 
 def _norm_ratio(reference: Mapping[str, Tensor], norms: Mapping[str, Tensor], drawn: Mapping[str, Tensor]) -> float:
-    """Median of (norm of the random neuron / norm of the planned one): how well the draw is matched."""
+    """Median of (norm of the random neuron / norm of the planned one): the quality of the matching."""
     pairs = [norms[name][drawn[name]] / norms[name][reference[name][: len(drawn[name])]] for name in reference]
     return torch.cat(pairs).median().item()
 
@@ -94,7 +94,7 @@ def activation_norms(run: Run) -> dict[str, Tensor]:
         squares[site.name] += values.double().square().sum(0).reshape(site.units, -1).sum(1).cpu()
 
     device = next(run.loaded.model.parameters()).device
-    documents = run.calibration.scoring  # read here: text that the model itself writes must not pass through the tap
+    documents = run.calibration.scoring  # read here: sampling the text must not pass through the tap
     with run.loaded.architecture.adapter.tap(run.loaded.model, list(sites.values()), frozenset({"neuron"}), add):
         for document in documents:
             run.loaded.model.get_decoder()(input_ids=torch.tensor([document], device=device), use_cache=False)  # type: ignore[operator]
@@ -111,7 +111,7 @@ def render(answer: Mapping[str, Any]) -> str:
     changes = [each["change"] for each in answer["random"] if each["change"] is not None]
     if changes:
         lines.append(f"  random sets  {min(changes):+.1%} to {max(changes):+.1%}, {len(changes)} of equal activation norm")
-    lines.append(f"  p = {answer['p_value']:.3f} that a random set lowers the divergence as much")
+    lines.append(f"  p = {answer['p_value']:.3f} for an equal reduction by a random set")
     if answer["control_ratio"] is not None:
         lines.append(f"  controls react {answer['control_ratio']:.0%} as much as demographic contrasts")
     return "\n".join(lines)

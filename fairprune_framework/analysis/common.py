@@ -1,4 +1,4 @@
-"""What the questions share: opening a run, plans by category, masked divergences, tables as text."""
+"""Shared by the questions: opening a run, plans by category, masked divergences, tables as text."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def opened_run(run: Run | str | Path, notify: Notify, stage: str) -> Run:
 
 
 def chosen_by_category(run: Run) -> dict[str, Plan]:
-    """category -> what the run's policy chooses by that category's bias alone."""
+    """category -> the choice of the run's policy by the bias of that category alone."""
     scores = run.read_scores()
     return {category: plan_of(run.selection, narrowed(scores, category)) for category in sorted(scores.by_category)}
 
 
 def narrowed(scores: Scores, category: str) -> Scores:
-    """Scores with the bias of one category in place of the average; where it never reached a site, its units are not observed."""
+    """Scores with the bias of one category instead of the average; the units of sites that it never reached are not observed."""
     own = scores.by_category[category]
     bias = {name: own.get(name, torch.zeros_like(mean)) for name, mean in scores.bias.items()}
     observed = {name: seen & (name in own) for name, seen in scores.observed.items()}
@@ -45,7 +45,7 @@ def ratio(part: int, whole: int) -> float | None:
 
 
 def square(size: int, pairs: Sequence[tuple[int, int]], values: Sequence[float]) -> list[list[float | None]]:
-    """A symmetric matrix with nothing on its diagonal."""
+    """A symmetric matrix with None on its diagonal."""
     matrix_of_pairs: list[list[float | None]] = [[None] * size for _ in range(size)]
     for (i, j), value in zip(pairs, values, strict=True):
         matrix_of_pairs[i][j] = matrix_of_pairs[j][i] = value
@@ -53,7 +53,7 @@ def square(size: int, pairs: Sequence[tuple[int, int]], values: Sequence[float])
 
 
 def divergence_evaluator(run: Run) -> tuple[str, MaskedEvaluator]:
-    """The split that judges (held out where there is one, otherwise `select`), and what measures the divergence of its contrasts."""
+    """The judging split (`heldout` if present, otherwise `select`), and an evaluator for the divergence of its contrasts."""
     splits = {contrast.split for contrast in run.prompts.aligned}
     split = "heldout" if "heldout" in splits else "select"
     evaluator = MaskedEvaluator(

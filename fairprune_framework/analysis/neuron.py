@@ -1,4 +1,4 @@
-"""One neuron: the contrasts that move it most, the tokens that it promotes and suppresses, and why it was or was not chosen."""
+"""One neuron: the contrasts with the largest effect on it, its promoted and suppressed tokens, and why it was chosen or not."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.progress import Notify, silent
 
 MOST = 10
-"""Contrasts and tokens that are shown."""
+"""Maximum number of contrasts and tokens."""
 
 
 def inspect(run: Run | str | Path, unit: str, notify: Notify = silent) -> dict[str, Any]:
-    """Look at one neuron of a run with scores.
+    """Inspect one neuron of a run with scores.
 
     Args:
-        unit: `SITE:I`; a layer's number is enough where the layer has one site.
+        unit: `SITE:I`; the number of the layer suffices if it has one site.
 
     Raises:
         UserError: no such site or unit, or no scores yet.
@@ -48,7 +48,7 @@ def inspect(run: Run | str | Path, unit: str, notify: Notify = silent) -> dict[s
 
 
 def located(text: str, sites: Mapping[str, Site]) -> tuple[Site, int]:
-    """The site and the unit that `SITE:I` names."""
+    """The site and the unit of `SITE:I`."""
     if (match := re.fullmatch(r"(.+):(\d+)", text.strip())) is None:
         raise UserError(f"--unit must be SITE:I, such as {next(iter(sites))}:0. Got {text!r} instead.")
     name, index = match[1], int(match[2])
@@ -99,15 +99,15 @@ def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
     elif not bool(scores.observed[site.name][index]):
         because = "no contrast of select reached it"
     elif scores.signed and mine <= 0:
-        because = f"its bias {mine:.3g} is not above 0: without it the bias would grow, or stay"
+        because = f"its bias {mine:.3g} is not above 0: its removal would not reduce the bias"
     elif lowest is None:
         because = f"nothing was planned: {plan.reason}"
     elif planned_here >= room:
         because = f"layer {site.layer} is full: {planned_here} of at most {room} neurons are planned there"
     elif len(plan.sites.get(site.name, ())) >= site.units - 1:
-        because = "one neuron of each site stays"
+        because = "one neuron of each site is kept"
     elif mine < lowest:
-        because = f"below the cut: {ahead} neurons have more bias, and the lowest planned has {lowest:.3g}"
+        because = f"below the threshold: {ahead} neurons have more bias, and the lowest planned one has {lowest:.3g}"
     else:
         rank = sum(int((found > scores.importance[site.name][index]).sum()) for found in scores.importance.values()) + 1
         because = (
@@ -117,7 +117,7 @@ def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
 
 
 def moved_by(run: Run, site: Site, index: int) -> list[dict[str, Any]]:
-    """Every contrast with how far it moves the neuron (`metrics.movement`), the furthest first."""
+    """All contrasts with the movement of the neuron (`metrics.movement`), the largest first."""
     texts = run.prompts.texts
     moved = measure_movements(
         run.loaded.model,
@@ -131,7 +131,7 @@ def moved_by(run: Run, site: Site, index: int) -> list[dict[str, Any]]:
 
 
 def _tokens(run: Run, site: Site, index: int) -> dict[str, Any]:
-    """Tokens whose logits the neuron's output weights raise and lower most, through the final norm and head alone."""
+    """Tokens with the largest increase and decrease of their logits by the neuron's output weights, through final norm and head."""
     from fairprune_framework.errors import FairpruneError
     from fairprune_framework.models.readout import readout_of
     from fairprune_framework.surgery.slices import weights_of

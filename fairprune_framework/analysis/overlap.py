@@ -1,4 +1,4 @@
-"""Are the same neurons found for each category?"""
+"""Do the categories select the same neurons?"""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from fairprune_framework.utilities.progress import Notify, silent
 
 
 def overlap(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
-    """Are the same neurons found for each category? `counts[a][b]`: shared units; p-values: hypergeometric, of at least as many by
-    chance among the units that may be planned; `p_adjusted`: Holm over all pairs. Writes `overlap.json`."""
+    """Do the categories select the same neurons? `counts[a][b]`: shared units; p-values: hypergeometric, for at least as many by
+    chance among the eligible units; `p_adjusted`: Holm's correction over all pairs. Writes `overlap.json`."""
     from scipy.stats import hypergeom
 
     opened = opened_run(run, notify, "score")
@@ -44,7 +44,7 @@ def overlap(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
 
 def render(answer: Mapping[str, Any]) -> str:
     """The answer as text."""
-    head = f"units that categories share, of {answer['population']:,}; * more than chance (Holm, 5 %)"
+    head = f"units shared by categories, of {answer['population']:,}; * more than chance (Holm, 5 %)"
     cells = [
         [f"{n}{'*' if (p := answer['p_adjusted'][i][j]) is not None and p <= 0.05 else ''}" for j, n in enumerate(row)]
         for i, row in enumerate(answer["counts"])

@@ -1,4 +1,4 @@
-"""Would other templates have chosen the same neurons?"""
+"""Would other templates have selected the same neurons?"""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from fairprune_framework.utilities.progress import Notify, silent
 
 
 def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = silent) -> dict[str, Any]:
-    """Would other templates have chosen the same neurons? The share of bootstrap replicates, over templates within each category,
-    that choose each planned neuron, and the mean Jaccard index of two replicates. One more audit, which keeps sums by groups of
-    templates (at most 32 a category). Importance is not resampled. Writes `stability.json`."""
+    """Would other templates have selected the same neurons? The share of bootstrap replicates, over templates within each category,
+    that select each planned neuron, and the mean Jaccard index of two replicates. This needs another audit with sums by groups of
+    templates (at most 32 per category). Importance is not resampled. Writes `stability.json`."""
     opened = opened_run(run, notify, "score")
     if replicates < 2:
         raise UserError(f"--replicates must be at least 2. Got {replicates} instead.")
@@ -68,7 +68,7 @@ def stability(run: Run | str | Path, replicates: int = 100, notify: Notify = sil
 
 
 def _audited_by_cluster(run: Run, notify: Notify) -> Statistics:
-    """Audit `select` anew, with the sums of clusters of templates kept apart."""
+    """Audit `select` again, with separate sums for clusters of templates."""
     contrasts = selecting(run.prompts.aligned)
     demand = replace(Demand.of([run.plugins.bias], len(run.loaded.layers)), clusters=True)
     notify(f"auditing {len(contrasts)} contrasts by clusters of templates")
@@ -90,8 +90,8 @@ def _audited_by_cluster(run: Run, notify: Notify) -> Statistics:
 def render(answer: Mapping[str, Any]) -> str:
     """The answer as text."""
     if not answer["planned"]:
-        return "the plan is empty: nothing to be stable"
+        return "the plan is empty: there is no stability to measure"
     return (
-        f"of {answer['planned']} planned neurons, {answer['stable_75']} are chosen by at least 75 % of {answer['replicates']} "
+        f"of {answer['planned']} planned neurons, {answer['stable_75']} are selected by at least 75 % of {answer['replicates']} "
         f"replicates; on average {answer['mean_frequency']:.0%}; two replicates share {answer['mean_jaccard']:.0%} (Jaccard)"
     )

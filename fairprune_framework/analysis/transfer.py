@@ -1,4 +1,4 @@
-"""Does what is chosen on one category help another?"""
+"""Does a selection for one category help another?"""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from fairprune_framework.utilities.progress import Notify, silent
 
 
 def transfer(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
-    """Does what is chosen on one category help another? Rows: chosen on; columns: judged on. `change` of the divergence with its
-    interval over templates; `p_adjusted`: Holm over the matrix. The last columns are the control categories. Writes `transfer.json`.
+    """Does a selection for one category help another? Rows: selected for; columns: judged on. `change` of the divergence with its
+    interval over templates; `p_adjusted`: Holm's correction over the matrix. The last columns are the control categories. Writes
+    `transfer.json`.
     """
     opened = opened_run(run, notify, "score")
     plans = chosen_by_category(opened)
@@ -25,7 +26,7 @@ def transfer(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
     columns += [(True, name) for name in sorted({c.category for c in evaluator.contrasts if c.control})]
     table = []
     for index, name in enumerate(names, 1):
-        notify(f"judging what {name} chose: {index} of {len(names)}")
+        notify(f"judging the selection for {name}: {index} of {len(names)}")
         after = evaluator.measure(plans[name].sites, plans[name].multiplier)
         table.append([evaluator.change(after, control=control, category=category) for control, category in columns])
 
@@ -53,7 +54,7 @@ def transfer(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
 
 def render(answer: Mapping[str, Any]) -> str:
     """The answer as text."""
-    head = f"change of the divergence; rows: chosen on, columns: judged on ({answer['split']}); * Holm, 5 %"
+    head = f"change of the divergence; rows: selected for, columns: judged on ({answer['split']}); * Holm, 5 %"
     cells = [
         [
             "" if value is None else f"{value:+.0%}{'*' if (p := answer['p_adjusted'][i][j]) is not None and p <= 0.05 else ''}"

@@ -1,4 +1,4 @@
-"""Applying a plan without changing a weight: its units are masked at the neuron tap, as long as the context lasts."""
+"""A plan applied without changing a weight: inside the context its units are masked at the neuron tap."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fairprune_framework.models.architecture import Architecture, recognise
 def masked(
     model: nn.Module, architecture: Architecture, units: Mapping[str, Sequence[int]], factor: float = 0.0
 ) -> Iterator[None]:
-    """Multiply the activations of units (site -> indices) by `factor` during every forward inside the context."""
+    """Multiply the activations of units (site -> indices) by `factor` in every forward pass inside the context."""
     columns: dict[str, Tensor] = {}
     for name, chosen in units.items():
         if len(chosen):
@@ -41,7 +41,7 @@ def masked(
 
 @contextmanager
 def applied(plan: Plan, model: nn.Module, architecture: Architecture | None = None) -> Iterator[nn.Module]:
-    """`with fp.applied(plan, model):` - the model answers as if the plan were carried out; nothing of it is changed.
+    """`with fp.applied(plan, model):` - the outputs are those of the pruned model; no weight is changed.
 
     Raises:
         UserError: the plan was made for another model.
@@ -53,7 +53,7 @@ def applied(plan: Plan, model: nn.Module, architecture: Architecture | None = No
 
 
 def check_plan(plan: Plan, model: nn.Module, architecture: Architecture) -> None:
-    """Raise `UserError` unless the plan was made for this model and names units that it has."""
+    """Raise `UserError` unless the plan was made for this model and all its units exist."""
     from fairprune_framework.models.loading import fingerprint
 
     actual = fingerprint(model)

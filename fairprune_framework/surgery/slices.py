@@ -1,7 +1,7 @@
-"""Every operation on the units of a site, written once for all architectures: view, zero, cut, put back.
+"""The operations on the units of a site, for all architectures: view, zero, scale, prune.
 
-A `Slice` says where units live in one parameter. Pure functions over tensors, but for `set_parameter`, which replaces one parameter
-of a model and returns the old one, so that it can be put back.
+A `Slice` locates units in one parameter. The functions are pure, except for `set_parameter`, which replaces one parameter of a model
+and returns the old one, so that it can be restored.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from fairprune_framework.errors import FairpruneError
 
 
 def positions(slice_: Slice, units: Tensor) -> Tensor:
-    """Indices on the slice's axis that belong to units (n,) -> (n * width,)."""
+    """Indices of units on the axis of the slice: (n,) -> (n * width,)."""
     first = slice_.start + units * slice_.step
     return (first.unsqueeze(-1) + torch.arange(slice_.width, device=units.device)).reshape(-1)
 
 
 def part(parameter: Tensor, slice_: Slice) -> tuple[Tensor, int]:
-    """The parameter after `lead`, a view, and the axis counted in it."""
+    """A view of the parameter at `lead`, and the axis in this view."""
     return parameter[slice_.lead] if slice_.lead else parameter, slice_.axis - len(slice_.lead)
 
 
@@ -43,10 +43,10 @@ def weights_of(model: nn.Module, site: Site) -> dict[str, Tensor]:
 
 
 def _own(parameter: Tensor, slice_: Slice, site: Site) -> tuple[Tensor, int]:
-    """A parameter and how many units of the site it holds: all, or under tensor parallel those of this rank.
+    """A parameter and its number of units of the site: all, or under tensor parallelism those of this rank.
 
     Raises:
-        FairpruneError: it is spread over devices in another way; a shard is never read as if it were the whole.
+        FairpruneError: it is sharded in another way; a shard is never treated as the whole parameter.
     """
     if not hasattr(parameter, "to_local"):
         return parameter, site.units
@@ -56,13 +56,13 @@ def _own(parameter: Tensor, slice_: Slice, site: Site) -> tuple[Tensor, int]:
         if local.shape[slice_.axis] == units * slice_.width:
             return local, units
     raise FairpruneError(
-        f"{slice_.parameter} is spread over devices, {tuple(local.shape)} of {tuple(parameter.shape)} here: load the model whole to "
+        f"{slice_.parameter} is sharded over devices, {tuple(local.shape)} of {tuple(parameter.shape)} here: load the whole model to "
         "read its weights"
     )
 
 
 def unit_parameters(model: nn.Module, site: Site) -> int:
-    """Parameters of one unit of a site."""
+    """Number of parameters of one unit of a site."""
     total = 0
     for slice_ in site.slices:
         tensor, axis = part(model.get_parameter(slice_.parameter), slice_)
@@ -79,7 +79,7 @@ def zero_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, roles: fr
 
 
 def scale_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, factor: float) -> None:
-    """Multiply what units write, their output weights, by a factor, in place: the same as multiplying their activations."""
+    """Multiply the output weights of units by a factor, in place; this equals a multiplication of their activations."""
     for slice_ in site.slices:
         if slice_.role == "out":
             tensor, axis = part(parameters[slice_.parameter], slice_)
@@ -88,7 +88,7 @@ def scale_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, factor: 
 
 
 def kept_positions(length: int, slices: Sequence[tuple[Slice, Tensor]]) -> Tensor:
-    """Indices that stay on an axis of `length` after the units of each slice have gone, in order."""
+    """The remaining indices on an axis of `length` after removing the units of each slice, in order."""
     keep = torch.ones(length, dtype=torch.bool)
     for slice_, units in slices:
         keep[positions(slice_, units)] = False
@@ -99,10 +99,10 @@ def cut(parameter: Tensor, slices: Sequence[tuple[Slice, Tensor]]) -> Tensor:
     """A new tensor without the units of each slice. Slices with different `lead` must lose equally many.
 
     Args:
-        slices: (slice, units to go) for every slice that lives in this parameter.
+        slices: (slice, units to remove) for every slice of this parameter.
     """
     axes = {slice_.axis for slice_, _ in slices}
-    assert len(axes) == 1, "all slices of a parameter lie on one axis"
+    assert len(axes) == 1, "all slices of a parameter share one axis"
     axis = axes.pop()
     leads: dict[tuple[int, ...], list[tuple[Slice, Tensor]]] = {}
     for slice_, units in slices:

@@ -156,8 +156,8 @@ def test_did_you_mean(install: Install) -> None:
     [
         ("no_such_module:Toy", "ModuleNotFoundError"),
         ("toys:Missing", "AttributeError"),
-        ("toys:Other", "is no subclass of BiasScorer"),
-        ("toys", "is no subclass of BiasScorer"),
+        ("toys:Other", "is not a subclass of BiasScorer"),
+        ("toys", "is not a subclass of BiasScorer"),
         ("toys:Future", "written for interface version 2; this is version 1"),
         ("toys:Bare", "must be a frozen, keyword-only dataclass"),
         ("toys:Thawed", "must be a frozen, keyword-only dataclass"),

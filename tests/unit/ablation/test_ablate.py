@@ -34,7 +34,7 @@ def test_the_planted_neurons_beat_every_control(done: Path) -> None:
 
 def test_parts_share_the_cells_of_one_folder(tmp_path: Path, grid: dict[str, Any], given: dict[str, Any]) -> None:
     grid = {**grid, "bias": "variance", "operator": "zero", "budget": ["6n", "12n"], "controls": []}
-    with pytest.raises(UserError, match="part 0 makes it"):
+    with pytest.raises(UserError, match="part 0 runs it"):
         ablate(grid, tmp_path / "a", part=(1, 2), **given)
     assert ablate(grid, tmp_path / "a", part=(0, 2), **given) is None
     record = ablate(grid, tmp_path / "a", part=(1, 2), **given)

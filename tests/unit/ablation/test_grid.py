@@ -48,12 +48,12 @@ def test_axes_that_are_absent_have_the_recipes_value(tmp_path: Path) -> None:
     [
         ({"bias": ["variance", "variance"]}, "duplicate cell in the grid: bias variance"),
         ({"bias": ["variance", {"plugin": "variance", "relative": False}]}, "duplicate cell"),
-        ({"operator": ["zero", "remove"]}, "remove and zero are the same while neurons are masked"),
+        ({"operator": ["zero", "remove"]}, "remove and zero are identical under masking"),
         ({"operator": ["scale"]}, "impossible cell in the grid: the operator scale needs its factor"),
         ({"operator": [{"operator": "scale", "factor": 1}]}, "impossible cell in the grid: The 'factor'"),
         ({"operator": [{"operator": "zero", "factor": 0.5}]}, "takes no factor"),
         ({"operator": [{"operator": "scale", "by": 0.5}]}, "Got the key 'by'"),
-        ({"factor": 0.5}, "A factor stands with its operator"),
+        ({"factor": 0.5}, "A factor belongs to its operator"),
         ({"bias": ["varience"]}, "Did you mean 'variance'?"),
         ({"policy": [{"plugin": "protected-global", "protekt": 0.1}]}, "Did you mean 'protect'?"),
         ({"policy": [{"plugin": "protected-global", "protect": 2}]}, "must be in [0, 1)"),
@@ -75,5 +75,5 @@ def test_bad_grids(change: dict[str, Any], expected: str) -> None:
 
 def test_options_may_not_name_an_axis_of_the_grid() -> None:
     assert read_grid(GRID, {"model": "m"}).recipe.model == "m"
-    with pytest.raises(UserError, match="--budget stands in the grid"):
+    with pytest.raises(UserError, match="--budget is already set in the grid"):
         read_grid(GRID, {"budget": "0.5"})

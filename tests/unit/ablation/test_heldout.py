@@ -30,7 +30,7 @@ def test_held_out_contrasts_are_looked_at_once(
     row = run.read_evaluation().find("next-token-divergence", split="heldout")
     assert row is not None
     assert (row.change, row.n) == (result["change"], sum(c.split == "heldout" for c in case.contrasts))
-    with pytest.raises(RunFolderError, match=r"looked at already, for .* after 8 cells"):
+    with pytest.raises(RunFolderError, match=r"have already judged .* after 8 cells"):
         ablate(grid, folder, confirm=1, **given)
     assert ablate(grid, folder, **given) is not None
     anew = ablate({**grid, "bias": "variance", "controls": []}, folder, overwrite=True, **given)

@@ -206,5 +206,5 @@ def test_a_shard_is_read_as_a_part_or_not_at_all() -> None:
     model: Any = Model(Shard.of(whole, whole[2:]))
     assert weights_of(model, mine)["gate"].equal(whole[2:])
     for site in (Site(slices=(slice_,), **common), Site(slices=(slice_,), local=slice(0, 3), **common)):
-        with pytest.raises(FairpruneError, match=r"p is spread over devices, \(2, 3\) of \(4, 3\) here"):
+        with pytest.raises(FairpruneError, match=r"p is sharded over devices, \(2, 3\) of \(4, 3\) here"):
             weights_of(model, site)
