@@ -256,7 +256,7 @@ def test_a_broken_plugin_breaks_no_other(stage: Any) -> None:
 def test_another_interface_version_is_refused(stage: Any) -> None:
     assert stage["old"][0] == stage["none"][0] == "BrokenPlugin"
     assert "interface version 7; this is version 1" in stage["old"][1]
-    assert "is no subclass of BiasScorer" in stage["none"][1]
+    assert "is not a subclass of BiasScorer" in stage["none"][1]
 
 
 def test_an_unknown_name_has_a_neighbour(stage: Any) -> None:
