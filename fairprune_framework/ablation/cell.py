@@ -48,13 +48,13 @@ class PlanEvaluator:
 
     def columns(self, plan: Plan) -> dict[str, Any]:
         """The measured columns of one cell."""
-        key = (plan.multiplier, tuple(sorted(plan.sites.items())))
+        key = (plan.multiplier, tuple(sorted(plan.factors.items())), tuple(sorted(plan.sites.items())))
         if key not in self._known:
             self._known[key] = self._measured(plan)
         return self._known[key]
 
     def _measured(self, plan: Plan) -> dict[str, Any]:
-        after = self.evaluator.measure(plan.sites, plan.multiplier)
+        after = self.evaluator.measure(plan.sites, plan.scaling)
         change = self.evaluator.change(after)
         control = self.evaluator.change(after, control=True)
         assert change is not None  # refused in __init__

@@ -37,7 +37,7 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
     }
     reference = {name: torch.tensor(units) for name, units in plan.sites.items() if units}
     generator = torch.Generator().manual_seed(opened.recipe.seed)
-    own = evaluator.measure(plan.sites, plan.multiplier)
+    own = evaluator.measure(plan.sites, plan.scaling)
     random: list[dict[str, float | None]] = []
     for draw in range(draws):
         units = {name: drawn.tolist() for name, drawn in draw_matched(reference, norms, allowed, generator).items()}

@@ -27,7 +27,7 @@ def transfer(run: Run | str | Path, notify: Notify = silent) -> dict[str, Any]:
     table = []
     for index, name in enumerate(names, 1):
         notify(f"judging the selection for {name}: {index} of {len(names)}")
-        after = evaluator.measure(plans[name].sites, plans[name].multiplier)
+        after = evaluator.measure(plans[name].sites, plans[name].scaling)
         table.append([evaluator.change(after, control=control, category=category) for control, category in columns])
 
     def of(field: str) -> list[list[float | None]]:

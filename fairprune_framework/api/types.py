@@ -7,8 +7,9 @@ tap, H hidden, R rows of a statistic, L layers.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -25,6 +26,8 @@ Role = Literal["gate", "up", "out", "gate_bias", "up_bias", "out_bias", "inner_n
 Operator = Literal["remove", "zero", "scale"]
 Stream = Literal["contrasts", "controls", "calibration"]
 """What a pass reads: demographic contrasts of `select`, control contrasts of `select` (never held-out ones), calibration text."""
+Scaling = float | Mapping[str, Sequence[float]]
+"""What the activations of units are multiplied by: one number for all, or site -> a number for each of its units."""
 MAX_FACTOR = 10.0
 """Largest factor of the operator `scale`; published ones lie between 0 and 2."""
 
@@ -186,6 +189,8 @@ class Choice:
     all sites together, the core drops the lowest first; without it, it drops the same share from the tail of each site."""
     factor: float | None = None
     """For the operator `scale`: what to multiply the units by, in place of the one that the user gave."""
+    factors: Mapping[str, Tensor] = field(default_factory=dict)
+    """For the operator `scale`: site -> (n,) float, parallel to `units`, a factor in [0, 10] for each; in place of `factor`."""
     categories: Mapping[str, Tensor] = field(default_factory=dict)
     """site -> bit mask over categories, parallel to `units` (partial restore)."""
     reason: str | None = None
@@ -215,6 +220,8 @@ class Plan:
     requested: Mapping[str, Any]
     achieved: Mapping[str, Any]
     factor: float | None = None
+    factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of the operator `scale`: site -> a factor for each of its units, in place of the one `factor`."""
     categories: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     abstained: bool = False
     reason: str | None = None
@@ -223,8 +230,15 @@ class Plan:
 
     @property
     def multiplier(self) -> float:
-        """What the activations of the planned units are multiplied by: 0 unless the operator is `scale`."""
+        """What activations are multiplied by: 0 unless the operator is `scale`; of factors by unit their mean, for other units."""
+        if self.factors:
+            return sum(map(sum, self.factors.values())) / self.count
         return self.factor if self.operator == "scale" and self.factor is not None else 0.0
+
+    @property
+    def scaling(self) -> Scaling:
+        """What the activations of the planned units are multiplied by."""
+        return self.factors or self.multiplier
 
     @property
     def count(self) -> int:
@@ -238,6 +252,7 @@ class Plan:
             "model": {"name": self.model, "fingerprint": self.fingerprint},
             "operator": self.operator,
             "factor": self.factor,
+            **({"factors": {site: list(each) for site, each in self.factors.items()}} if self.factors else {}),
             "sites": {site: list(units) for site, units in self.sites.items()},
             "categories": {site: list(bits) for site, bits in self.categories.items()},
             "requested": dict(self.requested),
@@ -263,6 +278,7 @@ class Plan:
                 fingerprint=str(data["model"]["fingerprint"]),
                 operator=data["operator"],
                 factor=data.get("factor"),
+                factors={str(site): tuple(each) for site, each in (data.get("factors") or {}).items()},
                 sites=sites,
                 categories={site: tuple(bits) for site, bits in (data.get("categories") or {}).items()},
                 requested=dict(data.get("requested") or {}),
@@ -274,7 +290,9 @@ class Plan:
             raise UserError(f"{where} is no complete plan: {type(error).__name__}: {error}.") from error
         if plan.operator not in get_args(Operator):
             raise UserError(f"The 'operator' of {where} must be 'remove', 'zero' or 'scale'. Got {plan.operator!r} instead.")
-        if plan.operator == "scale" and (plan.count or plan.factor is not None):
+        if plan.factors:
+            plan._check_factors(where)
+        elif plan.operator == "scale" and (plan.count or plan.factor is not None):
             check_factor(plan.factor, where)
         elif plan.factor is not None:
             raise UserError(f"The 'factor' of {where} must be null: the operator {plan.operator!r} does not scale.")
@@ -284,3 +302,14 @@ class Plan:
             if list(units) != sorted(set(units)) or any(unit < 0 for unit in units):
                 raise UserError(f"The units of site {site!r} in {where} must be sorted, distinct and not negative.")
         return plan
+
+    def _check_factors(self, where: str) -> None:
+        if self.operator != "scale" or self.factor is not None:
+            raise UserError(f"The 'factors' of {where} go with the operator 'scale' and without a 'factor'.")
+        if {site: len(each) for site, each in self.factors.items()} != {site: len(each) for site, each in self.sites.items()}:
+            raise UserError(f"The 'factors' of {where} must name one number for each unit of each site.")
+        for site, factors in self.factors.items():
+            for factor in factors:
+                real = isinstance(factor, (int, float)) and not isinstance(factor, bool)
+                if not real or not math.isfinite(factor) or not 0 <= factor <= MAX_FACTOR:
+                    raise UserError(f"A factor of {site!r} in {where} must be in [0, {MAX_FACTOR:g}]. Got {factor!r} instead.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from fairprune_framework.api.types import Scaling
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.evaluation.fixed_text import perplexity_change
 from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost
@@ -48,7 +49,7 @@ def guard(
     units: Mapping[str, Sequence[int]],
     calibration: Calibration,
     limit: float,
-    factor: float = 0.0,
+    factor: Scaling = 0.0,
 ) -> Guard:
     """Mask the units and compare perplexity on the judging half, in float32."""
     with in_float32(model):

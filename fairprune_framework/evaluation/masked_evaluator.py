@@ -9,6 +9,7 @@ from functools import cached_property
 
 from torch import nn
 
+from fairprune_framework.api.types import Scaling
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
@@ -70,7 +71,7 @@ class MaskedEvaluator:
         """The model without a mask."""
         return self._measured({}, 0.0, None)
 
-    def measure(self, units: Units, factor: float = 0.0, *, category: str | None = None) -> MaskedMeasurement:
+    def measure(self, units: Units, factor: Scaling = 0.0, *, category: str | None = None) -> MaskedMeasurement:
         """Mask units and measure.
 
         Args:
@@ -122,7 +123,7 @@ class MaskedEvaluator:
             resamples=resamples,
         )
 
-    def _measured(self, units: Units, factor: float, category: str | None) -> MaskedMeasurement:
+    def _measured(self, units: Units, factor: Scaling, category: str | None) -> MaskedMeasurement:
         began = time.perf_counter()
         with masked(self._model, self._architecture, units, factor):
             milliseconds = (time.perf_counter() - began) * 1000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fairprune_framework.api.interfaces import Probe
-from fairprune_framework.api.types import Choice, Measurement
+from fairprune_framework.api.types import Choice, Measurement, Scaling
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
 
 
@@ -18,7 +18,10 @@ def probe_of(evaluator: MaskedEvaluator, factor: float = 0.0, category: str | No
 
     def probe(choice: Choice) -> Measurement:
         units = {name: chosen.tolist() for name, chosen in choice.units.items()}
-        measured = evaluator.measure(units, factor if choice.factor is None else choice.factor, category=category)
+        scaling: Scaling = factor if choice.factor is None else choice.factor
+        if choice.factors:
+            scaling = {name: factors.tolist() for name, factors in choice.factors.items()}
+        measured = evaluator.measure(units, scaling, category=category)
         cost = evaluator.cost(measured)
         return Measurement(divergence=evaluator.mean(measured), cost=cost, retention=1 / (1 + cost))
 

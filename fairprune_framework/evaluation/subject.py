@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairprune_framework.api.types import Tap
+from fairprune_framework.api.types import Scaling, Tap
 from fairprune_framework.auditing.batches import compose, composition_hash
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.cache import MeasurementCache, model_key
@@ -47,7 +47,7 @@ class Subject:
         *,
         encoder: Encoder | None = None,
         units: Mapping[str, Sequence[int]] | None = None,
-        factor: float = 0.0,
+        factor: Scaling = 0.0,
         max_tokens: int = 512,
         notify: Notify = silent,
         weights: str | None = None,
@@ -57,7 +57,7 @@ class Subject:
         self.units, self.factor, self.max_tokens, self.notify = dict(units or {}), factor, max_tokens, notify
         self._weights = weights
 
-    def masked_by(self, units: Mapping[str, Sequence[int]], factor: float = 0.0) -> Subject:
+    def masked_by(self, units: Mapping[str, Sequence[int]], factor: Scaling = 0.0) -> Subject:
         """The same model with units masked; its weights are not looked at again."""
         return Subject(
             self.model,

@@ -80,7 +80,7 @@ class Explorer:
         plan = run.read_plan()
 
         def change() -> AbstractContextManager[None]:
-            return masked(run.loaded.model, run.loaded.architecture, plan.sites, plan.multiplier)
+            return masked(run.loaded.model, run.loaded.architecture, plan.sites, plan.scaling)
 
         return After(model=run.loaded.model, architecture=run.loaded.architecture, change=change)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.api.interfaces import PolicyContext, Probe, SelectionPolicy
-from fairprune_framework.api.types import Budget, Choice, Operator, Plan, Scores
+from fairprune_framework.api.types import MAX_FACTOR, Budget, Choice, Operator, Plan, Scores
 from fairprune_framework.errors import ContractViolation, FairpruneError
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
@@ -49,11 +49,13 @@ def make_plan(
     check_choice(choice, scores, label)
     if choice.factor is not None and operator != "scale":
         raise ContractViolation(f"{label} chose the factor {choice.factor}, but the operator {operator!r} does not scale")
+    if choice.factors and operator != "scale":
+        raise ContractViolation(f"{label} chose factors for its units, but the operator {operator!r} does not scale")
     kept, left_out = trim(choice, scores, budget)
     achieved: dict[str, Any] = {}
     reason = choice.reason
-    factor = factor if choice.factor is None else choice.factor
-    if operator == "scale" and factor is None and kept:
+    factor = None if choice.factors else factor if choice.factor is None else choice.factor
+    if operator == "scale" and factor is None and kept and not choice.factors:
         assert search is not None, "a factor to search needs a probe"
         factor, achieved["factors"] = best_factor(kept, search, context.max_cost)
         if factor is None:
@@ -64,6 +66,8 @@ def make_plan(
     for name, units in kept.items():
         layer = str(scores.sites[name].layer)
         per_layer[layer] = per_layer.get(layer, 0) + len(units)
+    if budget.units(scores.sites) == 0:
+        reason = f"the budget {budget} of {total} neurons is less than one neuron"
     if count == 0 and reason is None:
         chosen = sum(map(len, choice.units.values()))
         reason = f"{label} chose no neuron"
@@ -77,12 +81,22 @@ def make_plan(
         fingerprint=fingerprint,
         operator=operator,
         factor=factor,
+        factors=factors_of(choice, kept),
         sites={name: tuple(sorted(units.tolist())) for name, units in kept.items()},
         requested={"budget": str(budget), "units": budget.units(scores.sites)},
         achieved=achieved,
         abstained=count == 0,
         reason=reason,
     )
+
+
+def factors_of(choice: Choice, kept: dict[str, Tensor]) -> dict[str, tuple[float, ...]]:
+    """site -> the factors of the units that were kept, in the order of their indices; empty where the choice has none."""
+    found: dict[str, tuple[float, ...]] = {}
+    for name, units in kept.items() if choice.factors else ():
+        known = dict(zip(choice.units[name].tolist(), choice.factors[name].double().tolist(), strict=True))
+        found[name] = tuple(known[unit] for unit in sorted(units.tolist()))
+    return found
 
 
 def best_factor(units: dict[str, Tensor], probe: Probe, max_cost: float) -> tuple[float | None, dict[str, Any]]:
@@ -115,6 +129,15 @@ def check_choice(choice: Choice, scores: Scores, label: str) -> None:
             raise ContractViolation(f"{label} chose a unit of {name} twice")
         if name in choice.order and choice.order[name].shape != units.shape:
             raise ContractViolation(f"{label}: the order of {name} has another length than its units")
+        if not choice.factors:
+            continue
+        if choice.factor is not None or name not in choice.factors or choice.factors[name].shape != units.shape:
+            raise ContractViolation(
+                f"{label}: factors name one number for each unit of each site, and no other factor beside them"
+            )
+        factors = choice.factors[name].double()
+        if not ((factors >= 0) & (factors <= MAX_FACTOR)).all():
+            raise ContractViolation(f"{label}: the factors of {name} must be in [0, {MAX_FACTOR:g}]")
 
 
 def trim(choice: Choice, scores: Scores, budget: Budget) -> tuple[dict[str, Tensor], dict[str, int]]:

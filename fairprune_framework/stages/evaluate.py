@@ -85,7 +85,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     """
     recipe, loaded, max_tokens = run.recipe, run.loaded, run.micro_batch_tokens
     plan = run.read_plan() if run.folder.has("plan") else None
-    units, multiplier = (plan.sites, plan.multiplier) if plan is not None else ({}, 0.0)
+    units, multiplier = (plan.sites, plan.scaling) if plan is not None else ({}, 0.0)
     saved = run.folder / "model"
     kept = recipe.suite or recipe.judge_prompts or recipe.against or recipe.cache
     cache = MeasurementCache(Path(recipe.cache or run.folder / "cache") if kept else None, run.notify)

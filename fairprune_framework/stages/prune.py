@@ -30,9 +30,7 @@ def run(run: Run) -> list[str]:
     if plan.count == 0:
         folder.note(abstained=True, abstained_because=plan.reason or "the plan is empty")
         return []
-    judged = guard(
-        loaded.model, loaded.architecture, plan.sites, run.calibration, recipe.max_perplexity_increase, plan.multiplier
-    )
+    judged = guard(loaded.model, loaded.architecture, plan.sites, run.calibration, recipe.max_perplexity_increase, plan.scaling)
     folder.note(guard=judged.to_json())
     if not judged.held and not recipe.force:
         because = (

@@ -8,22 +8,25 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.types import Plan, Site, Tap
+from fairprune_framework.api.types import Plan, Scaling, Site, Tap
 from fairprune_framework.errors import UserError
 from fairprune_framework.models.architecture import Architecture, recognise
 
 
 @contextmanager
 def masked(
-    model: nn.Module, architecture: Architecture, units: Mapping[str, Sequence[int]], factor: float = 0.0
+    model: nn.Module, architecture: Architecture, units: Mapping[str, Sequence[int]], factor: Scaling = 0.0
 ) -> Iterator[None]:
-    """Multiply the activations of units (site -> indices) by `factor` in every forward pass inside the context."""
+    """Multiply the activations of units (site -> indices) by `factor`, or by a factor each, in every forward pass inside the context."""
     columns: dict[str, Tensor] = {}
+    factors: dict[str, Tensor] = {}
     for name, chosen in units.items():
         if len(chosen):
             site = architecture.sites[name]
             index = torch.as_tensor(chosen, dtype=torch.long).unsqueeze(-1) * site.unit_width + torch.arange(site.unit_width)
             columns[name] = index.reshape(-1)
+            if not isinstance(factor, (int, float)):
+                factors[name] = torch.tensor(factor[name], dtype=torch.float64).repeat_interleave(site.unit_width)
 
     def mask(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> Tensor | None:
         if tap != "neuron" or site.name not in columns:
@@ -32,7 +35,9 @@ def masked(
         if factor == 0.0:
             return values.index_fill(1, chosen, 0)
         scale = torch.ones(values.shape[1], dtype=values.dtype, device=values.device)
-        return values * scale.index_fill(0, chosen, factor)
+        if isinstance(factor, (int, float)):
+            return values * scale.index_fill(0, chosen, factor)
+        return values * scale.index_copy(0, chosen, factors[site.name].to(scale))
 
     sites = [architecture.sites[name] for name in columns]
     with architecture.adapter.tap(model, sites, frozenset({"neuron"}), mask):
@@ -48,7 +53,7 @@ def applied(plan: Plan, model: nn.Module, architecture: Architecture | None = No
     """
     architecture = architecture or recognise(model)
     check_plan(plan, model, architecture)
-    with masked(model, architecture, plan.sites, plan.multiplier):
+    with masked(model, architecture, plan.sites, plan.scaling):
         yield model
 
 

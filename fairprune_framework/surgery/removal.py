@@ -122,7 +122,8 @@ def pruned_in_place(
             for site, units in stays.get(parameter, []):
                 only = _narrowed(site, [slice_ for slice_ in site.slices if slice_.parameter == parameter])
                 if plan.operator == "scale":
-                    scale_({parameter: value}, only, units, plan.multiplier)
+                    factor = torch.tensor(plan.factors[site.name]) if plan.factors else plan.multiplier
+                    scale_({parameter: value}, only, units, factor)
                 else:
                     zero_({parameter: value}, only, units)
             if parameter in slices:
@@ -202,7 +203,7 @@ def save_pruned_model(
     config: Any = model.config
     fields = new_fields(architecture.sites, widths, config.get_text_config())
     with in_float32(model):
-        with masked(model, architecture, plan.sites, plan.multiplier):
+        with masked(model, architecture, plan.sites, plan.scaling):
             expected = logits_of(model, probe_ids)
         if plan.operator == "scale":  # 16-bit weights are rounded when scaled: the arithmetic is proven before that
             with pruned_in_place(model, plan, architecture.sites, widths):

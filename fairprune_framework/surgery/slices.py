@@ -78,13 +78,18 @@ def zero_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, roles: fr
             tensor.index_fill_(axis, positions(slice_, units.to(tensor.device)), 0)
 
 
-def scale_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, factor: float) -> None:
-    """Multiply the output weights of units by a factor, in place; this equals a multiplication of their activations."""
+def scale_(parameters: Mapping[str, Tensor], site: Site, units: Tensor, factor: float | Tensor) -> None:
+    """Multiply the output weights of units by a factor, or (n,) a factor each, in place; this equals a multiplication of activations."""
     for slice_ in site.slices:
         if slice_.role == "out":
             tensor, axis = part(parameters[slice_.parameter], slice_)
             index = positions(slice_, units.to(tensor.device))
-            tensor.index_copy_(axis, index, tensor.index_select(axis, index) * factor)
+            by: float | Tensor = factor
+            if isinstance(factor, Tensor):
+                shape = [1] * tensor.ndim
+                shape[axis] = -1
+                by = factor.to(tensor.device, torch.float32).repeat_interleave(slice_.width).reshape(shape)
+            tensor.index_copy_(axis, index, (tensor.index_select(axis, index) * by).to(tensor.dtype))
 
 
 def kept_positions(length: int, slices: Sequence[tuple[Slice, Tensor]]) -> Tensor:

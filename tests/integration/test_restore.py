@@ -37,7 +37,11 @@ def pruned(model: nn.Module, folder: Path, counts: tuple[int, ...], operator: An
         name: tuple(sorted(torch.randperm(site.units, generator=draw)[: counts[place % len(counts)]].tolist()))
         for place, (name, site) in enumerate(architecture.sites.items())
     }
-    plan = Plan(model="tiny", fingerprint=fingerprint(model), operator=operator, sites=sites, requested={}, achieved={})
+    words: dict[str, Any] = {"operator": operator}
+    if operator == "by unit":
+        factors = {name: tuple(0.25 * (unit % 7) for unit in units) for name, units in sites.items()}
+        words = {"operator": "scale", "factors": factors}
+    plan = Plan(model="tiny", fingerprint=fingerprint(model), sites=sites, requested={}, achieved={}, **words)
     file = folder / "restoration.safetensors"
     save_pruned_model(
         model, tiny_tokenizer(), plan, architecture, folder / "model", probe_ids=IDS, reload=reload, restoration=file
@@ -46,7 +50,9 @@ def pruned(model: nn.Module, folder: Path, counts: tuple[int, ...], operator: An
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "phi3", "mixtral"])
-@pytest.mark.parametrize(("counts", "operator"), [((16,), "remove"), ((19, 8), "remove"), ((9, 0), "remove"), ((7,), "zero")])
+@pytest.mark.parametrize(
+    ("counts", "operator"), [((16,), "remove"), ((19, 8), "remove"), ((9, 0), "remove"), ((7,), "zero"), ((7,), "by unit")]
+)
 def test_every_weight_comes_back(family: str, counts: tuple[int, ...], operator: str, tmp_path: Path) -> None:
     model: Any = tiny_model(family)
     folder = pruned(model, tmp_path, counts, operator)

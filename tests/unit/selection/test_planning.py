@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fairprune_framework.api.interfaces import PolicyContext, SelectionPolicy
-from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site
-from fairprune_framework.errors import ContractViolation, FairpruneError
+from fairprune_framework.api.types import Budget, Choice, Measurement, Plan, Scores, Site
+from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
 from fairprune_framework.selection.planning import FACTORS, best_factor, check_choice, make_plan, policy_context, trim
 
 SIZES = {"layers.0.a": (0, 6), "layers.0.b": (0, 4), "layers.1.a": (1, 8), "layers.2.a": (2, 5)}
@@ -260,3 +261,46 @@ def test_a_plan_whose_factor_cannot_be_found_abstains() -> None:
     better = plan(Choice(units=units), operator="scale", search=probe(flat | {0.5: (0.5, 0.0)}))
     assert (better.factor, better.count) == (0.5, 1)
     assert better.achieved["factors"]["0.5"] == {"divergence": 0.5, "cost": 0.0}
+
+
+def test_a_budget_below_one_neuron_is_said_whatever_the_policy_says() -> None:
+    found = plan(Choice(units={}, reason="no neuron has a bias above 0"), "0.0043")
+    assert (found.abstained, found.reason) == (True, "the budget 0.0043 of 23 neurons is less than one neuron")
+
+
+def test_factors_go_with_the_units_that_are_kept() -> None:
+    units, factors = {"layers.1.a": torch.tensor([5, 0, 3]), "layers.0.b": torch.tensor([2])}, [0.5, 2.0, 0.1]
+    choice = Choice(
+        units=units,
+        order={"layers.1.a": torch.tensor([9.0, 8.0, 1.0]), "layers.0.b": torch.tensor([7.0])},
+        factors={"layers.1.a": torch.tensor(factors, dtype=torch.float64), "layers.0.b": torch.tensor([1.0])},
+    )
+    found = plan(choice, operator="scale", factor=0.7)
+    assert found.sites == {"layers.0.b": (2,), "layers.1.a": (0, 5)}  # unit 3 of layer 1 is beyond the budget
+    assert found.factors == {"layers.0.b": (1.0,), "layers.1.a": (2.0, 0.5)}
+    assert found.factor is None
+    assert found.scaling == found.factors
+    assert found.multiplier == pytest.approx(3.5 / 3)
+    assert Plan.from_json(json.loads(json.dumps(found.to_json()))) == found
+    for wrong in ({"factors": {**found.to_json()["factors"], "layers.0.b": []}}, {"factor": 0.5}, {"operator": "zero"}):
+        with pytest.raises(UserError, match="factors"):
+            Plan.from_json({**found.to_json(), **wrong})
+    with pytest.raises(UserError, match=r"must be in \[0, 10\]. Got 11 instead"):
+        Plan.from_json({**found.to_json(), "factors": {"layers.0.b": [1], "layers.1.a": [11, 0]}})
+
+
+@pytest.mark.parametrize(
+    ("more", "operator", "words"),
+    [
+        ({}, "zero", "chose factors for its units, but the operator 'zero' does not scale"),
+        ({"factor": 0.5}, "scale", "no other factor beside them"),
+        ({"factors": {"layers.0.b": torch.tensor([0.5, 0.5])}}, "scale", "one number for each unit"),
+        ({"factors": {"layers.1.a": torch.tensor([0.5])}}, "scale", "one number for each unit"),
+        ({"factors": {"layers.0.b": torch.tensor([-1.0])}}, "scale", r"factors of layers\.0\.b must be in \[0, 10\]"),
+        ({"factors": {"layers.0.b": torch.tensor([torch.nan])}}, "scale", r"must be in \[0, 10\]"),
+    ],
+)
+def test_factors_that_break_the_contract(more: dict[str, Any], operator: str, words: str) -> None:
+    choice = Choice(**{"units": {"layers.0.b": torch.tensor([2])}, "factors": {"layers.0.b": torch.tensor([0.5])}, **more})
+    with pytest.raises(ContractViolation, match=words):
+        plan(choice, operator=operator)
