@@ -28,8 +28,8 @@ from fairprune_framework.contrasts.formats import rows as rows_in
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
-from fairprune_framework.evaluation.fixed_text import TextLoss, perplexity_change
 from fairprune_framework.evaluation.metrics.continuations import Answer, Request, score, tokens_of
+from fairprune_framework.evaluation.metrics.perplexity import TextLoss, perplexity_change
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, start_token
 from fairprune_framework.evaluation.rows import ResultRow, RowKey
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows

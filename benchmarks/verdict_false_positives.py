@@ -34,10 +34,10 @@ from fairprune_framework.calibration.text import made
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.prompts import PromptSet
 from fairprune_framework.evaluation.contrast_rows import items_of
-from fairprune_framework.evaluation.fixed_text import perplexity_change, text_loss
 from fairprune_framework.evaluation.judgement import JUDGING, verdict_inputs
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader
+from fairprune_framework.evaluation.metrics.perplexity import perplexity_change, text_loss
 from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets
 from fairprune_framework.evaluation.verdict import WORDS, Verdict, verdict_of
 from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL

@@ -12,11 +12,11 @@ from fairprune_framework.contrasts.alignment import AlignedContrast, vocabularie
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
-from fairprune_framework.evaluation.fixed_text import TextLoss
 from fairprune_framework.evaluation.language_rows import language_rows
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
+from fairprune_framework.evaluation.metrics.perplexity import TextLoss
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.rows import ResultRow

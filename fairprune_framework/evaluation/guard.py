@@ -11,8 +11,7 @@ from torch import nn
 
 from fairprune_framework.api.types import Scaling
 from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.evaluation.fixed_text import perplexity_change
-from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost
+from fairprune_framework.evaluation.metrics.perplexity import language_cost, perplexity_change
 from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import masked
@@ -53,18 +52,16 @@ def guard(
 ) -> Guard:
     """Mask the units and compare perplexity on the judging half, in float32."""
     with in_float32(model):
-        cost: LanguageCost = language_cost(
-            model, calibration.judging, change=lambda: masked(model, architecture, units, factor)
-        )
-    change = perplexity_change(*cost.losses, level=2 * BOUND_LEVEL - 1).change
+        cost = language_cost(model, calibration.judging, change=lambda: masked(model, architecture, units, factor))
+    change = perplexity_change(cost.before, cost.after, level=2 * BOUND_LEVEL - 1).change
     return Guard(
         increase=cost.increase,
         limit=limit,
         held=bool(cost.increase <= limit),
         bound_high=None if change is None else change.high,
-        perplexity_before=cost.perplexity_before,
-        perplexity_after=cost.perplexity_after,
+        perplexity_before=cost.before.perplexity,
+        perplexity_after=cost.after.perplexity,
         kl=cost.kl,
-        tokens=cost.tokens,
+        tokens=sum(cost.before.tokens),
         text_hash=calibration.hash,
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fairprune_framework.evaluation.fixed_text import TextLoss, perplexity_change
 from fairprune_framework.evaluation.metrics.names import KL_TO_ORIGINAL, PERPLEXITY
+from fairprune_framework.evaluation.metrics.perplexity import TextLoss, perplexity_change
 from fairprune_framework.evaluation.rows import ResultRow, RowKey
 
 

@@ -14,7 +14,7 @@ from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
-from fairprune_framework.evaluation.metrics.perplexity import perplexity
+from fairprune_framework.evaluation.metrics.perplexity import text_loss
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
 from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
 from fairprune_framework.models.architecture import Architecture
@@ -129,7 +129,7 @@ class MaskedEvaluator:
             milliseconds = (time.perf_counter() - began) * 1000
             return MaskedMeasurement(
                 values=self._metric_values(category),
-                perplexity=perplexity(self._model, self._documents) if self._documents else None,
+                perplexity=text_loss(self._model, self._documents, self._max_tokens).perplexity if self._documents else None,
                 masking_ms=milliseconds,
             )
 

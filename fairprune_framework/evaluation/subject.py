@@ -20,10 +20,10 @@ from fairprune_framework.api.types import Scaling, Tap
 from fairprune_framework.auditing.batches import compose, composition_hash
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.cache import MeasurementCache, model_key
-from fairprune_framework.evaluation.fixed_text import TextLoss, text_loss, windows_of
 from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import BEAMS, NEW_TOKENS, Continuation, continue_prompts
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader, token_valences
+from fairprune_framework.evaluation.metrics.perplexity import TextLoss, text_loss, windows_of
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
 from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of
 from fairprune_framework.evaluation.tasks.harness import TaskResult, language_model, run_task

@@ -102,8 +102,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     masked = original.masked_by(units, multiplier)
     kl: float | None = None
     if any(units.values()):  # the masked original and the smaller model answer alike: `prune` verified it
-        cost = language_cost(loaded.model, judging, change=masked.change)
-        before.text, text_after, kl = *cost.losses, cost.kl
+        kl = language_cost(loaded.model, judging, change=masked.change, max_tokens=max_tokens).kl
     changed = (
         exhibits.After(model=loaded.model, architecture=loaded.architecture, change=masked.change)
         if any(units.values())
@@ -136,8 +135,6 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
         looked_at = shown(changed)
     else:
         looked_at = shown(None)
-    if after is not None and kl is not None:
-        after.text = text_after
     evaluation = compared(material, before, after, kl, floor, layers, applied_by, looked_at)
     if plan is None:
         return evaluation, None

@@ -59,7 +59,7 @@ def test_nothing_is_written_for_a_bad_grid(
         assert not (tmp_path / "out").exists()
     assert "needs a folder" in fairprune("ablate", path).err
     assert "--part must be" in fairprune("ablate", path, "--output", tmp_path / "out", "--part", "2").err
-    assert "no recipe file" in fairprune("ablate", tmp_path / "nothing.yaml", "--output", tmp_path / "out").err
+    assert "no grid" in fairprune("ablate", tmp_path / "nothing.yaml", "--output", tmp_path / "out").err
     one = [c for c in case.contrasts if c.template_id == "t0"]
     with pytest.raises(UserError, match="too few templates"):
         ablate(grid, tmp_path / "out", model=case.model, tokenizer=case.tokenizer, prompts=one)

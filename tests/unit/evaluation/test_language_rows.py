@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from fairprune_framework.evaluation.fixed_text import TextLoss
 from fairprune_framework.evaluation.language_rows import language_rows
+from fairprune_framework.evaluation.metrics.perplexity import TextLoss
 
 RNG = np.random.default_rng(0)
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from fairprune_framework.evaluation.metrics.perplexity import language_cost, perplexity
+from fairprune_framework.errors import FairpruneError
+from fairprune_framework.evaluation.metrics.perplexity import TextLoss, language_cost, perplexity_change, text_loss, windows_of
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.testing.tiny import tiny_model
@@ -39,16 +40,15 @@ def test_against_another_model() -> None:
     other: Any = tiny_model("llama", seed=1)
     found = language_cost(model, DOCUMENTS, other=other)
     before, after = losses(model), losses(other)
-    assert found.perplexity_before == pytest.approx(math.exp(sum(before) / sum(TOKENS)), rel=1e-5)
-    assert found.perplexity_after == pytest.approx(math.exp(sum(after) / sum(TOKENS)), rel=1e-5)
+    assert found.before.perplexity == pytest.approx(math.exp(sum(before) / sum(TOKENS)), rel=1e-5)
+    assert found.after.perplexity == pytest.approx(math.exp(sum(after) / sum(TOKENS)), rel=1e-5)
     assert found.increase == pytest.approx(math.exp((sum(after) - sum(before)) / sum(TOKENS)) - 1, rel=1e-4)
     kl = sum(
         nn.functional.kl_div(log_p(other, ids), log_p(model, ids), reduction="sum", log_target=True).item() for ids in DOCUMENTS
     )
     assert found.kl == pytest.approx(kl / sum(TOKENS), rel=1e-4)
-    assert (found.tokens, found.tokens_by_document) == (sum(TOKENS), tuple(TOKENS))
-    np.testing.assert_allclose([loss.nll for loss in found.losses], [before, after], rtol=1e-5)
-    assert [loss.perplexity for loss in found.losses] == pytest.approx([found.perplexity_before, found.perplexity_after])
+    assert found.before.tokens == found.after.tokens == tuple(TOKENS)
+    np.testing.assert_allclose([found.before.nll, found.after.nll], [before, after], rtol=1e-5)
 
 
 def test_against_itself_changed() -> None:
@@ -59,22 +59,77 @@ def test_against_itself_changed() -> None:
     architecture = recognise(model)
     found = language_cost(model, DOCUMENTS, change=lambda: masked(model, architecture, {"model.layers.0.mlp": (3, 4)}))
     expected = language_cost(model, DOCUMENTS, other=other)
-    assert found.perplexity_after == pytest.approx(expected.perplexity_after, rel=1e-5)
+    assert found.after.nll == pytest.approx(expected.after.nll, rel=1e-5)
     assert found.kl == pytest.approx(expected.kl, rel=1e-3)
-    assert found.perplexity_before == expected.perplexity_before
+    assert found.before == expected.before
 
 
-def test_a_model_alone() -> None:
+@pytest.mark.parametrize("max_tokens", [1, 64, 4096])
+def test_a_model_alone_in_forwards_of_any_size(max_tokens: int) -> None:
     model: Any = tiny_model("gemma2")
-    assert perplexity(model, DOCUMENTS) == pytest.approx(math.exp(sum(losses(model)) / sum(TOKENS)), rel=1e-5)
+    found = text_loss(model, DOCUMENTS, max_tokens)
+    np.testing.assert_allclose(found.nll, losses(model), rtol=1e-5)
+    assert found.tokens == tuple(TOKENS)
+    assert found.perplexity == pytest.approx(math.exp(sum(losses(model)) / sum(TOKENS)), rel=1e-5)
     with masked(model, recognise(model), {"model.layers.0.mlp": tuple(range(20))}):
-        assert perplexity(model, DOCUMENTS) != pytest.approx(
-            math.exp(sum(losses(tiny_model("gemma2"))) / sum(TOKENS)), rel=1e-4
-        )
+        assert text_loss(model, DOCUMENTS, max_tokens).perplexity != pytest.approx(found.perplexity, rel=1e-4)
+
+
+@pytest.mark.parametrize("max_tokens", [1, 64])
+def test_one_loss_whatever_it_is_asked_for(max_tokens: int) -> None:
+    model: Any = tiny_model("llama")
+    other: Any = tiny_model("llama", seed=1)
+    cost = language_cost(model, DOCUMENTS, other=other, max_tokens=max_tokens)
+    assert cost.before == text_loss(model, DOCUMENTS, max_tokens)
+    assert cost.after == text_loss(other, DOCUMENTS, max_tokens)
+
+
+def test_a_long_document_is_summed_in_parts() -> None:
+    model: Any = tiny_model("llama")
+    ids = torch.randint(3, 300, (600,), generator=torch.Generator().manual_seed(1)).tolist()
+    with torch.no_grad():
+        expected = nn.functional.nll_loss(log_p(model, ids), torch.tensor(ids[1:]), reduction="sum").item()
+    assert text_loss(model, [ids]).nll[0] == pytest.approx(expected, rel=1e-6)
+
+
+def test_damage_is_named() -> None:
+    model: Any = tiny_model("llama")
+    model.get_output_embeddings().register_forward_hook(lambda _module, _args, out: out * float("nan"))
+    with pytest.raises(FairpruneError, match="NaN or Inf"):
+        text_loss(model, DOCUMENTS)
 
 
 def test_nothing_changed_is_exactly_nothing() -> None:
     model: Any = tiny_model("llama")
     found = language_cost(model, DOCUMENTS)
     assert (found.increase, found.kl) == (0.0, 0.0)
-    assert found.nll_before == found.nll_after
+    assert found.before == found.after
+
+
+def test_windows_share_nothing_and_lose_at_most_one_token() -> None:
+    ids = list(range(103))
+    for size in (2, 10, 17, 102, 103, 500):
+        found = windows_of(ids, size)
+        joined = [token for window in found for token in window]
+        assert joined == ids[: len(joined)]
+        assert len(ids) - len(joined) == (1 if len(ids) % size == 1 else 0)
+        assert {len(window) for window in found[:-1]} <= {size}
+    assert windows_of([5]) == windows_of([]) == []
+
+
+def test_beyond_all_numbers() -> None:
+    assert TextLoss(nll=(800.0,), tokens=(1,)).perplexity == math.inf
+    assert TextLoss(nll=(0.0, 0.0), tokens=(1, 5)).perplexity == 1.0
+
+
+def test_the_change_is_of_the_pooled_perplexity() -> None:
+    rng = np.random.default_rng(0)
+    tokens = tuple(rng.integers(5, 50, 40).tolist())
+    before = TextLoss(nll=tuple(rng.gamma(9, 0.3, 40) * tokens), tokens=tokens)
+    after = TextLoss(nll=tuple(np.array(before.nll) + math.log(1.2) * np.array(tokens)), tokens=tokens)
+    found = perplexity_change(before, after)
+    assert (found.before, found.after) == pytest.approx((before.perplexity, after.perplexity))
+    assert found.change is not None
+    assert found.change.value == pytest.approx(0.2)  # every window by 20 %: the interval has no width
+    assert (found.change.low, found.change.high) == pytest.approx((0.2, 0.2))
+    assert found.clusters == 40
