@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.analysis.common import divergence_evaluator, opened_run
-from fairprune_framework.api.rankings import draw_matched
 from fairprune_framework.errors import UserError
+from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets
 from fairprune_framework.functional.paired_bootstrap import PairedChange
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import write_json
@@ -29,24 +29,22 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
     if draws < 1:
         raise UserError(f"--draws must be at least 1. Got {draws} instead.")
     split, evaluator = divergence_evaluator(opened)
-    norms = activation_norms(opened)
+    norms = activation_norms(opened.loaded, opened.calibration.scoring)
     layers = set(opened.recipe.protected_layers)
     allowed = {
         name: seen & (opened.loaded.architecture.sites[name].layer not in layers)
         for name, seen in opened.read_scores().observed.items()
     }
-    reference = {name: torch.tensor(units) for name, units in plan.sites.items() if units}
-    generator = torch.Generator().manual_seed(opened.recipe.seed)
+    *sets, another = matched_sets(plan.sites, norms, allowed, draws + 1, opened.recipe.seed)
     own = evaluator.measure(plan.sites, plan.scaling)
     random: list[dict[str, float | None]] = []
-    for draw in range(draws):
-        units = {name: drawn.tolist() for name, drawn in draw_matched(reference, norms, allowed, generator).items()}
+    for number, units in enumerate(sets, 1):
         after = evaluator.measure(units, plan.multiplier)
         both = [evaluator.change(after, control=control) for control in (False, True)]
         random.append(
             {name: None if c is None else c.change for name, c in zip(("change", "control_change"), both, strict=True)}
         )
-        notify(f"random set {draw + 1} of {draws}")
+        notify(f"random set {number} of {draws}")
     effects = {name: evaluator.change(own, control=control) for name, control in (("demographic", False), ("control", True))}
     demographic = effects["demographic"]
     change = None if demographic is None else demographic.change
@@ -60,7 +58,7 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
         "random": random,
         "p_value": (1 + as_low) / (1 + draws),
         "control_ratio": _control_ratio(effects),
-        "norm_ratio": _norm_ratio(reference, norms, draw_matched(reference, norms, allowed, generator)),
+        "norm_ratio": _norm_ratio(plan.sites, norms, another),
     }
     write_json(opened.folder / "causal.json", answer)
     return answer
@@ -78,27 +76,12 @@ def _control_ratio(effects: Mapping[str, PairedChange | None]) -> float | None:
     return control.change / own.change
 
 
-def _norm_ratio(reference: Mapping[str, Tensor], norms: Mapping[str, Tensor], drawn: Mapping[str, Tensor]) -> float:
+def _norm_ratio(planned: Mapping[str, Sequence[int]], norms: Mapping[str, Tensor], drawn: Mapping[str, Sequence[int]]) -> float:
     """Median of (norm of the random neuron / norm of the planned one): the quality of the matching."""
-    pairs = [norms[name][drawn[name]] / norms[name][reference[name][: len(drawn[name])]] for name in reference]
+    pairs = [
+        norms[name][list(units)] / norms[name][list(planned[name][: len(units)])] for name, units in drawn.items() if units
+    ]
     return torch.cat(pairs).median().item()
-
-
-@torch.inference_mode()
-def activation_norms(run: Run) -> dict[str, Tensor]:
-    """site -> (N,) float64: 2-norm of each unit's activation over the scoring half of the calibration text."""
-    sites = run.loaded.architecture.sites
-    squares = {name: torch.zeros(site.units, dtype=torch.float64) for name, site in sites.items()}
-
-    def add(site: Any, tap: Any, values: Tensor, rows: Tensor | None) -> None:
-        squares[site.name] += values.double().square().sum(0).reshape(site.units, -1).sum(1).cpu()
-
-    device = next(run.loaded.model.parameters()).device
-    documents = run.calibration.scoring  # read here: sampling the text must not pass through the tap
-    with run.loaded.architecture.adapter.tap(run.loaded.model, list(sites.values()), frozenset({"neuron"}), add):
-        for document in documents:
-            run.loaded.model.get_decoder()(input_ids=torch.tensor([document], device=device), use_cache=False)  # type: ignore[operator]
-    return {name: value.sqrt() for name, value in squares.items()}
 
 
 def render(answer: Mapping[str, Any]) -> str:

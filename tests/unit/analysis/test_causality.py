@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import fairprune_framework as fp
-from fairprune_framework.analysis.causality import activation_norms, render
+from fairprune_framework.analysis.causality import render
 from fairprune_framework.errors import UserError
+from fairprune_framework.evaluation.random_sets import activation_norms
 from fairprune_framework.runs.run import Run
 
 
@@ -42,7 +43,7 @@ def test_activation_norms_by_hand(planned: Callable[[Path], Run], tmp_path: Path
     expected = torch.cat(seen).norm(dim=0)
     del run.calibration
     (run.folder / "calibration.jsonl").unlink()  # the model writes the text anew: what it writes is not counted
-    torch.testing.assert_close(activation_norms(run)[name], expected, rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(activation_norms(run.loaded, run.calibration.scoring)[name], expected, rtol=1e-5, atol=1e-8)
 
 
 def test_as_text() -> None:
