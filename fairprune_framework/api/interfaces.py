@@ -287,5 +287,6 @@ class ArchitectureAdapter(Plugin):
         """Call `handler` for each tap of each site during forwards inside the context; leave no trace after it.
 
         Taps of a layer (`attention`, `norm`, `layer`, `layer_input`) and of a block of experts (`mlp`, `mlp_input`) are given
-        once, with the first site of that layer. Taps that a site does not list in `site.taps` are skipped.
+        once, with the first site of that layer; the core hands them to every expert that lists them. Taps that a site does not
+        list in `site.taps` are skipped.
         """

@@ -161,6 +161,7 @@ class Accumulator:
         grads: Mapping[Tap, Tensor],
         rows: Tensor | None,
         objective_C: Tensor | None = None,
+        whole: frozenset[Tap] = frozenset(),
     ) -> None:
         """Sum all statistics over what one site showed of the current micro-batch.
 
@@ -169,6 +170,7 @@ class Accumulator:
             grads: tap -> (M, K), d objective / d values; empty without an objective.
             rows: (M,) flat token index of each row; None: all tokens in order.
             objective_C: (C,) float64, value of the pass's objective.
+            whole: taps with a row for every token, whatever `rows` says: those of the layer of an expert.
 
         Raises:
             FairpruneError: a statistic raised, or a sum is NaN or Inf; the contrast is named.
@@ -191,7 +193,7 @@ class Accumulator:
 
         def observed(part: Geometry) -> Observation:
             mine_C = objective_C if objective_C is None or part.contrasts is None else objective_C[list(part.contrasts)]
-            return observe(site, values, rows, part, pass_, weights, grads, mine_C)
+            return observe(site, values, rows, part, pass_, weights, grads, mine_C, whole)
 
         def add(key: str, total_GRK: Tensor) -> None:
             totals[key] = totals[key] + total_GRK if key in totals else total_GRK

@@ -22,6 +22,8 @@ from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import FairpruneError
 
+SHARED: frozenset[Tap] = frozenset({"layer_input", "attention", "norm", "mlp_input", "mlp", "layer"})
+"""Taps that a layer shows once, with its first expert: every expert of the layer that lists them is given them."""
 IN_HALVES = "in halves"
 """What a `predict_step` returns when it has had its batch computed by `ActivationStatisticsCallback.compute_in_halves`."""
 
@@ -76,12 +78,16 @@ class ActivationStatisticsCallback(Callback):
         """Micro-batches that were computed in halves."""
         self._stack = ExitStack()
         self._seen: dict[str, dict[Tap, Tensor]] = {}
-        """Site -> what it has shown so far of the current forward."""
+        """Site -> what it has shown so far of the current forward, of its own."""
+        self._rows: dict[str, Tensor | None] = {}
+        """Site -> rows of its own taps."""
+        self._of_layer: dict[int, dict[Tap, Tensor]] = {}
+        """Layer of experts -> what the layer has shown so far of the current forward."""
         self._complete_sites = 0
         self._shown_once: set[Pass] = set()
         """Passes of which a whole forward has shown each site once."""
-        self._graphs: list[tuple[Site, dict[Tap, Tensor], dict[Tap, Tensor], Tensor | None]] = []
-        """Under an objective: site, leaves of its graph, values and rows."""
+        self._leaves: list[tuple[Site, Tap, Tensor, Tensor]] = []
+        """Under an objective: site, tap, leaf of the graph, value."""
 
     @property
     def passes(self) -> list[Pass]:
@@ -155,7 +161,7 @@ class ActivationStatisticsCallback(Callback):
         self._stack.close()
 
     def _forget_forward(self) -> None:
-        self._seen, self._graphs, self._complete_sites = {}, [], 0
+        self._seen, self._rows, self._of_layer, self._leaves, self._complete_sites = {}, {}, {}, [], 0
 
     # -- one forward ----------------------------------------------------------------------------------------------------
 
@@ -202,10 +208,26 @@ class ActivationStatisticsCallback(Callback):
     def _differentiate(self, objective_C: Any) -> None:
         if not isinstance(objective_C, Tensor) or not objective_C.requires_grad:
             raise FairpruneError("the module returned no objective with a graph for a pass that has one")
-        graphs, self._graphs = self._graphs, []
-        grads = iter(gradients(objective_C, [leaf for _, leaves, _, _ in graphs for leaf in leaves.values()]))
-        for site, leaves, values, rows in graphs:
-            self.accumulator.add(site, values, {tap: next(grads) for tap in leaves}, rows, objective_C.detach().double())
+        leaves, self._leaves = self._leaves, []
+        grads = gradients(objective_C, [leaf for _, _, leaf, _ in leaves])
+        values: dict[Any, dict[Tap, Tensor]] = {}
+        slopes: dict[Any, dict[Tap, Tensor]] = {}
+        sites: dict[str, Site] = {}
+        for (site, tap, _, value), grad in zip(leaves, grads, strict=True):
+            key = site.layer if _is_shared(site, tap) else site.name
+            values.setdefault(key, {})[tap], slopes.setdefault(key, {})[tap] = value, grad
+            if key == site.name:
+                sites[site.name] = site
+        for name, site in sites.items():
+            shared = values.get(site.layer, {})
+            self.accumulator.add(
+                site,
+                {**values[name], **shared},
+                {**slopes[name], **slopes.get(site.layer, {})},
+                self._rows[name],
+                objective_C.detach().double(),
+                frozenset(shared),
+            )
 
     def _handle(self, site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> Tensor | None:
         """What the adapter calls at each tap of each site; returns what the model shall go on with, None: what it had."""
@@ -215,18 +237,33 @@ class ActivationStatisticsCallback(Callback):
         wanted = self.accumulator.taps.get(pass_, frozenset()) & site.taps
         if (tap not in wanted and tap != "neuron") or pass_.layer not in (None, site.layer):
             return None
-        if pass_.objective is None:
-            seen = self._seen.setdefault(site.name, {})
-            seen[tap] = values.detach()
-            if wanted | {"neuron"} <= seen.keys():
-                self.accumulator.add(site, self._seen.pop(site.name), {}, rows)
-                self._complete_sites += 1
-                if self._complete_sites == len(self.sites) and pass_ in self._shown_once:
-                    raise StopForward
-            return None
-        scale = pass_.scale if tap == "neuron" else 1.0
-        leaf = values * scale if values.requires_grad else (values.detach() * scale).requires_grad_()
-        if not self._graphs or self._graphs[-1][0] is not site:
-            self._graphs.append((site, {}, {}, rows))
-        self._graphs[-1][1][tap], self._graphs[-1][2][tap] = leaf, values.detach()
-        return leaf
+        shared = _is_shared(site, tap)
+        if not shared:
+            self._rows[site.name] = rows
+        if pass_.objective is not None:
+            scale = pass_.scale if tap == "neuron" else 1.0
+            leaf = values * scale if values.requires_grad else (values.detach() * scale).requires_grad_()
+            self._leaves.append((site, tap, leaf, values.detach()))
+            return leaf
+        if shared:
+            self._of_layer.setdefault(site.layer, {})[tap] = values.detach()
+            waiting = [each for each in self.sites if each.layer == site.layer and each.name in self._seen]
+        else:
+            self._seen.setdefault(site.name, {})[tap] = values.detach()
+            waiting = [site]
+        for each in waiting:
+            self._add_if_complete(each, (self.accumulator.taps.get(pass_, frozenset()) & each.taps) | {"neuron"})
+        if self._complete_sites == len(self.sites) and pass_ in self._shown_once:
+            raise StopForward
+        return None
+
+    def _add_if_complete(self, site: Site, wanted: frozenset[Tap]) -> None:
+        whole = self._of_layer.get(site.layer, {})
+        if wanted <= self._seen[site.name].keys() | whole.keys():
+            values = {**self._seen.pop(site.name), **whole}
+            self.accumulator.add(site, values, {}, self._rows[site.name], whole=frozenset(whole))
+            self._complete_sites += 1
+
+
+def _is_shared(site: Site, tap: Tap) -> bool:
+    return site.kind == "expert" and tap in SHARED

@@ -255,6 +255,7 @@ def observe(
     weights: Mapping[str, Tensor],
     grads: Mapping[Tap, Tensor] | None = None,
     objective_C: Tensor | None = None,
+    whole: frozenset[Tap] = frozenset(),
 ) -> Observation:
     """Build what statistics see of one site.
 
@@ -263,6 +264,8 @@ def observe(
         rows: (M,) flat token index of each row; None: all R*L tokens in order.
         grads: tap -> (M, K), d objective / d values.
         objective_C: value of the pass's objective.
+        whole: taps with a row for every token, whatever `rows` says: those of the layer of an expert. Contrasts that the site did
+            not see have zeros, so that it does not matter what stands together.
     """
     batch = geometry.batch
     taps: frozenset[Tap] = frozenset(values)
@@ -270,23 +273,27 @@ def observe(
     if rows is not None:
         routed = torch.full((batch.input_ids.numel(),), -1, dtype=torch.long, device=rows.device)
         routed[rows] = torch.arange(len(rows), device=rows.device)
-    reach = _Reach(geometry, routed)
+    reach, everywhere = _Reach(geometry, routed), _Reach(geometry, None)
     mask = geometry.mask_CVT if routed is None else geometry.mask_CVT & (routed[geometry.tokens_CVT] >= 0)
 
     slopes = grads or {}
     aligned_mask = reach.aligned_mask()
     slot_weight, reached = geometry.slots_shared if routed is None else slots_shared(aligned_mask)
 
-    def tokens(values_MK: Tensor) -> Tensor:
-        gathered, seen = reach.gather(values_MK, geometry.tokens_CVT, geometry.mask_CVT)
+    def of(tap: Tap) -> _Reach:
+        return everywhere if tap in whole else reach
+
+    def tokens(tap: Tap, values_MK: Tensor) -> Tensor:
+        shown = geometry.mask_CVT if tap not in whole else geometry.mask_CVT & mask.any(2).any(1)[:, None, None]
+        gathered, seen = of(tap).gather(values_MK, geometry.tokens_CVT, shown)
         return gathered.masked_fill_(~seen.unsqueeze(-1), 0)
 
     return Observation(
-        acts=Lazy(taps, lambda tap: tokens(values[tap])),
-        grads=Lazy(frozenset(slopes), lambda tap: tokens(slopes[tap])),
+        acts=Lazy(taps, lambda tap: tokens(tap, values[tap])),
+        grads=Lazy(frozenset(slopes), lambda tap: tokens(tap, slopes[tap])),
         mask=mask,
-        aligned=Lazy(taps, lambda tap: reach.aligned(values[tap])),
-        aligned_variance=Lazy(taps, lambda tap: reach.variance(values[tap])),
+        aligned=Lazy(taps, lambda tap: of(tap).aligned(values[tap])),
+        aligned_variance=Lazy(taps, lambda tap: of(tap).variance(values[tap])),
         aligned_mask=aligned_mask,
         slot_weight=slot_weight,
         reached=reached,
