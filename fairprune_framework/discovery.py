@@ -6,8 +6,10 @@ another: it is listed as broken by `fairprune plugins list --load` and raises on
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -101,8 +103,9 @@ def load(entry: Entry) -> type[Plugin]:
 
     point = metadata.EntryPoint(name=entry.name, group=GROUPS[entry.kind], value=entry.value)  # type: ignore[index]
     try:
-        loaded = point.load()
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer, such as --json
+            loaded = point.load()
+    except (Exception, SystemExit) as error:
         raise BrokenPlugin(f"{entry.label} cannot be loaded from {entry.value}: {type(error).__name__}: {error}") from error
     wanted = INTERFACES[entry.kind]  # type: ignore[index]
     if not (isinstance(loaded, type) and issubclass(loaded, getattr(interfaces, wanted))):

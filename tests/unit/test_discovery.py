@@ -7,6 +7,7 @@ import sys
 import types
 from collections.abc import Callable, Sequence
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -204,3 +205,14 @@ def test_options_that_are_needed(install: Install) -> None:
     with pytest.raises(UserError, match="needs the option 'needed'"):
         discovery.build("bias", "strict")
     assert discovery.build("bias", "strict", {"needed": 3}) == Strict(needed=3)
+
+
+def test_a_module_that_prints_and_exits_is_broken_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "exits_at_import.py").write_text("print('hello')\nraise SystemExit(3)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    entry = discovery.Entry(kind="bias", name="exits", distribution="d", version="1", value="exits_at_import:Any")
+    with pytest.raises(BrokenPlugin, match="cannot be loaded from exits_at_import:Any: SystemExit: 3"):
+        discovery.load(entry)
+    assert capsys.readouterr() == ("", "hello\n")
