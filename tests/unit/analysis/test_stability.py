@@ -32,4 +32,4 @@ def test_as_text() -> None:
     answer = {"planned": 12, "stable_75": 5, "replicates": 40, "mean_frequency": 0.613, "mean_jaccard": 0.204}
     assert "of 12 planned neurons, 5 are selected by at least 75 % of 40 replicates" in " ".join(render(answer).split())
     assert "61%" in render(answer)
-    assert render({"planned": 0}) == "the plan is empty: nothing to be stable"
+    assert render({"planned": 0}) == "the plan is empty: there is no stability to measure"
