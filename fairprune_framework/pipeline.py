@@ -112,7 +112,9 @@ def run(recipe: Recipe | str | None = None, output: str | Path | None = None, **
         UserError: the input is wrong; nothing was written.
     """
     fresh = recipe is not None or options.get("model") is not None
-    return run_stages(_open(output, options, recipe=recipe, fresh=fresh), *STAGES, named=STAGES)
+    opened = _open(output, options, recipe=recipe, fresh=fresh)
+    unchanged = all(opened.folder.has(name) and opened.folder.current(name) for name in STAGES if name != "report")
+    return run_stages(opened, *STAGES, named=STAGES if unchanged else ())  # where something changed, that and what follows
 
 
 def audit(model: Any = None, prompts: Any = None, output: str | Path | None = None, **options: Any) -> Run:

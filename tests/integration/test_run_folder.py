@@ -220,6 +220,7 @@ def test_evaluating_a_model_alone_fills_before_alone(fairprune: Any, llama: Path
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {row["metric"] for row in found["results"]} == {
         "next-token-divergence",
+        "valence-gap",
         "activation-difference",
         "sequence-gap",
         "perplexity",
@@ -408,7 +409,8 @@ def test_evaluation_json(finished: Path) -> None:
             assert row["change"] == pytest.approx((row["after"] - row["before"]) / abs(row["before"] - row["ideal"]))
         assert row["difference"] == pytest.approx(row["after"] - row["before"])
     metrics = {row["metric"] for row in found["results"]}
-    assert metrics == {"activation-difference", "next-token-divergence", "sequence-gap", "perplexity", "kl-to-original"}
+    contrast_metrics = {"activation-difference", "next-token-divergence", "valence-gap", "sequence-gap"}
+    assert metrics == contrast_metrics | {"perplexity", "kl-to-original"}
     places = {(row["split"], row["control"]) for row in found["results"] if row["metric"] == "next-token-divergence"}
     assert places == {("select", False), ("heldout", False), ("select", True), ("heldout", True)}
     layers = {row["layer"] for row in found["results"] if row["metric"] == "activation-difference"}

@@ -14,7 +14,11 @@ def test_prompts_check(fairprune: Any, llama: Path, prompts: Path) -> None:
     assert max(map(len, answer.out.splitlines()[1:])) <= 100
     report = json.loads(fairprune("prompts", "check", prompts, "--model", llama, "--json").out)
     assert report["contrasts"] == 12
-    assert {row["category"]: row["control"] for row in report["categories"]} == {"age": False, "race": False, "stature": True}
+    assert {row["category"]: row["role"] for row in report["categories"]} == {
+        "age": "demographic",
+        "race": "demographic",
+        "stature": "control",
+    }
     assert report["equal_length"] == 7
     assert report["context"] == 512
 
