@@ -94,16 +94,16 @@ def made(recipe: Recipe, loaded: LoadedModel, notify: Callable[[str], None]) -> 
         return from_file(recipe.calibration, loaded.encoder, recipe.calibration_tokens, recipe.calibration_documents)
     notify(f"sampling {recipe.calibration_documents} calibration documents of {recipe.calibration_tokens} tokens")
     tokens = min(recipe.calibration_tokens, loaded.encoder.limit or recipe.calibration_tokens)
-    return sample(loaded.model, loaded.tokenizer, recipe.calibration_documents, tokens, recipe.seed)
+    return sample(loaded.model, loaded.encoder, recipe.calibration_documents, tokens, recipe.seed)
 
 
 def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calibration:
     """Read a .txt file (one text) or a .jsonl file (field `text`), split into documents of at most `tokens` tokens; only a remainder
-    of fewer than two tokens is dropped, since it has no next token to predict. Or the first `documents` passages of
-    `builtin:<language>`, each truncated to `tokens`.
+    of a document of fewer than two tokens is dropped, since it has no next token to predict. Or the first `documents` passages of
+    `builtin:<language>`, each truncated to `tokens`. Each document begins as the tokenizer begins every text (BOS).
 
     Raises:
-        UserError: no such text or file, not UTF-8, a line without `text`, or fewer than four documents.
+        UserError: no such text or file, not UTF-8, a line without `text`, a token that the model lacks, or fewer than four documents.
     """
     path = text_file(name)
     if not path.is_file():
@@ -127,46 +127,57 @@ def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calib
             texts.append(value)
     tokens = min(tokens, encoder.limit or tokens)
     if name.startswith(BUILTIN):
-        passages = encoder.encode(texts[:documents])
-        return Calibration(documents=tuple(tuple(ids[:tokens]) for ids, _ in passages), source=name)
+        return Calibration(documents=tuple(tuple(encoder.document(text)[:tokens]) for text in texts[:documents]), source=name)
+    opening = encoder.opening
+    step = max(tokens - len(opening), 1)
     parts: list[tuple[int, ...]] = []
     for text in texts:
-        ids = encoder.encode([text])[0][0] if text.strip() else []
-        parts += [tuple(ids[i : i + tokens]) for i in range(0, len(ids), tokens) if len(ids[i : i + tokens]) > 1]
+        ids = encoder.document(text)[len(opening) :] if text.strip() else []
+        cut = [(*opening, *ids[i : i + step]) for i in range(0, len(ids), step)]
+        parts += [document for document in cut if len(document) > 1]
     if len(parts) < 4:
         raise UserError(f"the calibration file {path} yields {len(parts)} documents of {tokens} tokens; at least 4 are needed")
     return Calibration(documents=tuple(parts), source=path.name)
 
 
 @torch.no_grad()
-def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: int) -> Calibration:
-    """Sample text from the model at temperature 1, without top-k or top-p, from BOS, in one batch.
+def sample(model: nn.Module, encoder: Encoder, documents: int, tokens: int, seed: int) -> Calibration:
+    """Sample text from the model at temperature 1, without top-k or top-p, in one batch.
 
-    An end-of-text token does not end a document: the next text of the model follows.
+    Each document begins as the tokenizer begins every text; where it puts nothing there, the first token follows BOS (or the end of a
+    text), which is then left off. Rows of a padded embedding that are no tokens are never drawn. An end-of-text token does not end a
+    document: the next text of the model follows.
+
+    Raises:
+        UserError: there is no token to begin with.
     """
     from transformers import GenerationConfig, StoppingCriteriaList
 
     text_config: Any = model.config
     text_config = text_config.get_text_config()
+    tokenizer, opening = encoder.tokenizer, encoder.opening
     begin = next((i for i in (tokenizer.bos_token_id, text_config.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
-    if begin is None:
+    if begin is None and not opening:
         raise UserError("the tokenizer has no BOS or EOS token to sample from: pass calibration text with --calibration FILE")
-    start = torch.full((documents, 1), begin, dtype=torch.long, device=next(model.parameters()).device)
+    start = torch.tensor([opening or (begin,)] * documents, device=next(model.parameters()).device)
+    new = tokens - len(opening)
+    rows = int(model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
     config = GenerationConfig(
         do_sample=True,
         temperature=1.0,
         top_k=0,
         top_p=1.0,
-        max_new_tokens=tokens - 1,
+        max_new_tokens=new,
         min_new_tokens=None,
         eos_token_id=None,
-        pad_token_id=begin,
+        pad_token_id=start[0, 0].item(),
+        suppress_tokens=list(range(len(tokenizer), rows)) or None,
     )
     generation, model.generation_config = model.generation_config, config  # without the model's own defaults
     try:
         with torch.random.fork_rng(devices=[start.device] if start.device.type == "cuda" else []):
             torch.manual_seed(seed)
-            with bar("sampling text", tokens - 1, "steps") as advance:
+            with bar("sampling text", new, "steps") as advance:
 
                 def count(ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
                     advance(1)
@@ -180,7 +191,8 @@ def sample(model: nn.Module, tokenizer: Any, documents: int, tokens: int, seed: 
                 ids = model.generate(start, **options)  # type: ignore[operator]
     finally:
         model.generation_config = generation
-    return Calibration(documents=tuple(tuple(row) for row in ids.tolist()), source="sampled")
+    kept = ids if opening else ids[:, 1:]
+    return Calibration(documents=tuple(tuple(row) for row in kept.tolist()), source="sampled")
 
 
 def padded(documents: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,6 +20,7 @@ def _add_check_options(parser: Any) -> None:
     parser.add_argument("--columns", action="append", metavar="FIELD=COLUMN", help="our field = the set's column")
     parser.add_argument("--bad-prompts", choices=["error", "skip"], help="skip: list what cannot be used, and go on")
     parser.add_argument("--chat-template", action="store_true", help="wrap texts in the chat template")
+    parser.add_argument("--trust-remote-code", action="store_true", help="allow code that comes with the tokenizer to run")
     add_json(parser)
 
 
@@ -33,6 +34,7 @@ def _check(values: dict[str, Any]) -> int:
         columns=pairs(values.get("columns") or (), "--columns must be FIELD=COLUMN") or None,
         bad=values.get("bad_prompts") or "error",
         chat_template=bool(values.get("chat_template")),
+        trust_remote_code=bool(values.get("trust_remote_code")),
     )
     print(json.dumps(report, indent=1, ensure_ascii=False) if values.get("json") else render(report))
     return 0

@@ -119,7 +119,7 @@ def _aligned(
     for ids, _ in encoded:
         if encoder.limit is not None and len(ids) > encoder.limit:
             raise PromptError(f"contrast {contrast.id!r} has {len(ids)} tokens; the model's context holds {encoder.limit}")
-        if not ids:
+        if tuple(ids) in ((), encoder.opening):
             raise PromptError(f"contrast {contrast.id!r} has no tokens under this tokenizer")
     if len({tuple(ids) for ids, _ in encoded}) < len(encoded):
         raise PromptError(f"contrast {contrast.id!r} has variants with equal tokens under this tokenizer")

@@ -39,12 +39,15 @@ def check_prompts(
     columns: Mapping[str, str] | None = None,
     bad: Literal["error", "skip"] = "error",
     chat_template: bool = False,
+    trust_remote_code: bool = False,
 ) -> dict[str, Any]:
     """The report as JSON values; raises as the readers do."""
-    from fairprune_framework.models.loading import context_limit, load_tokenizer
+    from fairprune_framework.models.loading import limits_of, load_tokenizer
 
     contrasts, skipped, source_hash = contrasts_of(source, columns=columns, bad=bad, split=split)
-    encoder = Encoder(load_tokenizer(model), chat_template=chat_template, limit=context_limit(model))
+    tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
+    limit, rows = limits_of(model, trust_remote_code=trust_remote_code)
+    encoder = Encoder(tokenizer, chat_template=chat_template, limit=limit, rows=rows)
     aligned, unusable = align_all(contrasts, encoder, bad)
     categories = []
     for category in sorted({contrast.category for contrast in contrasts}):
@@ -63,7 +66,7 @@ def check_prompts(
         "without_suffix": sum(contrast.suffix == 0 for contrast in aligned),
         "roles": [_role(role, contrasts) for role in get_args(Role) if any(contrast.role == role for contrast in contrasts)],
         "categories": categories,
-        "notes": notes(contrasts) + _long_words(contrasts, encoder),
+        "notes": encoder.notes + notes(contrasts) + _long_words(contrasts, encoder),
         "skipped": [{"where": where, "reason": reason} for where, reason in [*skipped, *unusable]],
     }
 
@@ -140,7 +143,7 @@ def _category(category: str, contrasts: Sequence[Contrast], aligned: Sequence[Al
         "contrasts": len(mine),
         "templates": len({contrast.template_id for contrast in mine}),
         "contexts": len({contrast.context for contrast in mine}),
-        "attributes": sorted({variant.attribute for contrast in mine for variant in contrast.variants})[:16],
+        "attributes": sorted({variant.attribute for contrast in mine for variant in contrast.variants}),
         "splits": dict(Counter(contrast.split or "none" for contrast in mine)),
         "equal_length": sum(contrast.equal_length for contrast in tokens),
         "mean_tokens": round(sum(contrast.length for contrast in tokens) / max(len(tokens), 1), 1),

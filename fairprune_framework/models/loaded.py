@@ -166,7 +166,15 @@ class LoadedModel:
         from fairprune_framework.models.encoder import Encoder
         from fairprune_framework.models.loading import context_length
 
-        return Encoder(self.tokenizer, chat_template=self._recipe.chat_template, limit=context_length(self.model))
+        encoder = Encoder(
+            self.tokenizer,
+            chat_template=self._recipe.chat_template,
+            limit=context_length(self.model),
+            rows=int(self.model.get_input_embeddings().weight.shape[0]),  # type: ignore[operator]
+        )
+        for note in encoder.notes:
+            self._notify(note)
+        return encoder
 
     def to_device(self) -> None:
         """Move the model to its device: Lightning leaves it on the CPU."""

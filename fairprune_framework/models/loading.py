@@ -49,6 +49,7 @@ def load_model(
     source, extra = _located(name, revision)
     if Path(source).is_dir() and not extra.get("gguf_file"):
         refuse_code(Path(source), name, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    _needs_sentencepiece(Path(source))
     common = {"trust_remote_code": trust_remote_code, **extra}
     pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
     with _reading(name):
@@ -83,26 +84,39 @@ def _refuse_damaged(name: str, model: nn.Module) -> None:
             raise FairpruneError(f"the weights of {name!r} are damaged: {weight} holds NaN or Inf")
 
 
-def load_tokenizer(name: str) -> Any:
+def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     """The tokenizer of a model, without its weights; raises as `load_model`."""
     from transformers import AutoTokenizer
 
     source, extra = _located(name, None)
+    _needs_sentencepiece(Path(source))
     with _reading(name):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=False, **extra)
+        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
 
 
-def context_limit(name: str) -> int | None:
-    """Context length of a named model in tokens, read from its config; None for a GGUF file."""
+def _needs_sentencepiece(folder: Path) -> None:
+    """Say what transformers says of a package for another kind of file: that a SentencePiece model needs its own."""
+    for name in ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"):
+        file = folder / name
+        if not file.is_file() or (folder / "tokenizer.json").is_file() or find_spec("sentencepiece") is not None:
+            continue
+        with file.open("rb") as opened:
+            if opened.read(1) == b"\n":  # the first field of its protocol buffer; a file of tiktoken is lines of base64
+                raise UserError(f"reading {name} needs sentencepiece: pip install sentencepiece")
+
+
+def limits_of(name: str, *, trust_remote_code: bool = False) -> tuple[int | None, int | None]:
+    """Context length of a named model in tokens, and the rows of its embedding, read from its config; None where it does not say,
+    and for a GGUF file."""
     from transformers import AutoConfig
 
     source, extra = _located(name, None)
     if extra.get("gguf_file"):
-        return None
+        return None, None
     with _reading(name):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False, **extra).get_text_config()
-        limit = getattr(config, "max_position_embeddings", None)
-    return int(limit) if limit else None
+        config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **extra).get_text_config()
+        limit, rows = (getattr(config, field, None) for field in ("max_position_embeddings", "vocab_size"))
+    return int(limit) if limit else None, int(rows) if rows else None
 
 
 def folder_of(name: str, revision: str | None = None) -> Path | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from tokenizers import processors
 
 from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.calibration.text import Calibration, from_file, padded, sample
@@ -62,24 +63,36 @@ def test_rare_tokens_by_hand() -> None:
 # -- files -------------------------------------------------------------------------------------------------------------------
 
 
-def test_a_text_is_cut_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_a_text_is_cut_nothing_is_lost_and_each_document_begins_alike(tmp_path: Path) -> None:
     text = "The nurse walked home . " * 11
     (tmp_path / "x.txt").write_text(text, encoding="utf-8")
-    ids = tiny_tokenizer()(text)["input_ids"]
+    begin, *ids = tiny_tokenizer()(text)["input_ids"]
     found = from_file(str(tmp_path / "x.txt"), Encoder(tiny_tokenizer()), 10, 1)
-    assert [i for document in found.documents for i in document] == ids
+    assert {document[0] for document in found.documents} == {begin} == {1}
+    assert [i for document in found.documents for i in document[1:]] == ids
     assert {len(document) for document in found.documents[:-1]} == {10}
     assert found.source == "x.txt"
     limited = from_file(str(tmp_path / "x.txt"), Encoder(tiny_tokenizer(), limit=7), 10, 1)
     assert max(map(len, limited.documents)) == 7
 
 
-def test_a_rest_of_one_token_predicts_nothing(tmp_path: Path) -> None:
-    encoder = Encoder(tiny_tokenizer())
+def test_with_a_chat_template_documents_are_the_same(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text("The nurse walked home . " * 11, encoding="utf-8")
+    chatting = tiny_tokenizer()
+    chatting.chat_template = "{{ messages[0].content }}"
+    for name in (str(tmp_path / "x.txt"), "builtin:en"):
+        plain = from_file(name, Encoder(tiny_tokenizer()), 10, 4)
+        assert from_file(name, Encoder(chatting, chat_template=True), 10, 4) == plain
+
+
+def test_a_tokenizer_that_puts_nothing_before_a_text(tmp_path: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    encoder = Encoder(tokenizer)
     text = next(text for count in range(30, 60) if len(encoder.ids(text := " home" * count)) % 8 == 1)
     (tmp_path / "x.txt").write_text(text, encoding="utf-8")
     found = from_file(str(tmp_path / "x.txt"), encoder, 8, 1)
-    assert [i for document in found.documents for i in document] == encoder.ids(text)[:-1]
+    assert [i for document in found.documents for i in document] == encoder.ids(text)[:-1]  # one token predicts nothing
 
 
 def test_lines_of_json_are_documents_of_their_own(tmp_path: Path) -> None:
@@ -114,11 +127,11 @@ def test_files_that_are_refused(tmp_path: Path, name: str, content: bytes | None
 
 def test_sampled_text_is_the_models_own_whatever_its_defaults() -> None:
     model: Any = tiny_model("llama")
-    tokenizer = tiny_tokenizer()
+    tokenizer, encoder = tiny_tokenizer(), Encoder(tiny_tokenizer())
     model.generation_config.top_k = 1
     state, config = torch.random.get_rng_state(), model.generation_config
-    found = sample(model, tokenizer, 6, 12, seed=3)
-    assert found == sample(model, tokenizer, 6, 12, seed=3) != sample(model, tokenizer, 6, 12, seed=4)
+    found = sample(model, encoder, 6, 12, seed=3)
+    assert found == sample(model, encoder, 6, 12, seed=3) != sample(model, encoder, 6, 12, seed=4)
     assert len(found.documents) == 6
     assert {len(document) for document in found.documents} == {12}
     assert {document[0] for document in found.documents} == {tokenizer.bos_token_id}
@@ -132,21 +145,34 @@ def test_the_first_token_follows_the_models_distribution() -> None:
     model: Any = tiny_model("llama")
     tokenizer = tiny_tokenizer()
     with torch.no_grad():
-        p = model(input_ids=torch.tensor([[tokenizer.bos_token_id]])).logits[0, -1].double().softmax(-1)
+        p = model(input_ids=torch.tensor([[tokenizer.bos_token_id]])).logits[0, -1].double()
+    p = p[: len(tokenizer)].softmax(-1)  # rows of the padded embedding are no tokens
     draws = 4000
-    found = sample(model, tokenizer, draws, 2, seed=0)
+    found = sample(model, Encoder(tokenizer), draws, 2, seed=0)
     counts = torch.bincount(torch.tensor([document[1] for document in found.documents]), minlength=len(p)).double()
     likely = p.topk(20).indices
     error = (p * (1 - p) / draws).sqrt()
     assert ((counts / draws - p).abs() / error)[likely].max() < 4
 
 
+def test_sampled_text_of_a_tokenizer_that_puts_nothing_before_a_text() -> None:
+    """It begins after BOS, which is no part of it; rows beyond the tokenizer's are never drawn."""
+    model: Any = tiny_model("llama")
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
+    found = sample(model, Encoder(tokenizer), 200, 12, seed=0)
+    assert {len(document) for document in found.documents} == {12}
+    assert len({document[0] for document in found.documents}) > 20
+    assert max(map(max, found.documents)) < len(tokenizer) < model.get_input_embeddings().weight.shape[0]
+
+
 def test_a_tokenizer_with_nothing_to_begin_with() -> None:
     model: Any = tiny_model("llama", bos_token_id=None, eos_token_id=None)
     tokenizer = tiny_tokenizer()
     tokenizer.bos_token = tokenizer.eos_token = None
+    tokenizer.backend_tokenizer.post_processor = processors.ByteLevel(trim_offsets=True)
     with pytest.raises(UserError, match="no BOS or EOS token to sample from"):
-        sample(model, tokenizer, 4, 8, seed=0)
+        sample(model, Encoder(tokenizer), 4, 8, seed=0)
 
 
 # -- storage -----------------------------------------------------------------------------------------------------------------

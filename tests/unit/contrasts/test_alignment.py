@@ -102,28 +102,32 @@ def test_tokens_of_the_attribute_and_after_it() -> None:
     assert not found.equal_length
 
 
-def test_special_tokens_at_the_end_are_matched() -> None:
-    class WithEnd:
-        is_fast = True
-
-        def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
-            encoded = tiny_tokenizer()(texts, return_offsets_mapping=True)
-            return {
-                "input_ids": [[*ids, 2] for ids in encoded["input_ids"]],
-                "offset_mapping": [[*spans, (0, 0)] for spans in encoded["offset_mapping"]],
-            }
-
-    found = align(Encoder(WithEnd()), contrast(["They are Black", "They are Native American"]), {"0": 0, "1": 1})
+def test_special_tokens_of_a_chat_template_at_the_end_are_matched() -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}</s>"
+    encoder = Encoder(tokenizer, chat_template=True)
+    found = align(encoder, contrast(["They are Black", "They are Native American"]), {"0": 0, "1": 1})
     assert found.suffix == 1
     assert {tokens.ids[tokens.end :] for tokens in found.variants} == {(2,)}
+
+
+def test_a_text_of_special_tokens_alone_is_refused() -> None:
+    class Dropping:
+        is_fast = False
+
+        def __call__(self, texts: list[str], *, add_special_tokens: bool, **_: Any) -> dict[str, Any]:
+            return {"input_ids": [[1] * add_special_tokens + [97] * text.count("a") for text in texts]}
+
+    with pytest.raises(PromptError, match="has no tokens"):
+        align(Encoder(Dropping()), contrast(["ab", "b"]), {"0": 0, "1": 1})
 
 
 def test_a_tokenizer_without_offsets() -> None:
     class Slow:
         is_fast = False
 
-        def __call__(self, texts: list[str], **_: Any) -> dict[str, Any]:
-            return {"input_ids": tiny_tokenizer()(texts)["input_ids"]}
+        def __call__(self, texts: list[str], *, add_special_tokens: bool, **_: Any) -> dict[str, Any]:
+            return {"input_ids": tiny_tokenizer()(texts, add_special_tokens=add_special_tokens)["input_ids"]}
 
     contrasts = tiny_contrasts()
     slow, _ = align_all(contrasts, Encoder(Slow()))

@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.models.loading import (
     context_length,
-    context_limit,
     fingerprint,
+    limits_of,
     load_model,
     load_tokenizer,
     parameter_count,
@@ -47,7 +47,8 @@ def test_a_folder_is_loaded_as_transformers_loads_it(llama: Path) -> None:
     text = "The nurse walked home ."
     assert tokenizer(text)["input_ids"] == AutoTokenizer.from_pretrained(llama)(text)["input_ids"]
     assert load_tokenizer(str(llama))(text)["input_ids"] == tokenizer(text)["input_ids"]
-    assert context_limit(str(llama)) == context_length(model) == 512
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    assert limits_of(str(llama)) == (context_length(model), rows) == (512, 656)
     assert parameter_count(model) == expected.num_parameters()
 
 
@@ -98,7 +99,7 @@ def test_sums_that_overflow_are_no_damage(copied: Path) -> None:
 )
 def test_no_such_model(name: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for load in (load_model, load_tokenizer, context_limit):
+    for load in (load_model, load_tokenizer, limits_of):
         with pytest.raises(UserError) as caught:
             load(name)
         assert words in str(caught.value)
@@ -167,3 +168,18 @@ def test_tied_weights_count_once() -> None:
     tied: Any = tiny_model("llama", tie_word_embeddings=True)
     assert parameter_count(tied) == tied.num_parameters()
     assert parameter_count(tiny_model("llama")) - parameter_count(tied) == tied.lm_head.weight.numel()
+
+
+def test_a_sentencepiece_model_without_the_package(llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(llama, tmp_path / "m"))
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>")
+    monkeypatch.setattr("fairprune_framework.models.loading.find_spec", lambda name: None)
+    for load in (load_model, load_tokenizer):
+        with pytest.raises(UserError, match=r"reading tokenizer\.model needs sentencepiece: pip install sentencepiece"):
+            load(str(folder))
+    (folder / "tokenizer.model").write_bytes(b"IQ== 0\n")  # lines of tiktoken: another package
+    with pytest.raises(UserError, match="tiktoken"):
+        load_tokenizer(str(folder))
