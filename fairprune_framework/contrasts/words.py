@@ -38,7 +38,10 @@ def inside_word(text: str, position: int) -> bool:
     start, end = max(position - WINDOW, 0), min(position + WINDOW, len(text))
     start += max((i + 1 for i, char in enumerate(text[start:position]) if char.isspace()), default=0)
     end = next((i for i in range(position, end) if text[i].isspace()), end)
-    if position - start in _borders(text[start:end]):
+    words, characters = _borders(text[start:end])
+    if position - start not in characters:
+        return True  # a character is never cut, whatever it is
+    if position - start in words:
         return False
     if _of_word(before) and _of_word(after):
         return True
@@ -48,12 +51,12 @@ def inside_word(text: str, position: int) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _borders(text: str) -> frozenset[int]:
-    """Borders of words that are borders of characters (extended grapheme clusters) too."""
+def _borders(text: str) -> tuple[frozenset[int], frozenset[int]]:
+    """Borders of words, and of characters (extended grapheme clusters)."""
     import regex
 
-    words = {match.start() for match in regex.finditer(r"(?w)\b", text)}
-    return frozenset(words & {match.end() for match in regex.finditer(r"\X", text)})
+    words = frozenset(match.start() for match in regex.finditer(r"(?w)\b", text))
+    return words, frozenset(match.end() for match in regex.finditer(r"\X", text))
 
 
 def _of_word(char: str) -> bool:
