@@ -67,7 +67,7 @@ class Bench:
         self.recipe = load_recipe(None, {"model": model, "prompts": prompts, "calibration": "builtin:en"})
         self.loaded = LoadedModel(self.recipe)
         every = PromptSet(prompts, lambda: self.loaded.encoder)
-        self.contrasts: list[AlignedContrast] = [one for one in every.aligned if one.split == JUDGING]
+        self.contrasts: list[AlignedContrast] = [one for one in (*every.aligned, *every.legitimate) if one.split == JUDGING]
         self.batches = list(compose(self.contrasts, every.values, 512))
         self.text = made(self.recipe, self.loaded, print)
         self.limit = limit

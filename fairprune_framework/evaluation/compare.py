@@ -55,8 +55,8 @@ class Material:
 
     @property
     def aligned(self) -> tuple[AlignedContrast, ...]:
-        """The contrasts of the set."""
-        return self.prompts.aligned
+        """The contrasts of the set, legitimate differences last."""
+        return (*self.prompts.aligned, *self.prompts.legitimate)
 
     @property
     def continued(self) -> list[str]:

@@ -104,3 +104,34 @@ def test_what_is_refused(
     (line,) = answer.errors
     assert text in line
     assert snapshot(tmp_path / "run") == before
+
+
+def test_legitimate_differences_are_measured_and_have_no_part_in_the_divergence(
+    fairprune: Any, llama: Path, prompts: Path, quick: Any, tmp_path: Path
+) -> None:
+    """Their margin has rows of its own, before and after; all other rows are those of the set without them."""
+    lines = prompts.read_text().splitlines()
+    for split in ("select", "heldout"):
+        variants = [
+            {"attribute": "man", "text": f"the man at the {split} said", "right": ["he"]},
+            {"attribute": "woman", "text": f"the woman at the {split} said", "right": ["she"]},
+        ]
+        legitimate = {"id": f"legit-{split}", "category": "legit-pronoun", "template_id": split, "legitimate": True}
+        lines.append(json.dumps({**legitimate, "split": split, "variants": variants}))
+    file = tmp_path / "p.jsonl"
+    file.write_text("\n".join(lines) + "\n")
+    rows = {}
+    for name, source in (("with", file), ("without", prompts)):
+        answer = fairprune("run", llama, "--prompts", source, "--output", tmp_path / name, *quick)
+        assert answer.code == 0, answer.err
+        rows[name] = json.loads((tmp_path / name / "evaluation.json").read_text())["results"]
+    margins = [row for row in rows["with"] if row["metric"] == "legitimate-margin"]
+    assert {(row["split"], row["category"]) for row in margins} == {
+        (split, category) for split in ("select", "heldout") for category in (None, "legit-pronoun")
+    }
+    assert all(row["before"] is not None and row["after"] is not None for row in margins)
+    divergence = {
+        name: [(row["split"], row["control"], row["category"]) for row in found if row["metric"] == "next-token-divergence"]
+        for name, found in rows.items()
+    }
+    assert divergence["with"] == divergence["without"]
