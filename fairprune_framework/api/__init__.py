@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fairprune_framework.api.decoders import decoder_modules, text_config
+    from fairprune_framework.api.experts import EXPERT_TAPS, Show, experts_tapped
     from fairprune_framework.api.interfaces import (
         API_VERSION,
         ArchitectureAdapter,
@@ -28,22 +30,12 @@ if TYPE_CHECKING:
         StreamReader,
         StreamSums,
     )
-    from fairprune_framework.api.layouts import (
-        EXPERT_TAPS,
-        GLU_TAPS,
-        LinearTrio,
-        Show,
-        experts_tapped,
-        linear_trio,
-        surgery_obstacle,
-        text_config,
-        trio_points,
-        trio_site,
-    )
+    from fairprune_framework.api.mlps import MlpAdapter, Projections, child, features, is_projection, linear_trio
     from fairprune_framework.api.rankings import draw_matched, eligible, ranking, select_top, to_choice, top_share
     from fairprune_framework.api.statistics import SquareSum
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
-    from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Slice, Stream, Tap
+    from fairprune_framework.api.types import Budget, Choice, Measurement, Role, Scores, Site, Slice, Stream, Tap
+    from fairprune_framework.api.widths import EXPERT_FIELDS, StoredWidth, stored_width
     from fairprune_framework.errors import AmbiguousName, UnsupportedArchitecture, UserError
     from fairprune_framework.functional.divergence import generalised_js
     from fairprune_framework.functional.log_probs import log_probs
@@ -55,12 +47,12 @@ _EXPORTS = {
     "BiasScorer": "fairprune_framework.api.interfaces",
     "Budget": "fairprune_framework.api.types",
     "Choice": "fairprune_framework.api.types",
-    "EXPERT_TAPS": "fairprune_framework.api.layouts",
-    "GLU_TAPS": "fairprune_framework.api.layouts",
+    "EXPERT_FIELDS": "fairprune_framework.api.widths",
+    "EXPERT_TAPS": "fairprune_framework.api.experts",
     "Handler": "fairprune_framework.api.interfaces",
     "ImportanceScorer": "fairprune_framework.api.interfaces",
-    "LinearTrio": "fairprune_framework.api.layouts",
     "Measurement": "fairprune_framework.api.types",
+    "MlpAdapter": "fairprune_framework.api.mlps",
     "Needs": "fairprune_framework.api.interfaces",
     "Observation": "fairprune_framework.api.interfaces",
     "Outputs": "fairprune_framework.api.interfaces",
@@ -68,9 +60,11 @@ _EXPORTS = {
     "Plugin": "fairprune_framework.api.interfaces",
     "PolicyContext": "fairprune_framework.api.interfaces",
     "Probe": "fairprune_framework.api.interfaces",
+    "Projections": "fairprune_framework.api.mlps",
+    "Role": "fairprune_framework.api.types",
     "Scores": "fairprune_framework.api.types",
     "SelectionPolicy": "fairprune_framework.api.interfaces",
-    "Show": "fairprune_framework.api.layouts",
+    "Show": "fairprune_framework.api.experts",
     "Site": "fairprune_framework.api.types",
     "SiteContext": "fairprune_framework.api.interfaces",
     "Slice": "fairprune_framework.api.types",
@@ -79,35 +73,38 @@ _EXPORTS = {
     "Stream": "fairprune_framework.api.types",
     "StreamReader": "fairprune_framework.api.interfaces",
     "StreamSums": "fairprune_framework.api.interfaces",
+    "StoredWidth": "fairprune_framework.api.widths",
     "Tap": "fairprune_framework.api.types",
     "TapPoint": "fairprune_framework.api.taps",
     "UnsupportedArchitecture": "fairprune_framework.errors",
     "UserError": "fairprune_framework.errors",
+    "child": "fairprune_framework.api.mlps",
+    "decoder_modules": "fairprune_framework.api.decoders",
     "draw_matched": "fairprune_framework.api.rankings",
     "eligible": "fairprune_framework.api.rankings",
-    "experts_tapped": "fairprune_framework.api.layouts",
+    "experts_tapped": "fairprune_framework.api.experts",
+    "features": "fairprune_framework.api.mlps",
     "generalised_js": "fairprune_framework.functional.divergence",
+    "is_projection": "fairprune_framework.api.mlps",
     "layer_index": "fairprune_framework.api.taps",
     "layer_path": "fairprune_framework.api.taps",
     "layer_points": "fairprune_framework.api.taps",
     "layer_taps": "fairprune_framework.api.taps",
-    "linear_trio": "fairprune_framework.api.layouts",
+    "linear_trio": "fairprune_framework.api.mlps",
     "log_probs": "fairprune_framework.functional.log_probs",
     "ranking": "fairprune_framework.api.rankings",
     "select_top": "fairprune_framework.api.rankings",
-    "surgery_obstacle": "fairprune_framework.api.layouts",
+    "stored_width": "fairprune_framework.api.widths",
     "tapped": "fairprune_framework.api.taps",
-    "text_config": "fairprune_framework.api.layouts",
+    "text_config": "fairprune_framework.api.decoders",
     "to_choice": "fairprune_framework.api.rankings",
     "top_share": "fairprune_framework.api.rankings",
-    "trio_points": "fairprune_framework.api.layouts",
-    "trio_site": "fairprune_framework.api.layouts",
 }
 
 __all__ = [
     "API_VERSION",
+    "EXPERT_FIELDS",
     "EXPERT_TAPS",
-    "GLU_TAPS",
     "AmbiguousName",
     "ArchitectureAdapter",
     "BiasScorer",
@@ -115,8 +112,8 @@ __all__ = [
     "Choice",
     "Handler",
     "ImportanceScorer",
-    "LinearTrio",
     "Measurement",
+    "MlpAdapter",
     "Needs",
     "Observation",
     "Outputs",
@@ -124,6 +121,8 @@ __all__ = [
     "Plugin",
     "PolicyContext",
     "Probe",
+    "Projections",
+    "Role",
     "Scores",
     "SelectionPolicy",
     "Show",
@@ -132,6 +131,7 @@ __all__ = [
     "Slice",
     "SquareSum",
     "Statistic",
+    "StoredWidth",
     "Stream",
     "StreamReader",
     "StreamSums",
@@ -139,10 +139,14 @@ __all__ = [
     "TapPoint",
     "UnsupportedArchitecture",
     "UserError",
+    "child",
+    "decoder_modules",
     "draw_matched",
     "eligible",
     "experts_tapped",
+    "features",
     "generalised_js",
+    "is_projection",
     "layer_index",
     "layer_path",
     "layer_points",
@@ -151,13 +155,11 @@ __all__ = [
     "log_probs",
     "ranking",
     "select_top",
-    "surgery_obstacle",
+    "stored_width",
     "tapped",
     "text_config",
     "to_choice",
     "top_share",
-    "trio_points",
-    "trio_site",
 ]
 
 

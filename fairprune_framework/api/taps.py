@@ -23,6 +23,8 @@ _INNER: Mapping[Tap, tuple[str, ...]] = {
     "norm": ("input_layernorm", "ln_1", "norm1", "attention_norm", "operator_norm"),
 }
 """Tap of a decoder layer -> names that its module goes by."""
+_STREAMS = ("altup_num_inputs", "hc_mult", "hc_count")
+"""Config fields with the number of vectors that stand for one token between the layers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +78,14 @@ def layer_points(model: nn.Module, sites: Iterable[Site]) -> list[TapPoint]:
 
 
 def layer_taps(model: nn.Module, name: str) -> frozenset[Tap]:
-    """Which of the taps of `layer_points` the decoder layer of a module has; OLMo-2, say, has no norm before its attention."""
+    """Which of the taps of `layer_points` the decoder layer of a module has; OLMo-2, say, has no norm before its attention.
+
+    None where the layers of a model pass several vectors per token on.
+    """
+    config: Any = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if any((getattr(config, field, None) or 1) > 1 for field in _STREAMS):
+        return frozenset()
     children = {child for child, _ in model.get_submodule(layer_path(name)).named_children()}
     always: tuple[Tap, ...] = ("layer_input", "layer")
     return frozenset((*always, *(tap for tap, names in _INNER.items() if children & set(names))))

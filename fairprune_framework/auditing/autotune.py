@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.auditing.batches import BatchSpec
 from fairprune_framework.auditing.progress_bar import in_time
 
@@ -27,7 +28,7 @@ def limit_of(model: nn.Module, batch_specs: Sequence[BatchSpec], device: torch.d
     if len(batch_specs) < 4 * TIMED:
         return None
     chosen = [batch_specs[len(batch_specs) * (2 * i + 1) // (2 * TIMED)] for i in range(TIMED)]
-    trunk = model.get_decoder()  # type: ignore[operator]
+    trunk = text_decoder(model)
     seconds = tokens = 0.0
     training = model.training
     model.eval()
@@ -73,7 +74,7 @@ def max_tokens_on(model: nn.Module, device: torch.device, width: int, gradients:
     """Padded tokens of a micro-batch on a device; passes with gradients keep every activation and get a quarter."""
     if device.type != "cuda":
         return CPU_TOKENS
-    trunk = model.get_decoder()  # type: ignore[operator]
+    trunk = text_decoder(model)
 
     def forward(rows: int, columns: int) -> None:
         with torch.inference_mode():

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.auditing.packing import Packer, tree_mask
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -69,7 +70,7 @@ def _window(model: nn.Module) -> int:
 
 def _differences(model: nn.Module) -> tuple[float, float, float]:
     """Largest difference of packed rows from plain ones; the same under a wrong mask; and what is allowed."""
-    trunk: Any = model.get_decoder()  # type: ignore[operator]
+    trunk: Any = text_decoder(model)
     config: Any = model.config
     weight = next(model.parameters())
     generator = torch.Generator().manual_seed(1)

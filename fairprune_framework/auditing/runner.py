@@ -18,6 +18,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.auditing.callback import IN_HALVES, ActivationStatisticsCallback, StopForward
 from fairprune_framework.auditing.distributed.parallel import Parallelism, environments, strategy_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
@@ -35,7 +36,7 @@ class TrunkModule(LightningModule):
     def __init__(self, model: nn.Module, *, compile: bool = False) -> None:
         super().__init__()
         self.model = model
-        self._trunk = [model.get_decoder()]  # type: ignore[operator]  # in a list: not a second submodule
+        self._trunk = [text_decoder(model)]  # in a list: not a second submodule
         self.compile_trunk = compile
         self.parallelize: Callable[[Any], None] | None = None
         """Distributes the parameters over a device mesh, under `fsdp` and `tensor_parallel`."""

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.types import Scores, Site, Tap
 from fairprune_framework.calibration.text import padded
 from fairprune_framework.contrasts.alignment import AlignedContrast
@@ -223,5 +224,5 @@ def _outputs(model: nn.Module, architecture: Architecture, rows: Sequence[Sequen
 
     device = next(model.parameters()).device
     with architecture.adapter.tap(model, list(architecture.sites.values()), frozenset(TAPS), take):
-        model.get_decoder()(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)  # type: ignore[operator]
+        text_decoder(model)(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
     return outputs

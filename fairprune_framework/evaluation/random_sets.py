@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.rankings import draw_matched
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
@@ -30,7 +31,7 @@ def activation_norms(loaded: LoadedModel, documents: Sequence[Sequence[int]]) ->
     device = next(model.parameters()).device
     with loaded.architecture.adapter.tap(model, list(sites.values()), frozenset({"neuron"}), add):
         for document in documents:
-            model.get_decoder()(input_ids=torch.tensor([document], device=device), use_cache=False)  # type: ignore[operator]
+            text_decoder(model)(input_ids=torch.tensor([document], device=device), use_cache=False)
     return {name: value.sqrt() for name, value in squares.items()}
 
 

@@ -140,7 +140,8 @@ class LoadedModel:
             UnsupportedArchitecture: no adapter supports the model.
             ContractViolation: a tap of the adapter has the wrong values.
         """
-        from fairprune_framework.models.architecture import confirm, recognise
+        from fairprune_framework.models.architecture import recognise
+        from fairprune_framework.models.confirmation import confirm
 
         architecture = recognise(self.model, self._recipe.architecture)
         unchecked = confirm(self.model, architecture)

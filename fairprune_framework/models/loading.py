@@ -44,7 +44,7 @@ def load_model(
     Raises:
         UserError: there is no such model, or it is not a causal language model; the message contains the remedy.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     source, extra = _located(name, revision)
     if Path(source).is_dir() and not extra.get("gguf_file"):
@@ -54,7 +54,7 @@ def load_model(
     pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
     with _reading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        model, loaded = AutoModelForCausalLM.from_pretrained(
+        model, loaded = _class_for(source, common).from_pretrained(
             source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **common, **pickles
         )
     _refuse_incomplete(name, loaded)
@@ -62,6 +62,28 @@ def load_model(
     if extra.get("gguf_file"):
         model = _plain(model, dtype)
     return model.eval(), tokenizer
+
+
+def _class_for(source: str, options: Mapping[str, Any]) -> Any:
+    """The class that loads a model as it was saved: AutoModelForCausalLM, or for a text model with a vision tower
+    AutoModelForImageTextToText, which keeps the tower; the class that the config names where neither knows it."""
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as WRAPPERS
+
+    causal, wrapper = transformers.AutoModelForCausalLM, transformers.AutoModelForImageTextToText
+    if "gguf_file" in options:
+        return causal
+    config = transformers.AutoConfig.from_pretrained(source, **options)
+    named = next(iter(config.architectures or ()), None)
+    if named is not None and named == WRAPPERS.get(config.model_type):
+        return wrapper
+    if type(config) in causal._model_mapping or getattr(config, "auto_map", None):
+        return causal
+    if type(config) in wrapper._model_mapping:
+        return wrapper
+    if named is not None and named.endswith("ForCausalLM"):
+        return getattr(transformers, named, causal)
+    return causal
 
 
 def _refuse_incomplete(name: str, loaded: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.errors import FairpruneError
 
 NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f", "final_norm")
@@ -27,7 +28,7 @@ def readout_of(model: nn.Module) -> Callable[[Tensor], Tensor]:
     Raises:
         FairpruneError: no known final norm or head, or logits that differ from an ordinary forward pass.
     """
-    trunk: Any = model.get_decoder()  # type: ignore[operator]
+    trunk: Any = text_decoder(model)
     norm = next((module for name in NORMS if isinstance(module := getattr(trunk, name, None), nn.Module)), None)
     layers_name = next((name for name in LAYERS if isinstance(getattr(trunk, name, None), nn.ModuleList)), None)
     if norm is None or layers_name is None or model.get_output_embeddings() is None:  # type: ignore[operator]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import UserError
 from fairprune_framework.models.quiet import quietly
 
@@ -82,6 +83,10 @@ def with_older_fields(config: Mapping[str, Any]) -> dict[str, Any]:
         found.setdefault("torch_dtype", found["dtype"])
     rope = found.get("rope_parameters") or {}
     by_kind = {kind: value for kind, value in rope.items() if isinstance(value, Mapping)}
+    if by_kind and not str(found.get("model_type")).startswith(
+        "gemma3"
+    ):  # younger than transformers 4, and read otherwise by 5
+        return found
     if local := by_kind.get("sliding_attention"):
         found.setdefault("rope_local_base_freq", local.get("rope_theta"))
     rope = by_kind.get("full_attention", rope)
@@ -100,7 +105,7 @@ def save_like(
     model: Any,
     *,
     parameters: Iterable[str],
-    fields: Mapping[str, int],
+    fields: Mapping[str, int | None],
     dtype: torch.dtype | None = None,
     back: bool = False,
 ) -> list[str]:
@@ -280,14 +285,20 @@ def _save(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]
     save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=dict(metadata))
 
 
-def _config(content: dict[str, Any], config: Any, fields: Mapping[str, int], dtype: torch.dtype | None) -> dict[str, Any]:
+def _config(
+    content: dict[str, Any], config: Any, fields: Mapping[str, int | None], dtype: torch.dtype | None
+) -> dict[str, Any]:
     """The original's `config.json` with new values of the text config's fields, under the names that it has there."""
     inner = next((content[name] for name in _TEXT_CONFIGS if isinstance(content.get(name), dict)), content)
     renamed = getattr(config.get_text_config(), "attribute_map", {})
     for field, value in fields.items():
-        name = renamed.get(field, field)
+        first, _, rest = field.partition(".")
+        name = renamed.get(first, first)
         part = inner if name in inner or name not in content else content
-        part[name] = value
+        if rest.isdecimal():  # an item of a list, which the file may hold as one number
+            part[name] = list(read_field(config.get_text_config(), first))
+        else:
+            write_field(part, f"{name}.{rest}" if rest else name, value)
     if dtype is not None:
         for part in (content, inner):
             for name in {"dtype", "torch_dtype"} & part.keys() or ({"torch_dtype"} if part is content else set()):

@@ -226,7 +226,7 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
             sorted(job.values.items()),
         ],
         "architecture": loaded.architecture.name,
-        "code version": code_digest([*demand.statistics, loaded.architecture.adapter]),
+        "code version": code_digest([*demand.statistics, *loaded.architecture.parts]),
         "version of torch": installed["torch"],
         "version of transformers": installed["transformers"],
         "kind of device": loaded.device.type,

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.types import Plan, Site, Slice
+from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.functional.divergence import kl_divergence
 from fairprune_framework.models.architecture import Architecture
@@ -127,11 +128,11 @@ def pruned_in_place(
                 else:
                     zero_({parameter: value}, only, units)
             if parameter in slices:
-                value = cut(value, slices[parameter])
+                value = _cut(value, slices[parameter])
             stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, value))
         for field, width in new_fields(sites, widths, config).items():
-            stack.callback(setattr, config, field, getattr(config, field))
-            setattr(config, field, width)
+            stack.callback(write_field, config, field, read_field(config, field))
+            write_field(config, field, width)
         yield
 
 
@@ -141,7 +142,7 @@ def new_fields(sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int],
     for site in sites.values():
         for field, times in site.config_fields.items():
             width = widths[(site.width_group, site.units)] * times
-            if width != getattr(config, field):
+            if width != read_field(config, field) and widths[(site.width_group, site.units)] != site.units:
                 found[field] = width
     return found
 
@@ -149,6 +150,14 @@ def new_fields(sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int],
 def changed_parameters(plan: Plan, sites: Mapping[str, Site]) -> list[str]:
     """The parameters that a plan changes."""
     return sorted({slice_.parameter for name, site in sites.items() if plan.sites.get(name) for slice_ in site.slices})
+
+
+def _cut(value: Tensor, slices: list[tuple[Slice, Tensor]]) -> Tensor:
+    """A parameter without units. The weights of a norm over the units grow by sqrt(N / kept): its mean is over fewer of them."""
+    kept = cut(value, slices)
+    if slices[0][0].role == "inner_norm":
+        kept = (kept.double() * math.sqrt(len(value) / len(kept))).to(kept.dtype)
+    return kept
 
 
 def _narrowed(site: Site, slices: list[Slice]) -> Site:
@@ -194,7 +203,7 @@ def save_pruned_model(
     """
     check_plan(plan, model, architecture)
     for name in plan.sites:
-        if plan.sites[name] and (why := architecture.sites[name].surgery):
+        if plan.operator == "remove" and plan.sites[name] and (why := architecture.sites[name].surgery):
             raise UserError(f"{name} cannot be cut: {why}")
         if plan.operator == "scale" and any(slice_.role == "inner_norm" for slice_ in architecture.sites[name].slices):
             raise UserError(f"{name} cannot be scaled: a norm between its neurons and its output weights would undo it")
@@ -205,7 +214,8 @@ def save_pruned_model(
     with in_float32(model):
         with masked(model, architecture, plan.sites, plan.scaling):
             expected = logits_of(model, probe_ids)
-        if plan.operator == "scale":  # 16-bit weights are rounded when scaled: the arithmetic is proven before that
+        normed = plan.operator == "remove" and _has_inner_norm(architecture.sites)
+        if plan.operator == "scale" or normed:  # 16-bit weights are rounded when scaled: the arithmetic is proven before that
             with pruned_in_place(model, plan, architecture.sites, widths):
                 difference, kl = _compare(logits_of(model, probe_ids), expected)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -222,7 +232,7 @@ def save_pruned_model(
                 files = tuple(save_like(original, temporary, model, parameters=parameters, fields=fields, dtype=dtype))
             with in_float32(model):
                 cut_logits = logits_of(model, probe_ids)
-        if plan.operator != "scale":
+        if not (plan.operator == "scale" or normed):
             difference, kl = _compare(cut_logits, expected)
         if not (difference <= MAX_DIFFERENCE and kl <= MAX_KL):
             raise VerificationFailed(
@@ -244,6 +254,10 @@ def save_pruned_model(
         shutil.rmtree(temporary, ignore_errors=True)
     per_unit = {name: unit_parameters(model, site) for name, site in architecture.sites.items()}
     return _report(plan, architecture.sites, per_unit, widths, before, after, difference, kl, files)
+
+
+def _has_inner_norm(sites: Mapping[str, Site]) -> bool:
+    return any(slice_.role == "inner_norm" for site in sites.values() for slice_ in site.slices)
 
 
 def _compare(logits: Tensor, expected: Tensor) -> tuple[float, float]:

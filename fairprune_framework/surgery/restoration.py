@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.types import Plan, Site, Slice
+from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import ContractViolation, UserError, VerificationFailed, shortened, shown
 from fairprune_framework.models.loading import fingerprint
 from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
@@ -26,7 +27,8 @@ from fairprune_framework.utilities.files import parse_json, write_tensors
 FORMAT = "fairprune-restoration/1"
 FILE = "restoration.safetensors"
 WIDTH_FIELDS = re.compile(
-    r"(?:[a-z0-9]+_)*(?:intermediate|ffn|ff|mlp|inner|expert|feed_forward)(?:_[a-z0-9]+)*|num_(?:attention|key_value)_heads"
+    r"(?:[a-z0-9]+_config\.)?(?:[a-z0-9]+_)*(?:intermediate|ffn|d?ff|mlp|inner|expert|feed_forward)(?:_[a-z0-9]+)*(?:\.[0-9]+)?"
+    r"|num_(?:attention|key_value)_heads"
 )
 """Fields of a config that a restoration may set: widths, and nothing that names code (`auto_map`) or a class."""
 
@@ -40,7 +42,7 @@ class Restoration:
     """Of the original."""
     pruned: str
     """Of the model that this undoes."""
-    config: Mapping[str, int]
+    config: Mapping[str, int | None]
     """Config fields as they were."""
     shapes: Mapping[str, tuple[int, ...]]
     """Changed parameter -> its shape as it was."""
@@ -76,7 +78,7 @@ def capture(
     units: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     slices: dict[str, list[tuple[str, Slice]]] = {}
     tensors: dict[str, Tensor] = {}
-    fields: dict[str, int] = {}
+    fields: dict[str, int | None] = {}
     for name, site in sites.items():
         planned = tuple(plan.sites.get(name, ()))
         gone = site.units - widths[(site.width_group, site.units)]
@@ -88,11 +90,15 @@ def capture(
                 set(site.config_fields) - {field for field in site.config_fields if WIDTH_FIELDS.fullmatch(field)}
             ):
                 raise ContractViolation(f"site {name}: {odd[0]!r} is no config field of a width: a restoration may not set it")
-            fields |= {field: getattr(config, field) for field in site.config_fields}
+            fields |= {field: read_field(config, field) for field in site.config_fields}
         for slice_ in site.slices:
             tensor, axis = part(model.get_parameter(slice_.parameter).detach(), slice_)
-            index = positions(slice_, torch.tensor(planned, device=tensor.device))
-            tensors[f"{name}/{slice_.role}"] = tensor.index_select(axis, index).movedim(axis, 0).cpu().contiguous()
+            index = (
+                torch.arange(tensor.shape[axis]) if slice_.role == "inner_norm" else positions(slice_, torch.tensor(planned))
+            )
+            tensors[f"{name}/{slice_.role}"] = (
+                tensor.index_select(axis, index.to(tensor.device)).movedim(axis, 0).cpu().contiguous()
+            )
             slices.setdefault(slice_.parameter, []).append((name, slice_))
     changed = {parameter: model.get_parameter(parameter) for parameter in slices}
     return Restoration(
@@ -175,7 +181,7 @@ def _check(found: Restoration) -> None:
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a name or hash is no text")
     for field, value in found.config.items():
-        if not WIDTH_FIELDS.fullmatch(field) or type(value) is not int or value < 1:
+        if not WIDTH_FIELDS.fullmatch(field) or not (value is None or (type(value) is int and value >= 1)):
             raise ValueError(f"the config field {shown(field)}: {shown(value)} is no width of an MLP")
     for site, (cut, overwritten) in found.units.items():
         units = [*cut, *overwritten]
@@ -197,7 +203,8 @@ def _check(found: Restoration) -> None:
                 raise ValueError(f"a unit of {shown(site)} lies outside of {shown(name)}")
             rest = [size for axis, size in enumerate(shape) if axis != slice_.axis and axis >= len(slice_.lead)]
             values = found.tensors[f"{site}/{slice_.role}"]
-            if tuple(values.shape) != (len(units) * slice_.width, *rest):
+            rows = shape[slice_.axis] if slice_.role == "inner_norm" else len(units) * slice_.width
+            if tuple(values.shape) != (rows, *rest):
                 raise ValueError(f"the weights of {shown(site)} have the shape {tuple(values.shape)}")
 
 
@@ -224,7 +231,7 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
             raise VerificationFailed(f"{name} would not be what it was: the restoration or the model is damaged")
         set_parameter(model, name, new)
     for field, value in restoration.config.items():
-        setattr(config, field, value)
+        write_field(config, field, value)
     if (actual := fingerprint(model)) != restoration.fingerprint:
         raise VerificationFailed(f"the restored model is {actual[:12]}, the original was {restoration.fingerprint[:12]}")
 
@@ -246,14 +253,18 @@ def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> N
         if have != wanted:
             raise UserError(f"the restoration is damaged: {shown(name)} would be {wanted} in the pruned model, and is {have}")
     for field, value in restoration.config.items():
-        have_now = getattr(config, field, None)
-        if type(have_now) is not int or value < have_now:
+        have_now = read_field(config, field)
+        if type(have_now) is not int or (value is not None and value < have_now):
             raise UserError(f"the restoration is damaged: its config field {field} is {value}, the model's {shown(have_now)}")
 
 
 def _whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
     """A parameter as it was: what was kept on its old places, what was taken on its own."""
     shape = restoration.shapes[name]
+    if (norm := next((site for site, slice_ in restoration.slices[name] if slice_.role == "inner_norm"), None)) is not None:
+        return restoration.tensors[f"{norm}/inner_norm"].to(
+            device=kept.device, dtype=kept.dtype
+        )  # its other weights changed too
     whole = torch.empty(shape, dtype=kept.dtype, device=kept.device)
     leads: dict[tuple[int, ...], list[tuple[str, Slice]]] = {}
     for site, slice_ in restoration.slices[name]:

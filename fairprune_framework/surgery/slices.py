@@ -7,6 +7,7 @@ and returns the old one, so that it can be restored.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,7 +124,7 @@ def cut(parameter: Tensor, slices: Sequence[tuple[Slice, Tensor]]) -> Tensor:
 
 
 def set_parameter(model: nn.Module, name: str, value: Tensor) -> nn.Parameter:
-    """Replace a parameter by a new tensor, update the widths of its Linear, and return the old one."""
+    """Replace a parameter by a new tensor, update the widths of its Linear or Conv1D, and return the old one."""
     path, _, attribute = name.rpartition(".")
     module = model.get_submodule(path)
     old: nn.Parameter = getattr(module, attribute)
@@ -131,4 +132,7 @@ def set_parameter(model: nn.Module, name: str, value: Tensor) -> nn.Parameter:
     setattr(module, attribute, new)
     if isinstance(module, nn.Linear) and attribute == "weight":
         module.out_features, module.in_features = new.shape
+    elif attribute == "weight" and hasattr(module, "nf"):  # Conv1D of transformers: (in, out)
+        transposed: Any = module
+        transposed.nx, transposed.nf = new.shape
     return old

@@ -6,7 +6,9 @@ import pytest
 
 from fairprune_framework import discovery
 from fairprune_framework.models.architecture import recognise
+from fairprune_framework.testing.adapter_contract import adapter_checks
 from fairprune_framework.testing.contracts import check_plugin
+from fairprune_framework.testing.families import EXAMPLES, small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model
 
 CHECKS = {"bias": 21, "importance": 19, "policy": 21, "architecture": 23}
@@ -43,10 +45,28 @@ def test_installed_adapters_keep_the_contract(family: str) -> None:
     assert len(report.ran) == len(report.checks) == CHECKS["architecture"]
 
 
+@pytest.mark.parametrize("family", EXAMPLES)
+def test_installed_adapters_keep_the_contract_on_every_layout(family: str) -> None:
+    adapter = recognise(small_model(family)).adapter
+    for name, check in adapter_checks(adapter, lambda: small_model(family)).items():
+        try:
+            check()
+        except Exception as error:
+            raise AssertionError(f"{family}: {name}: {error}") from error
+
+
 def test_every_installed_adapter_has_a_tiny_family() -> None:
-    known = {recognise(tiny_model(family)).name.partition(":")[2] for family in FAMILIES}
+    models = [*(tiny_model(family) for family in FAMILIES), *(small_model(family) for family in EXAMPLES)]
+    known = {name.partition(":")[2] for model in models for name in recognise(model).name.split("+")}
     ours = {entry.name for entry in INSTALLED if entry.kind == "architecture" and entry.distribution == "fairprune_framework"}
     assert ours == known
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in INSTALLED if entry.kind == "architecture"])
+def test_the_suite_finds_a_model_for_each_installed_adapter(name: str) -> None:
+    adapter = discovery.build("architecture", name)
+    report = check_plugin("architecture", adapter, only=("sites-complete", "foreign-model-refused")).raise_if_failed()
+    assert len(report.ran) == 2
 
 
 def test_variance_keeps_the_contract_with_its_option_too() -> None:

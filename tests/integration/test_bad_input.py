@@ -132,11 +132,11 @@ def test_weights_that_are_not_finite_fail_with_code_1_and_are_named(hostile: Hos
 @pytest.mark.parametrize(
     ("config", "options", "found"),
     [
-        ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4}, "ln_1, attn, ln_2, mlp"),
-        ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2}, "norm, mixer"),
+        ("MambaConfig", {"hidden_size": 32, "num_hidden_layers": 2}, "mixer (MambaMixer): a state-space or recurrent block"),
+        ("XLNetConfig", {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 48}, "tokens in the order (text, token)"),
     ],
 )
-def test_unsupported_architecture_says_what_was_looked_for_and_found(
+def test_unsupported_architecture_says_what_was_found(
     hostile: Hostile, config: str, options: dict[str, Any], found: str
 ) -> None:
     import transformers
@@ -148,13 +148,11 @@ def test_unsupported_architecture_says_what_was_looked_for_and_found(
     transformers.AutoModelForCausalLM.from_config(made).save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     text = hostile.run(model=folder)
-    assert "looked for gate/up/down Linears" in text
     assert found in text
-    assert all(adapter in text for adapter in ("glu: ", "fused-glu: ", "moe-glu: "))
 
 
 def test_an_adapter_that_does_not_fit(hostile: Hostile) -> None:
-    assert "looked for 3-D parameters" in hostile.run("--architecture", "moe-glu")
+    assert "looked for 3-D parameters" in hostile.run("--architecture", "experts")
 
 
 # -- plugins and options ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from fairprune_framework.api.types import Plan
-from fairprune_framework.models.architecture import confirm, recognise
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.confirmation import confirm
 from fairprune_framework.models.loading import EMBEDDED, fingerprint, load_model
 from fairprune_framework.surgery.removal import save_pruned_model
 

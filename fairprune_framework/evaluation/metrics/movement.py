@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.auditing.batches import compose
@@ -97,7 +98,7 @@ def measure_movements(
             state["batch"] = batch = cpu_batch.to(device)
             state["geometry"] = Geometry(batch)
             mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
-            model.get_decoder()(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)  # type: ignore[operator]
+            text_decoder(model)(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
             progress(len(batch.ids))
     return {unit: sorted(each, key=lambda one: (-one.movement, one.id)) for unit, each in movements.items()}
 

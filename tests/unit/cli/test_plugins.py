@@ -14,7 +14,7 @@ def test_plugins_list(fairprune: Any) -> None:
     header, *rows = answer.out.splitlines()
     assert header.split() == ["kind", "name", "distribution", "version", "state"]
     cells = [row.split() for row in rows]
-    assert {("bias", "variance"), ("importance", "peak-to-peak"), ("policy", "uniform"), ("architecture", "moe-glu")} <= {
+    assert {("bias", "variance"), ("importance", "peak-to-peak"), ("policy", "uniform"), ("architecture", "experts")} <= {
         (row[0], row[1]) for row in cells
     }
     assert {row[4] for row in cells} == {"not"}  # "not loaded"

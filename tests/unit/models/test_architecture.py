@@ -1,26 +1,26 @@
-"""Which adapter knows a model, which weights it must cover, and taps that are not believed."""
+"""Which adapter, or which few together, know a model; and what is said where none does."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-import torch
 from torch import nn
 
-from fairprune_framework.api.interfaces import Handler
-from fairprune_framework.api.types import Site, Tap
-from fairprune_framework.errors import AmbiguousName, ContractViolation, FairpruneError, UnsupportedArchitecture
+from fairprune_framework.api.interfaces import ArchitectureAdapter
+from fairprune_framework.api.types import Site
+from fairprune_framework.discovery import Entry
+from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnsupportedArchitecture
 from fairprune_framework.models import architecture as rooms
-from fairprune_framework.models.architecture import Architecture, confirm, coverage_gap, recognise
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.confirmation import confirm
 from fairprune_framework.recipes.recipe import PluginSpec
+from fairprune_framework.testing.families import small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model
 
-ADAPTERS = {"phi3": "fused-glu", "glm": "fused-glu", "mixtral": "moe-glu"}
+ADAPTERS = {"phi3": "fused-glu", "glm": "fused-glu", "mixtral": "experts"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -37,133 +37,82 @@ def test_every_family_is_known_by_one_adapter(family: str) -> None:
 def test_a_model_that_nobody_knows() -> None:
     with pytest.raises(UnsupportedArchitecture) as caught:
         recognise(nn.Sequential(nn.Linear(3, 3)))
-    for words in ("no MLP site in 'Sequential'", "fused-glu: looked for", "moe-glu: looked for", rooms.DOCS):
+    for words in ("no MLP site in 'Sequential'", "it has no list of layers", "fused-glu, glu", rooms.DOCS):
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("family", ["mamba", "falcon_mamba"])
+def test_a_model_without_mlps_is_refused_by_name(family: str) -> None:
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        recognise(small_model(family))
+    assert "mixer (" in str(caught.value)
+    assert "a state-space or recurrent block, without an MLP" in str(caught.value)
 
 
 def test_a_named_adapter_that_does_not_know_the_model() -> None:
     with pytest.raises(UnsupportedArchitecture, match="does not know 'LlamaForCausalLM': looked for 3-D parameters"):
-        recognise(tiny_model("llama"), PluginSpec(plugin="moe-glu"))
+        recognise(tiny_model("llama"), PluginSpec(plugin="experts"))
 
 
 def test_two_that_accept_it(monkeypatch: pytest.MonkeyPatch) -> None:
     glu = recognise(tiny_model("llama")).adapter
-    entries = [SimpleNamespace(distribution=name, name="glu") for name in ("ours", "theirs")]
+    entries = [Entry(kind="architecture", name="glu", distribution=name, version="1", value="") for name in ("ours", "theirs")]
     monkeypatch.setattr(rooms.discovery, "entries", lambda group: entries)
-    monkeypatch.setattr(rooms.discovery, "build", lambda group, name: glu)
+    monkeypatch.setattr(rooms.discovery, "build", lambda group, name, options: glu)
+    monkeypatch.setattr(
+        rooms.discovery, "find", lambda group, name: next(e for e in entries if name.startswith(e.distribution))
+    )
     with pytest.raises(AmbiguousName, match=r"LlamaForCausalLM is accepted by ours:glu and theirs:glu: choose with --arch"):
         recognise(tiny_model("llama"))
 
 
-# -- coverage ----------------------------------------------------------------------------------------------------------------
-
-
-def test_every_matrix_of_an_mlp_must_belong_to_a_site() -> None:
-    model: Any = tiny_model("llama")
-    sites = list(recognise(model).sites.values())
-    assert coverage_gap(model, sites) is None
-    without = [replace(site, slices=site.slices[1:]) for site in sites]
-    assert coverage_gap(model, without) == f"no site covers {sites[0].slices[0].parameter} (48, 32)"
-    assert coverage_gap(model, sites[:1]) == "no site covers model.layers.1.mlp.gate_proj.weight (48, 32)"
-
-
-@pytest.mark.parametrize(
-    ("more", "gap"),
-    [
-        (nn.Linear(32, 1, bias=False), None),  # a gate on the whole block
-        (nn.LayerNorm(32), None),
-        (nn.LayerNorm(48), "(48,)"),  # as long as the site is wide: it would have to be cut
-        (nn.Linear(32, 7, bias=False), "(7, 32)"),
-    ],
-)
-def test_what_else_may_stand_in_an_mlp(more: nn.Module, gap: str | None) -> None:
-    model: Any = tiny_model("llama")
-    sites = list(recognise(model).sites.values())
-    model.model.layers[0].mlp.more = more
-    found = coverage_gap(model, sites)
-    assert found is None if gap is None else found == f"no site covers model.layers.0.mlp.more.weight {gap}"
-
-
-def test_a_router_of_as_many_rows_as_experts_is_no_gap() -> None:
-    model: Any = tiny_model("mixtral")
-    sites = list(recognise(model).sites.values())
-    assert coverage_gap(model, sites) is None
-    assert "gate.weight" in str(coverage_gap(model, [site for site in sites if not site.name.endswith(".3")]))
-
-
-def test_two_sites_of_one_name() -> None:
-    model = tiny_model("llama")
-    sites = list(recognise(model).sites.values())
-    with pytest.raises(ContractViolation, match="the same name"):
-        coverage_gap(model, [*sites, sites[0]])
-
-
-# -- the causal check --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, kw_only=True)
-class Lying:
-    """The adapter of a model, but for what `kind` says."""
+class Raising(ArchitectureAdapter):
+    """An adapter that cannot read what it does not know."""
 
-    inner: Any
-    kind: str
+    def sites(self, model: nn.Module) -> Sequence[Site]:
+        raise AttributeError("no config.n_experts")
 
-    @contextmanager
-    def tap(self, model: nn.Module, sites: Sequence[Site], taps: frozenset[Tap], handler: Handler) -> Iterator[None]:
-        def other(site: Site, tap: Tap, values: torch.Tensor, rows: Any) -> Any:
-            if self.kind == "deaf" and site.layer == 1:
-                return None
-            if self.kind == "narrow":
-                return handler(site, tap, values[:, :-1], rows)
-            replaced = handler(site, tap, values, rows)
-            return values if self.kind == "dropping" else replaced
-
-        with self.inner.tap(model, sites, taps, other):
-            yield
+    def tap(self, *_: Any) -> Any:
+        raise NotImplementedError
 
 
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        ("deaf", "the neuron tap of model.layers.1.mlp was never called"),
-        ("narrow", "has 47 columns, not 48"),
-        ("dropping", "changing the neuron tap of model.layers.0.mlp does not change the logits"),
-    ],
-)
-def test_a_tap_that_is_not_what_it_says(kind: str, words: str) -> None:
-    model: Any = tiny_model("llama").train()
+def test_an_adapter_that_raises_breaks_no_other_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = Entry(kind="architecture", name="bad", distribution="acme", version="2", value="acme:Bad")
+    known, find, build = rooms.discovery.entries, rooms.discovery.find, rooms.discovery.build
+    monkeypatch.setattr(rooms.discovery, "entries", lambda kind: [entry, *known(kind)])
+    monkeypatch.setattr(rooms.discovery, "find", lambda kind, name: entry if name.endswith("bad") else find(kind, name))
+    monkeypatch.setattr(
+        rooms.discovery, "build", lambda kind, name, options: Raising() if name.endswith("bad") else build(kind, name, options)
+    )
+    assert recognise(tiny_model("llama")).name == "fairprune_framework:glu"
+    says = "architecture 'bad' of acme 2 raised AttributeError on MambaForCausalLM: no config.n_experts"
+    with pytest.raises(UnsupportedArchitecture) as caught:
+        recognise(small_model("mamba"))
+    assert says in str(caught.value)
+    with pytest.raises(BrokenPlugin, match="raised AttributeError on LlamaForCausalLM"):
+        recognise(tiny_model("llama"), PluginSpec(plugin="bad"))
+
+
+# -- several adapters together -----------------------------------------------------------------------------------------------
+
+
+def test_experts_shared_experts_and_dense_layers_come_from_two_adapters() -> None:
+    model = small_model("deepseek_v3")
     found = recognise(model)
-    liar = Architecture(adapter=Lying(inner=found.adapter, kind=kind), name="x:liar", sites=found.sites)  # type: ignore[arg-type]
-    with pytest.raises(ContractViolation) as caught:
-        confirm(model, liar)
-    assert words in str(caught.value)
-    assert str(caught.value).startswith("x:liar: ")
-    assert model.training
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    assert found.name == "fairprune_framework:experts+fairprune_framework:glu"
+    assert [type(part).__name__ for part in found.parts] == ["Experts", "Glu"]
+    assert list(found.sites)[:5] == [
+        "model.layers.0.mlp",
+        *(f"model.layers.1.mlp.experts.{expert}" for expert in range(4)),
+    ]
+    assert found.sites["model.layers.1.mlp.shared_experts"].width_group == "moe_intermediate_size"
+    assert recognise(model, PluginSpec(plugin="glu+experts")).sites == found.sites
+    with pytest.raises(UnsupportedArchitecture, match=r"'glu' of .* names sites of DeepseekV3ForCausalLM, but no site covers"):
+        recognise(model, PluginSpec(plugin="glu"))
 
 
-def test_a_dead_mlp_is_found_out() -> None:
-    """Output weights of zero: whatever its neurons do, the logits stay."""
-    model: Any = tiny_model("llama")
-    nn.init.zeros_(model.model.layers[1].mlp.down_proj.weight)
-    with pytest.raises(ContractViolation, match=r"model\.layers\.1\.mlp does not change the logits"):
-        confirm(model, recognise(model))
-
-
-@pytest.mark.parametrize("rows", [1, 3, 32])
-def test_experts_without_tokens_are_named(rows: int) -> None:
-    model: Any = tiny_model("mixtral")
-    with torch.no_grad():  # every token goes to experts 0 and 1 of the first layer
-        router = next(p for n, p in model.named_parameters() if "layers.0" in n and "mlp.gate" in n)
-        router.zero_()
-    unchecked = confirm(model, recognise(model), rows)
-    assert len(unchecked) == 2
-    assert all(name.startswith("model.layers.0.mlp.experts.") for name in unchecked)
-
-
-def test_damaged_weights_are_not_blamed_on_the_adapter() -> None:
-    model: Any = tiny_model("llama")
-    with torch.no_grad():
-        model.model.norm.weight[3] = float("nan")
-    with pytest.raises(FairpruneError, match="are not finite on plain tokens: the weights are damaged"):
-        confirm(model, recognise(model))
+def test_adapters_that_name_the_same_neurons_are_not_put_together() -> None:
+    with pytest.raises(UnsupportedArchitecture, match="name the same neurons of BitNetForCausalLM"):
+        recognise(small_model("bitnet"), PluginSpec(plugin="glu+inner-norm-glu"))
+    assert recognise(small_model("bitnet")).name == "fairprune_framework:inner-norm-glu"

@@ -242,7 +242,7 @@ def test_scaled_partial_and_local_rotations_for_older_readers() -> None:
         "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
     }
-    found = with_older_fields({"text_config": {"rope_parameters": kinds}})["text_config"]
+    found = with_older_fields({"text_config": {"model_type": "gemma3_text", "rope_parameters": kinds}})["text_config"]
     assert (found["rope_theta"], found["rope_local_base_freq"]) == (1e6, 1e4)
     assert found["rope_scaling"] == {"rope_type": "linear", "factor": 8.0}
     given = {"rope_theta": 7.0, "rope_parameters": {"rope_theta": 8.0}}

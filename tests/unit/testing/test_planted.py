@@ -15,7 +15,8 @@ from fairprune_framework.api.types import Budget, Plan
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
-from fairprune_framework.models.architecture import Architecture, confirm, recognise
+from fairprune_framework.models.architecture import Architecture, recognise
+from fairprune_framework.models.confirmation import confirm
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.planning import make_plan, policy_context
 from fairprune_framework.selection.scoring import score
