@@ -18,8 +18,9 @@ from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
-from fairprune_framework.utilities.files import read_json, write_json, write_text
+from fairprune_framework.utilities.files import write_json, write_text
 from fairprune_framework.utilities.progress import Notify, silent
+from fairprune_framework.utilities.schemas import AblationFile, CellFile, JudgedOnFile, KeyFile, read_checked
 
 FIT_SHARE = "template:0.5"
 """Share of the templates of `select` that feed scores; the others judge the cells."""
@@ -51,14 +52,14 @@ class Ablation:
         known = folder / "ablation.json"
         if folder.exists() and any(folder.iterdir()) and not (folder / "grid.yaml").is_file():
             raise RunFolderError(f"{folder} exists and is not an ablation (it contains no grid.yaml): choose another --output")
-        self.record: dict[str, Any] = read_json(known, board.FORMAT) if known.is_file() else {}
+        self.record: dict[str, Any] = read_checked(known, AblationFile) if known.is_file() else {}
         self._refuse_other_inputs()
 
     def _refuse_other_inputs(self) -> None:
         path = self.folder / "key.json"
         if not path.is_file():
             return
-        if read_json(path)["key"] != self.grid.key and not self.overwrite:
+        if read_checked(path, KeyFile)["key"] != self.grid.key and not self.overwrite:
             raise RunFolderError(
                 f"{self.folder} contains cells of a grid with other shared options (model, prompts, seed, ...): use --overwrite to "
                 "replace them, or another --output"
@@ -119,7 +120,7 @@ class Ablation:
     def result(self, cell: Cell) -> dict[str, Any] | None:
         """The stored result of a cell; None if it is not finished."""
         path = self.folder / "cells" / f"{cell.id}.json"
-        return read_json(path) if path.is_file() else None
+        return read_checked(path, CellFile) if path.is_file() else None
 
     def left(self, part: tuple[int, int] = (0, 1)) -> list[Cell]:
         """Unfinished cells of a part; cell i belongs to part i mod n."""
@@ -179,7 +180,7 @@ class Ablation:
         self.record = {
             "recipe": self.grid.recipe.to_file(),
             "judged_by": self.grid.judge,
-            "judged_on": read_json(self.folder / "judged_on.json"),
+            "judged_on": read_checked(self.folder / "judged_on.json", JudgedOnFile),
             "cells_looked_at": len(looked) + self._earlier,
             "earlier_cells": self._earlier,
             "confirmed": self.record.get("confirmed"),
@@ -196,7 +197,7 @@ class Ablation:
     @property
     def _earlier(self) -> int:
         path = self.folder / "key.json"
-        return int(read_json(path).get("earlier_cells", 0)) if path.is_file() else 0
+        return int(read_checked(path, KeyFile)["earlier_cells"]) if path.is_file() else 0
 
     def begin(self, source: str) -> None:
         """Write the grid; `overwrite` removes the cells but keeps their number."""

@@ -16,9 +16,10 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fairprune_framework.api.types import Stream
-from fairprune_framework.errors import RunFolderError
+from fairprune_framework.errors import RunFolderError, shown
 from fairprune_framework.functional.compensated import add_sums, add_value, rounded
-from fairprune_framework.utilities.files import read_json, repr_digest, write_json, write_tensors
+from fairprune_framework.utilities.files import read_tensors, repr_digest, write_json, write_tensors
+from fairprune_framework.utilities.schemas import StatisticsFile, read_checked
 
 CONTRASTS: Literal["contrasts"] = "contrasts"
 CONTROLS: Literal["controls"] = "controls"
@@ -120,6 +121,10 @@ class Statistics:
         """Categories of a stream; calibration text has none."""
         return {CONTRASTS: self.categories, CONTROLS: self.control_categories, CALIBRATION: ()}[stream]
 
+    def sites(self) -> set[str]:
+        """Sites that have a sum."""
+        return {key.partition("/")[2].rpartition("/")[0] for key in self.sums}
+
     def of(self, stream: Stream, site: str, group: int | None) -> dict[str, Tensor]:
         """`<statistic>.<output>` -> (R, K) of one site in one category, or (None) in all together.
 
@@ -165,20 +170,32 @@ class Statistics:
 
     @classmethod
     def load(cls, folder: Path) -> Statistics:
-        """Read both files; raises `RunFolderError` where they are absent or of another format."""
-        from safetensors.torch import load_file
-
-        data = read_json(folder / "statistics.json", "fairprune-statistics/1")
+        """Read both files; raises `RunFolderError` where they are absent, damaged, or do not belong together."""
+        data = read_checked(folder / "statistics.json", StatisticsFile)
         path = folder / "statistics.safetensors"
-        if not path.is_file():
-            raise RunFolderError(f"{path} is missing: run `fairprune audit` again")
-        tensors = load_file(path)
+        tensors = read_tensors(path)
+        controls = data.get("control_categories", ())
+        groups = {CONTRASTS: len(data["categories"]), CONTROLS: len(controls), CALIBRATION: 1}
+        if data["statistics"] and not tensors:
+            raise RunFolderError(f"{path} is damaged: it holds none of the statistics that {folder / 'statistics.json'} names")
+        for name, tensor in tensors.items():
+            stream = name.removeprefix(CLUSTERED).partition("/")[0]
+            axes = 4 if name.startswith(CLUSTERED) else 3
+            fits = tensor.ndim == axes and 0 not in tensor.shape
+            if tensor.dtype != torch.float64 or not fits or tensor.shape[0] != groups.get(stream):
+                got = f"{tuple(tensor.shape)} {tensor.dtype}"
+                raise RunFolderError(
+                    f"{path} is damaged: {shown(name)} is {got}, expected {groups.get(stream)} groups in float64"
+                )
+        places = {name.rpartition("/")[0] for name in tensors if not name.startswith(CLUSTERED)}
+        if unseen := sorted(place for place in places if f"{place}/{OBSERVED}" not in tensors):
+            raise RunFolderError(f"{path} is damaged: it holds no count of the contrasts that reached {shown(unseen[0])}")
         return cls(
             sums={key: value for key, value in tensors.items() if not key.startswith(CLUSTERED)},
             clustered={key.removeprefix(CLUSTERED): value for key, value in tensors.items() if key.startswith(CLUSTERED)},
             cluster_counts=tuple(tuple(counts) for counts in data.get("cluster_counts", ())),
             categories=tuple(data["categories"]),
-            control_categories=tuple(data.get("control_categories", ())),
+            control_categories=tuple(controls),
             counts={stream: tuple(counts) for stream, counts in data["counts"].items()},
             statistics=tuple(data["statistics"]),
             composition=data["composition"],

@@ -11,24 +11,33 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from torch import nn
 
 from fairprune_framework.calibration.builtin import BUILTIN, text_file
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.recipe import Recipe
-from fairprune_framework.utilities.files import digest, write_text
+from fairprune_framework.utilities.files import digest, parse_json, write_text
 from fairprune_framework.utilities.progress import bar
+from fairprune_framework.utilities.schemas import Count, Schema, check
 
 FILE = "calibration.jsonl"
 """Its name in a run folder."""
 RARE = 0.25
 """Maximum share of documents with a rare token."""
+
+
+class CalibrationLine(Schema):
+    """A line of `calibration.jsonl`."""
+
+    ids: Annotated[list[Count], Field(min_length=1)]
+    source: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +92,18 @@ class Calibration:
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """Read `calibration.jsonl`."""
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        """Read `calibration.jsonl`.
+
+        Raises:
+            RunFolderError: it is absent, or a line is not what `save` wrote.
+        """
+        rows = []
+        try:
+            for number, line in enumerate(path.read_text(encoding="utf-8").rstrip("\n").split("\n"), 1):
+                rows.append(parse_json(line))
+                check(rows[-1], CalibrationLine, f"line {number} of {path}")
+        except (OSError, ValueError) as error:
+            raise error if isinstance(error, RunFolderError) else RunFolderError(f"cannot read {path}: {error}") from error
         return cls(documents=tuple(tuple(row["ids"]) for row in rows), source=rows[0]["source"])
 
 

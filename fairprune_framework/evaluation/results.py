@@ -75,9 +75,10 @@ class Evaluation:
         """Read both files."""
         import pyarrow.parquet as pq
 
-        from fairprune_framework.utilities.files import read_json
+        from fairprune_framework.evaluation.files import EvaluationFile
+        from fairprune_framework.utilities.schemas import read_checked
 
-        data = read_json(folder / "evaluation.json", FORMAT)
+        data = read_checked(folder / "evaluation.json", EvaluationFile)
         known = {"format", "applied_by", "n_unequal", "results", "generations"}
         return cls(
             rows=tuple(ResultRow.from_json(row) for row in data["results"]),

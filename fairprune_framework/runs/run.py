@@ -18,6 +18,7 @@ from fairprune_framework.calibration.text import FILE as CALIBRATION
 from fairprune_framework.calibration.text import Calibration, made
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
 from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.errors import RunFolderError
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.recipe import FIELDS, STAGE_FIELDS, Recipe
@@ -25,8 +26,9 @@ from fairprune_framework.runs.folder import CONTRASTS, RunFolder
 from fairprune_framework.selection.decide import Selection
 from fairprune_framework.selection.plugins import Plugins
 from fairprune_framework.selection.scoring import load_scores
-from fairprune_framework.utilities.files import digest, read_json
+from fairprune_framework.utilities.files import digest
 from fairprune_framework.utilities.progress import Notify, silent
+from fairprune_framework.utilities.schemas import PlanFile, read_checked
 
 
 class Run:
@@ -85,6 +87,8 @@ class Run:
     def prompts(self) -> PromptSet:
         """The prompt set: of the folder, once the stage `read` is done; until then the one that the recipe names."""
         named = self._named_prompts
+        if not self.folder.overwrite:
+            self.folder.refuse_damaged("read")
         return named.stored_at(self.folder / CONTRASTS) if self.folder.current("read") else named
 
     @cached_property
@@ -125,12 +129,24 @@ class Run:
         """Calibration text: from the folder, from the recipe's file, or sampled and kept."""
         path, key = self.folder / CALIBRATION, self._calibration_key
         if self.has_calibration:
-            return Calibration.load(path)
+            return self._kept_calibration(path)
         text = made(self.recipe, self.loaded, self.notify)
         path.parent.mkdir(parents=True, exist_ok=True)
         text.save(path, self.loaded.tokenizer)
         self.folder.note(hashes={"calibration": text.hash}, calibration={"key": key, "source": text.source})
         self.folder.save()
+        return text
+
+    def _kept_calibration(self, path: Path) -> Calibration:
+        """The text in the folder; raises `RunFolderError` where it is not what was written, or not for this model."""
+        text = Calibration.load(path)
+        if text.hash != self.record.get("hashes", {}).get("calibration"):
+            raise RunFolderError(f"{path} is damaged or was changed: remove it, and the same text is made again")
+        rows = int(self.loaded.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        if (largest := max(map(max, text.documents))) >= rows:
+            raise RunFolderError(
+                f"{path} holds the token {largest}; the model has {rows}: remove it, and the text is made again"
+            )
         return text
 
     @property
@@ -174,19 +190,23 @@ class Run:
 
     def read_statistics(self) -> Statistics:
         """The result of `audit`."""
+        self.folder.refuse_damaged("audit")
         return Statistics.load(self.folder.path)
 
     def read_scores(self) -> Scores:
         """The result of `score`."""
+        self.folder.refuse_damaged("score")
         return load_scores(self.folder / "scores.safetensors", self.loaded.architecture.sites, self.plugins.bias.signed)
 
     def read_plan(self) -> Plan:
         """The result of `plan`."""
+        self.folder.refuse_damaged("plan")
         path = self.folder / "plan.json"
-        return Plan.from_json(read_json(path), str(path))
+        return Plan.from_json(read_checked(path, PlanFile), str(path))
 
     def read_evaluation(self) -> Evaluation:
         """The result of `evaluate`."""
+        self.folder.refuse_damaged("evaluate")
         return Evaluation.load(self.folder.path)
 
     def _contents(self, names: Collection[str]) -> dict[str, Any]:

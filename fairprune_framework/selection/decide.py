@@ -17,7 +17,7 @@ from fairprune_framework.auditing.sums import CALIBRATION, Statistics, resampled
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import attribute_tokens
 from fairprune_framework.contrasts.prompts import PromptSet
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import RunFolderError, UserError, shown
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
 from fairprune_framework.evaluation.probe import probe_of
 from fairprune_framework.models.loaded import LoadedModel
@@ -50,8 +50,11 @@ class Selection:
 def scores_of(selection: Selection) -> Scores:
     """Both scorers on the statistics of the audit."""
     plugins, loaded = selection.plugins, selection.loaded
+    statistics = selection.statistics()
+    if other := sorted(statistics.sites() - loaded.architecture.sites.keys()):
+        raise RunFolderError(f"the statistics in {selection.where} hold {shown(other[0])}, which the model does not have")
     return score(
-        selection.statistics(),
+        statistics,
         loaded.model,
         loaded.architecture,
         plugins.bias,

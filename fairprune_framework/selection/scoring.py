@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Plugin, SiteContext
 from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
-from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
+from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError, shown
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.surgery.slices import weights_of
+from fairprune_framework.utilities.files import read_tensors
 
 
 def needs_of_scorer(scorer: Plugin, label: str) -> Needs:
@@ -109,11 +110,15 @@ def save_scores(scores: Scores, path: Path) -> None:
 
 def load_scores(path: Path, sites: Mapping[str, Site], signed: bool) -> Scores:
     """Read `scores.safetensors` for the sites of a model; raises `RunFolderError` where they do not fit."""
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise RunFolderError(f"{path} is missing: run `fairprune score` first")
-    tensors = load_file(path)
+    tensors = read_tensors(path)
+    for key, value in tensors.items():
+        name = key.rpartition("/")[2]
+        wanted = torch.uint8 if key.startswith("observed/") else torch.float64
+        if name not in sites or value.shape != (sites[name].units,) or value.dtype != wanted:
+            expected = f"({sites[name].units},) {wanted}" if name in sites else "no such site"
+            raise RunFolderError(
+                f"{path} does not belong to this model: {shown(key)} is {tuple(value.shape)} {value.dtype}, expected {expected}"
+            )
     by_category: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         head, _, name = key.rpartition("/")

@@ -9,6 +9,8 @@ from typing import Any
 
 from fairprune_framework.errors import RunFolderError, UserError, VerificationFailed
 from fairprune_framework.surgery import restoration as kept
+from fairprune_framework.utilities import integrity
+from fairprune_framework.utilities.schemas import RunRecord, read_checked
 
 
 def found_in(folder: Path, file: str | Path | None = None) -> tuple[Path, Path]:
@@ -21,6 +23,9 @@ def found_in(folder: Path, file: str | Path | None = None) -> tuple[Path, Path]:
         model, beside = folder / "model", folder / kept.FILE
         if not model.is_dir():
             raise RunFolderError(f"{folder} holds no pruned model: its run abstained, or `fairprune prune` was not run")
+        pruned = read_checked(folder / "run.json", RunRecord)["stages"].get("prune")
+        if file is None and pruned is not None and (damage := integrity.damage(folder, pruned["files"])) is not None:
+            raise RunFolderError(f"{damage}: do the stage 'prune' again with `fairprune prune --overwrite`")
     elif (folder / "config.json").is_file():
         inside = folder / kept.FILE
         model, beside = folder, inside if inside.is_file() else folder.absolute().parent / kept.FILE

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from fairprune_framework.errors import DiskFull, RunFolderError, shortened, show
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def digest(value: Any) -> str:
@@ -96,8 +100,14 @@ def parse_json(text: str) -> Any:
             raise ValueError(f"the key {shown(repeated)} occurs twice")
         return found
 
+    def constant(name: str) -> float:
+        raise ValueError(f"{name} is not JSON")
+
     try:
-        return json.loads(text, object_pairs_hook=mapping)
+        data = json.loads(text, object_pairs_hook=mapping, parse_constant=constant)
+        if _SURROGATE.search(text):
+            json.dumps(data, ensure_ascii=False).encode()  # half a character: it could be read, but never written again
+        return data
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except ValueError as error:
@@ -121,6 +131,28 @@ def read_json(path: Path, format: str | None = None) -> dict[str, Any]:
     if format is not None and data.get("format") != format:
         raise RunFolderError(f"{path} must be of format {format!r}. Got {shown(data.get('format'))} instead.")
     return data
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file of numbers.
+
+    Raises:
+        RunFolderError: it is absent or damaged, or a tensor holds NaN or Inf.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except FileNotFoundError:
+        raise RunFolderError(f"{path} is missing") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunFolderError(f"{path} is damaged: {shortened(' '.join(str(error).split()), 200)}") from error
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise RunFolderError(f"{path} is damaged: {shown(name)} holds NaN or Inf")
+    return tensors
 
 
 def write_tensors(

@@ -121,12 +121,12 @@ def test_model_whose_weights_do_not_fit_its_config(hostile: Hostile) -> None:
     assert "model.layers.0.mlp.down_proj.weight is (32, 48), the config says (32, 64)" in text
 
 
-def test_weights_that_are_not_finite_fail_with_code_1_and_are_named(hostile: Hostile) -> None:
+def test_weights_that_are_not_finite_are_named(hostile: Hostile) -> None:
     def spoil(tensors: dict[str, Any]) -> None:
         tensors["model.layers.1.mlp.up_proj.weight"][3, 5] = float("nan")
 
     folder = with_weights(hostile, "nan", spoil)
-    assert "model.layers.1.mlp.up_proj.weight holds NaN or Inf" in hostile.run(model=folder, code=1)
+    assert "model.layers.1.mlp.up_proj.weight holds NaN or Inf" in hostile.run(model=folder)
 
 
 @pytest.mark.parametrize(

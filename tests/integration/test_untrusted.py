@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import fairprune_framework as fp
 from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.integrity import seal
 
 EVIL = "from pathlib import Path\nPath({marker!r}).write_text('ran')\n"
 
@@ -243,6 +244,9 @@ def header_of(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
     content = json.loads(header["fairprune"])
     change(content)
     save_file(load_file(path), path, metadata=header | {"fairprune": json.dumps(content)})
+    record = json.loads((run / "run.json").read_text())
+    record["stages"]["prune"]["files"] = seal(run, record["stages"]["prune"]["files"])
+    (run / "run.json").write_text(json.dumps(record))
 
 
 def first(content: dict[str, Any]) -> dict[str, Any]:

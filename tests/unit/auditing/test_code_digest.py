@@ -19,6 +19,7 @@ SUMS_NOTHING = {
     "models/loaded.py": "the model, whose fingerprint is in the binding",
     "recipes/recipe.py": "options; those that sums depend on are in the binding",
     "utilities/progress.py": "prints",
+    "utilities/schemas.py": "refuses files, and changes none",
 }
 """What the covered modules import and no sum depends on, and why."""
 

@@ -41,6 +41,12 @@ def add_optional(folder: Path) -> None:
     transfer = {
         "format": "fairprune-transfer/1",
         "categories": CATEGORIES,
+        "judged": CATEGORIES,
+        "controls": [False, False],
+        "split": "heldout",
+        "units": [9, 9],
+        "p_values": [[0.01, 0.5], [0.5, 0.01]],
+        "p_adjusted": [[0.02, 0.5], [0.5, 0.02]],
         "change": [[-0.2, 0.03], [0.01, -0.1]],
         "ci_low": [[-0.3, -0.1], [-0.1, None]],
         "ci_high": [[-0.1, 0.1], [0.1, None]],
@@ -75,6 +81,7 @@ def add_optional(folder: Path) -> None:
     stability = {
         "format": "fairprune-stability/1",
         "replicates": 20,
+        "groups": {"age": 3, "race": 3},
         "planned": 2,
         "mean_frequency": 0.6,
         "stable_75": 1,
@@ -100,6 +107,17 @@ def add_optional(folder: Path) -> None:
     more = {"overlap": overlap, "transfer": transfer, "ablation": ablation, "stability": stability, "causal": causal}
     for name, content in more.items():
         (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    reseal(folder)
+
+
+def reseal(folder: Path) -> None:
+    """Take what the folder holds now for what its stages wrote."""
+    from fairprune_framework.utilities.integrity import seal
+
+    record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    for stage in record["stages"].values():
+        stage["files"] = seal(folder, stage["files"])
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def make_hostile(folder: Path) -> None:
@@ -137,6 +155,7 @@ def make_hostile(folder: Path) -> None:
     (folder / "contrasts.jsonl").write_text("".join(json.dumps(c) + "\n" for c in contrasts), encoding="utf-8")
     skipped = [{"where": text, "reason": f"because of {text}"} for text in HOSTILE]
     (folder / "skipped.jsonl").write_text("".join(json.dumps(s) + "\n" for s in skipped), encoding="utf-8")
+    reseal(folder)
 
 
 @pytest.fixture(scope="session")

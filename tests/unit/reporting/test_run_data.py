@@ -63,16 +63,20 @@ def test_a_broken_file_is_named_with_its_reason(folder: Path, name: str) -> None
 
 
 def test_optional_files_are_read_where_they_are(folder: Path) -> None:
-    (folder / "causal.json").write_text('{"p_value": 0.5}')
+    causal = {"format": "fairprune-causal/1", "split": None, "units": 1, "operator": "zero", "random": [], "p_value": 0.5}
+    causal |= {"demographic": None, "control": None}
+    (folder / "causal.json").write_text(json.dumps(causal))
     (folder / "overlap.json").write_text("[")
+    (folder / "stability.json").write_text('{"format": "fairprune-stability/1", "replicates": "many"}')
     (folder / "other.json").write_text("{}")
     found = read_source(folder)
-    assert dict(found.more) == {"causal": {"p_value": 0.5}}
-    assert [file for file, _ in found.damaged] == ["overlap.json"]
+    assert dict(found.more) == {"causal": causal}
+    assert [file for file, _ in found.damaged] == ["overlap.json", "stability.json"]
+    assert "'replicates': input should be a valid integer. Got 'many' instead" in found.damaged[1][1]
 
 
 def test_a_folder_of_an_ablation_alone(tmp_path: Path) -> None:
-    (tmp_path / "ablation.json").write_text(json.dumps({"cells": [], "model": {"name": "m"}}))
+    (tmp_path / "ablation.json").write_text(json.dumps({"format": "fairprune-ablation/1", "cells": [], "model": {"name": "m"}}))
     found = read_source(tmp_path)
     assert (found.model, found.rows, found.missing) == ("m", (), ())
     assert found.ablation is not None

@@ -204,7 +204,16 @@ def test_a_temporary_folder_goes_with_its_object() -> None:
     [
         ("{", "cannot read"),
         ('{"format": "x"}', "must be of format"),
-        ('{"format": "fairprune-run/1"}', "it has no 'stages'"),
+        ('{"format": "fairprune-run/1"}', "the field 'stages': field required"),
+        ('{"format": "fairprune-run/1", "stages": {"audit": 5}}', "'stages.audit': .* Got 5 instead"),
+        ('{"format": "fairprune-run/1", "stages": {"read": {"key": "k", "files": ["a"]}}}', "'stages.read.files'"),
+        (
+            '{"format": "fairprune-run/1", "stages": {"read": {"key": "k", "files": {"../x": {"sha256": "", "size": 1}}}}}',
+            "must be a path below the folder",
+        ),
+        ('{"format": "fairprune-run/1", "stages": {}, "seconds": {"read": "long"}}', "'seconds.read'"),
+        ('{"format": "fairprune-run/1", "stages": {}, "guard": {}}', "'guard.increase': field required"),
+        ('{"format": "fairprune-run/1", "stages": {}, "verdict": "\\ud800"}', "surrogates not allowed"),
     ],
 )
 def test_a_damaged_record(tmp_path: Path, content: str, words: str) -> None:

@@ -1,0 +1,356 @@
+"""What stands in the JSON files of a run folder, field by field; every command reads them through `read_checked`.
+
+Unknown fields are kept: a later release may write more. A wrong type, a number that is not finite or a list of the wrong length is one
+line that names the file, the field, what came and what was expected.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from fairprune_framework.errors import RunFolderError, shortened, shown
+from fairprune_framework.utilities.files import read_json
+
+Count = Annotated[int, Field(ge=0)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def _below(path: str) -> str:
+    if path.startswith("/") or "\\" in path or ".." in path.split("/") or not path or len(path) > 1000:
+        raise ValueError("must be a path below the folder")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(_below)]
+"""A path below the folder."""
+Stage = Literal["read", "audit", "score", "plan", "prune", "evaluate", "report"]
+
+
+class Schema(BaseModel):
+    """One kind of file, or a part of one."""
+
+    model_config = ConfigDict(strict=True, extra="allow", protected_namespaces=())
+    FORMAT: ClassVar[str | None] = None
+
+
+class StoredFile(Schema):
+    """A file of a stage, as it was written."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    size: Count
+
+
+class StageRecord(Schema):
+    """A finished stage."""
+
+    key: str
+    files: dict[Inside, StoredFile]
+
+
+class PluginRecord(Schema):
+    """A plugin that was used."""
+
+    name: str
+    distribution: str
+    version: str
+
+
+class Contrasts(Schema):
+    """How many contrasts were used."""
+
+    used: Count
+    skipped: Count
+    others: dict[str, Any] = {}
+
+
+class CalibrationRecord(Schema):
+    """Which calibration text the folder holds."""
+
+    key: str
+    source: str
+
+
+class GuardRecord(Schema):
+    """What the guard measured."""
+
+    increase: Number | None
+    limit: Number
+    held: bool
+
+
+class RemovalRecord(Schema):
+    """What was removed."""
+
+    operator: str
+    padded: Count
+    parameters_before: Count
+    parameters_after: Count
+    max_difference: Number
+    note: str | None = None
+
+
+class RunRecord(Schema):
+    """`run.json`."""
+
+    FORMAT = "fairprune-run/1"
+    stages: dict[Stage, StageRecord]
+    versions: dict[str, str | None] = {}
+    plugins: dict[str, PluginRecord] = {}
+    plugin_sources: dict[str, str] = {}
+    seeds: dict[str, int] = {}
+    places: dict[str, str] = {}
+    hashes: dict[str, str] = {}
+    inputs: dict[str, Any] = {}
+    contrasts: Contrasts | None = None
+    calibration: CalibrationRecord | None = None
+    architecture: str | None = None
+    seconds: dict[str, Number] = {}
+    audit: dict[str, Any] = {}
+    micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
+    parameters_before: Count | None = None
+    parameters_after: Count | None = None
+    guard: GuardRecord | None = None
+    removal: RemovalRecord | None = None
+    abstained: bool | None = None
+    abstained_because: str | None = None
+    verdict: str | None = None
+    verdict_because: str | None = None
+    n_unequal: Count | None = None
+    plan_file: str | None = None
+    unsafe_options: dict[str, bool | str] = {}
+
+
+class Counts(Schema):
+    """Contrasts of each category, and documents."""
+
+    contrasts: list[Count]
+    calibration: list[Count]
+    controls: list[Count] = []
+
+
+class StatisticsFile(Schema):
+    """`statistics.json`."""
+
+    FORMAT = "fairprune-statistics/1"
+    categories: list[str]
+    control_categories: list[str] = []
+    counts: Counts
+    statistics: list[str]
+    composition: str
+    cluster_counts: list[list[Count]] = []
+
+    @model_validator(mode="after")
+    def _lengths(self) -> StatisticsFile:
+        groups = len(self.categories)
+        if len(set(self.categories)) != groups:
+            raise ValueError("categories must be distinct")
+        if len(self.counts.controls) not in (0, len(self.control_categories)):
+            raise ValueError(
+                f"counts must hold one number for each of the {len(self.control_categories)} categories of controls"
+            )
+        if len(self.counts.contrasts) not in (0, groups) or len(self.cluster_counts) not in (0, groups):
+            raise ValueError(f"counts must hold one number for each of the {groups} categories")
+        return self
+
+
+class PlanModel(Schema):
+    """The model that a plan is for."""
+
+    name: str
+    fingerprint: str
+
+
+class PlanFile(Schema):
+    """`plan.json`."""
+
+    FORMAT = "fairprune-plan/1"
+    model: PlanModel
+    operator: Literal["remove", "zero", "scale"]
+    factor: Number | None = None
+    sites: dict[str, list[Count]]
+    categories: dict[str, list[Count]] | None = {}
+    requested: dict[str, Any] | None = {}
+    achieved: dict[str, Any] | None = {}
+    abstained: bool = False
+    reason: str | None = None
+
+
+Matrix = list[list[Number | None]]
+
+
+class _Square(Schema):
+    categories: list[str]
+
+    def _refuse_other_sizes(self, columns: int, *names: str) -> None:
+        rows = len(self.categories)
+        for name in names:
+            matrix = getattr(self, name)
+            if len(matrix) != rows or any(len(row) != columns for row in matrix):
+                raise ValueError(f"{name} must have {rows} rows of {columns}")
+
+
+class OverlapFile(_Square):
+    """`overlap.json`."""
+
+    FORMAT = "fairprune-overlap/1"
+    units: list[Count]
+    population: Count
+    counts: list[list[Count]]
+    jaccard: Matrix
+    p_values: Matrix
+    p_adjusted: Matrix
+
+    @model_validator(mode="after")
+    def _sizes(self) -> OverlapFile:
+        self._refuse_other_sizes(len(self.categories), "counts", "jaccard", "p_values", "p_adjusted")
+        return self
+
+
+class TransferFile(_Square):
+    """`transfer.json`."""
+
+    FORMAT = "fairprune-transfer/1"
+    judged: list[str]
+    controls: list[bool]
+    split: str | None
+    units: list[Count]
+    change: Matrix
+    ci_low: Matrix
+    ci_high: Matrix
+    p_values: Matrix
+    p_adjusted: Matrix
+
+    @model_validator(mode="after")
+    def _sizes(self) -> TransferFile:
+        if len(self.controls) != len(self.judged):
+            raise ValueError("controls must be as many as judged")
+        self._refuse_other_sizes(len(self.judged), "change", "ci_low", "ci_high", "p_values", "p_adjusted")
+        return self
+
+
+class ChosenUnit(Schema):
+    """How often a neuron was chosen."""
+
+    site: str
+    unit: Count
+    frequency: Number
+    planned: bool
+
+
+class StabilityFile(Schema):
+    """`stability.json`."""
+
+    FORMAT = "fairprune-stability/1"
+    replicates: Count
+    groups: dict[str, Count]
+    planned: Count
+    mean_frequency: Number | None
+    stable_75: Count
+    mean_jaccard: Number | None
+    units: list[ChosenUnit]
+    units_ever_chosen: Count
+
+
+class Effect(Schema):
+    """One change, with its interval."""
+
+    before: Number | None
+    after: Number | None
+    change: Number | None
+    ci_low: Number | None
+    ci_high: Number | None
+    p_value: Number | None
+
+
+class CausalFile(Schema):
+    """`causal.json`."""
+
+    FORMAT = "fairprune-causal/1"
+    split: str | None
+    units: Count
+    operator: str
+    demographic: Effect | None
+    control: Effect | None
+    random: list[dict[str, Any]]
+    p_value: Number | None
+    control_ratio: Number | None = None
+    norm_ratio: Number | None = None
+
+
+QUESTIONS: dict[str, type[Schema]] = {
+    "overlap": OverlapFile,
+    "transfer": TransferFile,
+    "stability": StabilityFile,
+    "causal": CausalFile,
+}
+"""Question -> what its file `<question>.json` holds."""
+
+
+class KeyFile(Schema):
+    """`key.json` of an ablation."""
+
+    key: str
+    earlier_cells: Count
+
+
+class JudgedOnFile(Schema):
+    """`judged_on.json` of an ablation."""
+
+    contrasts: Count
+    templates: Count
+    controls: Count
+
+
+class CellFile(Schema):
+    """`cells/<id>.json` of an ablation."""
+
+    cell: str
+    control: bool
+    units: Count
+    guard_held: bool
+    bias_before: Number
+    bias_after: Number
+    bias_change: Number | None
+    perplexity_change: Number | None
+    seconds: Number
+    what: str
+
+
+class AblationFile(Schema):
+    """`ablation.json`."""
+
+    FORMAT = "fairprune-ablation/1"
+    recipe: dict[str, Any] = {}
+    judged_by: str | None = None
+    judged_on: JudgedOnFile | None = None
+    cells_looked_at: Count = 0
+    earlier_cells: Count = 0
+    confirmed: dict[str, Any] | list[Any] | None = None
+    cells: list[dict[str, Any]]
+
+
+def check(data: Any, schema: type[Schema], where: str) -> None:
+    """Raise `RunFolderError` unless `data` is what `schema` says."""
+    try:
+        schema.model_validate(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"] if part != "[key]")
+        what = first["msg"].removeprefix("Value error, ")
+        got = f". Got {shown(first['input'])} instead" if place and first["type"] != "missing" else ""
+        named = f"the field {shortened(place, 120)!r}: " if place else ""
+        raise RunFolderError(f"{where} is damaged: {named}{what[:1].lower()}{shortened(what[1:], 200)}{got}") from None
+
+
+def read_checked(path: Path, schema: type[Schema]) -> dict[str, Any]:
+    """Read a JSON file as it stands.
+
+    Raises:
+        RunFolderError: it is absent, no JSON, of another format, or a field is not what the schema says.
+    """
+    data = read_json(path, schema.FORMAT)
+    check(data, schema, str(path))
+    return data
