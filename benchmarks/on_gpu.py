@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from fairprune_framework.testing.tiny import save_tiny
 SHAPES: dict[str, dict[str, int]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4},
     "1b": {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32},
+    "8b": {"hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32, "num_attention_heads": 32},
 }
 PEAKS = {"H100": 989e12, "H200": 989e12, "A100": 312e12}
 """Dense bf16 FLOP/s of a card, by a part of its name: from the makers' data sheets."""
@@ -76,6 +79,26 @@ def contrasts_of(count: int, length: int, vocabulary: int, seed: int = 0) -> lis
 VALUES = {f"k{i}": 4 for i in range(4)}
 
 
+def forward_and_backward(model: nn.Module, sites: Sequence[nn.Module], ids: torch.Tensor) -> None:
+    """What a pass with an objective has to compute: forward, head, and the gradients of the sites' inputs; no weight's."""
+    taps: list[torch.Tensor] = []
+
+    def tap(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        x = arguments[0] if arguments[0].requires_grad else arguments[0].detach().requires_grad_()
+        taps.append(x)
+        return (x, *arguments[1:])
+
+    model.requires_grad_(False)
+    hooks = [site.register_forward_pre_hook(tap) for site in sites]
+    try:
+        with torch.enable_grad():
+            loss = model(input_ids=ids, use_cache=False).logits.logsumexp(-1).sum()
+            torch.autograd.grad(loss, taps)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class Bench:
     """The device, and everything measured on it."""
 
@@ -104,6 +127,8 @@ class Bench:
                 traceback.print_exc()
                 self.results[name] = f"failed: {type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
             finally:
+                if self.device.type == "cuda":
+                    torch.cuda.empty_cache()
                 self.results.setdefault("seconds", {})[name] = round(time.monotonic() - began, 1)
         print(f"[{name}] {json.dumps(self.results[name])}", flush=True)
 
@@ -145,9 +170,17 @@ class Bench:
 
     def throughput(self) -> dict[str, Any]:
         """bf16: padded tokens per second of the audit and of bare trunk forwards, in one process; share of the card's peak."""
-        model = model_of(self.shape, self.device, self.dtype)
+        return self.audited(self.shape, 64 if self.small else 2048, 1 if self.small else 3)
+
+    def larger(self) -> dict[str, Any]:
+        """As `throughput`, of a model shaped like one of 8 billion weights."""
+        return self.audited("tiny", 16, 1) if self.small else self.audited("8b", 512, 2)
+
+    def audited(self, shape: str, count: int, rounds: int) -> dict[str, Any]:
+        """The audit of `count` contrasts of four variants beside bare forwards of the same micro-batches."""
+        model = model_of(shape, self.device, self.dtype)
         architecture = recognise(model)
-        length, count = (32, 64) if self.small else (128, 2048)
+        length = 32 if self.small else 128
         contrasts = contrasts_of(count, length, 32_768)
         max_tokens = max_tokens_on(model, self.device, length, gradients=False) if not self.small else 2048
         batches = [batch.input_ids.to(self.device) for batch in compose(contrasts, VALUES, max_tokens)]
@@ -164,7 +197,7 @@ class Bench:
             "bare": self.synchronised(bare),
             "audit": self.synchronised(lambda: audit(model, architecture, contrasts, VALUES, demand, **options)),
         }
-        seconds = paired(functions, 1 if self.small else 3)
+        seconds = paired(functions, rounds)
         tokens = sum(batch.numel() for batch in batches)
         layers = [p for name, p in model.named_parameters() if "embed" not in name and "lm_head" not in name]
         flops = 2 * sum(p.numel() for p in layers) * tokens
@@ -173,24 +206,56 @@ class Bench:
         return {
             "micro_batch_tokens": max_tokens,
             "tokens": tokens,
+            "seconds": {name: [round(one, 3) for one in found] for name, found in seconds.items()},
             "tokens_per_second": rates,
             "audit_over_bare": rates["audit"] / rates["bare"],
             "share_of_bf16_peak": None if peak is None else flops / statistics.median(seconds["audit"]) / peak,
+            "share_of_bf16_peak_bare": None if peak is None else flops / statistics.median(seconds["bare"]) / peak,
         }
 
     def gradients(self) -> dict[str, Any]:
-        """Attribution and taylor: padded tokens per second of an audit whose passes have objectives."""
+        """Attribution: seconds of an audit with objectives beside a bare loop of forward, head and backward to the sites."""
         model = model_of(self.shape, self.device, self.dtype)
         architecture = recognise(model)
-        length, count = (24, 24) if self.small else (64, 256)
+        length, count = (24, 24) if self.small else (64, 1024)
         contrasts = contrasts_of(count, length, 32_768)
+        demand = self.demand(architecture, "attribution")
+        max_tokens = 1024 if self.small else max_tokens_on(model, self.device, length, gradients=True)
+        options: dict[str, Any] = {"micro_batch_tokens": max_tokens, "accelerator": self.accelerator}
+        batches = [batch.input_ids.to(self.device) for batch in compose(contrasts, VALUES, max_tokens)]
+        downs = [module for name, module in model.named_modules() if name.endswith("down_proj")]
+
+        def bare() -> None:
+            for ids in batches:
+                forward_and_backward(model, downs, ids)
+
+        seconds = paired(
+            {
+                "bare": self.synchronised(bare),
+                "audit": self.synchronised(lambda: audit(model, architecture, contrasts, VALUES, demand, **options)),
+            },
+            1 if self.small else 2,
+        )
+        tokens = sum(batch.numel() for batch in batches)
+        rates = {name: tokens / statistics.median(found) for name, found in seconds.items()}
+        return {
+            "micro_batch_tokens": max_tokens,
+            "tokens": tokens,
+            "tokens_per_second": rates,
+            "audit_over_bare": rates["audit"] / rates["bare"],
+        }
+
+    def with_text(self) -> dict[str, Any]:
+        """Attribution and taylor with calibration text, in one audit: that both run on the device, and their seconds."""
+        model = model_of(self.shape, self.device, self.dtype)
+        architecture = recognise(model)
         text = Calibration(documents=tuple(one.variants[0].ids for one in contrasts_of(8, 64, 32_768, 1)), source="random")
         demand = self.demand(architecture, "attribution", "taylor")
-        max_tokens = 1024 if self.small else max_tokens_on(model, self.device, length, gradients=True)
-        options: dict[str, Any] = {"micro_batch_tokens": max_tokens, "accelerator": self.accelerator, "calibration": text}
+        options: dict[str, Any] = {"accelerator": self.accelerator, "calibration": text, "micro_batch_tokens": 1024}
+        contrasts = contrasts_of(8 if self.small else 64, 24, 32_768)
         began = time.perf_counter()
         self.synchronised(lambda: audit(model, architecture, contrasts, VALUES, demand, **options))()
-        return {"micro_batch_tokens": max_tokens, "contrasts_per_second": count / (time.perf_counter() - began)}
+        return {"seconds": time.perf_counter() - began}
 
     def out_of_memory(self) -> dict[str, int]:
         """A budget that cannot fit is split in halves until it does."""
@@ -246,29 +311,33 @@ class Bench:
         return found
 
     def peer(self) -> dict[str, Any]:
-        """optipfair 0.4.2 on 20 pairs beside our audit of the same pairs; both on this device."""
+        """optipfair 0.4.2 on 20 pairs beside our audit of the same pairs: same model, same device, same process."""
         from optipfair.bias.activations import analyze_neuron_bias
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         from fairprune_framework.contrasts.alignment import align_all, vocabularies
+        from fairprune_framework.contrasts.builtin import builtin
         from fairprune_framework.models.encoder import Encoder
-        from fairprune_framework.testing.tiny import tiny_contrasts
 
+        logging.getLogger("optipfair").setLevel(logging.WARNING)
         with tempfile.TemporaryDirectory() as folder:
             save_tiny(Path(folder), "llama")
             tokenizer = AutoTokenizer.from_pretrained(folder)
-            model = AutoModelForCausalLM.from_pretrained(folder).to(self.device).eval()
-        contrasts = [one for one in tiny_contrasts() if len(one.variants) == 2][:20]
+        model = model_of(self.shape, self.device, self.dtype)
+        contrasts = [replace(one, variants=one.variants[:2]) for one in builtin("en-1")[:20]]
         aligned, _ = align_all(contrasts, Encoder(tokenizer))
         values = {name: len(known) for name, known in vocabularies(contrasts).items()}
         architecture = recognise(model)
         demand, pairs = self.demand(architecture), [(a.text, b.text) for a, b in (one.variants for one in contrasts)]
-        layer = ["down_proj_input"]
+        layer, options = (
+            ["down_proj_input"],
+            {"accelerator": self.accelerator, "micro_batch_tokens": 2048 if self.small else 16_384},
+        )
         functions = {
             "optipfair": lambda: analyze_neuron_bias(model, tokenizer, pairs, target_layers=layer, show_progress=False),
-            "audit": lambda: audit(model, architecture, aligned, values, demand, accelerator=self.accelerator),
+            "audit": lambda: audit(model, architecture, aligned, values, demand, **options),
         }
-        seconds = paired({name: self.synchronised(work) for name, work in functions.items()}, 3)
+        seconds = paired({name: self.synchronised(work) for name, work in functions.items()}, 1 if self.small else 5)
         return {"pairs": len(pairs), **{name: statistics.median(found) for name, found in seconds.items()}}
 
 
@@ -293,7 +362,17 @@ def main() -> None:
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("on_gpu: error: PyTorch finds no GPU; --rehearse runs the script on the CPU")
     bench = Bench(options)
-    for name in ("correctness", "throughput", "gradients", "memory", "out_of_memory", "compiled", "peer"):
+    for name in (
+        "correctness",
+        "throughput",
+        "gradients",
+        "with_text",
+        "peer",
+        "memory",
+        "out_of_memory",
+        "larger",
+        "compiled",
+    ):
         bench.part(name, getattr(bench, name))
     folder = Path(options.output)
     (folder / "on_gpu.json").write_text(json.dumps(bench.results, indent=1) + "\n", encoding="utf-8")

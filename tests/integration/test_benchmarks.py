@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("correctness", "throughput", "gradients", "memory", "out_of_memory", "compiled", "peer")
+PARTS = ("correctness", "throughput", "gradients", "with_text", "peer", "memory", "out_of_memory", "larger", "compiled")
 
 
 def test_the_script_for_a_gpu_is_rehearsed(tmp_path: Path) -> None:
