@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -42,6 +42,18 @@ class TrunkModule(LightningModule):
         """Distributes the parameters over a device mesh, under `fsdp` and `tensor_parallel`."""
         self.lockstep = False
         """The ranks compute in lockstep: no rank may compute more often than they do."""
+        self._home = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+    def cpu(self) -> Self:
+        """Put the model back where it stood: Lightning calls this at the end, and a model that was on an accelerator stays there.
+
+        What follows an audit computes on the same device, and the way there and back costs more than a small audit.
+        """
+        if self.lockstep or self._home.type in ("cpu", "meta"):
+            self.to("cpu")
+        else:
+            self.to(self._home)
+        return self
 
     def configure_model(self) -> None:
         """Distribute the model over the device mesh, once."""

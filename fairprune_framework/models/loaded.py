@@ -178,7 +178,7 @@ class LoadedModel:
         return encoder
 
     def to_device(self) -> None:
-        """Move the model to its device: Lightning leaves it on the CPU."""
+        """Move the model to its device, which a strategy that shards it leaves."""
         self.model.to(self.device)
 
     def release(self) -> None:
