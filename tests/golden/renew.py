@@ -161,7 +161,7 @@ def content(path: Path) -> bytes:
         values = json.loads(path.read_text(encoding="utf-8"))
         if path.name == "run.json":
             values.pop("versions")
-            for stage in values["stages"].values():
+            for stage in values.get("stages", {}).values():
                 stage["files"] = sorted(stage["files"])  # their contents are compared below, without timings
         return json.dumps(_without(values, VOLATILE)).encode()
     if path.suffix == ".html":

@@ -102,7 +102,7 @@ def test_errors_that_are_not_the_users_show_a_way_to_the_traceback(
     def fail(*_: Any) -> None:
         raise FairpruneError("it\nbroke") from ZeroDivisionError("x")
 
-    monkeypatch.setattr("fairprune_framework.models.architecture.confirm", fail)
+    monkeypatch.setattr("fairprune_framework.models.confirmation.confirm", fail)
     words = ("audit", llama, "--prompts", prompts, "--output", tmp_path / "run")
     answer = fairprune(*words)
     assert answer.code == 1

@@ -12,7 +12,7 @@ from fairprune_framework.surgery.restore import found_in, restore_folder
 
 def touched(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("{}")
+    path.write_text('{"format": "fairprune-run/1", "created": "", "stages": {}}')
     return path
 
 
