@@ -115,6 +115,21 @@ class Observation:
         wide = torch.promote_types(acts_CVTK.dtype, torch.float32)
         return (acts_CVTK.to(wide) * grads_CVTK).mul_(self.mask.unsqueeze(-1))
 
+    def product_sums(self, tap: Tap = "neuron", of: Literal["signed", "absolute", "squared"] = "signed") -> Tensor:
+        """Sum over variants and tokens of activation x gradient, of its absolute value, or of its square: (C, K) float64.
+
+        As from `products`, which on a GPU moves ten times as much memory.
+        """
+        from fairprune_framework.functional.fused import product_sums, usable
+
+        acts_CVTK, grads_CVTK = self.acts[tap], self.grads[tap]
+        if usable(acts_CVTK) and usable(grads_CVTK):
+            return product_sums(acts_CVTK, grads_CVTK, self.mask, of)
+        product_CVTK = self.products(tap)
+        if of != "signed":
+            product_CVTK = product_CVTK.abs_() if of == "absolute" else product_CVTK.square_()
+        return product_CVTK.sum(2).double().sum(1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Statistic(ABC):

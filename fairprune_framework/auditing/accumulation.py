@@ -120,6 +120,7 @@ class Accumulator:
 
     def commit(self, batch: MicroBatch) -> None:
         """All of a micro-batch has been computed: what is pending enters the sums."""
+        self._refuse_not_finite(batch)
         self._adding = True
         self.sums.update(self._pending)
         if self._counting.get(batch.stream) == batch.pass_:
@@ -129,6 +130,18 @@ class Accumulator:
             self.done.add(batch.batch_id, len(batch.ids), batch.tokens)
         self._adding = False
         self.discard()
+
+    def _refuse_not_finite(self, batch: MicroBatch) -> None:
+        """On an accelerator, where looking at one value waits for all work, sums are looked at once a micro-batch."""
+        sums = {key: value.sum() for key, value in self._pending.items() if value.device.type != "cpu"}
+        if not sums or bool(torch.isfinite(torch.stack(list(sums.values()))).all()):
+            return
+        key = next(key for key, value in sums.items() if not torch.isfinite(value))
+        _, _, place = key.partition("/")
+        site, _, statistic = place.rpartition("/")
+        raise FairpruneError(
+            f"NaN or Inf in statistic {statistic!r} of site {site}, in the {len(batch.ids)} contrasts from {batch.ids[0]!r} on"
+        )
 
     def discard(self) -> None:
         """Forget what is pending, and look at nothing."""
@@ -213,7 +226,7 @@ class Accumulator:
                 counts.add(key)
                 add(key, reached_G11 if rows is None else _by_group(member_GC, observation.reached))
         for key, value in totals.items():
-            if key not in counts and not torch.isfinite(value.sum()):
+            if key not in counts and value.device.type == "cpu" and not torch.isfinite(value.sum()):
                 raise self._not_finite(key, site, observed(geometry), geometry.batch)
             self._pending[key] = self._pending[key] + value if key in self._pending else value
 

@@ -60,7 +60,8 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
     last = batch.attention_mask.sum(1) - 1
     only_last = last_token_only(model, lambda: last) if batch.pass_.logits == "last" else nullcontext()
     with torch.enable_grad(), frozen(model), only_last:
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+        mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
+        logits = model(input_ids=batch.input_ids, attention_mask=mask, use_cache=False).logits
         shown = logits[:, -1][batch.text] if batch.pass_.logits == "last" else logits[batch.text]
         steps = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
         mask = (steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1)

@@ -14,6 +14,7 @@ from torch.nn.functional import mse_loss
 from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.auditing.micro_batch import MicroBatch
+from fairprune_framework.functional.fused import slot_variance, usable
 
 CACHED = 2**22
 """Bytes of aligned slots that are looked at together on a CPU, where temporaries beyond the cache cost more than all arithmetic."""
@@ -111,6 +112,19 @@ class Geometry:
         """Flat index of every token."""
         steps = torch.arange(self.width, device=self.batch.text.device)
         return self.flat(steps.expand(*self.batch.text.shape, -1))
+
+    @cached_property
+    def in_order(self) -> bool:
+        """The tokens of the variants' texts are those of the forward, one after the other."""
+        tokens = self.tokens_CVT.flatten()
+        return len(tokens) == self.batch.input_ids.numel() and bool(
+            (tokens == torch.arange(len(tokens), device=tokens.device)).all()
+        )
+
+    @cached_property
+    def without_padding(self) -> bool:
+        """Every place of `mask_CVT` holds a token."""
+        return bool(self.mask_CVT.all())
 
     @cached_property
     def mask_CVT(self) -> Tensor:
@@ -226,6 +240,8 @@ class _Reach:
 
     def variance(self, values_MK: Tensor) -> Tensor:
         """See `Observation.aligned_variance`. From the differences to the first variant, whose squares do not cancel."""
+        if usable(values_MK) and len(values_MK):
+            return self._fused_variance(values_MK)
         wide = values_MK.dtype if values_MK.dtype.itemsize >= 4 else torch.float32
         slots_CVSK = self.slots(values_MK, wide)
         first_C1SK, others_CVSK = slots_CVSK[:, :1], slots_CVSK[:, 1:]
@@ -236,6 +252,21 @@ class _Reach:
         delta_CVSK = others_CVSK.sub_(first_C1SK).mul_(present_CV11)
         mean_CSK = delta_CVSK.sum(1).div_(count_C11)
         return delta_CVSK.square_().sum(1).div_(count_C11).sub_(mean_CSK.square_()).clamp_min_(0)
+
+    def _fused_variance(self, values_MK: Tensor) -> Tensor:
+        """`variance` on a GPU: attributes of several tokens, whose slot is a mean, are computed apart."""
+        geometry = self.geometry
+        present_CV = geometry.batch.present
+        slots_CVS = self.rows(geometry.slots)[0].view(*present_CV.shape, -1)
+        variance_CSK = slot_variance(values_MK, slots_CVS, present_CV)
+        if geometry.pooled is not None:
+            several, span, in_span = geometry.pooled
+            values, in_span = self.gather(values_MK, span, in_span)
+            weight_CVP = in_span / in_span.sum(2, keepdim=True).clamp_min(1).float()
+            pooled_VRK = (values.float().mul_(weight_CVP.unsqueeze(-1))).sum(2).flatten(0, 1)
+            own_CV1 = torch.arange(len(pooled_VRK), device=span.device).view(len(several), -1, 1)
+            variance_CSK[several, 0] = slot_variance(pooled_VRK, own_CV1, present_CV[several]).squeeze(1)
+        return variance_CSK
 
     def aligned_mask(self) -> Tensor:
         """(C, V, S): where `aligned` holds something; elsewhere its values are arbitrary."""
@@ -284,6 +315,9 @@ def observe(
         return everywhere if tap in whole else reach
 
     def tokens(tap: Tap, values_MK: Tensor) -> Tensor:
+        if of(tap).routed is None and geometry.in_order:
+            shown_CVTK = values_MK.view(*geometry.mask_CVT.shape, -1)
+            return shown_CVTK if geometry.without_padding else shown_CVTK.masked_fill(~geometry.mask_CVT.unsqueeze(-1), 0)
         shown = geometry.mask_CVT if tap not in whole else geometry.mask_CVT & mask.any(2).any(1)[:, None, None]
         gathered, seen = of(tap).gather(values_MK, geometry.tokens_CVT, shown)
         return gathered.masked_fill_(~seen.unsqueeze(-1), 0)

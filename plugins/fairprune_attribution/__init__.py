@@ -102,7 +102,7 @@ class ActivationTimesGradient(Statistic):
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `product`: (C, 2, N), and `objective`: (C, 1, 1)."""
         assert obs.objective is not None
-        product_CN = obs.products().sum(2).double().sum(1)
+        product_CN = obs.product_sums()
         reached_C1 = obs.mask.any(-1).any(-1).double().unsqueeze(-1)
         value_C1 = obs.objective.unsqueeze(-1) * reached_C1
         return {"product": torch.stack([product_CN, reached_C1.expand_as(product_CN)], 1), "objective": value_C1.unsqueeze(1)}

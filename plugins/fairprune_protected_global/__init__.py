@@ -62,7 +62,7 @@ class RecallSlopes(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `moments`: (C, 3, N)."""
-        slope_CN = obs.products().sum(2).double().sum(1)
+        slope_CN = obs.product_sums()
         return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}
 
 

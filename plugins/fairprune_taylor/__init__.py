@@ -65,9 +65,7 @@ class TaylorTerms(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `terms`: (C, 1, N)."""
-        product_CVTN = obs.products()
-        terms_CVTN = product_CVTN.abs_() if self.power == 1 else product_CVTN.square_()
-        return {"terms": terms_CVTN.sum(2).double().sum(1, keepdim=True)}
+        return {"terms": obs.product_sums(of="absolute" if self.power == 1 else "squared").unsqueeze(1)}
 
 
 @dataclass(frozen=True, kw_only=True)
