@@ -63,7 +63,7 @@ class Assumptions:
     """Bytes/s of a GPU's memory that elementwise kernels reach (70 % of H100's 3.35e12)."""
     network: float = 40e9
     """Bytes/s into one GPU while the weights of a divided model are gathered."""
-    touched: float = 24
+    touched: float = 6
     """Bytes that the statistics read and write for each neuron and token, in bfloat16 and float32: counted in the code."""
     micro_batch: int = 16384
     """Tokens of a micro-batch on one GPU."""

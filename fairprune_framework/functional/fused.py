@@ -84,6 +84,6 @@ def product_sums(acts_CVTK: Tensor, grads_CVTK: Tensor, mask_CVT: Tensor, of: Po
 
 @cache
 def _kernels() -> dict[str, Any]:
-    from fairprune_framework.functional import triton_kernels
+    from fairprune_framework.functional.triton_kernels import product_sums, slot_variance
 
-    return {"slot_variance": triton_kernels.slot_variance, "product_sums": triton_kernels.product_sums}
+    return {"slot_variance": slot_variance, "product_sums": product_sums}
