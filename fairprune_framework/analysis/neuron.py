@@ -13,7 +13,7 @@ from torch import Tensor
 from fairprune_framework.analysis.common import opened_run
 from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.errors import UserError, did_you_mean
-from fairprune_framework.evaluation.metrics.movement import described_movement, measure_movements
+from fairprune_framework.evaluation.metrics.movement import MovementReader, described_movement, measure_movements
 from fairprune_framework.recipes.recipe import budget_of
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.progress import Notify, silent
@@ -118,16 +118,10 @@ def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
 
 def moved_by(run: Run, site: Site, index: int) -> list[dict[str, Any]]:
     """All contrasts with the movement of the neuron (`metrics.movement`), the largest first."""
-    texts = run.prompts.texts
-    moved = measure_movements(
-        run.loaded.model,
-        run.loaded.architecture,
-        run.prompts.aligned,
-        run.prompts.values,
-        {site.name: [index]},
-        run.micro_batch_tokens,
-    )
-    return [described_movement(texts[one.id], one) for one in moved[site.name, index]]
+    texts, loaded = run.prompts.texts, run.loaded
+    reader = MovementReader(loaded.architecture, {site.name: [index]}, run.prompts.aligned)
+    measure_movements(loaded.model, loaded.architecture, reader, run.prompts.values, run.micro_batch_tokens)
+    return [described_movement(texts[one.id], one) for one in reader.movements[site.name, index]]
 
 
 def _tokens(run: Run, site: Site, index: int) -> dict[str, Any]:

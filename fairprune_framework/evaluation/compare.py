@@ -15,6 +15,7 @@ from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
 from fairprune_framework.evaluation.language_rows import language_rows
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
+from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
@@ -64,21 +65,24 @@ class Material:
         return [*ARTICLE_PROMPTS, *self.recipe.generate]
 
 
-def measured(subject: Subject, material: Material) -> Measured:
-    """Measure one model on everything."""
+def measured(subject: Subject, material: Material, movements: MovementReader | None = None) -> Measured:
+    """Measure one model on everything.
+
+    Args:
+        movements: reads its neurons in the forward of the contrasts.
+    """
     recipe = material.recipe
+    own = subject.contrasts("own", material.aligned, material.prompts.values, movements=movements)
     result = Measured(
-        contrasts=subject.contrasts("own", material.aligned, material.prompts.values),
-        sentences=subject.sentences("own", material.aligned),
+        contrasts=own,
+        sentences=sentences_of(own, material.aligned),
         generations=subject.generations(material.continued),
         text=subject.documents("calibration", material.documents),
     )
     for name, judging in material.judged.items():
         values = {category: len(known) for category, known in vocabularies(judging.contrasts).items()}
-        result.judged[name] = (
-            subject.contrasts(name, judging.aligned, values, frozenset()),
-            subject.sentences(name, judging.aligned),
-        )
+        found = subject.contrasts(name, judging.aligned, values, frozenset())
+        result.judged[name] = (found, sentences_of(found, judging.aligned))
     tasks = tasks_of(recipe.suite)
     limits = limits_of(recipe.task_limit, tasks)
     for task in tasks:
@@ -92,6 +96,12 @@ def measured(subject: Subject, material: Material) -> Measured:
             )
         )
     return result
+
+
+def sentences_of(measured: Sequence[ContrastMeasure], aligned: Sequence[AlignedContrast]) -> list[SentenceMeasure]:
+    """The log-probabilities that were measured with contrasts, in the order of the set."""
+    known = {one.id: one for one in measured}
+    return [SentenceMeasure(id=one.id, log_probabilities=known[one.id].log_probabilities) for one in aligned]
 
 
 def noise_floor(

@@ -29,7 +29,7 @@ from fairprune_framework.calibration.text import padded
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.prompts import PromptSet
 from fairprune_framework.contrasts.schema import Contrast
-from fairprune_framework.evaluation.metrics.movement import described_movement, measure_movements
+from fairprune_framework.evaluation.metrics.movement import MovementReader, described_movement, measure_movements
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.utilities.progress import bar
@@ -64,27 +64,57 @@ class After:
     change: Callable[[], AbstractContextManager[None]]
 
 
+class Watched:
+    """The units to show, and what reads their movements: in the forward that measures the original model, or in one of its own.
+
+    Args:
+        planned: site -> units of the plan.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        prompts: PromptSet,
+        planned: Mapping[str, Sequence[int]],
+        scores: Scores | None,
+    ) -> None:
+        aligned = prompts.aligned
+        self.units = _units(architecture, planned, scores)
+        """Each with its site, layer, index and scores."""
+        of_site: dict[str, list[int]] = {}
+        for unit in self.units:
+            of_site.setdefault(unit["site"], []).append(unit["unit"])
+        self.reader = MovementReader(architecture, of_site, aligned[:: max(1, -(-len(aligned) // MOST_CONTRASTS))])
+
+    def moving(self, loaded: LoadedModel, prompts: PromptSet, max_tokens: int) -> list[dict[str, Any]]:
+        """The units with the contrasts that move each most, after a pass over the contrasts if they were not read before."""
+        if not self.reader.complete:
+            with bar("exhibits", len(self.reader.contrasts), "contrasts") as advance:
+                measure_movements(loaded.model, loaded.architecture, self.reader, prompts.values, max_tokens, advance)
+        moved, texts = self.reader.movements, prompts.texts
+        return [
+            unit
+            | {"contrasts": [described_movement(texts[one.id], one) for one in moved[unit["site"], unit["unit"]][:MOST_MOVING]]}
+            for unit in self.units
+        ]
+
+
 def collect(
     loaded: LoadedModel,
     prompts: PromptSet,
     divergence: Mapping[str, float],
     after: After | None,
-    *,
-    planned: Mapping[str, Sequence[int]],
-    scores: Scores | None,
+    watched: Watched,
     max_tokens: int,
 ) -> Exhibits:
     """Make the exhibits of a run, without its generations.
 
     Args:
         divergence: id -> next-token divergence before, of every contrast.
-        planned: site -> units of the plan.
         max_tokens: padded tokens per forward.
     """
     texts, aligned = prompts.texts, prompts.aligned
-    looked_at = aligned[:: max(1, -(-len(aligned) // MOST_CONTRASTS))]
-    chosen = _units(loaded.architecture, planned, scores)
-    units = _moving(loaded, looked_at, prompts.values, max_tokens, texts, chosen)
+    units = watched.moving(loaded, prompts, max_tokens)
     projections, tensors = [], dict[str, Tensor]()
     for index, contrast in enumerate(typical(aligned, divergence)):
         shown, outputs = project(loaded, contrast, texts[contrast.id], after)
@@ -92,7 +122,7 @@ def collect(
         tensors |= {f"{when}/{index}/{tap}": value for (when, tap), value in outputs.items()}
     described = {
         "format": FORMAT,
-        "contrasts": {"looked_at": len(looked_at), "of": len(aligned)},
+        "contrasts": {"looked_at": len(watched.reader.contrasts), "of": len(aligned)},
         "units": units,
         "projections": projections,
         "generations": [],
@@ -126,29 +156,6 @@ def _units(architecture: Architecture, planned: Mapping[str, Sequence[int]], sco
     if scores is not None:
         chosen.sort(key=lambda unit: (-unit["bias"], unit["layer"], unit["site"], unit["unit"]))
     return chosen[:MOST_UNITS]
-
-
-def _moving(
-    loaded: LoadedModel,
-    contrasts: Sequence[AlignedContrast],
-    values: Mapping[str, int],
-    max_tokens: int,
-    texts: Mapping[str, Contrast],
-    units: list[dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Give each unit the contrasts that move it most, in one pass over the contrasts."""
-    if not units:
-        return []
-    of_site: dict[str, list[int]] = {}
-    for unit in units:
-        of_site.setdefault(unit["site"], []).append(unit["unit"])
-    with bar("exhibits", len(contrasts), "contrasts") as advance:
-        moved = measure_movements(loaded.model, loaded.architecture, contrasts, values, of_site, max_tokens, advance)
-    return [
-        unit
-        | {"contrasts": [described_movement(texts[one.id], one) for one in moved[unit["site"], unit["unit"]][:MOST_MOVING]]}
-        for unit in units
-    ]
 
 
 # -- projections -----------------------------------------------------------------------------------------------------------

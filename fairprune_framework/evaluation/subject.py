@@ -22,6 +22,7 @@ from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.cache import MeasurementCache, model_key
 from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import BEAMS, NEW_TOKENS, Continuation, continue_prompts
+from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader, token_valences
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss, text_loss, windows_of
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
@@ -105,21 +106,35 @@ class Subject:
     # -- measurements ---------------------------------------------------------------------------------------------------
 
     def contrasts(
-        self, name: str, aligned: Sequence[AlignedContrast], values: Mapping[str, int], taps: frozenset[Tap] = TAPS
+        self,
+        name: str,
+        aligned: Sequence[AlignedContrast],
+        values: Mapping[str, int],
+        taps: frozenset[Tap] = TAPS,
+        movements: MovementReader | None = None,
     ) -> list[ContrastMeasure]:
-        """Next-token divergence, activation difference, legitimate margin and valences of every contrast."""
+        """All that one forward of its texts says of every contrast: next-token divergence, activation difference, legitimate margin,
+        valences and log-probabilities.
+
+        Args:
+            movements: reads its neurons on the way; nothing, where the measurement was kept.
+        """
         batches = list(compose(aligned, values, self.max_tokens))
         reader = NextTokenReader(aligned, self._valences)
 
         def make() -> Any:
             with bar(f"{name}, contrasts", len(aligned), "contrasts") as advance:
-                return [asdict(one) for one in measure_contrasts(self.model, self.architecture, batches, advance, taps, reader)]
+                measured = measure_contrasts(
+                    self.model, self.architecture, batches, advance, taps, reader, sentences=True, movements=movements
+                )
+            return [asdict(one) for one in measured]
 
-        key = {"composition": composition_hash(batches), "texts": _texts(aligned), "taps": sorted(taps)}
+        key = {"composition": composition_hash(batches), "texts": _texts(aligned), "taps": sorted(taps), "sentences": True}
         key["right"] = digest([[one.id, list(one.right)] for one in aligned if one.right])
-        measured = self._kept(f"{name}-contrasts", key, make)
+        lists = ("by_layer", "valence", "log_probabilities")
         return [
-            ContrastMeasure(**{**one, "by_layer": tuple(one["by_layer"]), "valence": tuple(one["valence"])}) for one in measured
+            ContrastMeasure(**{**one, **{column: tuple(one[column]) for column in lists}})
+            for one in self._kept(f"{name}-contrasts", key, make)
         ]
 
     @cached_property
@@ -128,7 +143,7 @@ class Subject:
         return token_valences(self.tokenizer, width)
 
     def sentences(self, name: str, aligned: Sequence[AlignedContrast], start: int | None = None) -> list[SentenceMeasure]:
-        """log p of every variant."""
+        """log p of every variant, by itself; `contrasts` gives it as well, without `start`."""
 
         def make() -> Any:
             with bar(f"{name}, sentences", sum(len(one.variants) for one in aligned), "texts") as advance:

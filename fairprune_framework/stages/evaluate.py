@@ -97,7 +97,9 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     )
     layers = list(loaded.layers)
     run.notify(f"evaluating {len(material.aligned)} contrasts")
-    before = measured(original, material)
+    scores = run.read_scores() if run.folder.has("score") else None
+    watched = exhibits.Watched(loaded.architecture, run.prompts, units, scores)
+    before = measured(original, material, watched.reader)
     floor = noise_floor(original, material.aligned, run.prompts.values, before.contrasts)
     masked = original.masked_by(units, multiplier)
     kl: float | None = None
@@ -109,10 +111,9 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
         else None
     )
     divergences = {one.id: one.divergence for one in before.contrasts}
-    scores = run.read_scores() if run.folder.has("score") else None
 
     def shown(after: exhibits.After | None) -> exhibits.Exhibits:
-        return exhibits.collect(loaded, run.prompts, divergences, after, planned=units, scores=scores, max_tokens=max_tokens)
+        return exhibits.collect(loaded, run.prompts, divergences, after, watched, max_tokens)
 
     applied = plan is not None and not run.record.get("abstained", True)
     changes = _random_changes(run, plan) if plan is not None and applied else ()

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,11 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.errors import FairpruneError
+from fairprune_framework.models.head import Answers, Positions, answers_of, vocabulary_of
 
 SHARE_FROM = 8
 """Contexts of fewer tokens are not worth sharing."""
-ROWS_OF_LOGITS = 256
-"""Positions whose logits are turned to float32 at once: bounds the memory."""
 _TOLERANCE = 1e-2
 
 Request = tuple[tuple[int, ...], tuple[int, ...]]
@@ -100,20 +98,17 @@ def _tried(model: nn.Module) -> bool:
 def _score(
     model: nn.Module, requests: Sequence[Request], max_tokens: int, progress: Callable[[int], None], shared: bool
 ) -> dict[Request, Answer]:
-    device = next(model.parameters()).device
+    weight, width = next(model.parameters()), vocabulary_of(model)
     answers: dict[Request, Answer] = {}
-    state: dict[str, Tensor] = {}
-    with _wanted_positions(model, lambda: state["wanted"]):
-        for batch in _batches(_rows(requests, max_tokens, shared), max_tokens):
-            inputs, state["wanted"], targets = _laid_out(batch, device, next(model.parameters()).dtype)
-            logits_MV = model(**inputs, use_cache=False).logits[0]
-            log_p, best = _gathered(logits_MV, targets.to(device))
-            start = 0
-            for row in batch:
-                for tokens in row.continuations:
-                    span = slice(start, start := start + len(tokens))
-                    answers[row.context, tokens] = (float(log_p[span].sum()), bool(best[span].all()))
-            progress(sum(len(row.continuations) for row in batch))
+    for batch in _batches(_rows(requests, max_tokens, shared), max_tokens):
+        inputs, wanted, targets = _laid_out(batch, weight.device, weight.dtype)
+        log_p, best = token_answers(answers_of(model, **inputs), wanted, targets.to(weight.device), width)
+        start = 0
+        for row in batch:
+            for tokens in row.continuations:
+                span = slice(start, start := start + len(tokens))
+                answers[row.context, tokens] = (float(log_p[span].sum()), bool(best[span].all()))
+        progress(sum(len(row.continuations) for row in batch))
     return answers
 
 
@@ -147,8 +142,8 @@ def _batches(rows: Sequence[_Row], max_tokens: int) -> Iterator[list[_Row]]:
         yield batch
 
 
-def _laid_out(batch: Sequence[_Row], device: Any, dtype: torch.dtype) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """What the model is given, the positions (B, T) whose logits are wanted as indices (2, M), and their targets (M,)."""
+def _laid_out(batch: Sequence[_Row], device: Any, dtype: torch.dtype) -> tuple[dict[str, Tensor], Positions, Tensor]:
+    """What the model is given, the positions whose logits are wanted, and their targets (M,)."""
     width = batch[0].width
     ids = torch.zeros((len(batch), width), dtype=torch.long)
     lengths = torch.tensor([row.width for row in batch])
@@ -170,7 +165,8 @@ def _laid_out(batch: Sequence[_Row], device: Any, dtype: torch.dtype) -> tuple[d
             targets += tokens
             end += size
         branch[index, end:] = -1
-    wanted = torch.tensor(positions_wanted).T.to(device)
+    rows, columns = torch.tensor(positions_wanted).T.to(device)
+    wanted = (rows, columns)
     inputs = {"input_ids": ids.to(device)}
     if all(len(row.continuations) == 1 for row in batch):
         if int(lengths.min()) < width:
@@ -183,29 +179,20 @@ def _laid_out(batch: Sequence[_Row], device: Any, dtype: torch.dtype) -> tuple[d
     return inputs, wanted, torch.tensor(targets)
 
 
-def _gathered(logits_MV: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
-    """log softmax at the targets, in float32 and given as float64, and whether each target is the likeliest token: (M,) each."""
-    values, best = [], []
-    for logits, targets in zip(torch.split(logits_MV, ROWS_OF_LOGITS), torch.split(targets_M, ROWS_OF_LOGITS), strict=True):
-        wide = logits.float()
-        values.append((wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1)).double())
-        best.append(wide.argmax(-1) == targets)
-    return torch.cat(values).cpu(), torch.cat(best).cpu()
+def token_answers(answers: Answers, positions: Positions, targets_M: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """What a forward says of the tokens that come.
 
+    Args:
+        positions: those that predict them.
+        targets_M: the tokens.
+        width: of the vocabulary.
 
-@contextmanager
-def _wanted_positions(model: nn.Module, wanted: Callable[[], Tensor]) -> Iterator[None]:
-    """The head sees the positions that are asked for alone, as one row: (1, M, H)."""
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    if head is None:
-        raise FairpruneError(f"{type(model).__name__} has no output embeddings: log-probabilities cannot be read")
-
-    def pick(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        rows, columns = wanted()
-        return (args[0][rows, columns].unsqueeze(0), *args[1:])
-
-    handle = head.register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()
+    Returns:
+        (M,) log p, log softmax in float32 given as float64; (M,) bool, whether each is the likeliest token. On the CPU.
+    """
+    values, best = [torch.zeros(0, dtype=torch.float64)], [torch.zeros(0, dtype=torch.bool)]
+    for part, logits in answers.parts(positions, width):
+        wide, targets = logits.float(), targets_M[part]
+        values.append((wide.gather(-1, targets.unsqueeze(-1)).squeeze(-1) - wide.logsumexp(-1)).double().cpu())
+        best.append((wide.argmax(-1) == targets).cpu())
+    return torch.cat(values), torch.cat(best)

@@ -1,4 +1,5 @@
-"""What an edit of the attribute does to a model, contrast by contrast: next-token divergence and activation difference.
+"""What an edit of the attribute does to a model, contrast by contrast: next-token divergence, activation difference, and what else the
+same forward answers: margins and valences, log-probabilities of the texts, movements of neurons.
 
 `next-token-divergence`: generalised Jensen-Shannon divergence H(mean p) - mean H(p) of the next-token distributions at the last
 token of the V variants, in nats. `activation-difference`: for each tap the mean over tokens and features of |a1 - a2|, then the mean
@@ -8,6 +9,7 @@ published, otherwise over the aligned slots. Source: the Fairness Pruning articl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -19,12 +21,14 @@ from torch import Tensor, nn
 from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.auditing.micro_batch import MicroBatch
-from fairprune_framework.auditing.objectives import last_token_only
 from fairprune_framework.auditing.observation import Geometry, observe
 from fairprune_framework.errors import FairpruneError
+from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader
+from fairprune_framework.evaluation.metrics.sentences import text_log_probs
 from fairprune_framework.functional.divergence import generalised_js
 from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.models.head import answers_of, vocabulary_of
 
 TAPS: frozenset[Tap] = frozenset({"attention", "mlp", "gate", "up", "down", "norm"})
 """The six of the article; a model offers those that its adapter knows."""
@@ -45,6 +49,8 @@ class ContrastMeasure:
     """Legitimate margin, nats; None: the contrast is not legitimate."""
     valence: tuple[float, ...] = ()
     """Expected valence of the next token after each variant; empty: not measured."""
+    log_probabilities: tuple[float, ...] = ()
+    """log p of each variant over all tokens but the first, nats; empty: not measured."""
 
 
 def pair_difference(observation: Observation, tap: Tap) -> Tensor:
@@ -84,19 +90,31 @@ def measure_contrasts(
     progress: Callable[[int], None] = lambda contrasts: None,
     taps: frozenset[Tap] = TAPS,
     reader: NextTokenReader | None = None,
+    *,
+    sentences: bool = False,
+    movements: MovementReader | None = None,
 ) -> list[ContrastMeasure]:
-    """Measure every contrast once, with the model as it is (also masked). In the order of the batches.
+    """Measure every contrast with one forward of its texts, of the model as it is (also masked). In the order of the batches.
 
-    Without taps the divergence alone is measured, and the activation differences are 0. With a reader the same answers also give
-    margins and valences.
+    Without taps the divergence alone is measured, and the activation differences are 0.
+
+    Args:
+        batches: with a row a text.
+        reader: margins and valences are measured as well.
+        sentences: log-probabilities of the texts are measured as well.
+        movements: reads its neurons on the way.
     """
     sites = list(architecture.sites.values())
     layers = sorted({site.layer for site in sites})
     device = next(model.parameters()).device
+    wanted: frozenset[Tap] = taps if movements is None else taps | {"neuron"}
+    width = vocabulary_of(model)
     state: dict[str, Any] = {}
 
     def take(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
-        if rows is not None:  # experts: variants are routed differently, so that their tokens cannot be compared one to one
+        if movements is not None and tap == "neuron":
+            movements.read(site, values, rows, state["geometry"])
+        if tap not in taps or rows is not None:  # experts: variants are routed differently, no token has its like
             return
         observation = observe(site, {tap: values}, None, state["geometry"], Pass(), {})
         total, count = state["layers"][site.layer]
@@ -106,16 +124,22 @@ def measure_contrasts(
     training = model.training
     model.eval()
     try:
-        with architecture.adapter.tap(model, sites, taps, take), last_token_only(model, lambda: state["last"]):
+        with architecture.adapter.tap(model, sites, wanted, take):
             for cpu_batch in batches:
                 batch = cpu_batch.to(device)
                 state["geometry"] = Geometry(batch)
                 state["layers"] = {layer: (torch.zeros((), dtype=torch.float64, device=device), 0) for layer in layers}
-                state["last"] = batch.attention_mask.sum(1) - 1
-                logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits[:, -1]
+                answers = answers_of(model, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+                lengths = batch.attention_mask.sum(1)
+                logits = answers.logits((torch.arange(len(lengths), device=device), lengths - 1))
                 divergence = generalised_js(logits[batch.text], batch.present)
                 measured = _collect(batch, divergence, [state["layers"][layer] for layer in layers])
-                measures += measured if reader is None else _read(reader, batch, logits, measured)
+                if reader is not None:
+                    measured = _read(reader, batch, logits, measured)
+                if sentences:
+                    log_probs = text_log_probs(answers, batch.input_ids, lengths.tolist(), width)
+                    measured = _with_sentences(batch, log_probs, measured)
+                measures += measured
                 progress(len(batch.ids))
     finally:
         model.train(training)
@@ -133,6 +157,21 @@ def _read(
         seen = reader.read(measure.id, log_probs_BW[texts_V])
         rows.append(replace(measure, margin=seen.margin, valence=seen.valence))
     return rows
+
+
+def _with_sentences(batch: MicroBatch, log_probs_B: Sequence[float], measured: list[ContrastMeasure]) -> list[ContrastMeasure]:
+    """The measures with log p of each variant.
+
+    Raises:
+        FairpruneError: one is NaN or infinite.
+    """
+    if not all(map(math.isfinite, log_probs_B)):
+        raise FairpruneError("NaN or Inf in the log-probability of a text")
+    texts = [row[present].tolist() for row, present in zip(batch.text, batch.present, strict=True)]
+    return [
+        replace(measure, log_probabilities=tuple(log_probs_B[text] for text in texts_V))
+        for measure, texts_V in zip(measured, texts, strict=True)
+    ]
 
 
 def _collect(batch: MicroBatch, divergence: Tensor, layers: Sequence[tuple[Tensor, int]]) -> list[ContrastMeasure]:

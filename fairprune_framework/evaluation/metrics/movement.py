@@ -50,57 +50,86 @@ def spread_over_variants(acts_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
     return deviation_CSK.sum(1) / (count_CS1 > 0).sum(1).clamp_min(1)
 
 
-@torch.inference_mode()
-def measure_movements(
-    model: nn.Module,
-    architecture: Architecture,
-    contrasts: Sequence[AlignedContrast],
-    values: Mapping[str, int],
-    units: Mapping[str, Sequence[int]],
-    max_tokens: int = 512,
-    progress: Callable[[int], None] = lambda contrasts: None,
-) -> dict[tuple[str, int], list[Movement]]:
-    """Stream the contrasts past some neurons, in one pass. In float64 from the activations on.
+class MovementReader:
+    """Reads the movements of some neurons from the activations of micro-batches, in float64.
 
     Args:
-        values: category -> number of values, as the batches need it.
+        architecture: of the model that computes them.
         units: site -> indices of neurons.
-        max_tokens: padded tokens per forward.
-
-    Returns:
-        (site, index) -> every contrast, the furthest first, equal ones by id.
+        contrasts: those that are looked at; others of a micro-batch are passed over.
     """
-    sites = [architecture.sites[name] for name, chosen in units.items() if len(chosen)]
-    columns = {site.name: _columns(site, units[site.name]) for site in sites}
-    movements: dict[tuple[str, int], list[Movement]] = {(name, unit): [] for name, chosen in units.items() for unit in chosen}
-    state: dict[str, Any] = {}
 
-    def take(site: Site, tap: Tap, acts: Tensor, rows: Tensor | None) -> None:
-        if site.name not in columns:
+    def __init__(
+        self, architecture: Architecture, units: Mapping[str, Sequence[int]], contrasts: Sequence[AlignedContrast]
+    ) -> None:
+        self.contrasts, self._units = tuple(contrasts), units
+        self._wanted = {contrast.id for contrast in contrasts}
+        self.sites = [architecture.sites[name] for name, chosen in units.items() if len(chosen)]
+        """Those whose neuron tap is needed."""
+        self._columns = {site.name: _columns(site, units[site.name]) for site in self.sites}
+        self._movements: dict[tuple[str, int], list[Movement]] = {
+            (name, unit): [] for name, chosen in units.items() for unit in chosen
+        }
+
+    @property
+    def complete(self) -> bool:
+        """Every contrast was seen by every neuron."""
+        return all(len(each) == len(self.contrasts) for each in self._movements.values())
+
+    def read(self, site: Site, acts: Tensor, rows: Tensor | None, geometry: Geometry) -> None:
+        """Take the values of the neuron tap of one site in one micro-batch; other sites are passed over."""
+        if site.name not in self._columns:
             return
-        batch = state["batch"]
-        chosen = acts.index_select(1, columns[site.name].to(acts.device)).double()
-        observation = observe(site, {tap: chosen}, rows, state["geometry"], Pass(), {})
+        batch = geometry.batch
+        chosen = acts.index_select(1, self._columns[site.name].to(acts.device)).double()
+        observation = observe(site, {"neuron": chosen}, rows, geometry, Pass(), {})
         acts_CVSK, mask_CVS = observation.aligned["neuron"], observation.aligned_mask
         spread_CK = spread_over_variants(acts_CVSK, mask_CVS)
         mean_CVK = acts_CVSK.where(mask_CVS.unsqueeze(-1), 0.0).sum(2) / mask_CVS.sum(2).clamp_min(1).unsqueeze(-1)
         spread_CN = spread_CK.reshape(len(spread_CK), -1, site.unit_width).mean(2).tolist()
         mean_CVN = mean_CVK.reshape(*mean_CVK.shape[:2], -1, site.unit_width).mean(3).cpu()
         for row, name in enumerate(batch.ids):
+            if name not in self._wanted:
+                continue
             mean_VN = mean_CVN[row, batch.present[row].cpu()]
-            for index, unit in enumerate(units[site.name]):
+            for index, unit in enumerate(self._units[site.name]):
                 means = tuple(mean_VN[:, index].tolist())
-                movements[site.name, unit].append(Movement(id=name, movement=spread_CN[row][index], means=means))
+                self._movements[site.name, unit].append(Movement(id=name, movement=spread_CN[row][index], means=means))
+
+    @property
+    def movements(self) -> dict[tuple[str, int], list[Movement]]:
+        """(site, index) -> the contrasts seen, the furthest moved first, equal ones by id."""
+        return {unit: sorted(each, key=lambda one: (-one.movement, one.id)) for unit, each in self._movements.items()}
+
+
+@torch.inference_mode()
+def measure_movements(
+    model: nn.Module,
+    architecture: Architecture,
+    reader: MovementReader,
+    values: Mapping[str, int],
+    max_tokens: int = 512,
+    progress: Callable[[int], None] = lambda contrasts: None,
+) -> None:
+    """Stream the reader's contrasts past its neurons, in one pass that computes nothing else.
+
+    Args:
+        values: category -> number of values, as the batches need it.
+        max_tokens: padded tokens per forward.
+    """
+    state: dict[str, Geometry] = {}
+
+    def take(site: Site, tap: Tap, acts: Tensor, rows: Tensor | None) -> None:
+        reader.read(site, acts, rows, state["geometry"])
 
     device = next(model.parameters()).device
-    with architecture.adapter.tap(model, sites, frozenset({"neuron"}), take):
-        for cpu_batch in compose(contrasts, values, max_tokens):
-            state["batch"] = batch = cpu_batch.to(device)
+    with architecture.adapter.tap(model, reader.sites, frozenset({"neuron"}), take):
+        for cpu_batch in compose(reader.contrasts, values, max_tokens):
+            batch = cpu_batch.to(device)
             state["geometry"] = Geometry(batch)
             mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
             text_decoder(model)(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
             progress(len(batch.ids))
-    return {unit: sorted(each, key=lambda one: (-one.movement, one.id)) for unit, each in movements.items()}
 
 
 def described_movement(contrast: Contrast, movement: Movement) -> dict[str, Any]:

@@ -20,11 +20,12 @@ from fairprune_framework.errors import FairpruneError
 from fairprune_framework.functional.bootstrap import Floats, StatisticChange, change_of
 from fairprune_framework.functional.divergence import kl_divergence
 from fairprune_framework.functional.log_probs import token_log_probs
+from fairprune_framework.models.head import Answers, answers_of, positions_before, vocabulary_of
 from fairprune_framework.utilities.progress import counted
 
 WINDOW = 512
-ROWS = 256
-"""Positions whose logits are turned to float64 at once: bounds the memory."""
+ROWS, WIDE_VALUES = 256, 2**22
+"""Positions and values whose log probabilities are in float64 at once: 32 MiB, and 85 positions of a vocabulary of 49,152."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +82,10 @@ def text_loss(model: nn.Module, documents: Sequence[Sequence[int]], max_tokens: 
     """
     nll = [0.0] * len(documents)
     for batch in _batches(documents, max_tokens):
-        for index, logits in zip(batch, _logits(model, [documents[index] for index in batch]), strict=True):
-            nll[index] = sum(_nll(log_p, targets) for log_p, targets in _parts(logits, documents[index]))
+        texts = [documents[index] for index in batch]
+        losses = torch.cat([_nll(log_p, targets) for log_p, targets in _parts(texts, _answers(model, texts))])
+        for index, loss in zip(batch, _by_document(losses, texts), strict=True):
+            nll[index] = loss
     if not all(map(math.isfinite, nll)):
         raise FairpruneError("NaN or Inf in the log-probability of a text")
     return TextLoss(nll=tuple(nll), tokens=tuple(len(document) - 1 for document in documents))
@@ -97,20 +100,24 @@ def language_cost(
     change: Callable[[], AbstractContextManager[None]] = nullcontext,
     max_tokens: int = 512,
 ) -> LanguageCost:
-    """Compare a model with another one, or with itself inside the context that `change` opens; losses are those of `text_loss`."""
+    """Compare a model with another one, or with itself inside the context that `change` opens; losses are those of `text_loss`.
+
+    Raises:
+        FairpruneError: a loss of the first model is NaN or infinite.
+    """
     before, after, kl = [0.0] * len(documents), [0.0] * len(documents), [0.0] * len(documents)
     for batch in counted(list(_batches(documents, max_tokens)), "perplexity", "forwards"):
         texts = [documents[index] for index in batch]
-        logits_before = _logits(model, texts)
+        first = _answers(model, texts)
         with change():
-            logits_after = _logits(other or model, texts)
-        for index, first, second in zip(batch, logits_before, logits_after, strict=True):
-            for (log_p, targets), (log_q, _) in zip(
-                _parts(first, documents[index]), _parts(second, documents[index]), strict=True
-            ):
-                before[index] += _nll(log_p, targets)
-                after[index] += _nll(log_q, targets)
-                kl[index] += float(kl_divergence(log_p, log_q.to(log_p.device)).sum())
+            second = _answers(other or model, texts)
+        columns: list[tuple[Tensor, Tensor, Tensor]] = []
+        for (log_p, targets), (log_q, others) in zip(_parts(texts, first), _parts(texts, second), strict=True):
+            divergence = kl_divergence(log_p, log_q.to(log_p.device)).cpu()
+            columns.append((_nll(log_p, targets), _nll(log_q, others), divergence))
+        for sums, parts in zip((before, after, kl), zip(*columns, strict=True), strict=True):
+            for index, value in zip(batch, _by_document(torch.cat(parts), texts), strict=True):
+                sums[index] = value
     tokens = tuple(len(document) - 1 for document in documents)
     return LanguageCost(
         before=TextLoss(nll=tuple(before), tokens=tokens),
@@ -142,21 +149,30 @@ def _batches(documents: Sequence[Sequence[int]], max_tokens: int) -> Iterator[li
         yield batch
 
 
-def _logits(model: nn.Module, documents: Sequence[Sequence[int]]) -> list[Tensor]:
-    """One forward: of each document the logits that predict its tokens but the first, `(T - 1, vocabulary)`."""
+def _answers(model: nn.Module, documents: Sequence[Sequence[int]]) -> tuple[Answers, int]:
+    """One forward of documents, and the width of its logits."""
     device = next(model.parameters()).device
     ids, mask = padded(documents)
     attention = None if bool(mask.all()) else mask.to(device)
-    logits = model(input_ids=ids.to(device), attention_mask=attention, use_cache=False).logits
-    return [logits[row, : len(document) - 1] for row, document in enumerate(documents)]
+    return answers_of(model, input_ids=ids.to(device), attention_mask=attention), vocabulary_of(model)
 
 
-def _parts(logits: Tensor, document: Sequence[int]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Log probabilities, `(R, vocabulary)` float64, and the tokens that came, `(R,)`, for at most `ROWS` positions at a time."""
-    targets = torch.tensor(document[1:], device=logits.device)
-    for part, came in zip(torch.split(logits, ROWS), torch.split(targets, ROWS), strict=True):
-        yield torch.log_softmax(part.double(), -1), came
+def _parts(documents: Sequence[Sequence[int]], answers: tuple[Answers, int]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Log probabilities, `(R, vocabulary)` float64, and the tokens that came, `(R,)`: of all documents in turn, few positions at a time."""
+    given, width = answers
+    positions = positions_before([len(document) for document in documents], given.hidden_BTH.device)
+    targets = torch.tensor([token for document in documents for token in document[1:]], device=given.hidden_BTH.device)
+    rows = max(1, min(ROWS, WIDE_VALUES // width))
+    for part, logits in given.parts(positions, width):
+        for some, came in zip(torch.split(logits, rows), torch.split(targets[part], rows), strict=True):
+            yield torch.log_softmax(some.double(), -1), came
 
 
-def _nll(log_p: Tensor, targets: Tensor) -> float:
-    return -float(token_log_probs(log_p, targets).sum())
+def _nll(log_p: Tensor, targets: Tensor) -> Tensor:
+    """Nats of each token, on the CPU."""
+    return -token_log_probs(log_p, targets).cpu()
+
+
+def _by_document(values: Tensor, documents: Sequence[Sequence[int]]) -> list[float]:
+    """The sum of each document's values."""
+    return [float(part.sum()) for part in torch.split(values, [len(document) - 1 for document in documents])]

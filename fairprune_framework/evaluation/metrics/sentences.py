@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.evaluation.metrics.continuations import score
+from fairprune_framework.evaluation.metrics.continuations import score, token_answers
+from fairprune_framework.models.head import Answers, positions_before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,19 @@ class SentenceMeasure:
 def start_token(tokenizer: Any) -> int | None:
     """The token before an empty context, as lm-eval chooses it: BOS, else EOS."""
     return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id  # type: ignore[no-any-return]
+
+
+def text_log_probs(answers: Answers, input_ids: Tensor, lengths: Sequence[int], width: int) -> list[float]:
+    """log p of each right-padded text of a forward over all its tokens but the first, nats.
+
+    Args:
+        input_ids: (B, T).
+        lengths: tokens of each.
+        width: of the vocabulary.
+    """
+    rows, columns = positions_before(lengths, input_ids.device)
+    log_p, _ = token_answers(answers, (rows, columns), input_ids[rows, columns + 1], width)
+    return [float(part.sum()) for part in torch.split(log_p, [length - 1 for length in lengths])]
 
 
 def log_probabilities(

@@ -69,4 +69,5 @@ def test_everything_is_measured_on_the_same_material(monkeypatch: pytest.MonkeyP
     assert len(found.generations) == len(material.continued)
     assert found.text.tokens == (19, 13)
     assert (found.judged, found.tasks) == ({}, [])
-    assert heard == ["measuring own-contrasts", "measuring own-sentences", "measuring generations", "measuring calibration"]
+    assert heard == ["measuring own-contrasts", "measuring generations", "measuring calibration"]
+    assert [each.id for each in found.sentences] == [c.id for c in PROMPTS.aligned]

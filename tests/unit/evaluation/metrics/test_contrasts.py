@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import combinations
 from typing import Any
 
@@ -13,6 +14,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 from torch import Tensor, nn
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.observation import Geometry, observe
@@ -20,6 +22,8 @@ from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens, ali
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.metrics.contrasts import TAPS, measure_contrasts, pair_difference
+from fairprune_framework.evaluation.metrics.movement import MovementReader, measure_movements
+from fairprune_framework.evaluation.metrics.sentences import measure_sentences
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -165,6 +169,38 @@ def test_divergence_is_that_of_the_last_tokens_one_text_at_a_time() -> None:
             p.append(softmax(logits[0, -1].double().numpy()))
         expected = entropy(np.mean(p, axis=0)) - np.mean([entropy(q) for q in p])
         assert found[one.id].divergence == pytest.approx(expected, rel=1e-4, abs=1e-9)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "mixtral"])
+def test_one_forward_gives_what_separate_ones_give(family: str) -> None:
+    """Log-probabilities, margins, valences and movements are those of their own measurements, and each text is computed once."""
+    model: Any = tiny_model(family)
+    architecture = recognise(model)
+    contrasts = tiny_contrasts()
+    aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+    values = {category: len(found) for category, found in vocabularies(contrasts).items()}
+    units = {name: [2, 5] for name in list(architecture.sites)[:2]}
+    batches = list(compose(aligned, values, 64))
+    alone = {one.id: one for one in measure_contrasts(model, architecture, batches)}
+    apart = MovementReader(architecture, units, aligned[1:])
+    measure_movements(model, architecture, apart, values, 64)
+    rows: list[int] = []
+    text_decoder(model).layers[0].register_forward_pre_hook(lambda _m, args: rows.append(len(args[0])))  # type: ignore[union-attr]
+    together = MovementReader(architecture, units, aligned[1:])
+    found = measure_contrasts(model, architecture, batches, sentences=True, movements=together)
+    assert sum(rows) == sum(len(batch.input_ids) for batch in batches)
+    assert len(batches) > 2
+    assert [replace(one, log_probabilities=()) for one in found] == list(alone.values())
+    expected = {one.id: one.log_probabilities for one in measure_sentences(model, aligned)}
+    for one in found:
+        assert one.log_probabilities == pytest.approx(expected[one.id], rel=1e-5)
+    assert together.complete
+    assert together.movements.keys() == apart.movements.keys()
+    for unit, moved in together.movements.items():
+        other = {one.id: one for one in apart.movements[unit]}
+        assert other.keys() == {one.id for one in moved} == {contrast.id for contrast in aligned[1:]}
+        for each in moved:
+            assert each.movement == pytest.approx(other[each.id].movement, rel=1e-4, abs=1e-7)
 
 
 def test_measuring_leaves_no_trace() -> None:

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
-from fairprune_framework.evaluation.metrics.movement import described_movement, measure_movements, spread_over_variants
+from fairprune_framework.evaluation.metrics.movement import (
+    MovementReader,
+    described_movement,
+    measure_movements,
+    spread_over_variants,
+)
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -38,7 +43,11 @@ def by_hand(model: Any, contrast: AlignedContrast) -> list[np.ndarray]:
 
 def test_movements_are_deviations_over_the_variants() -> None:
     model: Any = tiny_model("llama")
-    found = measure_movements(model, recognise(model), ALIGNED, VALUES, {SITE: UNITS, "model.layers.0.mlp": []}, 64)
+    reader = MovementReader(recognise(model), {SITE: UNITS, "model.layers.0.mlp": []}, ALIGNED)
+    assert not reader.complete
+    measure_movements(model, recognise(model), reader, VALUES, 64)
+    assert reader.complete
+    found = reader.movements
     assert found.keys() == {(SITE, unit) for unit in UNITS}
     expected = {contrast.id: np.stack(by_hand(model, contrast)) for contrast in ALIGNED}
     for column, unit in enumerate(UNITS):
@@ -63,7 +72,9 @@ def test_slots_that_a_variant_lacks_are_left_out() -> None:
 
 def test_described_with_the_texts() -> None:
     model: Any = tiny_model("llama")
-    (moved,) = measure_movements(model, recognise(model), ALIGNED[:1], VALUES, {SITE: [3]}).values()
+    reader = MovementReader(recognise(model), {SITE: [3]}, ALIGNED[:1])
+    measure_movements(model, recognise(model), reader, VALUES)
+    (moved,) = reader.movements.values()
     described = described_movement(CONTRASTS[0], moved[0])
     assert described["movement"] == moved[0].movement
     assert [each["text"] for each in described["variants"]] == [variant.text for variant in CONTRASTS[0].variants]
