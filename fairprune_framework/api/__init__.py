@@ -31,8 +31,9 @@ if TYPE_CHECKING:
         StreamSums,
     )
     from fairprune_framework.api.mlps import MlpAdapter, Projections, child, features, is_projection, linear_trio
+    from fairprune_framework.api.objectives import Labels, NegativeLogLikelihood, NextTokenDivergence
     from fairprune_framework.api.rankings import draw_matched, eligible, ranking, select_top, to_choice, top_share
-    from fairprune_framework.api.statistics import SquareSum
+    from fairprune_framework.api.statistics import SquareSum, deviations, slot_means, value_of_variants
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
     from fairprune_framework.api.types import Budget, Choice, Measurement, Role, Scores, Site, Slice, Stream, Tap
     from fairprune_framework.api.widths import EXPERT_FIELDS, StoredWidth, stored_width
@@ -51,9 +52,12 @@ _EXPORTS = {
     "EXPERT_TAPS": "fairprune_framework.api.experts",
     "Handler": "fairprune_framework.api.interfaces",
     "ImportanceScorer": "fairprune_framework.api.interfaces",
+    "Labels": "fairprune_framework.api.objectives",
     "Measurement": "fairprune_framework.api.types",
     "MlpAdapter": "fairprune_framework.api.mlps",
     "Needs": "fairprune_framework.api.interfaces",
+    "NegativeLogLikelihood": "fairprune_framework.api.objectives",
+    "NextTokenDivergence": "fairprune_framework.api.objectives",
     "Observation": "fairprune_framework.api.interfaces",
     "Outputs": "fairprune_framework.api.interfaces",
     "Pass": "fairprune_framework.api.interfaces",
@@ -80,6 +84,7 @@ _EXPORTS = {
     "UserError": "fairprune_framework.errors",
     "child": "fairprune_framework.api.mlps",
     "decoder_modules": "fairprune_framework.api.decoders",
+    "deviations": "fairprune_framework.api.statistics",
     "draw_matched": "fairprune_framework.api.rankings",
     "eligible": "fairprune_framework.api.rankings",
     "experts_tapped": "fairprune_framework.api.experts",
@@ -94,11 +99,13 @@ _EXPORTS = {
     "log_probs": "fairprune_framework.functional.log_probs",
     "ranking": "fairprune_framework.api.rankings",
     "select_top": "fairprune_framework.api.rankings",
+    "slot_means": "fairprune_framework.api.statistics",
     "stored_width": "fairprune_framework.api.widths",
     "tapped": "fairprune_framework.api.taps",
     "text_config": "fairprune_framework.api.decoders",
     "to_choice": "fairprune_framework.api.rankings",
     "top_share": "fairprune_framework.api.rankings",
+    "value_of_variants": "fairprune_framework.api.statistics",
 }
 
 __all__ = [
@@ -112,9 +119,12 @@ __all__ = [
     "Choice",
     "Handler",
     "ImportanceScorer",
+    "Labels",
     "Measurement",
     "MlpAdapter",
     "Needs",
+    "NegativeLogLikelihood",
+    "NextTokenDivergence",
     "Observation",
     "Outputs",
     "Pass",
@@ -141,6 +151,7 @@ __all__ = [
     "UserError",
     "child",
     "decoder_modules",
+    "deviations",
     "draw_matched",
     "eligible",
     "experts_tapped",
@@ -155,11 +166,13 @@ __all__ = [
     "log_probs",
     "ranking",
     "select_top",
+    "slot_means",
     "stored_width",
     "tapped",
     "text_config",
     "to_choice",
     "top_share",
+    "value_of_variants",
 ]
 
 

@@ -223,6 +223,8 @@ class Plugin(ABC):
     """Base of the four. Subclasses are frozen, keyword-only dataclasses."""
 
     api_version: ClassVar[int] = API_VERSION
+    exemptions: ClassVar[Mapping[str, str]] = {}
+    """Check of the contract suite -> why it does not apply to this plugin by its definition; the suite counts it as skipped."""
 
     def needs(self) -> Needs:
         """What this plugin must be given; nothing by default."""
@@ -244,6 +246,17 @@ class BiasScorer(Plugin):
         Raises: whatever it likes; the core names the plugin and its distribution and chains the cause.
         """
 
+    def finish(self, scores: Mapping[str, Tensor], at: Callable[[str], SiteContext]) -> Mapping[str, Tensor]:
+        """A step over the whole model, once for each category: false-discovery control, global normalisation.
+
+        Args:
+            scores: site -> (N,) float64, what `score` returned, for the sites that the category reached.
+            at: site -> its context, made anew at each call.
+
+        Returns: the same sites, under the same rules as `score`. By default the scores as they are.
+        """
+        return scores
+
 
 class ImportanceScorer(Plugin):
     """One importance score per neuron. Entry-point group `fairprune.importance_scorers`."""
@@ -251,6 +264,10 @@ class ImportanceScorer(Plugin):
     @abstractmethod
     def score(self, at: SiteContext) -> Tensor:
         """Score one site. Returns: (N,) float64, finite; higher = more important, harder to spare."""
+
+    def finish(self, scores: Mapping[str, Tensor], at: Callable[[str], SiteContext]) -> Mapping[str, Tensor]:
+        """A step over the whole model, as `BiasScorer.finish`."""
+        return scores
 
 
 @dataclass(frozen=True, kw_only=True)

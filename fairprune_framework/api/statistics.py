@@ -11,6 +11,32 @@ from fairprune_framework.api.interfaces import Observation, Pass, Statistic
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fairprune_framework.api.types import Tap
+
+
+def slot_means(obs: Observation, tap: Tap = "neuron") -> Tensor:
+    """Mean over the shared slots of each variant, (C, V, K) float64; 0 for an absent variant, or a contrast without a shared slot."""
+    import torch
+
+    weight_CVS = obs.aligned_mask * obs.slot_weight.unsqueeze(1)
+    acts_CVSK = obs.aligned[tap].double().masked_fill(~obs.aligned_mask.unsqueeze(-1), 0)
+    return torch.einsum("cvs,cvsk->cvk", weight_CVS, acts_CVSK)
+
+
+def value_of_variants(obs: Observation) -> Tensor:
+    """Which attribute value each variant has, (C, V, A) float64, one 1 in a row; zeros for a variant without a shared slot."""
+    import torch
+
+    values_A = torch.arange(obs.values, device=obs.attribute.device)
+    return ((obs.attribute.unsqueeze(-1) == values_A) & obs.aligned_mask.any(2).unsqueeze(-1)).double()
+
+
+def deviations(obs: Observation, tap: Tap = "neuron") -> Tensor:
+    """`slot_means` less their mean over the variants of a contrast, (C, V, K) float64; 0 where there is none."""
+    means_CVK, seen_CV1 = slot_means(obs, tap), obs.aligned_mask.any(2).unsqueeze(-1)
+    mean_C1K = means_CVK.sum(1, keepdim=True) / seen_CV1.sum(1, keepdim=True).clamp_min(1)
+    return (means_CVK - mean_C1K) * seen_CV1
+
 
 @dataclass(frozen=True, kw_only=True)
 class SquareSum(Statistic):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -49,41 +50,82 @@ def score(
     for_importance = services.for_plugin(importance_needs, None)
     by_category: dict[str, dict[str, Tensor]] = {category: {} for category in statistics.categories}
     mean, important, observed = {}, {}, {}
+
+    def bias_at(name: str, group: int, weights: Mapping[str, Tensor] | None = None) -> SiteContext:
+        site, given = architecture.sites[name], for_bias[statistics.categories[group]]
+        if weights is None:
+            weights = weights_of(model, site) if bias_needs.weights else {}
+        return context(statistics, CONTRASTS, group, site, bias_needs, weights, generator_for(seed, labels[0], name), given)
+
+    def importance_at(name: str, weights: Mapping[str, Tensor] | None = None) -> SiteContext:
+        site, generator = architecture.sites[name], generator_for(seed, labels[1], name)
+        if weights is None:
+            weights = weights_of(model, site) if importance_needs.weights else {}
+        return context(statistics, CALIBRATION, None, site, importance_needs, weights, generator, for_importance)
+
     for name, site in architecture.sites.items():
         weights = weights_of(model, site) if bias_needs.weights or importance_needs.weights else {}
-        weights_for_bias = weights if bias_needs.weights else {}
-        seen = []
         for group, category in enumerate(statistics.categories):
-            generator = generator_for(seed, labels[0], name)
-            given = for_bias[category]
-            at = context(statistics, CONTRASTS, group, site, bias_needs, weights_for_bias, generator, given)
-            if int(at.observed.max()) == 0:
-                continue
-            by_category[category][name] = _checked(bias.score, at, labels[0], signed=bias.signed)
-            seen.append(by_category[category][name])
+            at = bias_at(name, group, weights if bias_needs.weights else {})
+            if int(at.observed.max()) > 0:
+                by_category[category][name] = _checked(partial(bias.score, at), at, labels[0], signed=bias.signed)
+        at = importance_at(name, weights if importance_needs.weights else {})
+        important[name] = _checked(partial(importance.score, at), at, labels[1], signed=True)
+    for group, category in enumerate(statistics.categories):
+        at_group = partial(bias_at, group=group)
+        by_category[category] = _finished(bias, by_category[category], at_group, labels[0], signed=bias.signed)
+    important = _finished(importance, important, importance_at, labels[1], signed=True)
+    for name, site in architecture.sites.items():
+        seen = [_per_unit(found[name], site) for found in by_category.values() if name in found]
         mean[name] = torch.stack(seen).mean(0) if seen else torch.zeros(site.units, dtype=torch.float64)
         observed[name] = torch.full((site.units,), bool(seen))
-        weights = weights if importance_needs.weights else {}
-        generator = generator_for(seed, labels[1], name)
-        at = context(statistics, CALIBRATION, None, site, importance_needs, weights, generator, for_importance)
-        important[name] = _checked(importance.score, at, labels[1], signed=True)
     return Scores(
         sites=architecture.sites,
         bias=mean,
-        importance=important,
-        by_category={category: found for category, found in by_category.items() if found},
+        importance={name: _per_unit(found, architecture.sites[name]) for name, found in important.items()},
+        by_category={
+            category: {name: _per_unit(value, architecture.sites[name]) for name, value in found.items()}
+            for category, found in by_category.items()
+            if found
+        },
         observed=observed,
         signed=bias.signed,
     )
 
 
-def _checked(call: Callable[[SiteContext], Tensor], at: SiteContext, label: str, *, signed: bool) -> Tensor:
+def _checked(call: Callable[[], Tensor], at: SiteContext, label: str, *, signed: bool) -> Tensor:
     where = f"{label}, site {at.site.name}" + (f", category {at.category!r}" if at.category else "")
     try:
-        found = call(at)
+        found = call()
     except Exception as error:
         raise FairpruneError(f"{where} raised {type(error).__name__}: {error}") from error
-    columns = at.site.units * at.site.unit_width
+    return _valid(found, at.site, where, signed=signed)
+
+
+def _finished(
+    scorer: BiasScorer | ImportanceScorer,
+    scores: dict[str, Tensor],
+    at: Callable[[str], SiteContext],
+    label: str,
+    *,
+    signed: bool,
+) -> dict[str, Tensor]:
+    """What `finish` makes of the scores of all sites, checked as those of `score`."""
+    if type(scorer).finish in (BiasScorer.finish, ImportanceScorer.finish) or not scores:
+        return scores
+    try:
+        found = dict(scorer.finish(scores, at))
+    except Exception as error:
+        raise FairpruneError(f"{label}, finish() raised {type(error).__name__}: {error}") from error
+    if found.keys() != scores.keys():
+        raise ContractViolation(f"{label}: finish() must return the sites that it was given, and no others")
+    return {
+        name: _valid(value, at(name).site, f"{label}, finish(), site {name}", signed=signed) for name, value in found.items()
+    }
+
+
+def _valid(found: Tensor, site: Site, where: str, *, signed: bool) -> Tensor:
+    columns = site.units * site.unit_width
     if not isinstance(found, Tensor) or found.shape != (columns,) or found.dtype != torch.float64:
         got = f"{tuple(found.shape)} {found.dtype}" if isinstance(found, Tensor) else type(found).__name__
         raise ContractViolation(f"{where}: a score must be ({columns},) float64. Got {got} instead.")
@@ -93,7 +135,11 @@ def _checked(call: Callable[[SiteContext], Tensor], at: SiteContext, label: str,
         raise ContractViolation(
             f"{where}: scores must be >= 0, the lowest is {found.min().item():g}; declare `signed` otherwise"
         )
-    return found.cpu().reshape(at.site.units, -1).mean(1)
+    return found.cpu()
+
+
+def _per_unit(score: Tensor, site: Site) -> Tensor:
+    return score.reshape(site.units, -1).mean(1)
 
 
 def save_scores(scores: Scores, path: Path) -> None:

@@ -4,7 +4,8 @@
         check_plugin("bias", MyScorer()).raise_if_failed()
 
 Statistics run through the real callback and Trainer on tiny models. An inapplicable check is skipped by name, with a reason, and
-counted: `check_plugin(..., skip={"permutation-equivariance": "draws its scores"})`.
+counted: `check_plugin(..., skip={"permutation-equivariance": "draws its scores"})`. What a plugin cannot keep by its definition, its
+class says in `exemptions`.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def check_plugin(
         plugin: the plugin, or its class, which is then instantiated with its defaults.
         model: for an adapter: a factory of a small random float32 model of its family, which transformers can save and load. By
             default the first tiny family that the adapter accepts.
-        skip: check -> why it does not apply to this plugin.
+        skip: check -> why it does not apply to this plugin, beside the exemptions that the plugin declares.
         only: run only these checks; the others count as skipped.
 
     Raises:
@@ -69,7 +70,7 @@ def check_plugin(
         checks |= policy_checks(made)
     else:
         checks |= scorer_checks(kind, made)
-    return run_checks(kind, type(made).__name__, checks, skip or {}, only)
+    return run_checks(kind, type(made).__name__, checks, {**made.exemptions, **(skip or {})}, only)
 
 
 def _common(kind: discovery.Kind, plugin: Any) -> dict[str, Check]:

@@ -6,14 +6,14 @@ import copy
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Observation, Pass, SiteContext, Statistic
-from fairprune_framework.api.types import Site
+from fairprune_framework.api.types import Choice, Measurement, Site
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.demand import passes_of
@@ -21,10 +21,11 @@ from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS
 from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
+from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, attribute_tokens, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.encoder import Encoder
-from fairprune_framework.selection.contexts import context, generator_for
+from fairprune_framework.models.readout import readout_of
+from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.surgery.slices import part, positions, weights_of
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
@@ -167,15 +168,41 @@ class Bench:
             sums = callback.result("")
         groups = list(enumerate(sums.categories)) if self.kind == "bias" else [(0, "")]
         source = CONTRASTS if self.kind == "bias" else CALIBRATION
+        services = self._services(model)
+
+        def at_site(name: str, group: int, category: str) -> SiteContext:
+            site = self.architecture.sites[name]
+            weights = weights_of(model, site) if needs.weights else {}
+            generator = generator_for(0, "contract", name)
+            return context(sums, source, group, site, needs, weights, generator, services.for_plugin(needs, category or None))
+
         scores: SiteScores = {}
-        for site in reversed(sites) if backwards else sites:
-            for group, category in groups:
-                weights = weights_of(model, site) if needs.weights else {}
-                at = context(sums, source, group, site, needs, weights, generator_for(0, "contract", site.name))
+        for group, category in groups:
+            found: dict[str, Tensor] = {}
+            for site in reversed(sites) if backwards else sites:
+                at = at_site(site.name, group, category)
                 if self.kind == "bias" and needs.statistics and int(at.observed.max()) == 0:
                     continue
-                scores[site.name, category] = self._call(at, changed)
+                found[site.name] = self._call(at, changed)
+            finished = self.scorer.finish(found, partial(at_site, group=group, category=category))
+            scores |= {(name, category): score for name, score in finished.items()}
         return scores
+
+    def _services(self, model: nn.Module) -> Services:
+        """The readout of the model, and a probe that says which units it was asked for, in place of a measurement."""
+
+        def probe(choice: Choice) -> Measurement:
+            size = sum(
+                float(torch.linalg.vector_norm(weights_of(model, self.architecture.sites[name])["out"][units].double()))
+                for name, units in choice.units.items()
+            )
+            return Measurement(divergence=1 / (1 + size), cost=0.001 * size, retention=1 / (1 + 0.001 * size))
+
+        return Services(
+            readout=lambda: readout_of(model),
+            probe=lambda category: probe,
+            attribute_tokens=lambda: attribute_tokens(self.contrasts),
+        )
 
     def _call(self, at: SiteContext, changed: list[str] | None) -> Tensor:
         before = {name: value.clone() for name, value in {**at.sums, **at.weights}.items()}

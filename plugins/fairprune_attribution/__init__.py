@@ -17,16 +17,16 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import BiasScorer, Needs, Observation, Outputs, Pass, SiteContext, Statistic, generalised_js
-
-
-@dataclass(frozen=True, kw_only=True)
-class NextTokenDivergence:
-    """Generalised JS divergence of the next-token distributions at the last token, nats."""
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """(C, V, vocab) logits -> (C,)."""
-        return generalised_js(outputs.logits, outputs.mask.any(-1))
+from fairprune_framework.api import (
+    BiasScorer,
+    Needs,
+    NextTokenDivergence,
+    Observation,
+    Outputs,
+    Pass,
+    SiteContext,
+    Statistic,
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -269,10 +269,19 @@ BUILT_INS = [
 ]
 
 
+def method_page(name: str) -> Path:
+    """The page of a plugin: its own, or that of its relatives, whose first line names it."""
+    own = ROOT / "docs/method" / f"{name}.md"
+    if own.is_file():
+        return own
+    shared = [page for page in own.parent.glob("*.md") if f"`{name}`" in page.read_text(encoding="utf-8").partition("\n")[0]]
+    assert len(shared) == 1, f"no page for {name}, or several: {shared}"
+    return shared[0]
+
+
 @pytest.mark.parametrize("name", [*BUILT_INS, "activation-difference", "next-token-divergence", "guard", "verdict"])
 def test_method_page(name: str) -> None:
-    page = ROOT / "docs/method" / f"{name}.md"
-    assert page.is_file(), f"no page for {name}"
+    page = method_page(name)
     text = page.read_text(encoding="utf-8")
     assert "\n## Formula\n" in text, f"{_name(page)}: no formula"
     assert re.search(r"^Source: \S", text, re.MULTILINE), f"{_name(page)}: no source"
@@ -283,9 +292,10 @@ def test_options_of_built_ins_are_documented() -> None:
     for kind in discovery.GROUPS:
         for entry in discovery.entries(kind):
             if entry.distribution == "fairprune_framework":
-                text = (ROOT / "docs/method" / f"{entry.name}.md").read_text(encoding="utf-8")
+                page = method_page(entry.name)
+                text = page.read_text(encoding="utf-8")
                 for option in discovery.options_of(discovery.build(kind, entry.name)):
-                    assert f"`{option}`" in text, f"docs/method/{entry.name}.md does not name the option {option}"
+                    assert f"`{option}`" in text, f"{_name(page)} does not name the option {option}"
 
 
 # -- doctests ------------------------------------------------------------------------------------------------------------

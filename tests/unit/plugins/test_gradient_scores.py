@@ -162,7 +162,7 @@ def test_taylor_against_autograd_by_hand(family: str, power: int) -> None:
 
 
 def test_labels_of_the_model_are_drawn_from_what_it_expects() -> None:
-    from fairprune_taylor import NegativeLogLikelihood
+    from fairprune_framework.api import NegativeLogLikelihood
 
     generator = torch.Generator().manual_seed(0)
     logits, places, documents = torch.randn(5, generator=generator), 40, 200

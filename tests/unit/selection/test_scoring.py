@@ -208,3 +208,45 @@ def test_scores_there_and_back(tmp_path: Path) -> None:
         load_scores(tmp_path / "scores.safetensors", other.sites, signed=False)
     with pytest.raises(RunFolderError, match="is missing"):
         load_scores(tmp_path / "absent", ARCHITECTURE.sites, signed=False)
+
+
+@dataclass(frozen=True)
+class Shared(Bias):
+    """Divides by the sum over the model, or does what `last` says."""
+
+    last: Callable[..., Any] | None = None
+
+    def finish(self, scores: Any, at: Any) -> Any:
+        if self.last:
+            return self.last(scores)
+        total = sum(score.sum() for score in scores.values())
+        assert all(at(name).category in ("age", "race") for name in scores)
+        return {name: score / total for name, score in scores.items()}
+
+
+def test_a_scorer_ends_with_a_step_over_the_whole_model() -> None:
+    found = score(
+        statistics(), MODEL, ARCHITECTURE, Shared(lambda at: at.sums["x.y"][0]), Importance(ones), ("b", "i")
+    ).by_category
+    for group, category in enumerate(("age", "race")):
+        parts = torch.tensor([10.0 * number + group + 1 for number in range(len(SITES))], dtype=torch.float64)
+        for name, part in zip(SITES, parts / (48 * parts.sum()), strict=True):
+            assert torch.allclose(found[category][name], part.expand(48))
+
+
+def ones(at: SiteContext) -> Tensor:
+    return torch.ones(48, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("last", "words"),
+    [
+        (lambda scores: {}, "must return the sites that it was given"),
+        (lambda scores: {name: value.float() for name, value in scores.items()}, "must be .48,. float64"),
+        (lambda scores: {name: -value for name, value in scores.items()}, "scores must be >= 0"),
+        (lambda scores: {name: value * torch.nan for name, value in scores.items()}, "not finite"),
+    ],
+)
+def test_the_last_step_keeps_the_contract_too(last: Any, words: str) -> None:
+    with pytest.raises(ContractViolation, match=words):
+        score(statistics(), MODEL, ARCHITECTURE, Shared(ones, last=last), Importance(ones), ("b", "i"))

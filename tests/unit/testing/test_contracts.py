@@ -168,3 +168,31 @@ def test_what_cannot_be_checked_is_refused() -> None:
         check_plugin("scorer", variance())  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="a model is for adapters"):
         check_plugin("bias", variance(), model=lambda: tiny_model("llama"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exempt(Good):
+    """Says itself what it cannot keep."""
+
+    exemptions = {"distinguishes-neurons": "the same for all neurons, by definition"}  # noqa: RUF012
+
+
+def test_a_plugin_declares_its_exemptions() -> None:
+    bare = check_plugin("bias", Good(), only=["distinguishes-neurons"])
+    assert "distinguishes-neurons" in bare.failures
+    report = check_plugin("bias", Exempt())
+    assert report.skipped["distinguishes-neurons"] == "the same for all neurons, by definition"
+    assert "skipped distinguishes-neurons: the same" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("exemptions", "words"), [({"no-such": "why"}, "no check 'no-such'"), ({"finite": " "}, "without a reason")]
+)
+def test_an_exemption_needs_a_check_and_a_reason(exemptions: dict[str, str], words: str) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Wrong(Good):
+        """Bad."""
+
+    Wrong.exemptions = exemptions
+    with pytest.raises(ValueError, match=words):
+        check_plugin("bias", Wrong())

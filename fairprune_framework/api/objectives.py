@@ -1,0 +1,55 @@
+"""Objectives that several plugins differentiate: equal by value, so that one audit makes each gradient pass once."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.api.interfaces import Outputs
+from fairprune_framework.functional.divergence import generalised_js
+
+Labels = Literal["text", "model"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NegativeLogLikelihood:
+    """Sum over the tokens of a document of -log p(token | tokens before it), nats."""
+
+    labels: Labels = "text"
+    """text: the tokens that stand there. model: a token drawn at each position from what the model expects, the same whenever asked."""
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """(C, 1, T, vocab) logits -> (C,)."""
+        if self.labels == "model":
+            outputs = replace(outputs, tokens=_drawn(outputs))
+        return -(outputs.token_log_p()[:, 0] * outputs.mask[:, 0, 1:]).sum(-1)
+
+
+@torch.no_grad()
+def _drawn(outputs: Outputs) -> Tensor:
+    """(C, 1, T) int64: at each position but the first a token that the model draws there, by uniform numbers that depend on the document
+    alone, not on its batch or device."""
+    drawn = outputs.tokens.clone()
+    for logits_TW, ids, mask, row in zip(
+        outputs.logits[:, 0], outputs.tokens[:, 0], outputs.mask[:, 0], drawn[:, 0], strict=True
+    ):
+        document = ids[mask]
+        seed = zlib.crc32(document.cpu().numpy().tobytes())
+        uniform_T1 = torch.rand(len(document) - 1, 1, generator=torch.Generator().manual_seed(seed)).to(logits_TW.device)
+        reached_TW = logits_TW[: len(document) - 1].float().log_softmax(-1).exp().cumsum(-1)
+        drawn_T1 = torch.searchsorted(reached_TW, uniform_T1 * reached_TW[:, -1:])
+        row[1 : len(document)] = drawn_T1.squeeze(-1).clamp_max(logits_TW.shape[-1] - 1)
+    return drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextTokenDivergence:
+    """Generalised JS divergence of the next-token distributions at the last token, nats."""
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """(C, V, vocab) logits -> (C,)."""
+        return generalised_js(outputs.logits, outputs.mask.any(-1))
