@@ -32,7 +32,16 @@ if TYPE_CHECKING:
     )
     from fairprune_framework.api.mlps import MlpAdapter, Projections, child, features, is_projection, linear_trio
     from fairprune_framework.api.objectives import Labels, NegativeLogLikelihood, NextTokenDivergence
-    from fairprune_framework.api.rankings import draw_matched, eligible, ranking, select_top, to_choice, top_share
+    from fairprune_framework.api.rankings import (
+        apportion,
+        biased,
+        draw_matched,
+        eligible,
+        ranking,
+        select_top,
+        to_choice,
+        top_share,
+    )
     from fairprune_framework.api.statistics import SquareSum, deviations, slot_means, value_of_variants
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
     from fairprune_framework.api.types import Budget, Choice, Measurement, Role, Scores, Site, Slice, Stream, Tap
@@ -82,6 +91,8 @@ _EXPORTS = {
     "TapPoint": "fairprune_framework.api.taps",
     "UnsupportedArchitecture": "fairprune_framework.errors",
     "UserError": "fairprune_framework.errors",
+    "apportion": "fairprune_framework.api.rankings",
+    "biased": "fairprune_framework.api.rankings",
     "child": "fairprune_framework.api.mlps",
     "decoder_modules": "fairprune_framework.api.decoders",
     "deviations": "fairprune_framework.api.statistics",
@@ -149,6 +160,8 @@ __all__ = [
     "TapPoint",
     "UnsupportedArchitecture",
     "UserError",
+    "apportion",
+    "biased",
     "child",
     "decoder_modules",
     "deviations",

@@ -38,12 +38,50 @@ def top_share(values: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
     return dict(zip(names, torch.split(chosen, [len(values[name]) for name in names]), strict=True))
 
 
+def biased(scores: Scores, allowed: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """site -> (N,) bool: of those that are allowed, the units with a bias above 0."""
+    return {name: may & (scores.bias[name] > 0) for name, may in allowed.items()}
+
+
+def apportion(weights: Mapping[int, float], count: int, most: Mapping[int, int]) -> dict[int, int]:
+    """Whole numbers proportional to weights that add up to `count`, none above its `most`; less in all where there is no more room.
+
+    Largest remainders; what a layer has no room for goes to the others. Ties go to the lower layer.
+
+    >>> apportion({0: 3.0, 1: 1.0}, 10, {0: 5, 1: 9})
+    {0: 5, 1: 5}
+
+    Args:
+        weights: layer -> a weight, at least 0.
+        most: layer -> the most that it may give.
+    """
+    found = dict.fromkeys(weights, 0)
+    open_ = {layer for layer, weight in weights.items() if weight > 0 and most[layer] > 0}
+    while open_ and (left := count - sum(found.values())) > 0:
+        total = sum(weights[layer] for layer in open_)
+        exact = {layer: left * weights[layer] / total for layer in sorted(open_)}
+        given = {layer: int(share) for layer, share in exact.items()}
+        for layer in sorted(exact, key=lambda layer: (given[layer] - exact[layer], layer))[: left - sum(given.values())]:
+            given[layer] += 1
+        for layer, more in given.items():
+            found[layer] = min(most[layer], found[layer] + more)
+        open_ = {layer for layer in open_ if found[layer] < most[layer]}
+    return found
+
+
 def ranking(
-    scores: Scores, budget: Budget, priority: Mapping[str, Tensor], allowed: Mapping[str, Tensor]
+    scores: Scores,
+    budget: Budget,
+    priority: Mapping[str, Tensor],
+    allowed: Mapping[str, Tensor],
+    most: Mapping[int, int] | None = None,
 ) -> Iterator[tuple[str, int]]:
     """(site, unit) by falling priority over all sites, within each layer's room and with one unit of each site left over.
 
     The budget's amount in all is not looked at: take as many as `budget.units` says. Ties go by site and index.
+
+    Args:
+        most: layer -> how many it may give, beside the budget's own limits; a layer that is not named gives none.
     """
     names = sorted(allowed)
     if not names:
@@ -52,6 +90,8 @@ def ranking(
     may = torch.cat([allowed[name] for name in names])
     joined = torch.cat([priority[name].double() for name in names]).masked_fill(~may, -torch.inf)
     room = budget.room(scores.sites)
+    if most is not None:
+        room = {layer: min(left, most.get(layer, 0)) for layer, left in room.items()}
     spare = {name: size - 1 for name, size in zip(names, sizes, strict=True)}
     owner = torch.repeat_interleave(torch.arange(len(names)), torch.tensor(sizes)).tolist()
     first = [0, *torch.tensor(sizes).cumsum(0).tolist()]
@@ -64,10 +104,15 @@ def ranking(
 
 
 def select_top(
-    scores: Scores, budget: Budget, priority: Mapping[str, Tensor], allowed: Mapping[str, Tensor], reason: str | None = None
+    scores: Scores,
+    budget: Budget,
+    priority: Mapping[str, Tensor],
+    allowed: Mapping[str, Tensor],
+    reason: str | None = None,
+    most: Mapping[int, int] | None = None,
 ) -> Choice:
-    """The first of the ranking, as many as the budget allows; `reason` is given where there is none."""
-    return to_choice(islice(ranking(scores, budget, priority, allowed), budget.units(scores.sites)), priority, reason)
+    """The first of the ranking, as many as the budget allows; `reason` is given where there is none, `most` is as of `ranking`."""
+    return to_choice(islice(ranking(scores, budget, priority, allowed, most), budget.units(scores.sites)), priority, reason)
 
 
 def to_choice(

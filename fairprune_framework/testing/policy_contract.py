@@ -21,7 +21,7 @@ from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.contexts import context, generator_for
 from fairprune_framework.selection.planning import check_choice, trim
 from fairprune_framework.surgery.slices import weights_of
-from fairprune_framework.testing.report import Check, require
+from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 LAYOUTS = ("llama", "mixtral")
@@ -222,6 +222,23 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
 
         each(check)
 
+    def monotonicity() -> None:
+        if policy.blind:
+            raise CheckSkipped("the policy does not look at the bias")
+
+        def check(at: PolicyBench) -> None:
+            kept = at.some(at.scores, Budget.parse("0.2"))
+            for name in sorted(kept)[:: max(1, len(kept) // 4)]:
+                unit = int(kept[name][-1])
+                raised = {site: values.clone() for site, values in at.scores.bias.items()}
+                raised[name][unit] += 0.3
+                more = replace(at.scores, bias=raised, by_category=dict.fromkeys(at.scores.by_category, raised))
+                _, again = at.choose(more, Budget.parse("0.2"))
+                stays = unit in again.get(name, torch.zeros(0)).tolist()
+                require(stays, f"{at.family}: unit {unit} of {name} is chosen, and no longer where its bias is raised")
+
+        each(check)
+
     def site_order() -> None:
         def check(at: PolicyBench) -> None:
             backwards = replace(at.scores, sites=dict(reversed(list(at.scores.sites.items()))))
@@ -259,6 +276,7 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
         "unobserved-units": unobserved,
         "signed-scores": signed,
         "layer-share": layer_share,
+        "monotonicity": monotonicity,
         "site-order": site_order,
         "no-mutation": no_mutation,
     }

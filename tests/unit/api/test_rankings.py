@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fairprune_framework.api.rankings import draw_matched, eligible, ranking, select_top, to_choice, top_share
+from fairprune_framework.api.rankings import apportion, draw_matched, eligible, ranking, select_top, to_choice, top_share
 from fairprune_framework.api.types import Budget, Scores, Site
 
 SIZES = {"layers.0.b": (0, 4), "layers.0.a": (0, 6), "layers.1.a": (1, 8), "layers.2.a": (2, 5)}
@@ -161,3 +161,20 @@ def test_every_neighbour_is_drawn_equally_often(neighbours: int) -> None:
     assert counts.nonzero().flatten().tolist() == nearest
     sd = (600 * (1 / neighbours) * (1 - 1 / neighbours)) ** 0.5
     assert (counts[nearest] - 600 / neighbours).abs().max() <= 4 * sd
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.integers(0, 12)), min_size=1, max_size=5),
+    st.integers(0, 40),
+)
+@settings(deadline=None)
+def test_apportion_fills_what_there_is_room_for(layers: list[tuple[int, int]], count: int) -> None:
+    weights = {layer: float(weight) for layer, (weight, _) in enumerate(layers)}
+    most = {layer: room for layer, (_, room) in enumerate(layers)}
+    found = apportion(weights, count, most)
+    open_room = sum(room for layer, room in most.items() if weights[layer] > 0)
+    assert sum(found.values()) == min(count, open_room)
+    assert all(0 <= found[layer] <= most[layer] for layer in found)
+    if all(room >= count for room in most.values()) and sum(weights.values()):
+        exact = {layer: count * weight / sum(weights.values()) for layer, weight in weights.items()}
+        assert all(abs(found[layer] - exact[layer]) < 1 for layer in found)

@@ -80,6 +80,11 @@ def above_middle(scores: Scores, name: str) -> Tensor:
     return (middle > 0.5).nonzero().squeeze(1)
 
 
+def nearest_to_a_half(scores: Scores, name: str) -> Tensor:
+    """Units whose bias is near a half: raised, they are not."""
+    return (scores.bias[name] - 0.5).abs().argsort()[:3]
+
+
 def lowered(scores: Scores, budget: Budget, choice: Choice) -> Choice:
     for bias in scores.bias.values():
         bias -= 0.1
@@ -110,6 +115,7 @@ def lowered(scores: Scores, budget: Budget, choice: Choice) -> Choice:
         ("unobserved-units", each_site(lambda scores, name: scores.bias[name].topk(3).indices)),
         ("signed-scores", each_site(lambda scores, name: scores.bias[name].argsort()[:3])),
         ("layer-share", refusing(lambda budget: budget.max_layer_share < 1)),
+        ("monotonicity", each_site(nearest_to_a_half)),
         ("site-order", policy(lambda scores, budget, choice: Choice(units={next(iter(scores.sites)): torch.arange(3)}))),
         ("no-mutation", policy(lowered)),
     ],

@@ -1,0 +1,252 @@
+"""Policies that weigh bias against something else, or search for a set.
+
+pareto                 fronts of high bias and low importance, the first front first
+knapsack               the most bias for a limited share of all importance: an integer programme
+category-intersection  neurons among the most biased of every category
+stable                 neurons that the budget takes in most bootstraps over templates
+annealing              simulated annealing over sets, each measured
+
+Source: Pareto fronts as of Kung et al. 1975; knapsack: Aflalo et al. 2020 for pruning; stability selection (Meinshausen and Buehlmann
+2010); Attention Pruning (2025) for annealing. docs/method/search.md.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.api import (
+    Budget,
+    Choice,
+    Needs,
+    PolicyContext,
+    Scores,
+    SelectionPolicy,
+    biased,
+    eligible,
+    ranking,
+    select_top,
+    to_choice,
+    top_share,
+)
+
+NONE = "the budget and what is protected leave no neuron with a bias above 0"
+
+
+def _joined(scores: Scores, allowed: Mapping[str, Tensor]) -> tuple[list[str], Tensor, Tensor, Tensor]:
+    """Names of the sites, and bias, importance and who is allowed over all of them, (sum of N,)."""
+    names = sorted(allowed)
+    every = (torch.cat([values[name] for name in names]) for values in (scores.bias, scores.importance, allowed))
+    return (names, *every)  # type: ignore[return-value]
+
+
+def _split(values: Tensor, names: list[str], scores: Scores) -> dict[str, Tensor]:
+    return dict(zip(names, torch.split(values, [scores.sites[name].units for name in names]), strict=True))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pareto(SelectionPolicy):
+    """Neurons that none is both more biased and less important than, then those that only such are; in a front the highest bias."""
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        """See `SelectionPolicy.select`."""
+        allowed = biased(scores, eligible(scores, budget))
+        if not allowed:
+            return Choice(units={}, reason=NONE)
+        names, bias, cost, may = _joined(scores, allowed)
+        front = torch.zeros_like(bias)
+        lowest: list[float] = []  # of each front, the lowest importance so far; rising
+        at = sorted(may.nonzero().flatten().tolist(), key=lambda i: (-float(bias[i]), float(cost[i]), i))
+        for i in at:
+            rank = bisect_right(lowest, float(cost[i]))
+            lowest[rank : rank + 1] = [float(cost[i])]
+            front[i] = rank
+        spread = float(bias.max() - bias.min()) or 1.0
+        priority = -front + (bias - bias.min()) / spread / 2
+        return select_top(scores, budget, _split(priority, names, scores), allowed, NONE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knapsack(SelectionPolicy):
+    """The set of the most bias within the budget, and within a share of all importance."""
+
+    cost: float = 0.01
+    """Share of the importance of all neurons, counted from the lowest above it, that the set may have."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.cost <= 1:
+            raise ValueError(f"The 'cost' must be in (0, 1]. Got {self.cost} instead.")
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        """See `SelectionPolicy.select`."""
+        import numpy as np
+        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.sparse import csr_array
+
+        allowed, count = biased(scores, eligible(scores, budget)), budget.units(scores.sites)
+        if not count or not any(bool(may.any()) for may in allowed.values()):
+            return Choice(units={}, reason=NONE)
+        names, bias, importance, may = _joined(scores, allowed)
+        gain, cost = bias.clamp_min(0).numpy(), (importance - importance.min().clamp_max(0)).numpy()
+        most_cost = self.cost * cost.sum()
+        owner = np.concatenate([[scores.sites[name].layer] * scores.sites[name].units for name in names])
+        room = budget.room(scores.sites)
+        layers = [layer for layer in sorted(room) if (owner == layer).any()]
+        rows = [np.ones_like(gain), cost / (cost.max() or 1.0), *((owner == layer).astype(float) for layer in layers)]
+        limits = [count, most_cost / (cost.max() or 1.0), *(room[layer] for layer in layers)]
+        for name in names:  # one unit of each site stays
+            rows.append(np.concatenate([np.full(scores.sites[n].units, float(n == name)) for n in names]))
+            limits.append(scores.sites[name].units - 1)
+        solved = milp(
+            -gain / gain.max(),
+            integrality=np.ones_like(gain),
+            bounds=Bounds(0, may.numpy().astype(float)),
+            constraints=LinearConstraint(csr_array(np.stack(rows)), ub=limits),
+        )
+        if solved.x is None:
+            return Choice(units={}, reason=f"the integer programme was not solved: {solved.message}")
+        taken = _split(torch.from_numpy(solved.x > 0.5), names, scores)
+        chosen = {name: allowed[name] & taken[name] for name in names}
+        return select_top(scores, budget, scores.bias, chosen, f"no neuron fits into {self.cost:.2%} of all importance")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CategoryIntersection(SelectionPolicy):
+    """The highest mean bias among neurons of the top share by bias in every category, or in some of them."""
+
+    share: float = 0.2
+    """Of all neurons, by the bias of one category; at least one neuron."""
+    least: int = 0
+    """In how many categories a neuron must be among them; 0: in all."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"The 'share' must be in (0, 1]. Got {self.share} instead.")
+        if self.least < 0:
+            raise ValueError(f"The 'least' must not be negative. Got {self.least} instead.")
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        """See `SelectionPolicy.select`."""
+        allowed = biased(scores, eligible(scores, budget))
+        votes = {name: torch.zeros(len(may), dtype=torch.long) for name, may in allowed.items()}
+        for found in scores.by_category.values():
+            here = {name: found[name].masked_fill(~may, -torch.inf) for name, may in allowed.items() if name in found}
+            for name, top in top_share(here, self.share).items() if here else ():
+                votes[name] += top
+        wanted = self.least or len(scores.by_category)
+        both = {name: may & (votes[name] >= wanted) for name, may in allowed.items()}
+        nothing = f"no neuron with a bias above 0 is in the top {self.share:.1%} of {wanted} categories"
+        return select_top(scores, budget, scores.bias, both, nothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stable(SelectionPolicy):
+    """Neurons that the highest bias takes in most bootstraps over templates, the most frequent first."""
+
+    frequency: float = 0.75
+    """In which share of the bootstraps a neuron must be within the budget."""
+    replicates: int = 20
+    """Bootstraps over the clusters of the contrasts."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.frequency <= 1:
+            raise ValueError(f"The 'frequency' must be in (0, 1]. Got {self.frequency} instead.")
+        if self.replicates < 2:
+            raise ValueError(f"The 'replicates' must be at least 2. Got {self.replicates} instead.")
+
+    def needs(self) -> Needs:
+        """Bootstrap replicates of the scores."""
+        return Needs(replicates=self.replicates)
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        """See `SelectionPolicy.select`."""
+        allowed, count = biased(scores, eligible(scores, budget)), budget.units(scores.sites)
+        if not allowed:
+            return Choice(units={}, reason=NONE)
+        times: Counter[tuple[str, int]] = Counter()
+        for drawn in context.replicates():
+            times.update(islice(ranking(scores, budget, drawn.bias, allowed), count))
+        often = {name: torch.zeros(len(may), dtype=torch.float64) for name, may in allowed.items()}
+        for (name, unit), found in times.items():
+            often[name][unit] = found / self.replicates
+        kept = {name: may & (often[name] >= self.frequency) for name, may in allowed.items()}
+        largest = max(max((float(bias.max()) for bias in scores.bias.values()), default=0.0), 1e-300)
+        priority = {
+            name: often[name] + scores.bias[name] / largest / (2 * self.replicates) for name in allowed
+        }  # ties: by bias
+        nothing = f"no neuron is within the budget {budget} in {self.frequency:.0%} of {self.replicates} bootstraps"
+        return select_top(scores, budget, priority, kept, nothing)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annealing(SelectionPolicy):
+    """The set of the lowest divergence plus weighted cost that simulated annealing over the most biased neurons finds."""
+
+    exemptions: ClassVar[Mapping[str, str]] = {
+        "monotonicity": "which sets are tried is drawn, and they are judged by what is measured, not by the scores"
+    }
+
+    steps: int = 40
+    """Sets that are tried: as many probes, and two more."""
+    pool: float = 4.0
+    """Neurons that sets are made of, as a multiple of the budget: the most biased."""
+    weight: float = 0.1
+    """Nats of divergence that a relative increase of perplexity by 1 counts as."""
+    heat: float = 0.05
+    """Temperature at the beginning, as a part of the divergence of the model; it falls to 0 linearly."""
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"The 'steps' must be at least 1. Got {self.steps} instead.")
+        if self.pool < 1:
+            raise ValueError(f"The 'pool' must be at least 1. Got {self.pool} instead.")
+        for name in ("weight", "heat"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"The '{name}' must not be negative. Got {getattr(self, name)} instead.")
+
+    def needs(self) -> Needs:
+        """Probes on `select`."""
+        return Needs(probe=True)
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        """See `SelectionPolicy.select`."""
+        count, probe = budget.units(scores.sites), context.probe
+        assert probe is not None
+        ranked = ranking(scores, budget, scores.bias, biased(scores, eligible(scores, budget)))
+        pool = list(islice(ranked, int(self.pool * count)))
+        if not pool:
+            return Choice(units={}, reason=NONE)
+
+        def energy(chosen: list[tuple[str, int]]) -> float:
+            found = probe(to_choice(sorted(chosen), scores.bias))
+            return math.inf if found.cost > context.max_cost else found.divergence + self.weight * max(found.cost, 0.0)
+
+        def draw(below: int) -> int:
+            return int(torch.randint(below, (), generator=context.generator))
+
+        first, state = energy([]), pool[:count]
+        now = energy(state)
+        best, lowest = list(state), now
+        for step in range(self.steps):
+            spare = sorted(set(pool) - set(state))
+            if not spare:
+                break
+            other = list(state)
+            other[draw(len(other))] = spare[draw(len(spare))]
+            then, heat = energy(other), self.heat * first * (1 - step / self.steps)
+            chance = float(torch.rand((), generator=context.generator))
+            if then <= now or chance < math.exp((now - then) / max(heat, 1e-300)):
+                state, now = other, then
+                if now < lowest:
+                    best, lowest = list(state), now
+        if lowest >= first:
+            return Choice(units={}, reason="no set that was tried lowers the divergence on select within the guard's limit")
+        return to_choice(sorted(best, key=lambda at: (-float(scores.bias[at[0]][at[1]]), at)), scores.bias)

@@ -1,0 +1,245 @@
+"""Policies against plain loops, exhaustive search and counting."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fairprune_framework import discovery
+from fairprune_framework.api import Budget, Choice, Measurement, PolicyContext, Scores, SelectionPolicy
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.testing.policy_contract import made_up
+from fairprune_framework.testing.tiny import tiny_model
+
+ARCHITECTURE = recognise(tiny_model("llama", layers=3))
+RAW = made_up(ARCHITECTURE)
+SCORES = replace(RAW, bias={name: bias * (k + 1) for k, (name, bias) in enumerate(RAW.bias.items())})
+NAMES = sorted(SCORES.sites)
+Unit = tuple[str, int]
+
+
+def choose(
+    policy: str,
+    budget: str,
+    scores: Scores = SCORES,
+    *,
+    at: Any = None,
+    resampled: Any = None,
+    probe: Any = None,
+    seed: int = 0,
+    **options: Any,
+) -> list[Unit]:
+    """(site, unit) of what a policy takes, most removable first of each site."""
+    made = discovery.build("policy", policy, options)
+    assert isinstance(made, SelectionPolicy)
+    context = PolicyContext(
+        operator="zero",
+        max_cost=0.05,
+        at=at,
+        replicates=resampled,
+        probe=probe,
+        generator=torch.Generator().manual_seed(seed),
+    )
+    choice = made.select(scores, Budget.parse(budget), context)
+    return [(name, int(unit)) for name, units in choice.units.items() for unit in units]
+
+
+def every(scores: Scores = SCORES) -> list[Unit]:
+    return [(name, unit) for name in NAMES for unit in range(scores.sites[name].units)]
+
+
+def bias(unit: Unit, scores: Scores = SCORES) -> float:
+    return float(scores.bias[unit[0]][unit[1]])
+
+
+def importance(unit: Unit) -> float:
+    return float(SCORES.importance[unit[0]][unit[1]])
+
+
+def top(units: list[Unit], count: int, key: Any = bias) -> set[Unit]:
+    return set(sorted(units, key=key, reverse=True)[:count])
+
+
+def per_layer(units: Any) -> list[int]:
+    found = Counter(name for name, _ in units)
+    return [found[name] for name in NAMES]
+
+
+def test_global_takes_the_highest() -> None:
+    assert set(choose("global", "20n")) == top(every(), 20)
+
+
+def test_standardised_global_takes_the_highest_z() -> None:
+    z = {
+        name: (SCORES.bias[name].numpy() - SCORES.bias[name].numpy().mean()) / SCORES.bias[name].numpy().std(ddof=1)
+        for name in NAMES
+    }
+    found = choose("standardised-global", "20n")
+    assert set(found) == top(every(), 20, lambda unit: z[unit[0]][unit[1]])
+    assert min(per_layer(found)) > 0 == min(per_layer(choose("global", "20n")))
+
+
+def test_two_stage_protects_a_share_of_each_site() -> None:
+    shielded = {unit for name in NAMES for unit in top([at for at in every() if at[0] == name], int(0.5 * 48), importance)}
+    assert set(choose("two-stage", "20n", gamma=0.5)) == top([at for at in every() if at not in shielded], 20)
+
+
+def test_bias_proportional_divides_by_bias() -> None:
+    sums = np.array([float(SCORES.bias[name].sum()) for name in NAMES])
+    exact = 30 * sums / sums.sum()
+    counts = np.floor(exact).astype(int)
+    for layer in np.argsort(counts - exact, kind="stable")[: 30 - counts.sum()]:
+        counts[layer] += 1
+    found = choose("bias-proportional", "30n")
+    assert per_layer(found) == counts.tolist()
+    for name, count in zip(NAMES, counts, strict=True):
+        assert {unit for unit in found if unit[0] == name} == top([at for at in every() if at[0] == name], count)
+
+
+def test_what_a_layer_has_no_room_for_goes_to_the_others() -> None:
+    steep = replace(SCORES, bias={name: SCORES.bias[name] * 100.0**k for k, name in enumerate(NAMES)})
+    first, second, third = per_layer(choose("bias-proportional", "100n", steep))
+    assert (first + second, third) == (53, 47)  # one unit of a site stays
+    assert second == 47
+
+
+def test_outlier_weighted_spares_layers_with_outliers() -> None:
+    class At:
+        def __init__(self, name: str) -> None:
+            heavy = NAMES.index(name)  # so many rows of the layer are outliers
+            out = torch.ones(48, 32)
+            out[:heavy] = 1000.0
+            self.weights = {"out": out, "gate": torch.ones(48, 32), "up": torch.ones(48, 32)}
+            self.sums = {
+                "input-squares.neuron": torch.ones(1, 48, dtype=torch.float64),
+                "input-squares.mlp_input": torch.ones(1, 32, dtype=torch.float64),
+            }
+
+    found = choose("outlier-weighted", "30n", at=At, spread=0.5)
+    assert per_layer(found) == [15, 10, 5]  # 1.5, 1 and 0.5 of an equal share
+    assert per_layer(choose("outlier-weighted", "30n", at=At, spread=0.0)) == [10, 10, 10]
+
+
+def test_pareto_takes_fronts() -> None:
+    left, expected = every(), []
+    while len(expected) < 25:
+        front = [
+            a
+            for a in left
+            if not any(
+                (bias(b) > bias(a) and importance(b) <= importance(a)) or (bias(b) == bias(a) and importance(b) < importance(a))
+                for b in left
+            )
+        ]
+        expected += sorted(front, key=bias, reverse=True)
+        left = [at for at in left if at not in front]
+    assert set(choose("pareto", "25n")) == set(expected[:25])
+
+
+@pytest.mark.parametrize(("count", "cost"), [(3, 1.0), (5, 0.01), (5, 0.02), (4, 0.005)])
+def test_knapsack_is_the_best_of_all_sets(count: int, cost: float) -> None:
+    few = [at for at in every() if at[1] < 4]
+    sparse = {name: torch.where(torch.arange(48) < 4, SCORES.bias[name], 0.0) for name in NAMES}
+    scores = replace(SCORES, bias=sparse)
+    limit = cost * sum(map(importance, every()))
+    found = choose("knapsack", f"{count}n", scores, cost=cost)
+    best = max(
+        sum(map(bias, chosen))
+        for size in range(count + 1)
+        for chosen in itertools.combinations(few, size)
+        if sum(map(importance, chosen)) <= limit
+    )
+    assert len(found) <= count
+    assert sum(map(importance, found)) <= limit + 1e-9
+    assert sum(map(bias, found)) == pytest.approx(best, rel=1e-6)
+
+
+def test_category_intersection_is_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    categories = {
+        category: {name: torch.rand(48, generator=generator, dtype=torch.float64) for name in NAMES} for category in "abc"
+    }
+    scores = replace(SCORES, by_category=categories, bias={name: sum(categories[c][name] for c in "abc") / 3 for name in NAMES})
+    tops = [top(every(), int(0.5 * 144), lambda unit, c=c: float(categories[c][unit[0]][unit[1]])) for c in "abc"]
+    both = set.intersection(*tops)
+    assert set(choose("category-intersection", "140n", scores, share=0.5)) == both
+    assert set(choose("category-intersection", "5n", scores, share=0.5)) == top(list(both), 5, lambda u: bias(u, scores))
+    two = {unit for unit in every() if sum(unit in found for found in tops) >= 2}
+    assert set(choose("category-intersection", "140n", scores, share=0.5, least=2)) == two > both
+
+
+def test_stable_counts_bootstraps() -> None:
+    drawn = [made_up(ARCHITECTURE, seed) for seed in range(4)]
+    mixed = [replace(SCORES, bias={n: SCORES.bias[n] + one.bias[n] for n in NAMES}) for one in drawn]
+
+    def replicates() -> Iterator[Scores]:
+        yield from mixed
+
+    times = Counter(unit for one in mixed for unit in top(every(), 20, lambda u, one=one: bias(u, one)))
+    for frequency, least in ((0.5, 2), (1.0, 4)):
+        often = [unit for unit, count in times.items() if count >= least]
+        expected = set(sorted(often, key=lambda u: (times[u], bias(u)), reverse=True)[:20])
+        found = choose("stable", "20n", resampled=replicates, frequency=frequency, replicates=4)
+        assert set(found) == expected
+        assert found
+
+
+class Oracle:
+    """Units of even number help, the others hurt; all cost."""
+
+    def __init__(self, cost: float = 0.0, worth: float = 0.01) -> None:
+        self.cost, self.worth, self.asked = cost, worth, 0
+
+    def __call__(self, choice: Choice) -> Measurement:
+        self.asked += 1
+        units = [int(unit) for found in choice.units.values() for unit in found]
+        cost = self.cost * len(units)
+        value = 1 - sum(self.worth if unit % 2 == 0 else -self.worth for unit in units)
+        return Measurement(divergence=value, cost=cost, retention=1 / (1 + cost))
+
+
+def test_annealing_finds_what_helps() -> None:
+    start = top(every(), 6)
+    oracle = Oracle()
+    found = choose("annealing", "6n", probe=oracle, steps=200, heat=0.0)
+    assert oracle.asked == 202
+    assert len(found) == 6
+    assert all(unit % 2 == 0 for _, unit in found)
+    assert not all(unit % 2 == 0 for _, unit in start)
+    assert set(found) <= top(every(), 24)  # four times the budget
+    again = choose("annealing", "6n", probe=Oracle(), steps=200, heat=0.0)
+    assert again == found
+
+
+def test_annealing_abstains_where_nothing_helps_or_all_costs_too_much() -> None:
+    assert choose("annealing", "6n", probe=Oracle(worth=0.0)) == []
+    assert choose("annealing", "6n", probe=Oracle(cost=0.01)) == []
+    assert choose("annealing", "6n", probe=Oracle(cost=0.008), steps=200) != []
+
+
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("two-stage", {"gamma": 1.0}),
+        ("outlier-weighted", {"m": 0.0}),
+        ("outlier-weighted", {"spread": 1.0}),
+        ("knapsack", {"cost": 0.0}),
+        ("category-intersection", {"share": 0.0}),
+        ("category-intersection", {"least": -1}),
+        ("stable", {"frequency": 0.0}),
+        ("stable", {"replicates": 1}),
+        ("annealing", {"steps": 0}),
+        ("annealing", {"pool": 0.5}),
+        ("annealing", {"weight": -1.0}),
+    ],
+)
+def test_options_out_of_range(policy: str, options: dict[str, Any]) -> None:
+    with pytest.raises(Exception, match=f"The '{next(iter(options))}' must"):
+        discovery.build("policy", policy, options)
