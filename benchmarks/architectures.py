@@ -63,7 +63,7 @@ def off(a: Tensor, b: Tensor) -> float:
 
 def plan_of(model: nn.Module, sites: dict[str, Site], operator: Any = "remove") -> Plan:
     """Random neurons, a quarter of each site."""
-    from fairprune_framework.models.loading import fingerprint
+    from fairprune_framework.models.weights import fingerprint
 
     drawn = torch.Generator().manual_seed(1)
     chosen = {

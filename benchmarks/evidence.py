@@ -39,7 +39,8 @@ from fairprune_framework.evaluation.tasks.harness import TaskResult, language_mo
 from fairprune_framework.evaluation.tasks.rows import task_rows
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
-from fairprune_framework.models.loading import fingerprint, load_model
+from fairprune_framework.models.loading import load_model
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.utilities.files import digest, write_json, write_text
 
 LIMITS = {"bbq": 100, "lambada_openai": 1000, "boolq": 400}

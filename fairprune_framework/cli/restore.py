@@ -19,7 +19,8 @@ def _add_options(parser: Any) -> None:
 
 
 def _run(values: dict[str, Any]) -> int:
-    from fairprune_framework.models.loading import fingerprint, parameter_count
+    from fairprune_framework.models.loading import parameter_count
+    from fairprune_framework.models.weights import fingerprint
     from fairprune_framework.surgery.restore import restore_folder
 
     model, _ = restore_folder(Path(values["source"]), values["output"], values.get("restoration"), **unsafe_options(values))

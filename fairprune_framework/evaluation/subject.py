@@ -6,7 +6,6 @@ are taken for one only if their weights are equal bit by bit.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -30,6 +29,7 @@ from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files
 from fairprune_framework.evaluation.tasks.harness import TaskResult, language_model, run_task
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.encoder import Encoder
+from fairprune_framework.models.weights import weights_digest
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.utilities.files import digest, file_digest
 from fairprune_framework.utilities.progress import Notify, bar, silent
@@ -194,14 +194,3 @@ class Subject:
 
 def _texts(aligned: Sequence[AlignedContrast]) -> str:
     return digest([[one.id, [list(tokens.ids) for tokens in one.variants], one.split, one.control] for one in aligned])
-
-
-@torch.no_grad()
-def weights_digest(model: nn.Module) -> str:
-    """sha256 over names, dtypes, shapes and all values; unlike a fingerprint it tells any two sets of weights apart."""
-    state = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        state.update(f"{name} {parameter.dtype} {tuple(parameter.shape)}".encode())
-        flat = parameter.detach().reshape(-1).cpu().contiguous()
-        state.update(flat.view(torch.uint8).numpy().data if flat.numel() else b"")
-    return state.hexdigest()

@@ -156,8 +156,8 @@ class LoadedModel:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash that identifies the weights: see `models.loading.fingerprint`."""
-        from fairprune_framework.models.loading import fingerprint
+        """A hash that identifies the weights: see `models.weights.fingerprint`."""
+        from fairprune_framework.models.weights import fingerprint
 
         return fingerprint(self.model)
 

@@ -1,9 +1,8 @@
-"""Loading a model from the hub, a local folder, a GGUF file or the embedded package, and its fingerprint."""
+"""Loading a model from the hub, a local folder, a GGUF file or the embedded package."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -254,21 +253,6 @@ def context_length(model: nn.Module) -> int | None:
     """Context length in tokens, if given by the config."""
     length = getattr(model.config.get_text_config(), "max_position_embeddings", None)  # type: ignore[union-attr,operator]
     return int(length) if length else None
-
-
-@torch.no_grad()
-def fingerprint(model: nn.Module, samples: int = 256) -> str:
-    """sha256 over names, shapes and a sample of the values of all parameters, rounded to bfloat16.
-
-    Cheap for any size, and equal for all devices and for the float32 and bfloat16 forms of the same weights.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        flat = parameter.detach().reshape(-1)
-        index = torch.linspace(0, flat.numel() - 1, min(samples, flat.numel()), dtype=torch.float64).long().to(flat.device)
-        values = flat[index].to(torch.bfloat16).view(torch.int16).cpu().tolist()
-        digest.update(json.dumps([name, list(parameter.shape), values]).encode())
-    return digest.hexdigest()
 
 
 def parameter_count(model: nn.Module) -> int:

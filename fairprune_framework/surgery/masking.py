@@ -59,7 +59,7 @@ def applied(plan: Plan, model: nn.Module, architecture: Architecture | None = No
 
 def check_plan(plan: Plan, model: nn.Module, architecture: Architecture) -> None:
     """Raise `UserError` unless the plan was made for this model and all its units exist."""
-    from fairprune_framework.models.loading import fingerprint
+    from fairprune_framework.models.weights import fingerprint
 
     actual = fingerprint(model)
     if plan.fingerprint != actual:

@@ -24,8 +24,9 @@ from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.functional.divergence import kl_divergence
 from fairprune_framework.models.architecture import Architecture
-from fairprune_framework.models.loading import fingerprint, parameter_count
+from fairprune_framework.models.loading import parameter_count
 from fairprune_framework.models.saving import save_like, save_new
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.masking import check_plan, masked
 from fairprune_framework.surgery.restoration import capture, save
 from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_

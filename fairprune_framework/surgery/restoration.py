@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from fairprune_framework.api.types import Plan, Site, Slice
 from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import ContractViolation, UserError, VerificationFailed, shortened, shown
-from fairprune_framework.models.loading import fingerprint
+from fairprune_framework.models.weights import fingerprint, weights_digest
 from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
 from fairprune_framework.utilities.files import parse_json, write_tensors
 
-FORMAT = "fairprune-restoration/1"
+FORMAT = "fairprune-restoration/2"
 FILE = "restoration.safetensors"
 WIDTH_FIELDS = re.compile(
     r"(?:[a-z0-9]+_config\.)?(?:[a-z0-9]+_)*(?:intermediate|ffn|d?ff|mlp|inner|expert|feed_forward)(?:_[a-z0-9]+)*(?:\.[0-9]+)?"
@@ -40,6 +40,8 @@ class Restoration:
     model: str
     fingerprint: str
     """Of the original."""
+    weights: str
+    """Digest of every bit of the original, also of what was not changed."""
     pruned: str
     """Of the model that this undoes."""
     config: Mapping[str, int | None]
@@ -104,6 +106,7 @@ def capture(
     return Restoration(
         model=plan.model,
         fingerprint=plan.fingerprint,
+        weights=weights_digest(model),
         pruned=pruned,
         config=fields,
         shapes={name: tuple(value.shape) for name, value in changed.items()},
@@ -117,7 +120,7 @@ def capture(
 def save(restoration: Restoration, path: Path) -> None:
     """Write the file atomically."""
     content = {
-        "model": {"name": restoration.model, "fingerprint": restoration.fingerprint},
+        "model": {"name": restoration.model, "fingerprint": restoration.fingerprint, "weights": restoration.weights},
         "pruned": restoration.pruned,
         "config": dict(restoration.config),
         "units": {site: [list(cut), list(overwritten)] for site, (cut, overwritten) in restoration.units.items()},
@@ -154,6 +157,7 @@ def load(path: Path) -> Restoration:
         found = Restoration(
             model=data["model"]["name"],
             fingerprint=data["model"]["fingerprint"],
+            weights=data["model"]["weights"],
             pruned=data["pruned"],
             config=data["config"],
             shapes={name: tuple(entry["shape"]) for name, entry in parameters.items()},
@@ -177,7 +181,7 @@ def _read_slice(data: Mapping[str, Any]) -> tuple[str, Slice]:
 
 def _check(found: Restoration) -> None:
     """Raise `ValueError` where a file says what no removal writes. What does not fit the model is found by `_refuse_misfit`."""
-    texts = (found.model, found.fingerprint, found.pruned, *found.hashes.values())
+    texts = (found.model, found.fingerprint, found.weights, found.pruned, *found.hashes.values())
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a name or hash is no text")
     for field, value in found.config.items():
@@ -214,7 +218,7 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
 
     Raises:
         UserError: it is not the model that this restoration undoes.
-        VerificationFailed: a parameter is not, bit by bit, what it was.
+        VerificationFailed: a weight is not, bit by bit, what it was; all are compared.
     """
     if (actual := fingerprint(model)) != restoration.pruned:
         raise UserError(
@@ -232,8 +236,11 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
         set_parameter(model, name, new)
     for field, value in restoration.config.items():
         write_field(config, field, value)
-    if (actual := fingerprint(model)) != restoration.fingerprint:
-        raise VerificationFailed(f"the restored model is {actual[:12]}, the original was {restoration.fingerprint[:12]}")
+    if (actual := weights_digest(model)) != restoration.weights:
+        raise VerificationFailed(
+            f"the weights of the restored model are {actual[:12]}, those of the original were {restoration.weights[:12]}: one that "
+            "the removal did not touch was changed since"
+        )
 
 
 def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> None:

@@ -57,8 +57,9 @@ def restore_folder(
         UserError: no such model or restoration, one that belongs to another model, or an output that holds something.
         VerificationFailed: what would come out is not, bit by bit, the original; nothing is written.
     """
-    from fairprune_framework.models.loading import fingerprint, load_model
+    from fairprune_framework.models.loading import load_model
     from fairprune_framework.models.saving import save_like
+    from fairprune_framework.models.weights import weights_digest
 
     source, beside = found_in(folder, file)
     target = None if output is None else Path(output)
@@ -74,7 +75,7 @@ def restore_folder(
     try:
         fields = restoration.config
         save_like(source, temporary, model, parameters=sorted(restoration.slices), fields=fields, back=True)
-        if fingerprint(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != restoration.fingerprint:
+        if weights_digest(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != restoration.weights:
             raise VerificationFailed("the reloaded model is not the original. Nothing was kept.")
         temporary.chmod(0o755)
         temporary.replace(target)

@@ -19,7 +19,8 @@ from fairprune_framework.errors import UnsupportedArchitecture
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.confirmation import confirm
 from fairprune_framework.models.coverage import coverage_gap
-from fairprune_framework.models.loading import fingerprint, load_model
+from fairprune_framework.models.loading import load_model
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.masking import masked
 from fairprune_framework.surgery.removal import MAX_DIFFERENCE, logits_of, pruned_in_place, save_pruned_model, stored_widths
 from fairprune_framework.surgery.slices import part, positions, zero_

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from fairprune_framework.api.types import Plan
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.confirmation import confirm
-from fairprune_framework.models.loading import EMBEDDED, fingerprint, load_model
+from fairprune_framework.models.loading import EMBEDDED, load_model
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.removal import save_pruned_model
 
 PACKAGE, FILE, _ = EMBEDDED["smollm2-135m"]

@@ -17,7 +17,7 @@ import fairprune_framework as fp
 from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import recognise
-from fairprune_framework.models.loading import fingerprint
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
@@ -99,6 +99,17 @@ def test_a_changed_value_in_the_file_is_found(tmp_path: Path) -> None:
     next(iter(tensors.values()))[0, 0] += 1e-3
     save_file(tensors, path, metadata=header)
     with pytest.raises(VerificationFailed, match="damaged"):
+        fp.restore(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("bit", "error"), [(0, VerificationFailed), (30, UserError)], ids=["below rounding", "large"])
+def test_a_change_of_a_weight_that_was_not_pruned_is_found(bit: int, error: type[Exception], tmp_path: Path) -> None:
+    folder = pruned(tiny_model("llama"), tmp_path, (8,))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"].view(torch.int32)[5, 3] ^= 1 << bit
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(error):
         fp.restore(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

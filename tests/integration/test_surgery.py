@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import Architecture, recognise
-from fairprune_framework.models.loading import fingerprint
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.removal import Removal, save_pruned_model
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 

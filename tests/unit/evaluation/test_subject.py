@@ -11,9 +11,10 @@ import torch
 
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.evaluation.cache import MeasurementCache
-from fairprune_framework.evaluation.subject import Subject, weights_digest
+from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
+from fairprune_framework.models.weights import weights_digest
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 CONTRASTS = [contrast for contrast in tiny_contrasts() if not contrast.control]

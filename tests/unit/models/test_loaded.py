@@ -13,6 +13,7 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.models import loading
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.loaded import LoadedModel
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
@@ -27,7 +28,7 @@ def test_it_is_loaded_once_and_when_asked_for(llama: Path, monkeypatch: pytest.M
     assert loaded.model is model
     assert loaded.tokenizer("A man")["input_ids"] == tiny_tokenizer()("A man")["input_ids"]
     assert calls == [str(llama)]
-    assert loaded.fingerprint == loading.fingerprint(real(str(llama))[0])
+    assert loaded.fingerprint == fingerprint(real(str(llama))[0])
     assert loaded.layers == (0, 1)
     assert loaded.architecture.sites == recognise(model).sites
     assert loaded.encoder.limit == 512

@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.models.loading import (
     context_length,
-    fingerprint,
     limits_of,
     load_model,
     load_tokenizer,
@@ -134,34 +133,7 @@ def test_quiet_is_undone(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-# -- fingerprints ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_fingerprint_is_of_the_weights() -> None:
-    model: Any = tiny_model("llama")
-    found = fingerprint(model)
-    assert found == fingerprint(tiny_model("llama")) == fingerprint(tiny_model("llama").train())
-    assert found != fingerprint(tiny_model("llama", seed=1))
-    assert found != fingerprint(tiny_model("llama", width=40))
-    assert found == fingerprint(model.to(torch.bfloat16)) == fingerprint(model.float())
-
-
-@pytest.mark.parametrize("place", [0, -1])
-def test_ends_of_a_parameter_are_in_the_sample(place: int) -> None:
-    model: Any = tiny_model("llama")
-    found = fingerprint(model)
-    with torch.no_grad():
-        model.lm_head.weight.view(-1)[place] += 1
-    assert fingerprint(model) != found
-
-
-def test_a_small_parameter_is_sampled_whole() -> None:
-    for place in range(32):
-        model: Any = tiny_model("llama")
-        found = fingerprint(model)
-        with torch.no_grad():
-            model.model.norm.weight[place] += 1
-        assert fingerprint(model) != found
+# -- parameters ------------------------------------------------------------------------------------------------------------
 
 
 def test_tied_weights_count_once() -> None:

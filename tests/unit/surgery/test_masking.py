@@ -12,7 +12,7 @@ import torch
 from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError
 from fairprune_framework.models.architecture import recognise
-from fairprune_framework.models.loading import fingerprint
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.masking import applied, check_plan, masked
 from fairprune_framework.testing.tiny import tiny_model
 

@@ -9,7 +9,7 @@ import torch
 
 from fairprune_framework.api.types import Plan, Site
 from fairprune_framework.models.architecture import recognise
-from fairprune_framework.models.loading import fingerprint
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.removal import in_float32, logits_of, pruned_in_place, stored_widths
 from fairprune_framework.testing.tiny import tiny_model
 

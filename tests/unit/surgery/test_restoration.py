@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import recognise
-from fairprune_framework.models.loading import fingerprint
+from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery import restoration as kept
 from fairprune_framework.surgery.removal import pruned_in_place, stored_widths
 from fairprune_framework.surgery.slices import set_parameter
@@ -82,7 +82,7 @@ def test_what_is_no_restoration(tmp_path: Path) -> None:
         kept.load(tmp_path / "absent")
     path = tmp_path / "x.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=r"must be of format 'fairprune-restoration/1'\. Got None"):
+    with pytest.raises(UserError, match=r"must be of format 'fairprune-restoration/2'\. Got None"):
         kept.load(path)
     save_file({"x": torch.zeros(1)}, path, metadata={"format": kept.FORMAT, "fairprune": "{}"})
     with pytest.raises(UserError, match="is damaged: KeyError"):
