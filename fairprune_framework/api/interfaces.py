@@ -29,9 +29,6 @@ Handler = Callable[[Site, Tap, "Tensor", "Tensor | None"], "Tensor | None"]
 """(site, tap, values (M, K), rows (M,) flat token index into B*T; None = all of them in order). A returned tensor of the same
 shape and dtype replaces the values: masks, scaling and the causal check all go this way."""
 
-Probe = Callable[[Choice], Measurement]
-"""Masks the units of a choice, measures on `select` only, unmasks."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Outputs:
@@ -173,6 +170,13 @@ class StreamSums:
     """Contrasts or documents behind `sums`."""
     observed: Tensor
     """(N,) int64: contrasts (or documents) in which the unit was seen."""
+
+
+class Probe(Protocol):
+    """Masks the units of a choice, measures on `select` only, unmasks."""
+
+    def __call__(self, choice: Choice, /, *, cost: bool = True) -> Measurement:
+        """What the choice would do; without `cost` no perplexity is measured, and the cost is NaN."""
 
 
 class StreamReader(Protocol):

@@ -204,9 +204,11 @@ class Measurement:
     divergence: float
     """`next-token-divergence`, macro average, nats."""
     cost: float
-    """Relative increase of perplexity on the scoring half of the calibration text, as the guard counts it."""
+    """Relative increase of perplexity on the scoring half of the calibration text, as the guard counts it; NaN if not asked for."""
     retention: float
-    """Perplexity before over after: 1 / (1 + cost)."""
+    """Perplexity before over after: 1 / (1 + cost); NaN if the cost was not asked for."""
+    by_category: Mapping[str, float] = field(default_factory=dict)
+    """category -> the divergence of its contrasts, nats."""
 
 
 @dataclass(frozen=True, kw_only=True)

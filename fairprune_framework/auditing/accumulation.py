@@ -7,6 +7,7 @@ can be saved, and a half that failed can be computed again, at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,9 @@ from fairprune_framework.auditing.sums import (
     key_of,
 )
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
+from fairprune_framework.surgery.slices import LazyWeights
 
-WeightsOf = Callable[[nn.Module, Site], Mapping[str, Tensor]]
+WeightsOf = Callable[[nn.Module, Site, torch.device], Mapping[str, Tensor]]
 
 
 class Accumulator:
@@ -198,7 +200,9 @@ class Accumulator:
             objective_C = None if objective_C is None else objective_C.cpu()
             geometry = Geometry(geometry.batch.to("cpu"))
         pass_, stream = geometry.batch.pass_, geometry.batch.stream
-        weights = self._weights_of(self.model, site) if self._weights_of else {}
+        weights: Mapping[str, Tensor] = {}
+        if self._weights_of is not None:
+            weights = LazyWeights(partial(self._weights_of, self.model, site, values["neuron"].device))
         columns = values["neuron"].shape[-1]
         sliced = columns < site.units * site.unit_width
         totals: dict[str, Tensor] = {}

@@ -1,15 +1,18 @@
-"""`fairprune plugins list | check`."""
+"""`fairprune plugins list | show | check`."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import json
+import typing
+from collections.abc import Iterable
 from typing import Any
 
 from fairprune_framework import discovery
 from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, one_line
-from fairprune_framework.errors import FairpruneError
+from fairprune_framework.errors import FairpruneError, UserError
 
 GROUP = Group(name="plugins", help="list what is installed")
 
@@ -44,17 +47,97 @@ def _list(values: dict[str, Any]) -> int:
     return 0
 
 
-def _add_check_options(parser: Any) -> None:
+def _add_named(parser: Any) -> None:
     parser.add_argument("kind", choices=list(discovery.GROUPS), help="which interface")
     parser.add_argument("name", help="as in `fairprune plugins list`")
+
+
+def _add_check_options(parser: Any) -> None:
+    _add_named(parser)
+    parser.add_argument("--option", action="append", metavar="K=V", help="an option of the plugin; may be given again")
+    parser.add_argument("--skip", action="append", metavar="CHECK", help="leave this check out; may be given again")
+    add_json(parser)
 
 
 def _check(values: dict[str, Any]) -> int:
     from fairprune_framework.testing.contracts import check_plugin
 
-    report = check_plugin(values["kind"], discovery.build(values["kind"], values["name"]))
-    print(report)
+    plugin = discovery.build(values["kind"], values["name"], _options(values.get("option") or ()))
+    try:
+        report = check_plugin(values["kind"], plugin, skip=dict.fromkeys(values.get("skip") or (), "left out by --skip"))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(json.dumps(dataclasses.asdict(report), indent=1) if values.get("json") else report)
     return 1 if report.failures else 0
+
+
+def _options(given: Iterable[str]) -> dict[str, Any]:
+    import yaml
+
+    found = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise UserError(f"--option must be NAME=VALUE. Got {text!r} instead.")
+        try:
+            found[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            found[name] = value
+    return found
+
+
+def _add_show_options(parser: Any) -> None:
+    _add_named(parser)
+    add_json(parser)
+
+
+def _show(values: dict[str, Any]) -> int:
+    entry = discovery.find(values["kind"], values["name"])
+    plugin = discovery.load(entry)
+    fields = [field for field in dataclasses.fields(plugin) if field.init]  # type: ignore[arg-type]
+    options = {field.name: _default(field) for field in fields}
+    needs = None if dataclasses.MISSING in options.values() else discovery.make(entry, plugin, {}).needs()
+    found = {
+        **dataclasses.asdict(entry),
+        "doc": inspect.cleandoc(plugin.__doc__ or ""),
+        "source": _source(plugin),
+        "options": {name: _described(plugin, name, value) for name, value in options.items()},
+        "statistics": [] if needs is None else [statistic.name for statistic in needs.statistics],
+        "needs": []
+        if needs is None
+        else [name for name in ("weights", "readout", "probe", "replicates") if getattr(needs, name)],
+        "exemptions": dict(plugin.exemptions),
+    }
+    if values.get("json"):
+        print(json.dumps(found, indent=1, default=str))
+        return 0
+    print(f"{entry.label}\n\n{found['doc']}\n")
+    for name, option in found["options"].items():
+        default = f"default {option['default']!r}" if "default" in option else "must be given"
+        print(f"option      {name}: {option['type']}, {default}")
+    print(f"statistics  {', '.join(found['statistics']) or 'none'}")
+    print(f"needs       {', '.join(found['needs']) or 'nothing more'}")
+    for check, reason in found["exemptions"].items():
+        print(f"exempt      {check}: {reason}")
+    print(f"source      {found['source']}")
+    return 0
+
+
+def _source(plugin: type) -> str:
+    try:
+        return f"{inspect.getsourcefile(plugin)}:{inspect.getsourcelines(plugin)[1]}"
+    except (OSError, TypeError):
+        return "not available"
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """The default of an option; MISSING where it must be given."""
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+
+
+def _described(plugin: type, name: str, default: Any) -> dict[str, Any]:
+    found = {"type": discovery.in_words(typing.get_type_hints(plugin)[name])}
+    return found if default is dataclasses.MISSING else found | {"default": default}
 
 
 COMMANDS = (
@@ -63,6 +146,13 @@ COMMANDS = (
         help="show kind, name, distribution, version and state",
         add_options=_add_list_options,
         run=_list,
+        group=GROUP,
+    ),
+    Command(
+        name="show",
+        help="show a plugin's docstring, options, statistics and source",
+        add_options=_add_show_options,
+        run=_show,
         group=GROUP,
     ),
     Command(

@@ -71,15 +71,18 @@ class MaskedEvaluator:
         """The model without a mask."""
         return self._measured({}, 0.0, None)
 
-    def measure(self, units: Units, factor: Scaling = 0.0, *, category: str | None = None) -> MaskedMeasurement:
+    def measure(
+        self, units: Units, factor: Scaling = 0.0, *, category: str | None = None, perplexity: bool = True
+    ) -> MaskedMeasurement:
         """Mask units and measure.
 
         Args:
             units: their activations are multiplied by `factor`; without any it is the original.
             category: the contrasts of this one alone.
+            perplexity: measure that too, where there are documents.
         """
         if any(len(chosen) for chosen in units.values()):
-            return self._measured(units, factor, category)
+            return self._measured(units, factor, category, perplexity)
         values = self.original.values
         if category is not None:
             values = {name: value for name, value in values.items() if self._categories[name] == category}
@@ -95,6 +98,16 @@ class MaskedEvaluator:
     def mean(self, measured: MaskedMeasurement) -> float:
         """Over contrasts, then templates, then categories, as in the rows of an evaluation; a share over templates alone."""
         return self._paired(list(measured.values), measured.values, measured.values, 0).before
+
+    def means(self, measured: MaskedMeasurement) -> dict[str, float]:
+        """category -> the mean over its contrasts, then templates."""
+        found: dict[str, list[str]] = {}
+        for contrast in self.contrasts:
+            if contrast.id in measured.values:
+                found.setdefault(contrast.category, []).append(contrast.id)
+        return {
+            category: self._paired(ids, measured.values, measured.values, 0).before for category, ids in sorted(found.items())
+        }
 
     def cost(self, after: MaskedMeasurement) -> float:
         """Relative increase of perplexity.
@@ -123,13 +136,15 @@ class MaskedEvaluator:
             resamples=resamples,
         )
 
-    def _measured(self, units: Units, factor: Scaling, category: str | None) -> MaskedMeasurement:
+    def _measured(self, units: Units, factor: Scaling, category: str | None, perplexity: bool = True) -> MaskedMeasurement:
         began = time.perf_counter()
         with masked(self._model, self._architecture, units, factor):
             milliseconds = (time.perf_counter() - began) * 1000
             return MaskedMeasurement(
                 values=self._metric_values(category),
-                perplexity=text_loss(self._model, self._documents, self._max_tokens).perplexity if self._documents else None,
+                perplexity=text_loss(self._model, self._documents, self._max_tokens).perplexity
+                if self._documents and perplexity
+                else None,
                 masking_ms=milliseconds,
             )
 

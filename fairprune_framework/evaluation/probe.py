@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fairprune_framework.api.interfaces import Probe
 from fairprune_framework.api.types import Choice, Measurement, Scaling
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
@@ -16,13 +18,18 @@ def probe_of(evaluator: MaskedEvaluator, factor: float = 0.0, category: str | No
         factor: what units are multiplied by, where the choice names no factor of its own.
     """
 
-    def probe(choice: Choice) -> Measurement:
+    def probe(choice: Choice, *, cost: bool = True) -> Measurement:
         units = {name: chosen.tolist() for name, chosen in choice.units.items()}
         scaling: Scaling = factor if choice.factor is None else choice.factor
         if choice.factors:
             scaling = {name: factors.tolist() for name, factors in choice.factors.items()}
-        measured = evaluator.measure(units, scaling, category=category)
-        cost = evaluator.cost(measured)
-        return Measurement(divergence=evaluator.mean(measured), cost=cost, retention=1 / (1 + cost))
+        measured = evaluator.measure(units, scaling, category=category, perplexity=cost)
+        increase = evaluator.cost(measured) if cost else math.nan
+        return Measurement(
+            divergence=evaluator.mean(measured),
+            cost=increase,
+            retention=1 / (1 + increase),
+            by_category=evaluator.means(measured),
+        )
 
     return probe

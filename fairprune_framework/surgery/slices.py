@@ -6,7 +6,7 @@ and returns the old one, so that it can be restored.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,13 +34,35 @@ def view(parameter: Tensor, slice_: Slice, units: int) -> Tensor:
     return tensor.index_select(axis, index).movedim(axis, 0)
 
 
-def weights_of(model: nn.Module, site: Site) -> dict[str, Tensor]:
-    """role -> (N * width, H) or (N * width,) float32 on the CPU, unfused. `out` too comes unit first."""
+def weights_of(model: nn.Module, site: Site, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """role -> (N * width, H) or (N * width,) float32 on a device, unfused. `out` too comes unit first."""
     weights: dict[str, Tensor] = {}
     for slice_ in site.slices:
         parameter, units = _own(model.get_parameter(slice_.parameter).detach(), slice_, site)
-        weights[slice_.role] = view(parameter, slice_, units).to(device="cpu", dtype=torch.float32)
+        weights[slice_.role] = view(parameter, slice_, units).to(device=device, dtype=torch.float32)
     return weights
+
+
+class LazyWeights(Mapping[str, Tensor]):
+    """As `weights_of`, read when first looked at: most statistics of a scorer that declared weights never do."""
+
+    def __init__(self, read: Callable[[], Mapping[str, Tensor]]) -> None:
+        self._read = read
+        self._weights: Mapping[str, Tensor] | None = None
+
+    def _get(self) -> Mapping[str, Tensor]:
+        if self._weights is None:
+            self._weights = self._read()
+        return self._weights
+
+    def __getitem__(self, role: str) -> Tensor:
+        return self._get()[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._get())
+
+    def __len__(self) -> int:
+        return len(self._get())
 
 
 def _own(parameter: Tensor, slice_: Slice, site: Site) -> tuple[Tensor, int]:

@@ -78,7 +78,7 @@ class PolicyBench:
         return kept
 
     def _context(self, scores: Scores) -> PolicyContext:
-        def probe(choice: Choice) -> Measurement:
+        def probe(choice: Choice, *, cost: bool = True) -> Measurement:
             count = sum(map(len, choice.units.values()))
             return Measurement(divergence=1 / (1 + count), cost=0.001 * count, retention=1 / (1 + 0.001 * count))
 

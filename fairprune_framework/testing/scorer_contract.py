@@ -191,7 +191,7 @@ class Bench:
     def _services(self, model: nn.Module) -> Services:
         """The readout of the model, and a probe that says which units it was asked for, in place of a measurement."""
 
-        def probe(choice: Choice) -> Measurement:
+        def probe(choice: Choice, *, cost: bool = True) -> Measurement:
             size = sum(
                 float(torch.linalg.vector_norm(weights_of(model, self.architecture.sites[name])["out"][units].double()))
                 for name, units in choice.units.items()

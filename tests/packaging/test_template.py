@@ -122,14 +122,14 @@ def test_both_are_found_without_importing_either(python: Path, tmp_path: Path) -
     found = json.loads(call(python, "-c", LISTED, cwd=tmp_path))
     assert not Path(found["file"]).is_relative_to(ROOT)
     assert found["heavy"] == []
-    assert ["bias", "mean-abs-difference", "fairprune-example", "0.1.0"] in found["rows"]
+    assert ["bias", "mean-deviation", "fairprune-example", "0.1.0"] in found["rows"]
     assert ["bias", "variance", "fairprune_framework", "0.1.0"] in found["rows"]
     assert len(found["rows"]) == len({tuple(row) for row in found["rows"]})
 
 
 def test_the_command_line_lists_it(python: Path, tmp_path: Path) -> None:
     lines = call(python.parent / "fairprune", "plugins", "list", cwd=tmp_path, COLUMNS="200").splitlines()
-    (line,) = [line for line in lines if "mean-abs-difference" in line]
+    (line,) = [line for line in lines if "mean-deviation" in line]
     for word in ("bias", "fairprune-example", "0.1.0"):
         assert word in line
 
@@ -152,13 +152,13 @@ def test_it_is_used_in_a_run(python: Path, tmp_path: Path) -> None:
         "--output",
         "run",
         "--bias",
-        "mean-abs-difference",
+        "mean-deviation",
         "--bias.power",
         "2",
     )
     small = ("--budget", "2/layer", "--calibration-documents", "4", "--calibration-tokens", "16", "--force")
     call(python.parent / "fairprune", *command, *small, cwd=tmp_path)
-    assert "mean-abs-difference" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
+    assert "mean-deviation" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
     told = json.dumps(json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["plugins"])
     assert "fairprune-example" in told
     assert "0.1.0" in told

@@ -27,7 +27,7 @@ class Deviation(Statistic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MeanAbsDifference(BiasScorer):
+class MeanDeviation(BiasScorer):
     """Mean over contrasts of the deviation above. Unit: activation, or its `power`."""
 
     power: float = 1.0

@@ -43,3 +43,26 @@ def test_a_broken_plugin_breaks_no_list(fairprune: Any, monkeypatch: pytest.Monk
     assert answer.code == 0
     assert "bias 'shaky' of unknown 0 cannot be loaded from no_such_module:Shaky: ModuleNotFoundError" in answer.out
     assert next(line for line in answer.out.splitlines() if " variance " in line).endswith("ok")
+
+
+def test_plugins_show(fairprune: Any) -> None:
+    answer = fairprune("plugins", "show", "bias", "paired-effect", "--json")
+    assert answer.code == 0
+    found = json.loads(answer.out)
+    assert found["options"] == {"fdr": {"default": 1.0, "type": "a number"}}
+    assert (found["statistics"], found["needs"]) == (["deviation-moments"], [])
+    assert list(found["exemptions"]) == ["zero-difference"]
+    assert "fairprune_effects" in found["source"]
+    text = fairprune("plugins", "show", "importance", "wanda").out
+    assert "statistics  square-sum" in text
+    assert "needs       weights" in text
+
+
+def test_plugins_check_takes_options_and_exemptions(fairprune: Any) -> None:
+    answer = fairprune("plugins", "check", "policy", "two-stage", "--option", "gamma=0.5", "--skip", "site-order", "--json")
+    assert answer.code == 0
+    report = json.loads(answer.out)
+    assert report["skipped"] == {"site-order": "left out by --skip"}
+    assert len(report["passed"]) == len(report["checks"]) - 1
+    for wrong in (["--option", "gamma"], ["--option", "gamma=2"], ["--option", "gama=0.5"], ["--skip", "site-ordr"]):
+        assert fairprune("plugins", "check", "policy", "two-stage", *wrong).code == 2

@@ -72,3 +72,17 @@ def test_a_searched_factor_silences_planted_neurons() -> None:
     assert len(seen) == len(FACTORS)
     assert seen["0"]["divergence"] < 0.2 * probe(Choice(units={})).divergence
     assert best_factor(units, probe, max_cost=-1.0)[0] is None  # nothing is allowed
+
+
+def test_a_probe_tells_categories_apart_and_may_spare_the_perplexity() -> None:
+    contrasts = [contrast for contrast in tiny_contrasts() if not contrast.control]
+    evaluator = evaluator_of(tiny_model("llama"), contrasts)
+    choice = unit_choice({"model.layers.1.mlp": [3, 17, 30]})
+    every, quick = probe_of(evaluator)(choice), probe_of(evaluator)(choice, cost=False)
+    assert quick.divergence == every.divergence
+    assert math.isnan(quick.cost)
+    assert math.isnan(quick.retention)
+    assert set(every.by_category) == {"age", "race"}
+    assert every.divergence == pytest.approx(sum(every.by_category.values()) / 2)
+    for category, value in every.by_category.items():
+        assert probe_of(evaluator, 0.0, category)(choice).divergence == pytest.approx(value, rel=1e-5)
