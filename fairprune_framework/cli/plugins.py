@@ -1,4 +1,4 @@
-"""`fairprune plugins list | show | check`."""
+"""`fairprune plugins list | new | show | check`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import inspect
 import json
 import typing
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from fairprune_framework import discovery
@@ -123,6 +124,20 @@ def _show(values: dict[str, Any]) -> int:
     return 0
 
 
+def _add_new_options(parser: Any) -> None:
+    parser.add_argument("name", help="of the plugin and its distribution: lower-case words with hyphens")
+    parser.add_argument("--kind", choices=list(discovery.GROUPS), required=True, help="which interface")
+    parser.add_argument("--output", metavar="DIR", help="folder in which the new one is made; by default this one")
+
+
+def _new(values: dict[str, Any]) -> int:
+    from fairprune_framework.cli.scaffold import write_distribution
+
+    folder = write_distribution(values["kind"], values["name"], Path(values.get("output") or "."))
+    print(f"wrote {folder}: `pip install -e '{folder}[test]'`, then `pytest {folder}`")
+    return 0
+
+
 def _source(plugin: type) -> str:
     try:
         return f"{inspect.getsourcefile(plugin)}:{inspect.getsourcelines(plugin)[1]}"
@@ -146,6 +161,13 @@ COMMANDS = (
         help="show kind, name, distribution, version and state",
         add_options=_add_list_options,
         run=_list,
+        group=GROUP,
+    ),
+    Command(
+        name="new",
+        help="write a distribution with one plugin, which passes its own tests",
+        add_options=_add_new_options,
+        run=_new,
         group=GROUP,
     ),
     Command(
