@@ -40,6 +40,7 @@ _EXPORTS = {
     "restore": "pipeline",
     "run": "pipeline",
     "score": "pipeline",
+    "score_many": "analysis.scorers",
 }
 
 __all__ = ["__version__", *sorted(_EXPORTS)]
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from fairprune_framework.analysis.causality import causal
     from fairprune_framework.analysis.neuron import inspect
     from fairprune_framework.analysis.overlap import overlap
+    from fairprune_framework.analysis.scorers import score_many
     from fairprune_framework.analysis.stability import stability
     from fairprune_framework.analysis.transfer import transfer
     from fairprune_framework.api.types import Budget, Plan, Scores

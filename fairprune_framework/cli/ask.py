@@ -1,4 +1,4 @@
-"""`fairprune ask overlap | transfer | stability | causal`: the article's questions to a finished run."""
+"""`fairprune ask overlap | transfer | stability | causal | scorers`: the article's questions to a finished run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ QUESTIONS = {
     "transfer": "does what is chosen on one category help another? (one evaluation a category)",
     "stability": "would other templates have chosen the same neurons? (one more audit)",
     "causal": "does zeroing the plan do more than zeroing random neurons of equal activation norm?",
+    "scorers": "do other bias scorers find the same neurons? (one more audit)",
 }
+FUNCTIONS = {"scorers": "score_many"}
+"""Question -> function, where it has another name."""
 
 
 def _add_options(question: str, parser: Any) -> None:
@@ -28,6 +31,9 @@ def _add_options(question: str, parser: Any) -> None:
     add_unsafe(parser)
     if question == "causal":
         parser.add_argument("--draws", type=int, help="sets of random neurons, 20 by default")
+    if question == "scorers":
+        parser.add_argument("--bias", nargs="+", metavar="NAME", help="which; by default all that are installed")
+        parser.add_argument("--top", type=int, help="neurons of each that are named, 10 by default")
     if question == "stability":
         parser.add_argument("--replicates", type=int, help="bootstrap replicates, 100 by default")
 
@@ -40,7 +46,7 @@ def _run(question: str, values: dict[str, Any]) -> int:
     as_json, notify = options.pop("json", False), notifier(f"ask {question}", options.pop("quiet", False))
     run = open_existing(options.pop("run"), unsafe_options(options), notify=notify)
     asked = {name: value for name, value in options.items() if name not in UNSAFE}
-    answer = getattr(module, question)(run, notify=notify, **asked)
+    answer = getattr(module, FUNCTIONS.get(question, question))(run, notify=notify, **asked)
     print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else module.render(answer))
     return 0
 

@@ -1,0 +1,150 @@
+"""Do other bias scorers find the same neurons? All of them from one audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+
+from fairprune_framework import discovery
+from fairprune_framework.analysis.common import matrix, opened_run, square
+from fairprune_framework.api.interfaces import BiasScorer
+from fairprune_framework.api.types import Scores
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand, selecting, streams_of
+from fairprune_framework.auditing.sums import CONTROLS
+from fairprune_framework.errors import FairpruneError, UserError
+from fairprune_framework.runs.run import Run
+from fairprune_framework.selection.decide import services
+from fairprune_framework.selection.plugins import Plugins
+from fairprune_framework.selection.scoring import score
+from fairprune_framework.utilities.files import write_json
+from fairprune_framework.utilities.progress import Notify, silent
+
+
+def score_many(
+    run: Run | str | Path, bias: str | Sequence[str] = "all", top: int = 10, notify: Notify = silent
+) -> dict[str, Any]:
+    """Score a run's model by several bias scorers with their defaults, from one more audit of the contrasts of `select`. The highest
+    neurons of each, and Spearman's rank correlation of every two over all neurons that were seen. Writes `scorers.json`.
+
+    Args:
+        run: a run, or its folder, with an audit.
+        bias: names, or "all": every one that is installed.
+        top: neurons of each that are named.
+
+    Raises:
+        UserError: an unknown name, `top` below 1, or no scorer that can score this model.
+    """
+    opened = opened_run(run, notify, "audit")
+    if top < 1:
+        raise UserError(f"--top must be at least 1. Got {top} instead.")
+    named = [entry.name for entry in discovery.entries("bias")] if bias == "all" else bias
+    names = list(dict.fromkeys([named] if isinstance(named, str) else named))
+    skipped: dict[str, str] = {}
+    plugins: dict[str, BiasScorer] = {}
+    for name in names:
+        plugin = cast(BiasScorer, discovery.build("bias", name))
+        if (reason := _not_for(plugin, opened)) is not None:
+            skipped[name] = reason
+        else:
+            plugins[name] = plugin
+    found = _scored(opened, plugins, skipped, notify)
+    if not found:
+        raise UserError(f"no scorer can score this model: {'; '.join(f'{name}: {why}' for name, why in skipped.items())}")
+    answer = {
+        "format": "fairprune-scorers/1",
+        "scorers": list(found),
+        "skipped": skipped,
+        "top": {name: _top(scores, top) for name, scores in found.items()},
+        "rank_correlation": _correlations(list(found.values())),
+    }
+    write_json(opened.folder / "scorers.json", answer)
+    return answer
+
+
+def _not_for(plugin: BiasScorer, run: Run) -> str | None:
+    """Why a scorer cannot score the model of a run, as far as its needs say."""
+    taps = frozenset(tap for site in run.loaded.architecture.sites.values() for tap in site.taps)
+    for statistic in plugin.needs().statistics:
+        if missing := sorted(statistic.taps & {"gate", "up"} - taps):
+            return f"the model has no {missing[0]}"
+    controls = CONTROLS in streams_of(plugin.needs().statistics, len(run.loaded.layers))
+    return "the prompts have no controls that may feed scores" if controls and not _controls(run) else None
+
+
+def _controls(run: Run) -> list[Any]:
+    return selecting(run.prompts.aligned, CONTROLS)
+
+
+def _scored(run: Run, plugins: Mapping[str, BiasScorer], skipped: dict[str, str], notify: Notify) -> dict[str, Scores]:
+    """Name -> scores of those that could be; the others join the skipped ones, each with the reason."""
+    contrasts, loaded = selecting(run.prompts.aligned), run.loaded
+    demand = Demand.of(list(plugins.values()), len(loaded.layers))
+    notify(f"auditing {len(contrasts)} contrasts for {len(plugins)} scorers")
+    statistics, _ = audit(
+        loaded.model,
+        loaded.architecture,
+        contrasts,
+        run.prompts.values,
+        demand,
+        controls=_controls(run),
+        calibration=run.calibration if demand.calibration else None,
+        micro_batch_tokens=run.micro_batch_tokens,
+        accelerator=run.recipe.accelerator,
+    )
+    loaded.to_device()
+    importance, label = discovery.build("importance", "random"), Plugins(run.recipe).label("importance")
+    found: dict[str, Scores] = {}
+    for name, plugin in plugins.items():
+        entry = discovery.find("bias", name)
+        try:
+            found[name] = score(
+                statistics,
+                loaded.model,
+                loaded.architecture,
+                plugin,
+                cast(Any, importance),
+                (f"{entry.distribution}:{entry.name}", label),
+                run.recipe.seed,
+                services=services(run.selection),
+            )
+        except FairpruneError as error:
+            skipped[name] = str(error).partition("\n")[0]
+    return found
+
+
+def _top(scores: Scores, count: int) -> list[dict[str, Any]]:
+    names = sorted(scores.bias)
+    every = torch.cat([scores.bias[name].masked_fill(~scores.observed[name], -torch.inf) for name in names])
+    units = [(name, unit) for name in names for unit in range(scores.sites[name].units)]
+    first = torch.sort(every, descending=True, stable=True).indices[:count].tolist()
+    return [{"site": units[i][0], "unit": units[i][1], "score": every[i].item()} for i in first if torch.isfinite(every[i])]
+
+
+def _correlations(scores: Sequence[Scores]) -> list[list[float | None]]:
+    """Spearman's, over the units that were observed by all; None on the diagonal, and where a scorer gives all the same."""
+    from scipy.stats import rankdata
+
+    names = sorted(scores[0].bias)
+    seen = torch.cat([torch.stack([each.observed[name] for each in scores]).all(0) for name in names])
+    ranks = [rankdata(torch.cat([each.bias[name] for name in names])[seen].numpy()) for each in scores]
+    pairs = [(i, j) for i in range(len(ranks)) for j in range(i)]
+    flat = [bool(np.ptp(rank) == 0) if len(rank) else True for rank in ranks]
+    values = [float("nan") if flat[i] or flat[j] else float(np.corrcoef(ranks[i], ranks[j])[0, 1]) for i, j in pairs]
+    return [[None if value is None or np.isnan(value) else value for value in row] for row in square(len(ranks), pairs, values)]
+
+
+def render(answer: Mapping[str, Any]) -> str:
+    """The answer as text."""
+    names = answer["scorers"]
+    cells = [["" if value is None else f"{value:.2f}" for value in row] for row in answer["rank_correlation"]]
+    columns = [str(number) for number in range(1, len(names) + 1)]
+    rows = [f"{number} {name}" for number, name in zip(columns, names, strict=True)]
+    lines = ["rank correlation of bias scores over all neurons", "", *matrix(rows, columns, cells), "", "the highest neurons"]
+    for name in names:
+        lines.append(f"  {name}: " + ", ".join(f"{each['site']}:{each['unit']}" for each in answer["top"][name][:5]))
+    return "\n".join([*lines, *(f"  skipped {name}: {why}" for name, why in answer["skipped"].items())])
