@@ -192,7 +192,8 @@ class Choice:
     factors: Mapping[str, Tensor] = field(default_factory=dict)
     """For the operator `scale`: site -> (n,) float, parallel to `units`, a factor in [0, 10] for each; in place of `factor`."""
     categories: Mapping[str, Tensor] = field(default_factory=dict)
-    """site -> bit mask over categories, parallel to `units` (partial restore)."""
+    """site -> (n,) int64, parallel to `units`: the categories for which a unit was chosen, bit k for the k-th of the sorted names;
+    the plan keeps it."""
     reason: str | None = None
     """Why nothing was chosen, or less than asked."""
 

@@ -82,6 +82,7 @@ def make_plan(
         operator=operator,
         factor=factor,
         factors=factors_of(choice, kept),
+        categories=categories_of(choice, kept),
         sites={name: tuple(sorted(units.tolist())) for name, units in kept.items()},
         requested={"budget": str(budget), "units": budget.units(scores.sites)},
         achieved=achieved,
@@ -96,6 +97,16 @@ def factors_of(choice: Choice, kept: dict[str, Tensor]) -> dict[str, tuple[float
     for name, units in kept.items() if choice.factors else ():
         known = dict(zip(choice.units[name].tolist(), choice.factors[name].double().tolist(), strict=True))
         found[name] = tuple(known[unit] for unit in sorted(units.tolist()))
+    return found
+
+
+def categories_of(choice: Choice, kept: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """site -> the bit masks of the units that were kept, in the order of their indices; of the sites for which the choice has them."""
+    found: dict[str, tuple[int, ...]] = {}
+    for name, units in kept.items():
+        if name in choice.categories:
+            known = dict(zip(choice.units[name].tolist(), choice.categories[name].tolist(), strict=True))
+            found[name] = tuple(known[unit] for unit in sorted(units.tolist()))
     return found
 
 
@@ -129,6 +140,9 @@ def check_choice(choice: Choice, scores: Scores, label: str) -> None:
             raise ContractViolation(f"{label} chose a unit of {name} twice")
         if name in choice.order and choice.order[name].shape != units.shape:
             raise ContractViolation(f"{label}: the order of {name} has another length than its units")
+        bits = choice.categories.get(name)
+        if bits is not None and (bits.shape != units.shape or bits.is_floating_point() or bool((bits < 0).any())):
+            raise ContractViolation(f"{label}: the categories of {name} must be one bit mask, an integer, for each unit")
         if not choice.factors:
             continue
         if choice.factor is not None or name not in choice.factors or choice.factors[name].shape != units.shape:

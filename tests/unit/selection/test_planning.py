@@ -304,3 +304,21 @@ def test_factors_that_break_the_contract(more: dict[str, Any], operator: str, wo
     choice = Choice(**{"units": {"layers.0.b": torch.tensor([2])}, "factors": {"layers.0.b": torch.tensor([0.5])}, **more})
     with pytest.raises(ContractViolation, match=words):
         plan(choice, operator=operator)
+
+
+def test_categories_go_with_the_units_that_are_kept() -> None:
+    choice = Choice(
+        units={"layers.1.a": torch.tensor([5, 0, 3]), "layers.0.b": torch.tensor([2])},
+        order={"layers.1.a": torch.tensor([4.0, 3.0, 1.0]), "layers.0.b": torch.tensor([2.0])},
+        categories={"layers.1.a": torch.tensor([1, 2, 3])},
+    )
+    found = plan(choice)
+    assert found.sites == {"layers.0.b": (2,), "layers.1.a": (0, 5)}
+    assert found.categories == {"layers.1.a": (2, 1)}
+    assert Plan.from_json(found.to_json()).categories == found.categories
+
+
+@pytest.mark.parametrize("bits", [torch.tensor([1, 2]), torch.tensor([0.5, 1.0, 2.0]), torch.tensor([1, -1, 0])])
+def test_categories_that_are_no_bit_masks(bits: torch.Tensor) -> None:
+    with pytest.raises(ContractViolation, match="bit mask"):
+        plan(Choice(units={"layers.1.a": torch.tensor([5, 0, 3])}, categories={"layers.1.a": bits}))
