@@ -18,6 +18,7 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.runs.folder import STAGES as ORDER
+from fairprune_framework.utilities import stopping
 
 if TYPE_CHECKING:
     from fairprune_framework.runs.run import Run
@@ -41,6 +42,13 @@ def run_stages(run: Run, *stages: str, named: Collection[str] = ()) -> Run:
         named: stages that the user asked for: with `overwrite` they are done again, also if they are done with the same inputs.
     """
     redo = frozenset(named if run.folder.overwrite else ())
+    try:
+        return _as_rank(run, stages, redo)
+    finally:
+        run.folder.release()
+
+
+def _as_rank(run: Run, stages: tuple[str, ...], redo: Collection[str]) -> Run:
     if not run.recipe.is_distributed or "audit" not in stages:
         return _run_stages(run, stages, redo)
     from fairprune_framework.auditing.distributed.parallel import destroy_process_group, init_process_group
@@ -77,8 +85,12 @@ def _do(run: Run, name: str, *, again: bool) -> None:
     if finished:
         run.notify(f"{name}: done before")
         return
+    stopping.check()
+    if run.folder.path.is_dir():
+        run.folder.own()
     began = time.perf_counter()
     files = stage(name).run(run)
+    stopping.check()
     run.folder.finish(name, time.perf_counter() - began, files)
 
 

@@ -1,12 +1,13 @@
 """The command line: collects the commands, parses, calls one, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted, 143 stopped by SIGTERM: an audit goes on later.
+Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted, 143 stopped by SIGTERM: the same command goes on.
 Nothing heavy is imported before a command runs.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -23,6 +24,7 @@ from fairprune_framework.cli.options import (
     split_plugin_options,
 )
 from fairprune_framework.errors import FairpruneError, Interrupted, UserError
+from fairprune_framework.utilities import stopping
 from fairprune_framework.utilities.versions import __version__
 
 MODULES = (
@@ -61,8 +63,34 @@ What is done is not repeated; --overwrite does it again. `fairprune COMMAND
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Console script `fairprune`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    with stopping.noted_signals():
+        code = _answered(words)
+        if (number := stopping.received()) is None or code == 143:
+            return code
+        if number == signal.SIGTERM:
+            print("fairprune: stopped by SIGTERM; the same command goes on", file=sys.stderr)
+            return 143
+        print("fairprune: interrupted", file=sys.stderr)
+        return 130
+
+
+def _answered(words: list[str]) -> int:
     try:
         return _dispatch(words)
+    except Exception as error:
+        if stopping.received() is not None:  # whatever others made of the interrupt
+            return 130
+        return _explained(error)
+    except KeyboardInterrupt:
+        if stopping.received() is None:
+            print("fairprune: interrupted", file=sys.stderr)
+        return 130
+
+
+def _explained(raised: Exception) -> int:
+    """The exit code for what a command raised, said in one line; a fault of this program is raised again."""
+    try:
+        raise raised
     except UserError as error:
         if not is_worker_rank():
             print(f"fairprune: error: {one_line(error)}", file=sys.stderr)
@@ -70,9 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as error:
         print(f"fairprune: {one_line(error)}", file=sys.stderr)
         return 143
-    except KeyboardInterrupt:
-        print("fairprune: interrupted", file=sys.stderr)
-        return 130
     except BrokenPipeError:
         return 1
     except (FairpruneError, OSError) as error:

@@ -255,6 +255,11 @@ def context_length(model: nn.Module) -> int | None:
     return int(length) if length else None
 
 
+def public_name(model: str) -> str:
+    """A local model by its own name, without the path on this machine; the id of a hub model."""
+    return Path(model).resolve().name if Path(model).is_absolute() or Path(model).exists() else model
+
+
 def parameter_count(model: nn.Module) -> int:
     """Number of parameters, with tied ones counted once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import UserError
 from fairprune_framework.models.quiet import quietly
+from fairprune_framework.utilities.files import temporary_folder
 
 CONFIG, README, KEPT_README = "config.json", "README.md", "ORIGINAL_README.md"
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
@@ -125,8 +125,7 @@ def save_like(
         UserError: the model is a part of what the original holds, and its tensors are not found there: the rest would be lost.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as name:
-        scratch = Path(name)
+    with temporary_folder(folder) as scratch:
         with quietly():  # under the names of the files, which transformers knows
             model.save_pretrained(scratch, state_dict={name: model.get_parameter(name).detach() for name in parameters})
         changed = {name: file for file in shards(scratch) for name in names_in(file)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
+from fairprune_framework.models.loading import public_name
 from fairprune_framework.reporting import prose
 from fairprune_framework.reporting.run_data import Source, read_source
 from fairprune_framework.utilities.versions import __version__
@@ -42,7 +43,7 @@ def card(source: Source) -> Any:
     from huggingface_hub import ModelCard, ModelCardData
 
     base, licence = base_of(source.model)
-    name = base or _public(source.model)
+    name = base or public_name(source.model)
     title = f"{name.rpartition('/')[2]}-fairpruned"
     data = ModelCardData(
         language=_language(source),
@@ -107,11 +108,6 @@ def _licence(base: str, licence: str | None) -> str:
     if licence is None:
         return f"Unknown: the card of `{_cell(base)}` was not available. The licence of the original applies."
     return f"`{_cell(licence)}`, inherited from {_cell(base)}; this model is a modification of it."
-
-
-def _public(model: str) -> str:
-    """A local model by its own name, without the path on this machine."""
-    return Path(model).resolve().name if "/" in model or Path(model).exists() else model
 
 
 def _cell(text: Any) -> str:

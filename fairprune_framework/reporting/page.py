@@ -75,6 +75,8 @@ def page(sources: Sequence[Source]) -> str:
             cost=changes.benchmark_table(_cost_rows(source)),
             provenance=_provenance(source),
             command=command_of(source),
+            recipe_text=recipe_of(source),
+            model=_named(source.model),
             version=_version(),
         )
     )
@@ -163,8 +165,23 @@ def command_of(source: Source) -> str:
     recipe = source.recipe
     if not recipe.get("model") or not recipe.get("prompts"):
         return ""
-    parts = ["fairprune", "run", str(recipe["model"]), "--prompts", str(recipe["prompts"]), "--recipe"]
-    return shlex.join([*parts, str(source.folder / "recipe.yaml"), "--output", f"{source.folder}-again"])
+    folder = source.folder.name if source.folder.is_absolute() else source.folder
+    parts = ["fairprune", "run", _named(recipe["model"]), "--prompts", _named(recipe["prompts"]), "--recipe"]
+    return shlex.join([*parts, f"{folder}/recipe.yaml", "--output", f"{folder}-again"])
+
+
+def recipe_of(source: Source) -> str:
+    """The recipe without the places of its files on this machine."""
+    text = source.recipe_text
+    for value in source.recipe.values():
+        if isinstance(value, str):
+            text = text.replace(value, _named(value))
+    return text
+
+
+def _named(path: Any) -> str:
+    """An absolute path by its last part: a page is shown to others."""
+    return Path(str(path)).name if Path(str(path)).is_absolute() else str(path)
 
 
 def _provenance(source: Source) -> list[tuple[str, list[tuple[str, str]]]]:

@@ -10,6 +10,7 @@ from fairprune_framework.api.types import Plan
 from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.rows import ResultRow
+from fairprune_framework.models.loading import public_name
 from fairprune_framework.recipes.recipe import Recipe
 
 WIDTH = 80
@@ -29,7 +30,7 @@ def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan 
         lines += _wrapped(f"VERDICT  {record['verdict']}: {record['verdict_because']}")
     elif record.get("abstained"):
         lines += _wrapped(f"ABSTAINED  {record['abstained_because']}")
-    facts = [("model", str(recipe.model or "in memory"))]
+    facts = [("model", public_name(recipe.model) if recipe.model else "in memory")]
     if recipe.prompts or "contrasts" in record:
         facts.append(("prompts", _prompts(recipe, record)))
     if plan is not None:

@@ -7,7 +7,6 @@ is done already; another key is refused without `overwrite`, which removes that 
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.recipes.loading import read_options
 from fairprune_framework.recipes.recipe import ADOPTED, FIELDS, PLUGIN_KINDS, STAGE_FIELDS, Recipe
+from fairprune_framework.runs import lock
 from fairprune_framework.utilities import files as provenance
 from fairprune_framework.utilities import integrity
 from fairprune_framework.utilities.progress import Notify, silent
@@ -28,6 +28,11 @@ RECORD, RECIPE = "run.json", "recipe.yaml"
 CONTRASTS = "contrasts.jsonl"
 CHECKPOINT = "checkpoint"
 """Folder with what an unfinished audit has summed; it goes when the audit is done, or a new one begins."""
+
+OWN_FOLDERS = ("model", CHECKPOINT, "logs", "cache")
+"""Folders that are written into: none may be a link."""
+_written: dict[Path, str] = {}
+"""Folder -> sha256 of the record that this process wrote last."""
 
 STAGES = ("read", "audit", "score", "plan", "prune", "evaluate", "report")
 FILES: Mapping[str, tuple[str, ...]] = {
@@ -93,6 +98,7 @@ class RunFolder(os.PathLike[str]):
         self.recipe, self.overwrite, self.notify, self._contents = recipe, overwrite, notify, contents
         self._given = set(given)
         record = self.path / RECORD
+        self._seen = provenance.file_digest(record) if record.is_file() else None
         self.record: dict[str, Any] = (
             read_checked(record, RunRecord) if record.is_file() else {"format": RunRecord.FORMAT, "stages": {}}
         )
@@ -232,19 +238,34 @@ class RunFolder(os.PathLike[str]):
         if not self.done(stage):
             raise RunFolderError(f"the stage {stage!r} of {self} is outdated: run `fairprune {stage} --overwrite` first")
 
+    def own(self) -> None:
+        """Become the one writer of a folder that exists, and sweep what killed ones left; nothing where this process is that already.
+
+        Raises:
+            RunFolderError: another process writes the folder, or did since it was opened; or a folder in it is a link.
+        """
+        for name in OWN_FOLDERS:
+            if (self.path / name).is_symlink():
+                raise RunFolderError(f"{self.path / name} is a link, and nothing is written through one: remove it")
+        if lock.acquire(self.path):
+            record = self.path / RECORD
+            now = provenance.file_digest(record) if record.is_file() else None
+            if now not in (self._seen, _written.get(self.path.resolve())):
+                lock.release(self.path)
+                raise RunFolderError(f"another process has written {self} in between: give the same command again")
+            for folder in (self.path, *(self.path / name for name in OWN_FOLDERS)):
+                provenance.sweep(folder)
+
     def begin(self, stage: str) -> None:
-        """Make room for a stage: its files and those of later stages go, and the recipe is written."""
+        """Make room for a stage: its files and those of later stages go, and the recipe is written. Raises as `own`."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self.own()
         later = STAGES[STAGES.index(stage) :]
         if stage == "read":
-            shutil.rmtree(self.path / CHECKPOINT, ignore_errors=True)
+            provenance.remove(self.path / CHECKPOINT)
             self.record.pop("unsafe_options", None)
         for name in (name for each in later for name in FILES[each]):
-            path = self.path / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            provenance.remove(self.path / name)
         for each in later:
             self.record["stages"].pop(each, None)
             self.record.get("seconds", {}).pop(each, None)
@@ -290,8 +311,20 @@ class RunFolder(os.PathLike[str]):
             self.note(unsafe_options=self.recipe.unsafe)
         if self.recipe.model is not None and Path(self.recipe.model).exists():
             self.note(places={"model": os.path.relpath(self.recipe.model, self.path)})
-        provenance.write_text(self.path / RECIPE, yaml.safe_dump(self.recipe.to_file(), sort_keys=False, allow_unicode=True))
         provenance.write_json(self.path / RECORD, self.record)
+        _written[self.path.resolve()] = provenance.file_digest(self.path / RECORD)
+        provenance.write_text(self.path / RECIPE, yaml.safe_dump(self.recipe.to_file(), sort_keys=False, allow_unicode=True))
+
+    def release(self) -> None:
+        """Let other processes write the folder."""
+        lock.release(self.path)
+
+
+def is_begun(folder: Path) -> bool:
+    """The folder holds nothing but what a process leaves that is killed before its first stage is done."""
+    if not folder.is_dir():
+        return False
+    return all(provenance.is_unfinished(path) or path.name == lock.FILE for path in folder.iterdir())
 
 
 def refuse_unwritable(folder: Path) -> None:

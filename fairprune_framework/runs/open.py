@@ -17,7 +17,7 @@ from fairprune_framework.recipes.loading import (
     with_options,
 )
 from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, FIELDS, Recipe
-from fairprune_framework.runs.folder import RECIPE, RECORD, refuse_unwritable
+from fairprune_framework.runs.folder import RECIPE, RECORD, is_begun, refuse_unwritable
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.progress import Notify, silent
 
@@ -56,7 +56,7 @@ def open_run(
         given["model"] = str(model)
     if isinstance(prompts, (str, Path)):
         given["prompts"] = str(prompts)
-    existing = folder is not None and folder.exists() and any(folder.iterdir() if folder.is_dir() else [folder])
+    existing = folder is not None and folder.exists() and not is_begun(folder)
     if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
         raise RunFolderError(f"{folder} exists and is not a run folder (it contains no {RECORD}): choose another --output")
     if folder is not None and not existing:

@@ -21,6 +21,7 @@ from fairprune_framework.errors import RunFolderError, UserError, shown
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
 from fairprune_framework.evaluation.probe import probe_of
 from fairprune_framework.models.loaded import LoadedModel
+from fairprune_framework.models.loading import public_name
 from fairprune_framework.models.readout import readout_of
 from fairprune_framework.recipes.recipe import Recipe, budget_of
 from fairprune_framework.selection.contexts import Services, context, generator_for
@@ -119,7 +120,7 @@ def plan_of(selection: Selection, scores: Scores) -> Plan:
         budget_of(recipe),
         policy_context(operator, recipe.max_perplexity_increase, at, generator, given["probe"], resampling),
         label,
-        model=loaded.name,
+        model=public_name(loaded.name),
         fingerprint=loaded.fingerprint,
         operator=operator,
         factor=recipe.multiplier(),

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import gc
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -30,6 +28,8 @@ from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.masking import check_plan, masked
 from fairprune_framework.surgery.restoration import capture, save
 from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_
+from fairprune_framework.utilities import stopping
+from fairprune_framework.utilities.files import move_folder, temporary_folder
 
 MAX_DIFFERENCE = 1e-3
 MAX_KL = 1e-6
@@ -220,8 +220,7 @@ def save_pruned_model(
             with pruned_in_place(model, plan, architecture.sites, widths):
                 difference, kl = _compare(logits_of(model, probe_ids), expected)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with temporary_folder(target) as temporary:
         with pruned_in_place(model, plan, architecture.sites, widths):
             after = parameter_count(model)
             pruned = fingerprint(model)
@@ -247,12 +246,10 @@ def save_pruned_model(
             raise VerificationFailed("the reloaded model does not answer as the removed one. Nothing was kept.")
         del again
         gc.collect()
+        stopping.check()
         if restoration is not None:
             save(capture(model, plan, architecture.sites, widths, pruned), restoration)
-        temporary.chmod(0o755)
-        temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        move_folder(temporary, target)
     per_unit = {name: unit_parameters(model, site) for name, site in architecture.sites.items()}
     return _report(plan, architecture.sites, per_unit, widths, before, after, difference, kl, files)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from fairprune_framework.errors import RunFolderError, UserError, VerificationFailed
 from fairprune_framework.surgery import restoration as kept
 from fairprune_framework.utilities import integrity
+from fairprune_framework.utilities.files import move_folder, sweep, temporary_folder
 from fairprune_framework.utilities.schemas import RunRecord, read_checked
 
 
@@ -71,14 +70,11 @@ def restore_folder(
     if target is None:
         return model, tokenizer
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    sweep(target.parent, target.name)
+    with temporary_folder(target) as temporary:
         fields = restoration.config
         save_like(source, temporary, model, parameters=sorted(restoration.slices), fields=fields, back=True)
         if weights_digest(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != restoration.weights:
             raise VerificationFailed("the reloaded model is not the original. Nothing was kept.")
-        temporary.chmod(0o755)
-        temporary.replace(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        move_folder(temporary, target)
     return model, tokenizer

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,11 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairprune_framework.errors import DiskFull, RunFolderError, shortened, shown
+from fairprune_framework.utilities import stopping
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+UNFINISHED = ".tmp"
+"""Suffix of files and folders that a kill may leave; their names begin with a dot and the name that they would have got."""
+_UNFINISHED = re.compile(r"\.+[^/]+\.[a-z0-9_]{8}\.tmp")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -50,13 +55,12 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        stopping.check()
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
         os.close(handle)
         temporary = Path(name)
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
+        temporary.chmod(0o666 & ~_umask())
         if durable:
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
@@ -71,6 +75,54 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 "same command again"
             ) from error
         raise
+
+
+@contextmanager
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """A folder beside `target`, with ordinary permissions; it goes at the end, unless it was moved."""
+    path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent))
+    try:
+        path.chmod(0o777 & ~_umask())
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def move_folder(temporary: Path, target: Path) -> None:
+    """Give a finished folder its name, and its files ordinary permissions, which libraries may have narrowed."""
+    for path in temporary.rglob("*"):
+        path.chmod((0o777 if path.is_dir() else 0o666) & ~_umask())
+    temporary.replace(target)
+
+
+def is_unfinished(path: Path) -> bool:
+    """The name is one that `atomic` or `temporary_folder` gives."""
+    return _UNFINISHED.fullmatch(path.name) is not None
+
+
+def sweep(folder: Path, target: str | None = None) -> None:
+    """Remove what killed writers left in a folder; links are removed, not followed.
+
+    Args:
+        target: only what would have become the file or folder of this name.
+    """
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if is_unfinished(path) and (target is None or path.name.lstrip(".").startswith(f"{target.lstrip('.')}.")):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder or a link; what a link points to stays."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
 
 
 def write_text(path: Path, text: str) -> None:

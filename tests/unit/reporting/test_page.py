@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fairprune_framework.reporting.page import CHARTS, charts_of, command_of, packed, page
+from fairprune_framework.reporting.page import CHARTS, charts_of, command_of, packed, page, recipe_of
 from fairprune_framework.reporting.run_data import read_source
 
 
@@ -114,14 +114,14 @@ def test_provenance(documents: dict[str, Document], full: Path) -> None:
     for name, value in {**record["versions"], **record["hashes"]}.items():
         assert name in text
         assert value in text
-    assert (full / "recipe.yaml").read_text().strip() in text
+    assert recipe_of(read_source(full)).strip() in text
 
 
 def test_the_command_is_quoted_for_a_shell(full: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(full, tmp_path / "a run; rm -rf $HOME"))
     words = shlex.split(command_of(read_source(folder)))
     assert words[:2] == ["fairprune", "run"]
-    assert words[words.index("--recipe") + 1] == str(folder / "recipe.yaml")
+    assert words[words.index("--recipe") + 1] == f"{folder.name}/recipe.yaml"
 
 
 def test_it_is_the_same_twice_and_small(full: Path) -> None:

@@ -1,0 +1,103 @@
+"""One writer: a run folder that is being written names its process, host and start, and admits no second one.
+
+The file is locked by the kernel, so that the lock of a process that died is stale at once, on whatever host or container it ran.
+Where the file system knows no such locks, the process of the same host is looked for.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+
+from fairprune_framework.errors import RunFolderError
+
+FILE = ".lock"
+_held: dict[Path, int] = {}
+"""Folder -> open file: locks of this process, which may open a folder twice."""
+
+
+def acquire(folder: Path) -> bool:
+    """Take the lock of a folder that exists; returns whether this process did not hold it before.
+
+    Raises:
+        RunFolderError: another process holds it.
+    """
+    folder = folder.resolve()
+    if folder in _held:
+        return False
+    path = folder / FILE
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise RunFolderError(f"{path} is a link: remove it") from None
+            raise
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(handle)
+            os.close(handle)
+            raise RunFolderError(f"{folder} is being written {holder}: wait for it, or choose another --output") from None
+        except OSError:  # a file system without locks
+            if _alive(handle):
+                holder = _holder(handle)
+                os.close(handle)
+                raise RunFolderError(f"{folder} is being written {holder}: wait for it, or remove {path}") from None
+        try:
+            same = os.path.samestat(os.fstat(handle), os.stat(path, follow_symlinks=False))
+        except FileNotFoundError:
+            same = False
+        if same:
+            break
+        os.close(handle)  # its holder removed it in between
+    text = json.dumps(
+        {"process": os.getpid(), "host": socket.gethostname(), "start": datetime.now(UTC).isoformat("T", "seconds")}
+    )
+    os.ftruncate(handle, 0)
+    os.pwrite(handle, text.encode(), 0)
+    _held[folder] = handle
+    return True
+
+
+def release(folder: Path) -> None:
+    """Give the lock back and remove its file; nothing where this process does not hold it."""
+    folder = folder.resolve()
+    if (handle := _held.pop(folder, None)) is not None:
+        (folder / FILE).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _read(handle: int) -> dict[str, object]:
+    try:
+        data = json.loads(os.pread(handle, 4096, 0))
+    except ValueError:
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def _holder(handle: int) -> str:
+    data = _read(handle)
+    if not data:
+        return "by another process"
+    return f"by process {data.get('process')} on {data.get('host')} since {data.get('start')}"
+
+
+def _alive(handle: int) -> bool:
+    """The process in the file runs on this host, or may run on another."""
+    data = _read(handle)
+    process = data.get("process")
+    if type(process) is not int or process <= 0 or data.get("host") != socket.gethostname():
+        return bool(data)
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return process != os.getpid()

@@ -1,0 +1,65 @@
+"""Ctrl-C and SIGTERM are never lost: what was asked is remembered, also where code of others swallows the exception.
+
+An exception that a signal handler raises disappears in a garbage collection or a callback, and becomes another one in some
+libraries. So the handler also notes the signal, stages and every written file ask `check`, and the command line asks `received`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_received: list[int] = []
+
+
+@contextmanager
+def noted_signals() -> Iterator[None]:
+    """Note SIGINT and SIGTERM within the block, and raise `KeyboardInterrupt` for each.
+
+    In threads nothing is changed. A rank that a launcher started, and a forked one, ends at SIGTERM at once: it may wait in a collective,
+    where Python is never asked.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _received.clear()
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    known = {number: signal.getsignal(number) for number in (signal.SIGINT, *((signal.SIGTERM,) if alone else ()))}
+    for number, handler in known.items():
+        if handler is not signal.SIG_IGN:  # `nohup` and background jobs of a shell
+            signal.signal(number, _note)
+    try:
+        yield
+    finally:
+        for number, handler in known.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+
+def received() -> int | None:
+    """The first signal that came within `noted_signals`; None: none."""
+    return _received[0] if _received else None
+
+
+def check() -> None:
+    """Raise `KeyboardInterrupt` if a signal came, wherever its own exception went."""
+    if _received:
+        raise KeyboardInterrupt
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def _as_before() -> None:
+    _received.clear()
+    for number, handler in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is _note:
+            signal.signal(number, handler)
+
+
+os.register_at_fork(after_in_child=_as_before)
