@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -32,9 +33,11 @@ def noted_signals() -> Iterator[None]:
     for number, handler in known.items():
         if handler is not signal.SIG_IGN:  # `nohup` and background jobs of a shell
             signal.signal(number, _note)
+    told, sys.unraisablehook = sys.unraisablehook, _unraisable(sys.unraisablehook)
     try:
         yield
     finally:
+        sys.unraisablehook = told
         for number, handler in known.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
@@ -48,6 +51,11 @@ def check() -> None:
     """Raise `KeyboardInterrupt` if a signal came, wherever its own exception went."""
     if _received:
         raise KeyboardInterrupt
+
+
+def _unraisable(told: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys.UnraisableHookArgs], object]:
+    """Say nothing of an interrupt that Python had to ignore: it is noted."""
+    return lambda raised: None if _received and issubclass(raised.exc_type, KeyboardInterrupt) else told(raised)
 
 
 def _note(number: int, frame: FrameType | None) -> None:
