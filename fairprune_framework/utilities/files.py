@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,12 +53,10 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
     Raises:
         DiskFull: no space is left; nothing half-written stays.
     """
-    temporary: Path | None = None
+    temporary = _beside(path)  # named before it is made: a signal at any moment leaves nothing
     try:
         stopping.check()
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=UNFINISHED, dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         if durable:
@@ -66,8 +64,7 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
         if full or "No space left on device" in str(error):  # safetensors raises an error of its own
             raise DiskFull(
@@ -80,9 +77,9 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
 @contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
     """A folder beside `target`, with ordinary permissions; it goes at the end, unless it was moved."""
-    path = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=UNFINISHED, dir=target.parent))
+    path = _beside(target)
     try:
-        path.chmod(0o777 & ~_umask())
+        path.mkdir()
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -117,6 +114,10 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
 
 
 def _umask() -> int:
