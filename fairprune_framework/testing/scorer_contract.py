@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Observation, Pass, SiteContext, Statistic
-from fairprune_framework.api.types import Choice, Measurement, Site
+from fairprune_framework.api.types import Choice, Measurement, Site, Tap
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.demand import passes_of
@@ -38,6 +38,9 @@ TOKENS = 192
 """Padded tokens of a micro-batch: several contrasts of unequal length together."""
 RELATIVE, OF_LARGEST = 1e-3, 1e-5
 """Tolerated float noise of composition and order: relative to a score, and to the largest score of the site."""
+
+ROUNDING = 2e-5
+"""Tolerated difference from a model in float64, relative: above what float32 rounds off, below what half does (5e-4 a value)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -66,7 +69,7 @@ class Watched(Statistic):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Poisoned(Statistic):
-    """Wraps a statistic and gives it large numbers wherever the masks are False."""
+    """Wraps a statistic and gives it large numbers wherever the masks are False, others for each variant: differences do not cancel."""
 
     inner: Statistic
 
@@ -76,8 +79,12 @@ class Poisoned(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """As the wrapped statistic."""
-        acts = {tap: value.masked_fill(~obs.mask.unsqueeze(-1), 1e4) for tap, value in obs.acts.items()}
-        aligned = {tap: value.masked_fill(~obs.aligned_mask.unsqueeze(-1), 1e4) for tap, value in obs.aligned.items()}
+        poison_V11 = 1e4 * torch.arange(1, obs.mask.shape[1] + 1).reshape(-1, 1, 1)
+
+        def poisoned(values: Mapping[Tap, Tensor], mask: Tensor) -> dict[Tap, Tensor]:
+            return {tap: value.where(mask.unsqueeze(-1), poison_V11.to(value)) for tap, value in values.items()}
+
+        acts, aligned = poisoned(obs.acts, obs.mask), poisoned(obs.aligned, obs.aligned_mask)
         shared = obs.aligned_mask.any(1).unsqueeze(-1)
         variance = {tap: value.masked_fill(~shared, 1e4) for tap, value in obs.aligned_variance.items()}
         return self.inner.summands(replace(obs, acts=acts, aligned=aligned, aligned_variance=variance))
@@ -375,6 +382,15 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         if scorer.needs().statistics:
             check_equal(at.scores(at.batches(tokens=1)), at.baseline, "one contrast in each micro-batch")
 
+    def precision() -> None:
+        exact = bench().scores(model=copy.deepcopy(bench().model).double())
+        for key, score in bench().baseline.items():
+            off = (score - exact[key]).abs()
+            limit = ROUNDING * (exact[key].abs() + 0.1 * exact[key].abs().max())
+            worst = int((off - limit).argmax())
+            values = f"{score[worst].item():.7g}, and {exact[key][worst].item():.7g}"
+            require((off <= limit).all(), f"{key[0]} {key[1]}: unit {worst} scores {values} where the model is in float64")
+
     def bfloat16() -> None:
         at = bench(dtype=torch.bfloat16)
         well_formed(at.baseline, at)
@@ -393,6 +409,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         "zero-difference": zero_difference,
         "no-mutation": no_mutation,
         "experts": experts,
+        "precision": precision,
         "bfloat16": bfloat16,
     }
     if kind == "importance":  # may be negative, and concerns one text at a time

@@ -56,7 +56,8 @@ class PairedEffect(BiasScorer):
     """d_z of a value's deviation over contrasts, the largest over values. No unit."""
 
     exemptions: ClassVar[Mapping[str, str]] = {
-        "zero-difference": "a ratio of mean to spread: where nothing differs both are rounding, and so is the ratio"
+        "zero-difference": "a ratio of mean to spread: where nothing differs both are rounding, and so is the ratio",
+        "precision": "a spread over a few contrasts may be as small as rounding, and then the ratio is as inexact",
     }
 
     fdr: float = 1.0

@@ -148,6 +148,16 @@ def not_guarded(obs: Observation, rows: Tensor) -> Tensor:
     return rows / obs.aligned_mask.any(2).any(1).double().reshape(-1, 1, 1)  # 0 / 0 for an expert that saw nothing
 
 
+def one_from_another(obs: Observation, rows: Tensor) -> Tensor:
+    """The same wrong number in both would cancel."""
+    acts = obs.aligned["neuron"]
+    return rows + (acts[:, :1] - acts[:, 1:2]).abs().sum(2)
+
+
+def through_half(obs: Observation, rows: Tensor) -> Tensor:
+    return rows.half().double()
+
+
 def through_numpy(obs: Observation, rows: Tensor) -> Tensor:
     obs.acts["neuron"].numpy()
     return rows
@@ -168,6 +178,8 @@ def through_numpy(obs: Observation, rows: Tensor) -> Tensor:
         ("padding-invariance", streaming(mean_activation)),
         ("masks-respected", streaming(lambda obs, rows: rows + obs.aligned["neuron"].abs().amax((1, 2)).unsqueeze(1))),
         ("masks-respected", streaming(lambda obs, rows: rows + obs.acts["neuron"].double().square().sum((1, 2)).unsqueeze(1))),
+        ("masks-respected", streaming(one_from_another)),
+        ("precision", streaming(through_half)),
         ("permutation-equivariance", scorer(lambda self, at, score: score * torch.arange(1, len(score) + 1))),
         ("permutation-equivariance", scorer(lambda self, at, score: score.sort().values)),
         ("zero-difference", streaming(mean_activation)),
@@ -226,4 +238,4 @@ def test_a_failure_names_the_plugin_and_says_what_was_wrong() -> None:
     report = check_plugin("bias", scorer(lambda self, at, score: score.float()), only=["shape", "finite"])
     assert report.passed == ("finite",)
     assert "must be (48,) float64. Got (48,) torch.float32" in report.failures["shape"]
-    assert "bias Bad: 2 of 21 checks ran, 1 failed" in str(report)
+    assert "bias Bad: 2 of 22 checks ran, 1 failed" in str(report)
