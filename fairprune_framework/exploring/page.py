@@ -93,6 +93,10 @@ def build(explorer: Explorer) -> Any:
     return page
 
 
+LOOPBACK = ("127.0.0.1", "localhost")
+"""Names under which a browser of this machine asks; a page of others that resolves its name to this address is refused."""
+
+
 def theme() -> Any:
     """gradio's default theme with system fonts: the original loads them from a font service."""
     import gradio as gr
@@ -106,7 +110,11 @@ def serve(explorer: Explorer, host: str = "127.0.0.1", port: int | None = None, 
     Raises:
         UserError: gradio is not installed, or the port is taken.
     """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+
     page = build(explorer)
+    hosts = ["*"] if host in ("0.0.0.0", "::") else [host, *LOOPBACK]
     try:
         _, url, _ = page.queue(default_concurrency_limit=1).launch(
             server_name=host,
@@ -117,6 +125,8 @@ def serve(explorer: Explorer, host: str = "127.0.0.1", port: int | None = None, 
             inbrowser=False,
             theme=theme(),
             footer_links=[],
+            max_file_size=1,
+            app_kwargs={"middleware": [Middleware(TrustedHostMiddleware, allowed_hosts=hosts)]},
         )
     except OSError as error:
         raise UserError(f"cannot serve on {host}{'' if port is None else f':{port}'}: {error}") from error

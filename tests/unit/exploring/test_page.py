@@ -82,6 +82,27 @@ def test_it_answers_over_http_and_on_the_loopback_alone(url: str) -> None:
         client.predict(FIRST, FIRST, "mlp", 1, api_name="/compare")
 
 
+@pytest.mark.parametrize(("headers", "refused"), [({"Host": "evil.example"}, True), ({"Host": "localhost"}, False)])
+def test_a_page_of_another_host_is_refused(url: str, headers: dict[str, str], refused: bool) -> None:
+    import httpx
+
+    assert (httpx.get(f"{url}config", headers=headers).status_code == 400) is refused
+
+
+def test_another_origin_is_not_answered(url: str) -> None:
+    import httpx
+
+    answer = httpx.get(f"{url}config", headers={"Origin": "https://evil.example"})
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_no_file_is_taken(url: str) -> None:
+    import httpx
+
+    answer = httpx.post(f"{url}gradio_api/upload", files={"files": ("x.txt", b"x" * 100)})
+    assert answer.status_code == 413
+
+
 def test_in_a_browser(url: str) -> None:
     """Typed into, clicked, read back; no request leaves the page; nothing that is typed becomes markup."""
     webdriver = pytest.importorskip("selenium.webdriver")
