@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.errors import RunFolderError
+from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import (
     load_recipe,
@@ -48,6 +48,8 @@ def open_run(
         RunFolderError: the folder holds something that is no run, or a run with another recipe that was named.
         UserError: as the recipe's own checks.
     """
+    if output == "":
+        raise UserError("--output must name a folder. Got '' instead.")
     folder = None if output is None else Path(output)
     given = dict(options)
     in_memory_model = model if model is not None and not isinstance(model, (str, Path)) else None

@@ -74,6 +74,12 @@ def test_what_a_kill_left_goes_and_what_is_not_ours_stays(fairprune: Any, done: 
     assert (done / ".notes.tmp").read_text() == "mine"
 
 
+def test_an_empty_output_is_refused(fairprune: Any, llama: Path, prompts: Path) -> None:
+    answer = fairprune("audit", llama, "--prompts", prompts, "--output", "", *WORDS)
+    assert (answer.code, len(answer.errors)) == (2, 1)
+    assert "must name a folder" in answer.err
+
+
 @pytest.mark.parametrize("name", folders.OWN_FOLDERS)
 def test_a_link_in_the_folder_is_not_followed(name: str, fairprune: Any, done: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"

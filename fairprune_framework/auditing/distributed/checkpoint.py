@@ -120,6 +120,9 @@ class Checkpoint:
             raise _Damaged(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
         if checksum != _checksum(head, words):
             raise _Damaged("wrong checksum")
+        needed = {"format", "binding", "counts", "done", "splits", "sequence"}
+        if not isinstance(head, dict) or (absent := sorted(needed - head.keys())):
+            raise _Damaged(f"its header lacks {', '.join(absent) if isinstance(head, dict) else 'everything'}")
         if head["format"] != _FORMAT:
             raise RunFolderError(f"{path} must be of format {_FORMAT!r}. Got {head['format']!r} instead.")
         if different := _differences(head["binding"], self.binding):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
-from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
+from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part, _checksum
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
 from fairprune_framework.auditing.micro_batch import BatchId
 from fairprune_framework.errors import RunFolderError
@@ -36,6 +38,24 @@ def test_sessions_add_up_and_a_damaged_base_falls_back(tmp_path: Path) -> None:
     assert found.words["contrasts/site/x.y"].flatten().tolist() == [111.0, 0.0]
     assert found.counts == {"contrasts": [3]}
     assert base.name in heard[0]
+
+
+@pytest.mark.parametrize("field", ["format", "binding", "counts", "done", "splits", "sequence"])
+def test_a_field_that_lacks_under_a_valid_checksum_is_damage(field: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    heard: list[str] = []
+    checkpoint = Checkpoint(tmp_path, {"model": "m"})
+    checkpoint.begin(checkpoint.load())
+    checkpoint.keep(part(0, 1.0), rank=0)
+    for path in tmp_path.glob("*.safetensors"):
+        words = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            head = json.loads(file.metadata()["header"])
+        del head[field]
+        save_file(words, path, metadata={"header": json.dumps(head), "sha256": _checksum(head, words)})
+    assert not Checkpoint(tmp_path, {"model": "m"}, heard.append).load().done.bits
+    assert any(f"lacks {field}" in line for line in heard)
 
 
 def test_another_binding_is_refused_by_name(tmp_path: Path) -> None:
