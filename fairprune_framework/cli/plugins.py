@@ -131,7 +131,7 @@ def _add_new_options(parser: Any) -> None:
 
 
 def _new(values: dict[str, Any]) -> int:
-    from fairprune_framework.cli.scaffold import write_distribution
+    from fairprune_framework.testing.scaffold import write_distribution
 
     folder = write_distribution(values["kind"], values["name"], Path(values.get("output") or "."))
     print(f"wrote {folder}: `pip install -e '{folder}[test]'`, then `pytest {folder}`")

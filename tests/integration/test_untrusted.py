@@ -85,6 +85,7 @@ COMMANDS = (
     "ask overlap RUN",
     "ask transfer RUN",
     "ask stability RUN",
+    "ask scorers RUN",
     "ask causal RUN",
     "inspect RUN --unit 0:3",
     "explore RUN",
