@@ -20,6 +20,8 @@ SUMS_NOTHING = {
     "recipes/recipe.py": "options; those that sums depend on are in the binding",
     "utilities/progress.py": "prints",
     "utilities/schemas.py": "refuses files, and changes none",
+    "utilities/__init__.py": "is empty",
+    "utilities/stopping.py": "ends a process, and computes nothing",
 }
 """What the covered modules import and no sum depends on, and why."""
 
