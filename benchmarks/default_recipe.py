@@ -69,7 +69,7 @@ def main() -> None:
             if plan.count == 0:
                 print(f"| {budget} | {normalisation} | {'relative ' * relative}variance | {weight} | 0 | | | | |", flush=True)
                 continue
-            judged = guard(run.loaded.model, run.loaded.architecture, plan.sites, run.calibration, LIMIT)
+            judged, _ = guard(run.loaded.model, run.loaded.architecture, plan.sites, run.calibration, LIMIT)
             after = divergence(dict(plan.sites))
             if judged.held:
                 passed.append((after, relative, normalisation, weight))

@@ -65,11 +65,14 @@ class Material:
         return [*ARTICLE_PROMPTS, *self.recipe.generate]
 
 
-def measured(subject: Subject, material: Material, movements: MovementReader | None = None) -> Measured:
+def measured(
+    subject: Subject, material: Material, *, movements: MovementReader | None = None, text: TextLoss | None = None
+) -> Measured:
     """Measure one model on everything.
 
     Args:
         movements: reads its neurons in the forward of the contrasts.
+        text: the model's loss on the judging text, where it is known.
     """
     recipe = material.recipe
     own = subject.contrasts("own", material.aligned, material.prompts.values, movements=movements)
@@ -77,7 +80,7 @@ def measured(subject: Subject, material: Material, movements: MovementReader | N
         contrasts=own,
         sentences=sentences_of(own, material.aligned),
         generations=subject.generations(material.continued),
-        text=subject.documents("calibration", material.documents),
+        text=text or subject.documents("calibration", material.documents),
     )
     for name, judging in material.judged.items():
         values = {category: len(known) for category, known in vocabularies(judging.contrasts).items()}

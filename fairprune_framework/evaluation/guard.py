@@ -11,7 +11,7 @@ from torch import nn
 
 from fairprune_framework.api.types import Scaling
 from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.evaluation.metrics.perplexity import language_cost, perplexity_change
+from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost, perplexity_change
 from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import masked
@@ -49,12 +49,22 @@ def guard(
     calibration: Calibration,
     limit: float,
     factor: Scaling = 0.0,
-) -> Guard:
-    """Mask the units and compare perplexity on the judging half, in float32."""
+    max_tokens: int = 512,
+) -> tuple[Guard, LanguageCost]:
+    """Mask the units and compare perplexity on the judging half, in float32.
+
+    Args:
+        max_tokens: padded tokens per forward.
+
+    Returns:
+        The judgement, and the losses that it rests on.
+    """
     with in_float32(model):
-        cost = language_cost(model, calibration.judging, change=lambda: masked(model, architecture, units, factor))
+        cost = language_cost(
+            model, calibration.judging, change=lambda: masked(model, architecture, units, factor), max_tokens=max_tokens
+        )
     change = perplexity_change(cost.before, cost.after, level=2 * BOUND_LEVEL - 1).change
-    return Guard(
+    judged = Guard(
         increase=cost.increase,
         limit=limit,
         held=bool(cost.increase <= limit),
@@ -65,3 +75,4 @@ def guard(
         tokens=sum(cost.before.tokens),
         text_hash=calibration.hash,
     )
+    return judged, cost

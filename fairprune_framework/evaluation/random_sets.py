@@ -11,7 +11,7 @@ from torch import Tensor
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.rankings import draw_matched
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
+from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator, MaskedMeasurement
 from fairprune_framework.models.loaded import LoadedModel
 
 
@@ -39,6 +39,7 @@ def random_changes(
     loaded: LoadedModel,
     contrasts: Sequence[AlignedContrast],
     values: Mapping[str, int],
+    divergences: Mapping[str, float],
     sets: Iterator[Mapping[str, Sequence[int]]],
     factor: float,
     max_tokens: int,
@@ -49,10 +50,12 @@ def random_changes(
     Args:
         contrasts: held-out and demographic, those that the plan is judged on.
         values: category -> number of values.
+        divergences: id -> divergence in the original model, which is not measured again.
         factor: what masked activations are multiplied by, as in the plan.
     """
     evaluator = MaskedEvaluator(loaded.model, loaded.architecture, contrasts, values, max_tokens=max_tokens)
-    before, changes = evaluator.mean(evaluator.original), []
+    original = MaskedMeasurement(values={contrast.id: divergences[contrast.id] for contrast in contrasts}, perplexity=None)
+    before, changes = evaluator.mean(original), []
     for units in sets:
         changes.append(evaluator.mean(evaluator.measure(units, factor)) / before - 1)
         advance(1)

@@ -40,7 +40,7 @@ FILES: Mapping[str, tuple[str, ...]] = {
     "audit": ("statistics.safetensors", "statistics.json"),
     "score": ("scores.safetensors",),
     "plan": ("plan.json",),
-    "prune": ("model", "restoration.safetensors"),
+    "prune": ("model", "restoration.safetensors", "judging_text.json"),
     "evaluate": (
         "evaluation.json",
         "evaluation_items.parquet",

@@ -6,6 +6,8 @@ one model is in memory at a time, unless the original came in memory.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ import torch
 
 from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation import exhibits
+from fairprune_framework.evaluation import exhibits, judging_text
 from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
 from fairprune_framework.evaluation.judgement import JUDGING, verdict_inputs
-from fairprune_framework.evaluation.metrics.perplexity import language_cost
+from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost
 from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets, random_changes
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.subject import Subject
@@ -99,12 +101,10 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     run.notify(f"evaluating {len(material.aligned)} contrasts")
     scores = run.read_scores() if run.folder.has("score") else None
     watched = exhibits.Watched(loaded.architecture, run.prompts, units, scores)
-    before = measured(original, material, watched.reader)
-    floor = noise_floor(original, material.aligned, run.prompts.values, before.contrasts)
     masked = original.masked_by(units, multiplier)
-    kl: float | None = None
-    if any(units.values()):  # the masked original and the smaller model answer alike: `prune` verified it
-        kl = language_cost(loaded.model, judging, change=masked.change, max_tokens=max_tokens).kl
+    cost = _text_cost(run, plan, masked.change) if plan is not None and any(units.values()) else None
+    before = measured(original, material, movements=watched.reader, text=cost.before if cost else None)
+    floor = noise_floor(original, material.aligned, run.prompts.values, before.contrasts)
     changed = (
         exhibits.After(model=loaded.model, architecture=loaded.architecture, change=masked.change)
         if any(units.values())
@@ -116,7 +116,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
         return exhibits.collect(loaded, run.prompts, divergences, after, watched, max_tokens)
 
     applied = plan is not None and not run.record.get("abstained", True)
-    changes = _random_changes(run, plan) if plan is not None and applied else ()
+    changes = _random_changes(run, plan, divergences) if plan is not None and applied else ()
     after: Measured | None = None
     applied_by = None
     if saved.is_dir() or recipe.against:
@@ -132,11 +132,11 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
             layers = []
     elif any(units.values()):
         applied_by = "masking"
-        after = measured(masked, material)
+        after = measured(masked, material, text=cost.after if cost else None)
         looked_at = shown(changed)
     else:
         looked_at = shown(None)
-    evaluation = compared(material, before, after, kl, floor, layers, applied_by, looked_at)
+    evaluation = compared(material, before, after, cost.kl if cost else None, floor, layers, applied_by, looked_at)
     if plan is None:
         return evaluation, None
     return evaluation, verdict_inputs(
@@ -149,8 +149,29 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     )
 
 
-def _random_changes(run: Run, plan: Plan) -> tuple[float, ...]:
-    """What random sets of neurons, matched to the plan by layer and activation norm, do to the held-out divergence."""
+def _text_cost(run: Run, plan: Plan, change: Callable[[], AbstractContextManager[None]]) -> LanguageCost:
+    """The judging text with the plan masked, which answers as the smaller model does (`prune` verified it).
+
+    What the guard measured, where the model computes in float32 as the guard does; otherwise measured now.
+
+    Args:
+        change: opens the mask.
+    """
+    model, documents, max_tokens = run.loaded.model, run.calibration.judging, run.micro_batch_tokens
+    if all(parameter.dtype == torch.float32 for parameter in model.parameters()):
+        run.folder.refuse_damaged("prune")
+        kept = judging_text.load(run.folder.path, judging_text.key_of(run.fingerprint, model, plan, documents, max_tokens))
+        if kept is not None:
+            return kept
+    return language_cost(model, documents, change=change, max_tokens=max_tokens)
+
+
+def _random_changes(run: Run, plan: Plan, divergences: Mapping[str, float]) -> tuple[float, ...]:
+    """What random sets of neurons, matched to the plan by layer and activation norm, do to the held-out divergence.
+
+    Args:
+        divergences: of the original model, of every contrast.
+    """
     prompts, draws, protected = run.prompts, run.recipe.random_sets, set(run.recipe.protected_layers)
     judging = [one for one in prompts.aligned if one.split == JUDGING and one.role == "demographic"]
     if not draws or not judging:
@@ -161,7 +182,9 @@ def _random_changes(run: Run, plan: Plan) -> tuple[float, ...]:
     }
     sets = matched_sets(plan.sites, norms, allowed, draws, run.recipe.seed)
     with bar("random sets", draws, "sets") as advance:
-        return random_changes(run.loaded, judging, prompts.values, sets, plan.multiplier, run.micro_batch_tokens, advance)
+        return random_changes(
+            run.loaded, judging, prompts.values, divergences, sets, plan.multiplier, run.micro_batch_tokens, advance
+        )
 
 
 def _other_model(run: Run, name: str, tokenizer: Any) -> Any:

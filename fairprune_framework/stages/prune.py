@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fairprune_framework.calibration.text import padded
+from fairprune_framework.evaluation import judging_text
 from fairprune_framework.evaluation.guard import guard
 from fairprune_framework.models.loading import load_model, parameter_count
 from fairprune_framework.models.saving import check_savable
@@ -30,8 +31,11 @@ def run(run: Run) -> list[str]:
     if plan.count == 0:
         folder.note(abstained=True, abstained_because=plan.reason or "the plan is empty")
         return []
-    judged = guard(loaded.model, loaded.architecture, plan.sites, run.calibration, recipe.max_perplexity_increase, plan.scaling)
+    text, limit, max_tokens = run.calibration, recipe.max_perplexity_increase, run.micro_batch_tokens
+    judged, cost = guard(loaded.model, loaded.architecture, plan.sites, text, limit, plan.scaling, max_tokens)
     folder.note(guard=judged.to_json())
+    key = judging_text.key_of(run.fingerprint, loaded.model, plan, text.judging, max_tokens)
+    files = judging_text.save(folder.path, key, cost)
     if not judged.held and not recipe.force:
         because = (
             f"perplexity on judging text would change by {judged.increase:+.1%}, "
@@ -39,7 +43,7 @@ def run(run: Run) -> list[str]:
         )
         folder.note(abstained=True, abstained_because=because)
         run.notify(f"abstained: {because}")
-        return []
+        return files
     ids, mask = padded([document[:64] for document in run.calibration.judging[:4]])
     removal = save_pruned_model(
         loaded.model,
@@ -60,4 +64,4 @@ def run(run: Run) -> list[str]:
     for note in (removal.note, *removal.files):
         if note:
             run.notify(f"prune: {note}")
-    return ["model", "restoration.safetensors"]
+    return ["model", "restoration.safetensors", *files]

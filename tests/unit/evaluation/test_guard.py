@@ -37,7 +37,7 @@ def test_it_measures_the_judging_half(factor: float) -> None:
         for site, units in UNITS.items():
             other.get_submodule(site).down_proj.weight[:, list(units)] *= factor
     before, after = perplexity(model), perplexity(other)
-    found = guard(model, recognise(model), UNITS, TEXT, 0.05, factor)
+    found, _ = guard(model, recognise(model), UNITS, TEXT, 0.05, factor)
     assert found.perplexity_before == pytest.approx(before, rel=1e-5)
     assert found.perplexity_after == pytest.approx(after, rel=1e-5)
     assert found.increase == pytest.approx(after / before - 1, abs=1e-5)
@@ -48,21 +48,21 @@ def test_it_measures_the_judging_half(factor: float) -> None:
 
 def test_the_limit_itself_is_allowed() -> None:
     model: Any = tiny_model("llama")
-    at = guard(model, recognise(model), UNITS, TEXT, 1.0).increase
-    assert guard(model, recognise(model), UNITS, TEXT, at).held
-    assert not guard(model, recognise(model), UNITS, TEXT, at - 1e-9).held
+    at = guard(model, recognise(model), UNITS, TEXT, 1.0)[0].increase
+    assert guard(model, recognise(model), UNITS, TEXT, at)[0].held
+    assert not guard(model, recognise(model), UNITS, TEXT, at - 1e-9)[0].held
 
 
 def test_nothing_masked_costs_nothing() -> None:
     model: Any = tiny_model("llama")
-    found = guard(model, recognise(model), {}, TEXT, 0.0)
+    found, _ = guard(model, recognise(model), {}, TEXT, 0.0)
     assert (found.increase, found.kl, found.held) == (0.0, 0.0, True)
 
 
 def test_bfloat16_is_judged_in_float32_and_left_as_it_was() -> None:
     model: Any = tiny_model("llama", dtype=torch.bfloat16)
     wide = copy.deepcopy(model).float()
-    found = guard(model, recognise(model), UNITS, TEXT, 0.05)
+    found, _ = guard(model, recognise(model), UNITS, TEXT, 0.05)
     assert found.perplexity_before == pytest.approx(perplexity(wide), rel=1e-5)
     assert {value.dtype for value in model.parameters()} == {torch.bfloat16}
 
