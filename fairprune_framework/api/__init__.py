@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         StreamSums,
     )
     from fairprune_framework.api.mlps import MlpAdapter, Projections, child, features, is_projection, linear_trio
-    from fairprune_framework.api.objectives import Labels, NegativeLogLikelihood, NextTokenDivergence
+    from fairprune_framework.api.objectives import Labels, NegativeLogLikelihood, NextTokenDivergence, RecallLoss
     from fairprune_framework.api.rankings import (
         apportion,
         biased,
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
         to_choice,
         top_share,
     )
-    from fairprune_framework.api.statistics import SquareSum, deviations, slot_means, value_of_variants
+    from fairprune_framework.api.statistics import RecallSlopes, SquareSum, deviations, slot_means, value_of_variants
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
     from fairprune_framework.api.types import Budget, Choice, Measurement, Role, Scores, Site, Slice, Stream, Tap
     from fairprune_framework.api.widths import EXPERT_FIELDS, StoredWidth, stored_width
@@ -74,6 +74,8 @@ _EXPORTS = {
     "PolicyContext": "fairprune_framework.api.interfaces",
     "Probe": "fairprune_framework.api.interfaces",
     "Projections": "fairprune_framework.api.mlps",
+    "RecallLoss": "fairprune_framework.api.objectives",
+    "RecallSlopes": "fairprune_framework.api.statistics",
     "Role": "fairprune_framework.api.types",
     "Scores": "fairprune_framework.api.types",
     "SelectionPolicy": "fairprune_framework.api.interfaces",
@@ -143,6 +145,8 @@ __all__ = [
     "PolicyContext",
     "Probe",
     "Projections",
+    "RecallLoss",
+    "RecallSlopes",
     "Role",
     "Scores",
     "SelectionPolicy",

@@ -53,3 +53,20 @@ class NextTokenDivergence:
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, V, vocab) logits -> (C,)."""
         return generalised_js(outputs.logits, outputs.mask.any(-1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallLoss:
+    """Sum over the recalled tokens of a document of -log p(token | tokens before it), nats.
+
+    Recalled is a rare token that stood in the document before, one to three times, the token just before left out: likely a name or
+    a thing of this text.
+    """
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """(C, 1, T, vocab) logits -> (C,)."""
+        tokens_CT, mask_CT = outputs.tokens[:, 0], outputs.mask[:, 0]
+        same_CTT = (tokens_CT.unsqueeze(2) == tokens_CT.unsqueeze(1)) & mask_CT.unsqueeze(1)
+        times_CT = same_CTT.tril(-2).sum(2)
+        recalled_CT = outputs.rare[:, 0] & (times_CT >= 1) & (times_CT <= 3) & mask_CT
+        return -(outputs.token_log_p()[:, 0] * recalled_CT[:, 1:]).sum(-1)

@@ -52,3 +52,24 @@ class SquareSum(Statistic):
         """See `Statistic.summands`. Output `squares`: (C, 1, N)."""
         acts = obs.acts["neuron"].double() * obs.mask.unsqueeze(-1)
         return {"squares": acts.square().sum((1, 2)).unsqueeze(1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecallSlopes(Statistic):
+    """Three rows a document: the sum over its tokens of activation x gradient of `RecallLoss`, nats, below 0 where a neuron helps; its
+    square; and 1."""
+
+    name: str = "recall-slopes"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """One forward and backward of the calibration text."""
+        from fairprune_framework.api.objectives import RecallLoss
+
+        return (Pass(stream="calibration", objective=RecallLoss(), logits="all"),)
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Output `moments`: (C, 3, N)."""
+        import torch
+
+        slope_CN = obs.product_sums()
+        return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}

@@ -157,7 +157,8 @@ def check_choice(choice: Choice, scores: Scores, label: str) -> None:
 def trim(choice: Choice, scores: Scores, budget: Budget) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Cut the tail of a choice to the budget; count what was left out and why.
 
-    Left out are units that were not observed or (signed scores) not above 0, those of protected layers, those beyond a layer's share
+    Left out are units that were not observed or (signed scores, where a unit has no factor of its own) not above 0, those of
+    protected layers, those beyond a layer's share
     or count, the last unit of a site, and at last what exceeds the budget in all.
     """
     left: dict[str, int] = {}
@@ -176,7 +177,7 @@ def trim(choice: Choice, scores: Scores, budget: Budget) -> tuple[dict[str, Tens
         usable = {}
         for name in names:
             units = choice.units[name].cpu()
-            allowed = scores.observed[name] & (scores.bias[name] > 0 if scores.signed else True)
+            allowed = scores.observed[name] & (scores.bias[name] > 0 if scores.signed and not choice.factors else True)
             able = units[allowed[units]]
             drop("not_observed", len(units), len(able))
             usable[name] = able[: scores.sites[name].units - 1]

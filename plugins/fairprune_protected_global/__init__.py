@@ -9,7 +9,7 @@ docs/method/protected-global.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,52 +19,14 @@ from fairprune_framework.api import (
     Budget,
     Choice,
     Needs,
-    Observation,
-    Outputs,
-    Pass,
     PolicyContext,
+    RecallSlopes,
     Scores,
     SelectionPolicy,
     SiteContext,
-    Statistic,
     eligible,
     select_top,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecallLoss:
-    """Sum over the recalled tokens of a document of -log p(token | tokens before it), nats.
-
-    Recalled is a rare token that stood in the document before, one to three times, the token just before left out: likely a name or
-    a thing of this text.
-    """
-
-    def __call__(self, outputs: Outputs) -> Tensor:
-        """(C, 1, T, vocab) logits -> (C,)."""
-        tokens_CT, mask_CT = outputs.tokens[:, 0], outputs.mask[:, 0]
-        same_CTT = (tokens_CT.unsqueeze(2) == tokens_CT.unsqueeze(1)) & mask_CT.unsqueeze(1)
-        times_CT = same_CTT.tril(-2).sum(2)
-        recalled_CT = outputs.rare[:, 0] & (times_CT >= 1) & (times_CT <= 3) & mask_CT
-        return -(outputs.token_log_p()[:, 0] * recalled_CT[:, 1:]).sum(-1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecallSlopes(Statistic):
-    """Three rows a document: the sum over its tokens of activation x gradient of the loss above, nats, below 0 where a neuron helps; its
-    square; and 1."""
-
-    name: str = "recall-slopes"
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """One forward and backward of the calibration text."""
-        return (Pass(stream="calibration", objective=RecallLoss(), logits="all"),)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `moments`: (C, 3, N)."""
-        slope_CN = obs.product_sums()
-        return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}
-
 
 RECALL = RecallSlopes()
 

@@ -1,0 +1,150 @@
+"""Turn many neurons down or up a little, where it lowers the bias most for what it costs, in place of removing a few.
+
+Neuron i is multiplied by 1 + d_i. To first order the divergence of the answers changes by A . d, A the bias score (attribution), and to
+second order the language loss by 1/2 sum F d^2, F the importance score (the Fisher diagonal: taylor, power 2, labels of the model). The
+gates are the d within [-cap, cap] that lower A . d most at a given cost, under linear constraints: the divergence of controls stays
+(A_control . d = 0), that of no category rises (A_k . d <= 0), and recalled words become no less likely (R . d <= 0). Source: this
+project, docs/method/gates.md; the trade of a linear benefit for a quadratic Fisher cost goes back to optimal brain damage (LeCun, Denker
+and Solla 1990).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from fairprune_framework.api import (
+    Budget,
+    Choice,
+    Needs,
+    NextTokenDivergence,
+    Observation,
+    Pass,
+    PolicyContext,
+    RecallSlopes,
+    Scores,
+    SelectionPolicy,
+    Statistic,
+    eligible,
+    select_top,
+)
+
+from .program import Program
+
+RECALL = RecallSlopes()
+Joined = Callable[[Mapping[str, Tensor]], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSlopes(Statistic):
+    """Activation x gradient of the divergence of control contrasts, added up over variants and tokens; nats."""
+
+    name: str = "control-slopes"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """One forward and backward of every control contrast of `select`."""
+        return (Pass(stream="controls", objective=NextTokenDivergence()),)
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
+        return {"product": obs.product_sums().unsqueeze(1)}
+
+
+CONTROL = ControlSlopes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates(SelectionPolicy):
+    """A factor in [1 - cap, 1 + cap] for each of the most useful neurons; for the operator `scale`."""
+
+    exemptions: ClassVar[Mapping[str, str]] = {
+        "signed-scores": "a gate turns neurons up that lower the bias, and so plans units below 0 on purpose",
+    }
+    specific: bool = True
+    """Keep the divergence of controls where it is, to first order."""
+    recall: bool = True
+    """Make recalled words of the calibration text no less likely, to first order."""
+    cap: float = 0.5
+    """Largest change of a factor."""
+    share: float = 0.125
+    """Cost of the gates, as a share of the second-order cost of removing the `reference` share of all neurons."""
+    reference: float = 0.0043
+    """How many neurons that is, taken by bias / (importance + median importance) ** 0.5, as `default` does."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (("cap", 0, 1), ("reference", 0, 1)):
+            if not low < getattr(self, name) <= high:
+                raise ValueError(f"The {name!r} must be above {low} and at most {high}. Got {getattr(self, name)} instead.")
+        if self.share <= 0:
+            raise ValueError(f"The 'share' must be above 0. Got {self.share} instead.")
+
+    def needs(self) -> Needs:
+        """With `specific` a gradient pass over the controls of `select`, with `recall` one over half of the calibration text."""
+        wanted = ((CONTROL, self.specific), (RECALL, self.recall))
+        return Needs(statistics=tuple(statistic for statistic, asked in wanted if asked))
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        """See `SelectionPolicy.select`; raises `ValueError` for an importance below 0, and without controls where they are needed."""
+        if min(float(values.min()) for values in scores.importance.values()) < 0:
+            raise ValueError(
+                "gates need an importance score that is never negative: a second-order cost, as of taylor with power 2"
+            )
+        allowed = eligible(scores, budget)
+        if not allowed:
+            return Choice(units={}, reason="all layers are protected")
+        cost_of = {name: values + self._floor(scores) for name, values in scores.importance.items()}
+        worth = {name: bias.square() / cost_of[name] for name, bias in scores.bias.items()}
+        open_units = {name: may & (scores.bias[name] != 0) for name, may in allowed.items()}
+        chosen = select_top(replace(scores, signed=False), budget, worth, open_units, "no neuron has a bias other than 0")
+        if not any(map(len, chosen.units.values())):
+            return chosen
+        names = [name for name, units in chosen.units.items() if len(units)]
+
+        def joined(values: Mapping[str, Tensor]) -> Tensor:
+            return torch.cat([values[name].double()[chosen.units[name]] for name in names])
+
+        program = Program(
+            slope=joined(scores.bias),
+            curvature=joined(cost_of),
+            cap=self.cap,
+            equal=self._controls(names, joined, context),
+            at_most=self._limits(scores, names, joined, context),
+        )
+        gates = program.solve(self._cost(scores, budget), joined(scores.importance))
+        if not bool((gates != 0).any()):
+            return Choice(units={}, reason="no gate lowers the bias under the constraints")
+        sizes = [len(chosen.units[name]) for name in names]
+        return replace(chosen, factors=dict(zip(names, torch.split(1 + gates, sizes), strict=True)))
+
+    def _floor(self, scores: Scores) -> float:
+        """Added to every cost: its 5 % quantile, so that a silent neuron is not free."""
+        every = torch.cat(list(scores.importance.values())).double()
+        found = float(torch.sort(every).values[len(every) // 20])
+        return max(found, float(every.mean()) * 1e-6, torch.finfo(torch.float64).tiny)
+
+    def _cost(self, scores: Scores, budget: Budget) -> float:
+        every = torch.cat([scores.importance[name] for name in sorted(scores.importance)])
+        bias = torch.cat([scores.bias[name] for name in sorted(scores.importance)])
+        worth = (bias / (every + every.median().clamp_min(torch.finfo(every.dtype).tiny)).sqrt()).clamp_min(0)
+        count = max(1, int(self.reference * len(every)))
+        highest = torch.sort(worth, descending=True, stable=True).indices[:count]
+        return self.share * 0.5 * max(float(every[highest].sum()), self._floor(scores) * count)
+
+    def _controls(self, names: Sequence[str], joined: Joined, context: PolicyContext) -> Tensor:
+        if not self.specific:
+            return torch.zeros(0, 0, dtype=torch.float64)
+        found = {name: context.at(name).of("controls") for name in names}
+        if all(sums.count == 0 for sums in found.values()):
+            raise ValueError("specific gates need control contrasts, and the prompts have none: --policy.specific false")
+        return joined({name: sums.sums[f"{CONTROL.name}.product"][0] for name, sums in found.items()}).unsqueeze(0)
+
+    def _limits(self, scores: Scores, names: Sequence[str], joined: Joined, context: PolicyContext) -> Tensor:
+        rows = [joined(scores.by_category[category]) for category in sorted(scores.by_category)]
+        rows = rows if len(rows) > 1 else []  # the one category is the objective
+        if self.recall:
+            rows.append(joined({name: context.at(name).sums[f"{RECALL.name}.moments"][0] for name in names}))
+        return torch.stack(rows) if rows else torch.zeros(0, 0, dtype=torch.float64)

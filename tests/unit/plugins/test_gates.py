@@ -1,0 +1,90 @@
+"""The program of gates against scipy's general solver, its constraints and cost, and what the policy makes of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fairprune_gates import Gates
+from fairprune_gates.program import Program
+from scipy.optimize import LinearConstraint, minimize
+from torch import Tensor
+
+
+def random_program(seed: int, units: int = 30) -> Program:
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    return Program(
+        slope=draw(units), curvature=draw(units).square() + 0.05, cap=0.5, equal=draw(1, units), at_most=draw(3, units)
+    )
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_it_is_the_solution_of_a_general_solver(seed: int) -> None:
+    """The least A . d at that cost, under the same constraints, found without duals."""
+    program = random_program(seed)
+    free = (-program.slope / program.curvature).clamp(-program.cap, program.cap)
+    cost = 0.1 * 0.5 * float((program.curvature * free.square()).sum())
+    gates = program.solve(cost, program.curvature)
+    slope, curvature = program.slope.numpy(), program.curvature.numpy()
+    found = minimize(
+        lambda d: slope @ d,
+        np.zeros(len(slope)),
+        jac=lambda d: slope,
+        method="SLSQP",
+        bounds=[(-program.cap, program.cap)] * len(slope),
+        constraints=[
+            LinearConstraint(program.equal.numpy(), 0, 0),
+            LinearConstraint(program.at_most.numpy(), -np.inf, 0),
+            {"type": "ineq", "fun": lambda d: cost - 0.5 * curvature @ d**2, "jac": lambda d: -curvature * d},
+        ],
+        options={"maxiter": 1000, "ftol": 1e-14},
+    )
+    assert float(program.slope @ gates) == pytest.approx(found.fun, rel=1e-5)
+    torch.testing.assert_close(gates, torch.from_numpy(found.x), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cost_and_constraints_hold(seed: int) -> None:
+    program = random_program(seed, units=5000)
+    gates = program.solve(0.5, program.curvature)
+    assert 0.5 * float((program.curvature * gates.square()).sum()) == pytest.approx(0.5, rel=1e-6)
+    size = gates.norm() * program.equal.norm()
+    assert abs(float(program.equal[0] @ gates)) < 1e-6 * float(size)
+    assert float((program.at_most @ gates).max()) < 1e-6 * float(size)
+    assert float(program.slope @ gates) < 0
+
+
+def test_without_constraints_it_is_the_closed_form() -> None:
+    nothing = torch.zeros(0, 0, dtype=torch.float64)
+    program = Program(
+        slope=torch.tensor([1.0, -2.0, 0.0, 4.0]).double(),
+        curvature=torch.ones(4).double(),
+        cap=0.5,
+        equal=nothing,
+        at_most=nothing,
+    )
+    # cost 0.2: the last is at the cap, (1 + 4) t^2 / 2 + 0.125 = 0.2 for the others at t times their slope
+    t = (2 * 0.075 / 5) ** 0.5
+    torch.testing.assert_close(program.solve(0.2, program.curvature), torch.tensor([-t, 2 * t, 0.0, -0.5]).double())
+
+
+def test_more_than_the_cap_allows_is_the_cap() -> None:
+    nothing = torch.zeros(0, 0, dtype=torch.float64)
+    slope = torch.tensor([1.0, -2.0]).double()
+    program = Program(slope=slope, curvature=torch.ones(2).double(), cap=0.25, equal=nothing, at_most=nothing)
+    torch.testing.assert_close(program.solve(100.0, program.curvature), torch.tensor([-0.25, 0.25]).double())
+
+
+@pytest.mark.parametrize(("field", "value"), [("cap", 0.0), ("cap", 1.5), ("reference", 0.0), ("share", 0.0), ("share", -1.0)])
+def test_options_out_of_range(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"'{field}' must be above 0"):
+        Gates(**{field: value})
+
+
+def test_what_it_needs() -> None:
+    assert [one.name for one in Gates().needs().statistics] == ["control-slopes", "recall-slopes"]
+    assert Gates(specific=False, recall=False).needs().statistics == ()
