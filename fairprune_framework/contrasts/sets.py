@@ -57,6 +57,8 @@ class ContrastSet:
         """category -> its attribute values, sorted: the most frequent `VALUES`; what is not among them is `other`."""
         self.others: dict[str, int] = {}
         """category -> variants whose value is `other`."""
+        self.summed: set[str] = set()
+        """Categories with a contrast that is not legitimate: no other enters statistics."""
         self._check(bad)
 
     def __iter__(self) -> Iterator[Contrast]:
@@ -86,6 +88,8 @@ class ContrastSet:
                 sides.append(chooses)
                 texts[chooses].extend({short_hash(variant.text) for variant in contrast.variants})
             values = counted.setdefault(contrast.category, Counter())
+            if not contrast.legitimate:
+                self.summed.add(contrast.category)
             for variant in contrast.variants:
                 values[variant.attribute if variant.attribute in values or len(values) < COUNTED else ""] += 1
         if _on_both_sides(clusters, sides):

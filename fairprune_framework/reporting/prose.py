@@ -81,7 +81,7 @@ def _sentences(source: Source, word: str, row: Mapping[str, Any] | None, control
     if word == "not-judged" and record.get("verdict_because"):
         sentences.append(f"No verdict: {record['verdict_because']}.")
     if needs := record.get("verdict_needs"):
-        sentences.append(f"The word `fairer` would take {', '.join(needs)}.")
+        sentences.append(f"The word “fairer” would take: {'; '.join(needs)}.")
     return sentences
 
 
@@ -135,7 +135,9 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
         small = f"95 %: {ratios['ci_low']:.2f} to {ratios['ci_high']:.2f}" if known else "no interval"
         facts.append(("ratio of ratios", f"{ratios['ratio']:.2f}", f"{small}; 1: no more than any edit"))
     if draws := record.get("random_sets"):
-        facts.append(("random sets", f"{min(draws):+.1%} to {max(draws):+.1%}", f"{len(draws)}, matched by layer and norm"))
+        facts.append(
+            ("random sets", f"{percent(min(draws))} to {percent(max(draws))}", f"{len(draws)}, matched by layer and norm")
+        )
     guard = record.get("guard")
     if guard:
         increase = percent(guard["increase"], 2) if guard["increase"] is not None else "overflow"

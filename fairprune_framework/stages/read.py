@@ -39,6 +39,8 @@ def run(run: Run) -> list[str]:
         write_text(run.folder / "skipped.jsonl", lines)
         run.notify(f"{len(left_out)} contrasts were skipped: see {run.folder / 'skipped.jsonl'}")
     for category, count in contrasts.others.items():
+        if category not in contrasts.summed:
+            continue
         run.notify(
             f"category {category!r} has more than {len(contrasts.vocabularies[category])} attribute values: {count} variants are "
             "counted as 'other' in statistics"

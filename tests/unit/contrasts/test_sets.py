@@ -111,6 +111,7 @@ def test_the_rarest_values_are_other() -> None:
     assert len(values) == VALUES
     assert {"common", "v17", "v18", "v19", "v00"} <= set(values)
     assert found.others == {"k": 20 - (VALUES - 1)}
+    assert found.summed == {"k"}
     assert found.values == {"k": VALUES + 1}
     aligned_ = list(aligned(found, Encoder(tiny_tokenizer()), found.vocabularies))
     assert max(max(c.attributes) for c in aligned_) == VALUES
