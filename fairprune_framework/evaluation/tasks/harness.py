@@ -176,6 +176,8 @@ def _result(name: str, task: Any, results: Mapping[str, Any], items: Items | Non
         row["doc_hash"] = sample["doc_hash"]
         row["category"] = str(doc[local.category]) if local and local.category else None
         row["cluster"] = "/".join(str(doc[key]) for key in local.cluster) if local and local.cluster else str(row["id"])
+        if task.OUTPUT_TYPE == "multiple_choice" and isinstance(sample["target"], int):
+            row["gold"] = sample["target"]
         for metric in sample["metrics"]:
             key = metric if sample["filter"] == "none" else f"{metric},{sample['filter']}"
             used[key] = metric

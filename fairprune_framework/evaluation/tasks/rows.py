@@ -137,7 +137,7 @@ def _row(
     if aggregation is None:
         return _bare(before, after, metric, category)
     key = RowKey(metric=name, unit=aggregation.unit, ideal=aggregation.ideal, category=category)
-    first, second, clusters = [], [], []
+    first, second, clusters, gold = [], [], [], []
     others = after.items if after is not None else before.items
     for item, other in zip(before.items, others, strict=True):
         one, two = aggregation.summands(item[metric]), aggregation.summands(other[metric])
@@ -145,6 +145,7 @@ def _row(
             first.append(one)
             second.append(two)
             clusters.append(item["cluster"])
+            gold.append(item.get("gold"))
     if not first:
         return _bare(before, None, metric, category, note="no item of this kind")
     change = change_of(first, second, clusters, aggregation.statistic, ideal=aggregation.ideal, seed=seed)
@@ -152,11 +153,14 @@ def _row(
     note = ". ".join(text for text in (few, aggregation.note) if text) or None
     yes_or_no = aggregation.statistic is mean and {value for value, _ in (*first, *second)} <= {0, 1}
     low, high = wilson(round(sum(v for v, _ in first)), len(first)) if yes_or_no and not change.few else (None, None)
+    beaten = yes_or_no and aggregation.ideal == 1.0 and _trivial_note(change.before, low, gold)
+    if beaten:
+        note = ". ".join(text for text in (note, beaten) if text)
     if after is None:
         row = ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters, note=note)
         return replace(row, before_low=low, before_high=high)
     row = _within_span(replace(ResultRow.of_change(key, change), before_low=low, before_high=high, note=note), aggregation.span)
-    if aggregation.unit in ("share of items", "perplexity") and change.retention is not None:
+    if aggregation.unit in ("share of items", "perplexity") and change.retention is not None and not beaten:
         kept = change.retention
         row = replace(row, retention=kept.value, retention_low=kept.low, retention_high=kept.high)
     answers = _answers(aggregation, first), _answers(aggregation, second)
@@ -175,6 +179,19 @@ def _row(
         after_low=low,
         after_high=high,
     )
+
+
+def _trivial_note(accuracy: float, low: float | None, gold: Sequence[int | None]) -> str | None:
+    """Says that the model before is not shown to beat one constant answer; None: it is, or the task has no numbered answers.
+
+    What remains of an accuracy that a constant answer reaches says nothing about what the model can do.
+    """
+    if not gold or None in gold:
+        return None
+    share = max(gold.count(answer) for answer in set(gold)) / len(gold)
+    if low is not None and low > share:
+        return None
+    return f"no claim of retention: always giving one answer is right in {share:.1%}, the model before in {accuracy:.1%}"
 
 
 def _within_span(row: ResultRow, span: float | None) -> ResultRow:

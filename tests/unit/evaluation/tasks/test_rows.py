@@ -170,3 +170,35 @@ def test_an_interval_beyond_the_range_of_a_score_is_not_estimable() -> None:
     (row,) = task_rows(result(name, aggregation, before), result(name, aggregation, before[::-1]), 0)
     assert row.difference_low is not None
     assert "not estimable" not in str(row.note)
+
+
+def with_gold(right: list[int], gold: list[int]) -> TaskResult:
+    made = result("acc", "mean", right)
+    return replace(made, items=tuple({**item, "gold": answer} for item, answer in zip(made.items, gold, strict=True)))
+
+
+@pytest.mark.parametrize(("right", "claimed"), [(43, False), (59, False), (66, False), (75, True)])
+def test_what_a_constant_answer_reaches_carries_no_retention(right: int, claimed: bool) -> None:
+    """59 of 100 answers are yes. 66 right are more, and not shown to be: the lower bound of 66 % is 56 %."""
+    gold = [1] * 59 + [0] * 41
+    made = with_gold([1] * right + [0] * (100 - right), gold)
+    (row,) = task_rows(made, made, 0)
+    assert (row.retention is not None) is claimed
+    noted = f"always giving one answer is right in 59.0%, the model before in {right}.0%"
+    assert (noted in (row.note or "")) is not claimed
+    assert row.change == 0
+
+
+def test_a_wrong_answer_is_not_better_where_lower_is() -> None:
+    made = replace(with_gold([1] * 30 + [0] * 70, [0] * 100), metrics=result("acc", "mean", [], better=False).metrics)
+    (row,) = task_rows(made, made, 0)
+    assert row.ideal == 0
+    assert "constant" not in (row.note or "")
+    assert "retention" not in (row.note or "")
+
+
+def test_answers_of_multiple_choice_are_kept(data: Path, subject: Subject) -> None:
+    (boolq,) = subject.task(settings("boolq", data))
+    assert {item["gold"] for item in boolq.items} <= {0, 1}
+    (lambada,) = subject.task(settings("lambada_openai", data))
+    assert all("gold" not in item for item in lambada.items)
