@@ -15,7 +15,7 @@ from fairprune_framework.api.interfaces import BiasScorer
 from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting, streams_of
-from fairprune_framework.auditing.sums import CONTROLS
+from fairprune_framework.auditing.sums import CONTROLS, LEGITIMATE
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import services
@@ -72,8 +72,12 @@ def _not_for(plugin: BiasScorer, run: Run) -> str | None:
     for statistic in plugin.needs().statistics:
         if missing := sorted(statistic.taps & {"gate", "up"} - taps):
             return f"the model has no {missing[0]}"
-    controls = CONTROLS in streams_of(plugin.needs().statistics, len(run.loaded.layers))
-    return "the prompts have no controls that may feed scores" if controls and not _controls(run) else None
+    streams = streams_of(plugin.needs().statistics, len(run.loaded.layers))
+    if CONTROLS in streams and not _controls(run):
+        return "the prompts have no controls that may feed scores"
+    if LEGITIMATE in streams and not selecting(run.prompts.legitimate, LEGITIMATE):
+        return "the prompts have no legitimate contrasts that may feed scores"
+    return None
 
 
 def _controls(run: Run) -> list[Any]:
@@ -92,6 +96,7 @@ def _scored(run: Run, plugins: Mapping[str, BiasScorer], skipped: dict[str, str]
         run.prompts.values,
         demand,
         controls=_controls(run),
+        legitimate=selecting(run.prompts.legitimate, LEGITIMATE),
         calibration=run.calibration if demand.calibration else None,
         micro_batch_tokens=run.micro_batch_tokens,
         accelerator=run.recipe.accelerator,

@@ -13,7 +13,7 @@ import torch
 from fairprune_framework.analysis.common import as_set, opened_run, ratio
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting
-from fairprune_framework.auditing.sums import CONTROLS, Statistics, resampled
+from fairprune_framework.auditing.sums import CONTROLS, LEGITIMATE, Statistics, resampled
 from fairprune_framework.errors import UserError
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of, rescored
@@ -79,6 +79,7 @@ def _audited_by_cluster(run: Run, notify: Notify) -> Statistics:
         run.prompts.values,
         demand,
         controls=selecting(run.prompts.aligned, CONTROLS),
+        legitimate=selecting(run.prompts.legitimate, LEGITIMATE),
         calibration=run.calibration if demand.calibration else None,
         micro_batch_tokens=run.micro_batch_tokens,
         accelerator=run.recipe.accelerator,

@@ -31,7 +31,13 @@ if TYPE_CHECKING:
         StreamSums,
     )
     from fairprune_framework.api.mlps import MlpAdapter, Projections, child, features, is_projection, linear_trio
-    from fairprune_framework.api.objectives import Labels, NegativeLogLikelihood, NextTokenDivergence, RecallLoss
+    from fairprune_framework.api.objectives import (
+        Labels,
+        LegitimateMargin,
+        NegativeLogLikelihood,
+        NextTokenDivergence,
+        RecallLoss,
+    )
     from fairprune_framework.api.rankings import (
         apportion,
         biased,
@@ -62,6 +68,7 @@ _EXPORTS = {
     "Handler": "fairprune_framework.api.interfaces",
     "ImportanceScorer": "fairprune_framework.api.interfaces",
     "Labels": "fairprune_framework.api.objectives",
+    "LegitimateMargin": "fairprune_framework.api.objectives",
     "Measurement": "fairprune_framework.api.types",
     "MlpAdapter": "fairprune_framework.api.mlps",
     "Needs": "fairprune_framework.api.interfaces",
@@ -133,6 +140,7 @@ __all__ = [
     "Handler",
     "ImportanceScorer",
     "Labels",
+    "LegitimateMargin",
     "Measurement",
     "MlpAdapter",
     "Needs",

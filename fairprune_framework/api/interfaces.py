@@ -47,6 +47,8 @@ class Outputs:
     where a contrast names neither."""
     rare: Tensor
     """(C, V, T) bool: tokens of calibration text that at most a quarter of its documents hold; False in contrasts."""
+    right: Tensor | None = None
+    """(C, V, W) int64: right next tokens of each variant, -1 behind the last; None but for the stream `legitimate`."""
 
     def token_log_p(self) -> Tensor:
         """log p(token | tokens before it) of all tokens but the first, (C, V, T - 1), at least float32, nats; needs `logits="all"`."""

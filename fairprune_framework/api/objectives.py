@@ -70,3 +70,32 @@ class RecallLoss:
         times_CT = same_CTT.tril(-2).sum(2)
         recalled_CT = outputs.rare[:, 0] & (times_CT >= 1) & (times_CT <= 3) & mask_CT
         return -(outputs.token_log_p()[:, 0] * recalled_CT[:, 1:]).sum(-1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegitimateMargin:
+    """How much likelier the right next words of each variant are after it than after the other variants, nats.
+
+    m = mean over v of [log p(right_v | v) - mean over u != v of log p(right_v | u)], as the metric `legitimate-margin`; for the stream
+    `legitimate`.
+    """
+
+    def __call__(self, outputs: Outputs) -> Tensor:
+        """(C, V, vocab) logits -> (C,)."""
+        assert outputs.right is not None, "right words come with the stream `legitimate` alone"
+        present_CV = outputs.mask.any(-1)
+        log_p_CUW = outputs.logits.to(torch.promote_types(outputs.logits.dtype, torch.float32)).log_softmax(-1)
+        asked_CVR = outputs.right.clamp_min(0)
+        # of_right[c, v, u]: log p of any right word of v, after u
+        index_CVUR = asked_CVR.unsqueeze(2).expand(-1, -1, log_p_CUW.shape[1], -1)
+        found_CVUR = log_p_CUW.unsqueeze(1).expand(-1, asked_CVR.shape[1], -1, -1).gather(3, index_CVUR)
+        missing_CVR = (outputs.right < 0) & present_CV.unsqueeze(
+            2
+        )  # an absent variant keeps a finite value, which is left out below
+        of_right_CVU = found_CVUR.masked_fill(missing_CVR.unsqueeze(2), -torch.inf).logsumexp(3)
+        pairs_CVU = present_CV.unsqueeze(2) & present_CV.unsqueeze(1)
+        of_right_CVU = of_right_CVU.where(pairs_CVU, 0).double()
+        own_CV = of_right_CVU.diagonal(dim1=1, dim2=2)
+        count_C1 = present_CV.sum(1, keepdim=True)
+        others_CV = (of_right_CVU.sum(2) - own_CV) / (count_C1 - 1)
+        return ((own_CV - others_CV) * present_CV).sum(1) / count_C1.squeeze(1)

@@ -24,8 +24,9 @@ Tap = Literal["layer_input", "attention", "mlp_input", "gate", "up", "neuron", "
 
 Role = Literal["gate", "up", "out", "gate_bias", "up_bias", "out_bias", "inner_norm"]
 Operator = Literal["remove", "zero", "scale"]
-Stream = Literal["contrasts", "controls", "calibration"]
-"""What a pass reads: demographic contrasts of `select`, control contrasts of `select` (never held-out ones), calibration text."""
+Stream = Literal["contrasts", "controls", "legitimate", "calibration"]
+"""What a pass reads: demographic contrasts of `select`, its controls, its legitimate differences (never held-out ones), calibration
+text."""
 Scaling = float | Mapping[str, Sequence[float]]
 """What the activations of units are multiplied by: one number for all, or site -> a number for each of its units."""
 MAX_FACTOR = 10.0

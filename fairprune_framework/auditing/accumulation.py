@@ -21,8 +21,8 @@ from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import (
     CALIBRATION,
     CONTRASTS,
-    CONTROLS,
     OBSERVED,
+    OF_PROMPTS,
     Statistics,
     StatisticSums,
     cluster_of,
@@ -92,8 +92,9 @@ class Accumulator:
         """Name all categories of each stream, in the order of the result; the sums begin anew."""
         self.categories = {stream: {name: i for i, name in enumerate(names)} for stream, names in categories.items()}
         self.sums = StatisticSums()
-        groups = {stream: len(self.categories.get(stream, ())) for stream in (CONTRASTS, CONTROLS)}
-        self.counts = {CONTRASTS: [0] * groups[CONTRASTS] * self.clusters, CONTROLS: [0] * groups[CONTROLS], CALIBRATION: [0]}
+        groups = {stream: len(self.categories.get(stream, ())) for stream in OF_PROMPTS}
+        self.counts: dict[str, list[int]] = {stream: [0] * count for stream, count in groups.items()}
+        self.counts |= {CONTRASTS: [0] * groups[CONTRASTS] * self.clusters, CALIBRATION: [0]}
 
     @property
     def whole(self) -> bool:
@@ -162,7 +163,7 @@ class Accumulator:
         if batch.stream == CALIBRATION:
             return [0] * len(batch.categories)
         categories = [self.categories[batch.stream][category] for category in batch.categories]
-        if self.clusters == 1 or batch.stream == CONTROLS:
+        if self.clusters == 1 or batch.stream != CONTRASTS:
             return categories
         named = zip(categories, batch.categories, batch.clusters, strict=True)
         return [group * self.clusters + cluster_of(category, cluster, self.clusters) for group, category, cluster in named]

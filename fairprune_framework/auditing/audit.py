@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from fairprune_framework.api.interfaces import Pass
+from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.batches import WINDOW
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.demand import Demand
@@ -28,6 +29,8 @@ from fairprune_framework.auditing.sums import (
     CLUSTERS,
     CONTRASTS,
     CONTROLS,
+    LEGITIMATE,
+    OF_PROMPTS,
     Statistics,
     StatisticSums,
     finished,
@@ -176,7 +179,7 @@ def perform(
     part = checkpointing.total
     if lost := [
         f"pass {work.number}, window {window}"
-        for work in work_of(job, callback.passes, dict.fromkeys((CONTRASTS, CONTROLS, CALIBRATION), _nothing))
+        for work in work_of(job, callback.passes, dict.fromkeys((*OF_PROMPTS, CALIBRATION), _nothing))
         for window in range(work.count)
         if not part.done.is_complete(work.number, window)
     ]:
@@ -207,6 +210,7 @@ def audit(
     demand: Demand,
     *,
     controls: Sequence[AlignedContrast] = (),
+    legitimate: Sequence[AlignedContrast] = (),
     calibration: Calibration | None = None,
     micro_batch_tokens: int = 512,
     share_up_to: int = 0,
@@ -214,17 +218,19 @@ def audit(
 ) -> tuple[Statistics, Outcome]:
     """Stream contrasts in memory through a model on one device; `values` gives the size of each category's vocabulary."""
     documents = calibration.as_contrasts() if calibration is not None else []
+    given: dict[Stream, Sequence[AlignedContrast]] = {CONTRASTS: contrasts, CONTROLS: controls, LEGITIMATE: legitimate}
     job = Job(
         categories={
             stream: tuple(sorted({contrast.category for contrast in every}))
-            for stream, every in ((CONTRASTS, contrasts), (CONTROLS, controls if CONTROLS in demand.streams else ()))
+            for stream, every in given.items()
+            if stream == CONTRASTS or stream in demand.streams
         },
         values=values,
-        sizes={CONTRASTS: len(contrasts), CONTROLS: len(controls), CALIBRATION: len(documents)},
+        sizes={**{stream: len(every) for stream, every in given.items()}, CALIBRATION: len(documents)},
         max_tokens=micro_batch_tokens,
         share_up_to=share_up_to,
     )
-    streams = HeldStreams(Held(contrasts), Held(controls), Held(documents))
+    streams = HeldStreams(Held(contrasts), Held(controls), Held(documents), Held(legitimate))
     outcome = perform(model, architecture, demand, job, streams, parallelism=Parallelism(accelerator=accelerator))
     assert outcome is not None
     return outcome.statistics, outcome

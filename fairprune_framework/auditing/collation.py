@@ -73,6 +73,14 @@ def _with_tables(
         for c, contrast in enumerate(batch):
             rare[c, 0, list(contrast.variants[0].rare)] = True
 
+    right = None
+    if pass_.stream == "legitimate":
+        words = max(len(tokens) for contrast in batch for tokens in contrast.right)
+        right = torch.full((len(batch), most, words), -1, dtype=torch.long)
+        for c, contrast in enumerate(batch):
+            for v, tokens in enumerate(contrast.right):
+                right[c, v, : len(tokens)] = torch.tensor(tokens)
+
     def table(cell: Any, absent: int) -> Tensor:
         return torch.tensor([[cell(c, v) if v < len(c.variants) else absent for v in range(most)] for c in batch])
 
@@ -86,6 +94,7 @@ def _with_tables(
         attribute=table(lambda c, v: c.attributes[v], -1),
         lean=table(lambda c, v: 0 if c.stereotyping is None else (1 if v == c.stereotyping else -1), 0),
         rare=rare,
+        right=right,
         categories=tuple(contrast.category for contrast in batch),
         values=values,
         ids=tuple(contrast.id for contrast in batch),

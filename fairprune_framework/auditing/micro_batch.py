@@ -60,6 +60,8 @@ class MicroBatch:
     ids: tuple[str, ...]
     rare: Tensor | None = None
     """(C, V, L) bool: positions of rare tokens, as `Tokens.rare`; of calibration text alone."""
+    right: Tensor | None = None
+    """(C, V, W) int64: right next tokens of each variant, -1 behind the last; of legitimate contrasts alone."""
     clusters: tuple[str, ...] = ()
     """Template id of each contrast: with its category, the unit of resampling."""
     batch_id: BatchId | None = None
@@ -119,6 +121,7 @@ class MicroBatch:
             attribute=self.attribute[some],
             lean=self.lean[some],
             rare=None if self.rare is None else self.rare[some, :, :width],
+            right=None if self.right is None else self.right[some],
             categories=self.categories[some],
             clusters=self.clusters[some],
             ids=self.ids[some],

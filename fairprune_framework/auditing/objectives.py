@@ -72,6 +72,7 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
             attribute=batch.attribute,
             lean=batch.lean,
             rare=torch.zeros_like(mask) if batch.rare is None else batch.rare,
+            right=batch.right,
         )
         objective_C = objective(outputs)
     if not isinstance(objective_C, Tensor) or objective_C.shape != (len(batch.ids),):

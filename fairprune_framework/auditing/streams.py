@@ -11,7 +11,7 @@ from typing import Any
 from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.batches import WINDOW
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
 from fairprune_framework.contrasts.schema import Contrast, role_of, stream_of
@@ -66,9 +66,11 @@ class HeldStreams:
     contrasts: Held
     controls: Held
     calibration: Held
+    legitimate: Held = field(default_factory=lambda: Held(()))
 
     def __call__(self, job: Job) -> Mapping[str, Windows]:
-        return {CONTRASTS: self.contrasts, CONTROLS: self.controls, CALIBRATION: self.calibration}
+        own = {CONTRASTS: self.contrasts, CONTROLS: self.controls, LEGITIMATE: self.legitimate}
+        return {**own, CALIBRATION: self.calibration}
 
 
 @dataclass(frozen=True)
@@ -108,9 +110,7 @@ class FiledStreams:
 
     def __call__(self, job: Job) -> Mapping[str, Windows]:
         path, vocabularies = self.folder / "contrasts.jsonl", job.facts["vocabularies"]
-        streams: dict[str, Windows] = {
-            stream: FiledWindows(path, self.encoder, vocabularies, stream) for stream in (CONTRASTS, CONTROLS)
-        }
+        streams: dict[str, Windows] = {stream: FiledWindows(path, self.encoder, vocabularies, stream) for stream in OF_PROMPTS}
         if job.sizes[CALIBRATION]:
             streams[CALIBRATION] = Held(Calibration.load(self.folder / "calibration.jsonl").as_contrasts())
         return streams

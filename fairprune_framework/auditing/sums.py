@@ -23,7 +23,10 @@ from fairprune_framework.utilities.schemas import StatisticsFile, read_checked
 
 CONTRASTS: Literal["contrasts"] = "contrasts"
 CONTROLS: Literal["controls"] = "controls"
+LEGITIMATE: Literal["legitimate"] = "legitimate"
 CALIBRATION: Literal["calibration"] = "calibration"
+OF_PROMPTS: tuple[Stream, ...] = (CONTRASTS, CONTROLS, LEGITIMATE)
+"""The streams of contrasts; all but the first have categories of their own."""
 CLUSTERS = 32
 """Hashed clusters of templates per category, where a policy declares replicates."""
 CLUSTERED = "clustered/"
@@ -111,6 +114,8 @@ class Statistics:
     """Hash of the micro-batches."""
     control_categories: tuple[str, ...] = ()
     """Of control contrasts: the G groups of theirs; empty unless a statistic listens to them."""
+    legitimate_categories: tuple[str, ...] = ()
+    """Of legitimate contrasts, as those of controls."""
     clustered: Mapping[str, Tensor] = field(default_factory=dict)
     """`contrasts/<site>/<statistic>.<output>` -> (G, B, R, K) float64: the sums of B hashed clusters of templates; empty unless
     a policy declared replicates."""
@@ -119,7 +124,8 @@ class Statistics:
 
     def categories_of(self, stream: Stream) -> tuple[str, ...]:
         """Categories of a stream; calibration text has none."""
-        return {CONTRASTS: self.categories, CONTROLS: self.control_categories, CALIBRATION: ()}[stream]
+        own = {CONTRASTS: self.categories, CONTROLS: self.control_categories, LEGITIMATE: self.legitimate_categories}
+        return own.get(stream, ())
 
     def sites(self) -> set[str]:
         """Sites that have a sum."""
@@ -162,6 +168,7 @@ class Statistics:
             "format": "fairprune-statistics/1",
             "categories": list(self.categories),
             **({"control_categories": list(self.control_categories)} if self.control_categories else {}),
+            **({"legitimate_categories": list(self.legitimate_categories)} if self.legitimate_categories else {}),
             "counts": {stream: list(counts) for stream, counts in self.counts.items()},
             "statistics": list(self.statistics),
             "composition": self.composition,
@@ -175,7 +182,8 @@ class Statistics:
         path = folder / "statistics.safetensors"
         tensors = read_tensors(path)
         controls = data.get("control_categories", ())
-        groups = {CONTRASTS: len(data["categories"]), CONTROLS: len(controls), CALIBRATION: 1}
+        legitimate = data.get("legitimate_categories", ())
+        groups = {CONTRASTS: len(data["categories"]), CONTROLS: len(controls), LEGITIMATE: len(legitimate), CALIBRATION: 1}
         if data["statistics"] and not tensors:
             raise RunFolderError(f"{path} is damaged: it holds none of the statistics that {folder / 'statistics.json'} names")
         for name, tensor in tensors.items():
@@ -196,6 +204,7 @@ class Statistics:
             cluster_counts=tuple(tuple(counts) for counts in data.get("cluster_counts", ())),
             categories=tuple(data["categories"]),
             control_categories=tuple(controls),
+            legitimate_categories=tuple(legitimate),
             counts={stream: tuple(counts) for stream, counts in data["counts"].items()},
             statistics=tuple(data["statistics"]),
             composition=data["composition"],
@@ -216,14 +225,15 @@ def finished(
     composition: str,
 ) -> Statistics:
     """Round sums to the result of an audit. With clusters, their sums are added as double-doubles first, so that a category's sum is
-    the same with and without them; those of controls and calibration text are not summed by cluster."""
-    named, controls = tuple(categories[CONTRASTS]), tuple(categories.get(CONTROLS, ()))
+    the same with and without them; those of other streams are not summed by cluster."""
+    named, controls, legitimate = (tuple(categories.get(stream, ())) for stream in OF_PROMPTS)
     shaped = {stream: tuple(each) for stream, each in counts.items() if each}
     if clusters == 1:
         return Statistics(
             sums=sums.totals(),
             categories=named,
             control_categories=controls,
+            legitimate_categories=legitimate,
             counts=shaped,
             statistics=statistics,
             composition=composition,
@@ -241,6 +251,7 @@ def finished(
         sums=totals,
         categories=named,
         control_categories=controls,
+        legitimate_categories=legitimate,
         counts={**shaped, CONTRASTS: tuple(by_cluster.sum(1).tolist())},
         statistics=statistics,
         composition=composition,

@@ -75,7 +75,8 @@ class PromptSet:
 
     @cached_property
     def legitimate(self) -> tuple[AlignedContrast, ...]:
-        """The usable legitimate differences under the tokenizer: they feed no score, and no divergence is taken of them."""
+        """The usable legitimate differences under the tokenizer: those of `select` feed the stream of that name; no divergence is taken of
+        any."""
         return tuple(contrast for contrast in self._every_aligned if contrast.legitimate)
 
     @cached_property

@@ -182,14 +182,16 @@ def role_of(control: bool, legitimate: bool) -> Role:
     return "legitimate" if legitimate else "demographic"
 
 
-def stream_of(role: Role, split: str | None) -> Literal["contrasts", "controls"] | None:
+def stream_of(role: Role, split: str | None) -> Literal["contrasts", "controls", "legitimate"] | None:
     """The stream of an audit that a contrast feeds, and by which it may choose neurons; None: it may not.
 
-    Of the split `select`, where there are splits, demographic contrasts feed `contrasts`, and controls `controls`.
+    Of the split `select`, where there are splits, demographic contrasts feed `contrasts`, controls `controls`, and legitimate
+    differences `legitimate`.
 
     >>> stream_of("control", "heldout") is None
     True
     """
-    if split not in (None, "select") or role == "legitimate":
+    if split not in (None, "select"):
         return None
-    return "contrasts" if role == "demographic" else "controls"
+    streams: dict[Role, Literal["contrasts", "controls", "legitimate"]] = {"control": "controls", "legitimate": "legitimate"}
+    return streams.get(role, "contrasts")

@@ -133,7 +133,7 @@ class Alignment:
     texts: int
     tokens: int
     feeds: Mapping[str, Feed]
-    """stream of an audit, `contrasts` or `controls` -> what may feed it."""
+    """stream of an audit, `contrasts`, `controls` or `legitimate` -> what may feed it."""
     unequal: int
     """Contrasts whose variants have different numbers of tokens."""
     longest: int
@@ -164,7 +164,7 @@ def check_alignment(contrasts: ContrastSet, encoder: Encoder, bad: Literal["erro
             tokens=counts[f"{stream}/tokens"],
             categories=frozenset(categories.get(stream, ())),
         )
-        for stream in ("contrasts", "controls")
+        for stream in ("contrasts", "controls", "legitimate")
     }
     return Alignment(skipped=tuple(skipped), longest=longest, feeds=feeds, **numbers)
 

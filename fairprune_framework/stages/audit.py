@@ -20,7 +20,7 @@ from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
 from fairprune_framework.auditing.runner import logger_class, loggers_of
 from fairprune_framework.auditing.streams import FiledStreams, Job
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.runs.folder import CHECKPOINT
@@ -69,12 +69,15 @@ def check(run: Run) -> None:
     feeds = run.prompts.alignment.feeds
     if not feeds[CONTRASTS].contrasts:
         raise UserError("no contrast may feed scores: all are controls or legitimate differences, or held out")
-    if not feeds[CONTROLS].contrasts:
+    for stream, (kind, mark) in {
+        CONTROLS: ("control contrasts", "`control: true`"),
+        LEGITIMATE: ("legitimate contrasts", "`legitimate: true` and their right words"),
+    }.items():
         for plugin in run.plugins.all:
-            if CONTROLS in streams_of(plugin.needs().statistics, len(loaded.layers)):
+            if not feeds[stream].contrasts and stream in streams_of(plugin.needs().statistics, len(loaded.layers)):
                 raise UserError(
-                    f"{type(plugin).__name__} compares with control contrasts, and the prompt set has none that may feed scores: "
-                    "contrasts with `control: true` in the split `select`"
+                    f"{type(plugin).__name__} compares with {kind}, and the prompt set has none that may feed scores: "
+                    f"contrasts with {mark} in the split `select`"
                 )
 
 
@@ -123,7 +126,7 @@ def _audit(run: Run, demand: Demand, sharing: Sharing) -> Outcome:
         calibration.save(folder / "calibration.jsonl", loaded.tokenizer)
     streams = FiledStreams(folder.path, loaded.encoder)
     wanted = demand.streams | {CONTRASTS}
-    feeds = {stream: prompts.alignment.feeds[stream] for stream in (CONTRASTS, CONTROLS) if stream in wanted}
+    feeds = {stream: prompts.alignment.feeds[stream] for stream in OF_PROMPTS if stream in wanted}
     job = Job(
         categories={stream: tuple(sorted(feed.categories)) for stream, feed in feeds.items()},
         values=prompts.values,

@@ -13,7 +13,7 @@ from fairprune_framework.api.interfaces import PolicyContext, SelectionPolicy, S
 from fairprune_framework.api.types import Budget, Choice, Measurement, Scores
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting
-from fairprune_framework.auditing.sums import CALIBRATION, CONTROLS, Statistics
+from fairprune_framework.auditing.sums import CALIBRATION, CONTROLS, LEGITIMATE, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise
@@ -22,7 +22,7 @@ from fairprune_framework.selection.contexts import context, generator_for
 from fairprune_framework.selection.planning import check_choice, trim
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.testing.report import Check, CheckSkipped, require
-from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
 
 LAYOUTS = ("llama", "mixtral")
 LABEL = "the policy under test"
@@ -98,7 +98,7 @@ class PolicyBench:
     def _at(self, name: str) -> SiteContext:
         needs, site = self.policy.needs(), self.architecture.sites[name]
         if self._statistics is None:
-            contrasts = tiny_contrasts()
+            contrasts = [*tiny_contrasts(), *tiny_legitimate()]
             aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
             values = {category: len(names) for category, names in vocabularies(contrasts).items()}
             demand = Demand.of([self.policy], len({site.layer for site in self.architecture.sites.values()}))
@@ -110,6 +110,7 @@ class PolicyBench:
                 values,
                 demand,
                 controls=selecting(aligned, CONTROLS),
+                legitimate=selecting(aligned, LEGITIMATE),
                 calibration=text,
                 accelerator="cpu",
             )

@@ -19,7 +19,7 @@ from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import stream
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, attribute_tokens, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise
@@ -28,7 +28,7 @@ from fairprune_framework.models.readout import readout_of
 from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.surgery.slices import part, positions, weights_of
 from fairprune_framework.testing.report import Check, CheckSkipped, require
-from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
 
 Scorer = BiasScorer | ImportanceScorer
 SiteScores = dict[tuple[str, str], Tensor]
@@ -114,7 +114,8 @@ class Bench:
         self.contrasts, self.controls = (
             align_all([contrast for contrast in every if contrast.control is control], encoder)[0] for control in (False, True)
         )
-        self.values = {category: len(names) for category, names in vocabularies(every).items()}
+        self.legitimate = align_all(tiny_legitimate(), encoder)[0]
+        self.values = {category: len(names) for category, names in vocabularies([*every, *tiny_legitimate()]).items()}
         generator = torch.Generator().manual_seed(0)
         lengths = torch.randint(4, 20, (16,), generator=generator).tolist()
         documents = tuple(tuple(torch.randint(3, len(tokenizer), (n,), generator=generator).tolist()) for n in lengths)
@@ -130,6 +131,7 @@ class Bench:
         shown = {
             CONTRASTS: self.contrasts if contrasts is None else contrasts,
             CONTROLS: self.controls,
+            LEGITIMATE: self.legitimate,
             CALIBRATION: self.documents,
         }
         batches: list[MicroBatch] = []
@@ -164,7 +166,7 @@ class Bench:
             statistics=needs.statistics if statistics is None else statistics,
             categories={
                 stream: sorted({contrast.category for contrast in every})
-                for stream, every in ((CONTRASTS, self.contrasts), (CONTROLS, self.controls))
+                for stream, every in ((CONTRASTS, self.contrasts), (CONTROLS, self.controls), (LEGITIMATE, self.legitimate))
             },
             weights_of=weights_of if needs.weights else None,
         )

@@ -281,3 +281,24 @@ def tiny_contrasts() -> list[Contrast]:
             )
         )
     return contrasts
+
+
+_LEGITIMATE: tuple[tuple[str, tuple[tuple[str, tuple[str, ...]], ...]], ...] = (
+    ("The {} works at the", (("doctor", ("office",)), ("clerk", ("store", "door")))),
+    ("We asked the {} for", (("teacher", ("help",)), ("lawyer", ("a",)), ("guard", ("the",)))),
+)
+
+
+def tiny_legitimate() -> list[Contrast]:
+    """Two legitimate contrasts of the split `select`, of two and three variants: trades and the words that are right after them."""
+    return [
+        Contrast(
+            id=f"tiny-legitimate-{number}",
+            category="trade",
+            template_id=f"l{number}",
+            legitimate=True,
+            split="select",
+            variants=tuple(Variant(attribute=value, text=template.format(value), right=right) for value, right in variants),
+        )
+        for number, (template, variants) in enumerate(_LEGITIMATE)
+    ]

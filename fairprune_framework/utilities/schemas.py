@@ -129,6 +129,7 @@ class Counts(Schema):
     contrasts: list[Count]
     calibration: list[Count]
     controls: list[Count] = []
+    legitimate: list[Count] = []
 
 
 class StatisticsFile(Schema):
@@ -137,6 +138,7 @@ class StatisticsFile(Schema):
     FORMAT = "fairprune-statistics/1"
     categories: list[str]
     control_categories: list[str] = []
+    legitimate_categories: list[str] = []
     counts: Counts
     statistics: list[str]
     composition: str
@@ -147,10 +149,12 @@ class StatisticsFile(Schema):
         groups = len(self.categories)
         if len(set(self.categories)) != groups:
             raise ValueError("categories must be distinct")
-        if len(self.counts.controls) not in (0, len(self.control_categories)):
-            raise ValueError(
-                f"counts must hold one number for each of the {len(self.control_categories)} categories of controls"
-            )
+        for stream, numbers, names in (
+            ("controls", self.counts.controls, self.control_categories),
+            ("legitimate contrasts", self.counts.legitimate, self.legitimate_categories),
+        ):
+            if len(numbers) not in (0, len(names)):
+                raise ValueError(f"counts must hold one number for each of the {len(names)} categories of {stream}")
         if len(self.counts.contrasts) not in (0, groups) or len(self.cluster_counts) not in (0, groups):
             raise ValueError(f"counts must hold one number for each of the {groups} categories")
         return self

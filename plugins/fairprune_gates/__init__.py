@@ -20,6 +20,7 @@ from torch import Tensor
 from fairprune_framework.api import (
     Budget,
     Choice,
+    LegitimateMargin,
     Needs,
     NextTokenDivergence,
     Observation,
@@ -29,6 +30,7 @@ from fairprune_framework.api import (
     Scores,
     SelectionPolicy,
     Statistic,
+    Stream,
     eligible,
     select_top,
 )
@@ -54,7 +56,22 @@ class ControlSlopes(Statistic):
         return {"product": obs.product_sums().unsqueeze(1)}
 
 
-CONTROL = ControlSlopes()
+@dataclass(frozen=True, kw_only=True)
+class LegitimateSlopes(Statistic):
+    """Activation x gradient of the margin of right words of legitimate contrasts, added up over variants and tokens; nats."""
+
+    name: str = "legitimate-slopes"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """One forward and backward of every legitimate contrast of `select`."""
+        return (Pass(stream="legitimate", objective=LegitimateMargin()),)
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
+        return {"product": obs.product_sums().unsqueeze(1)}
+
+
+CONTROL, LEGITIMATE = ControlSlopes(), LegitimateSlopes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +83,8 @@ class Gates(SelectionPolicy):
     }
     specific: bool = True
     """Keep the divergence of controls where it is, to first order."""
+    legitimate: bool = True
+    """Let the margin of right words, where the attribute should matter, not fall, to first order."""
     recall: bool = True
     """Make recalled words of the calibration text no less likely, to first order."""
     cap: float = 0.5
@@ -83,8 +102,9 @@ class Gates(SelectionPolicy):
             raise ValueError(f"The 'share' must be above 0. Got {self.share} instead.")
 
     def needs(self) -> Needs:
-        """With `specific` a gradient pass over the controls of `select`, with `recall` one over half of the calibration text."""
-        wanted = ((CONTROL, self.specific), (RECALL, self.recall))
+        """With `specific` a gradient pass over the controls of `select`, with `legitimate` one over its legitimate contrasts, with
+        `recall` one over half of the calibration text."""
+        wanted = ((CONTROL, self.specific), (LEGITIMATE, self.legitimate), (RECALL, self.recall))
         return Needs(statistics=tuple(statistic for statistic, asked in wanted if asked))
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
@@ -137,14 +157,19 @@ class Gates(SelectionPolicy):
     def _controls(self, names: Sequence[str], joined: Joined, context: PolicyContext) -> Tensor:
         if not self.specific:
             return torch.zeros(0, 0, dtype=torch.float64)
-        found = {name: context.at(name).of("controls") for name in names}
+        return joined(self._slopes("controls", CONTROL, names, context)).unsqueeze(0)
+
+    def _slopes(self, stream: Stream, of: Statistic, names: Sequence[str], context: PolicyContext) -> Mapping[str, Tensor]:
+        found = {name: context.at(name).of(stream) for name in names}
         if all(sums.count == 0 for sums in found.values()):
-            raise ValueError("specific gates need control contrasts, and the prompts have none: --policy.specific false")
-        return joined({name: sums.sums[f"{CONTROL.name}.product"][0] for name, sums in found.items()}).unsqueeze(0)
+            raise ValueError(f"these gates need contrasts of the stream {stream!r}, and the prompts have none")
+        return {name: sums.sums[f"{of.name}.product"][0] for name, sums in found.items()}
 
     def _limits(self, scores: Scores, names: Sequence[str], joined: Joined, context: PolicyContext) -> Tensor:
         rows = [joined(scores.by_category[category]) for category in sorted(scores.by_category)]
         rows = rows if len(rows) > 1 else []  # the one category is the objective
+        if self.legitimate:
+            rows.append(-joined(self._slopes("legitimate", LEGITIMATE, names, context)))
         if self.recall:
             rows.append(joined({name: context.at(name).sums[f"{RECALL.name}.moments"][0] for name in names}))
         return torch.stack(rows) if rows else torch.zeros(0, 0, dtype=torch.float64)

@@ -88,3 +88,4 @@ def test_only_demographic_contrasts_of_select_feed_scores() -> None:
     asked = cast(list[AlignedContrast], every)
     assert [contrast.id for contrast in selecting(asked)] == ["None-demographic", "select-demographic"]
     assert [contrast.id for contrast in selecting(asked, "controls")] == ["None-control", "select-control"]
+    assert [contrast.id for contrast in selecting(asked, "legitimate")] == ["None-legitimate", "select-legitimate"]

@@ -82,7 +82,7 @@ def test_calibration_text_is_read_only_if_there_are_documents(
     folder: Path, contrasts: list[Contrast], encoder: Encoder
 ) -> None:
     selected = selecting(align_all(contrasts, encoder)[0])
-    assert FiledStreams(folder, encoder)(job_of(contrasts, selected)).keys() == {"contrasts", "controls"}
+    assert FiledStreams(folder, encoder)(job_of(contrasts, selected)).keys() == {"contrasts", "controls", "legitimate"}
 
 
 def test_controls_are_a_stream_of_their_own_and_held_out_ones_are_in_none(

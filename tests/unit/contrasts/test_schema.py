@@ -107,7 +107,7 @@ def test_the_role_says_which_stream_a_contrast_feeds() -> None:
     found = {one.role: one for one in (of_role(), of_role(control=True), of_role(legitimate=True, variants=(MAN, WOMAN)))}
     assert list(found) == ["demographic", "control", "legitimate"]
     for split in (None, "select"):
-        assert [stream_of(role, split) for role in found] == ["contrasts", "controls", None]
+        assert [stream_of(role, split) for role in found] == ["contrasts", "controls", "legitimate"]
     assert {stream_of(role, split) for role in found for split in ("heldout", "heldout-words")} == {None}
 
 

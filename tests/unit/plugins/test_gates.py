@@ -86,5 +86,5 @@ def test_options_out_of_range(field: str, value: float) -> None:
 
 
 def test_what_it_needs() -> None:
-    assert [one.name for one in Gates().needs().statistics] == ["control-slopes", "recall-slopes"]
-    assert Gates(specific=False, recall=False).needs().statistics == ()
+    assert [one.name for one in Gates().needs().statistics] == ["control-slopes", "legitimate-slopes", "recall-slopes"]
+    assert Gates(specific=False, legitimate=False, recall=False).needs().statistics == ()
