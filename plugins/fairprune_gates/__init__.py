@@ -89,7 +89,7 @@ class Gates(SelectionPolicy):
     """Make recalled words of the calibration text no less likely, to first order."""
     cap: float = 0.5
     """Largest change of a factor."""
-    share: float = 0.125
+    share: float = 0.03125
     """Cost of the gates, as a share of the second-order cost of removing the `reference` share of all neurons."""
     reference: float = 0.0043
     """How many neurons that is, taken by bias / (importance + median importance) ** 0.5, as `default` does."""

@@ -1,0 +1,213 @@
+"""Which gates carry over to other templates? Cross-fitted over two halves of the templates that may select; nothing else is read.
+
+    python benchmarks/gates_on_select.py --record benchmarks/gates_on_select_smollm2-135m_202611.md
+
+Gates are fitted on one half (contrasts, controls, legitimate contrasts; crossed controls go where their template goes) and measured on
+the other, in both directions: held-out contrasts take no part, in the choice of a recipe either. Costs are those of the scoring half of
+the calibration text, which importance was scored on, and of the other half.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import sys
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import machine
+
+from fairprune_framework import discovery
+from fairprune_framework.api.types import Budget, Scores
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand
+from fairprune_framework.auditing.sums import CALIBRATION, Statistics
+from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.functional.divergence import generalised_js
+from fairprune_framework.functional.next_token import legitimate_margin
+from fairprune_framework.runs.open import open_run
+from fairprune_framework.selection.contexts import context, generator_for
+from fairprune_framework.selection.planning import policy_context
+from fairprune_framework.selection.scoring import score
+from fairprune_framework.surgery.masking import masked
+
+ROLES = ("demographic", "control", "legitimate")
+LABEL = "gates"
+
+
+def half_of(contrast: AlignedContrast) -> int:
+    """0 or 1: the same for all that stand in one template."""
+    key = contrast.neutral_of or f"{contrast.category}/{contrast.template_id}"
+    return zlib.crc32(key.encode()) % 2
+
+
+class Bench:
+    """A model and its `select` contrasts, in two halves."""
+
+    def __init__(self, model: str, prompts: str, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self.run = open_run(None, {}, recipe="gates", model=model, prompts=prompts, notify=say)
+        loaded, given = self.run.loaded, self.run.prompts
+        self.model, self.architecture = loaded.model, loaded.architecture
+        every = [one for one in (*given.aligned, *given.legitimate) if one.split == "select"]
+        self.halves = [[one for one in every if half_of(one) == half] for half in (0, 1)]
+        self.plugins = [discovery.build(kind, name, options) for kind, name, options in BUILT]
+        self.fitted = [self.fit(half) for half in self.halves]
+        self.before = [self.measured(half) for half in self.halves]
+        self.cost_before = self.losses()
+
+    def fit(self, half: Sequence[AlignedContrast]) -> tuple[Scores, Statistics]:
+        """Scores and sums of one half."""
+        demand = Demand.of(self.plugins, len(self.run.loaded.layers))
+        sides = {role: [one for one in half if one.role == role] for role in ROLES}
+        say(f"auditing {', '.join(f'{len(side)} {role}' for role, side in sides.items())}")
+        statistics, _ = audit(
+            self.model,
+            self.architecture,
+            sides["demographic"],
+            self.run.prompts.values,
+            demand,
+            controls=sides["control"],
+            legitimate=sides["legitimate"],
+            calibration=self.run.calibration,
+            accelerator="cpu",
+        )
+        bias, importance, _ = self.plugins
+        return score(statistics, self.model, self.architecture, bias, importance, ("bias", "importance")), statistics
+
+    def gates(self, half: int, budget: float, **options: Any) -> Mapping[str, tuple[list[int], list[float]]]:
+        """site -> units and factors, fitted on one half."""
+        scores, statistics = self.fitted[half]
+        policy: Any = discovery.build("policy", "gates", options)
+
+        def at(name: str) -> Any:
+            site = self.architecture.sites[name]
+            return context(statistics, CALIBRATION, None, site, policy.needs(), {}, generator_for(0, LABEL, name))
+
+        choice = policy.select(scores, Budget(amount=budget), policy_context("scale", 0.05, at, generator_for(0, LABEL)))
+        return {name: (units.tolist(), choice.factors[name].tolist()) for name, units in choice.units.items()}
+
+    @torch.inference_mode()
+    def measured(self, half: Sequence[AlignedContrast]) -> dict[str, dict[str, list[float]]]:
+        """role -> category -> divergence or margin of each contrast."""
+        found: dict[str, dict[str, list[float]]] = {role: defaultdict(list) for role in ROLES}
+        for contrasts in batched(half, 8):
+            rows = [variant.ids for contrast in contrasts for variant in contrast.variants]
+            ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+            mask = torch.zeros_like(ids)
+            for row, tokens in enumerate(rows):
+                ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
+            hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # type: ignore[operator]
+            logits = self.model.get_output_embeddings()(hidden[torch.arange(len(rows)), mask.sum(1) - 1])  # type: ignore[operator]
+            place = 0
+            for contrast in contrasts:
+                own = logits[place : place + len(contrast.variants)]
+                place += len(contrast.variants)
+                if contrast.role == "legitimate":
+                    value = legitimate_margin(own.log_softmax(-1), contrast.right)
+                else:
+                    value = float(generalised_js(own.unsqueeze(0), torch.ones(1, len(own)).bool()))
+                found[contrast.role][contrast.category].append(value)
+        return found
+
+    @torch.inference_mode()
+    def losses(self) -> list[float]:
+        """Mean loss a token, nats, of the scoring and of the judging half of the text."""
+        means = []
+        for documents in (self.run.calibration.scoring, self.run.calibration.judging):
+            total, count = 0.0, 0
+            for document in documents:
+                ids = torch.tensor([document])
+                total += float(self.model(input_ids=ids, labels=ids).loss) * (len(document) - 1)
+                count += len(document) - 1
+            means.append(total / count)
+        return means
+
+    def row(self, budget: float, **options: Any) -> list[float]:
+        """Relative changes of divergence, controls and margin on the other halves, the ratio of ratios, and of perplexity."""
+        after: list[dict[str, dict[str, list[float]]]] = []
+        costs = []
+        for half in (0, 1):
+            chosen = self.gates(half, budget, **options)
+            units, factors = ({name: each[i] for name, each in chosen.items()} for i in (0, 1))
+            with masked(self.model, self.architecture, units, factors):
+                after.append(self.measured(self.halves[1 - half]))
+                costs.append([math.exp(b - a) - 1 for a, b in zip(self.cost_before, self.losses(), strict=True)])
+        ratios = [ratio(self.before[::-1], after, role) for role in ROLES]
+        return [*(value - 1 for value in ratios), ratios[0] / ratios[1], *(sum(each) / 2 for each in zip(*costs, strict=True))]
+
+
+def ratio(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], role: str) -> float:
+    """Macro mean over categories after, over that before; both halves together."""
+
+    def macro(sides: Sequence[Mapping[str, Any]]) -> float:
+        joined: dict[str, list[float]] = defaultdict(list)
+        for side in sides:
+            for category, values in side[role].items():
+                joined[category] += values
+        return sum(sum(values) / len(values) for values in joined.values()) / len(joined)
+
+    return macro(after) / macro(before)
+
+
+def batched(items: Sequence[AlignedContrast], size: int) -> Iterable[Sequence[AlignedContrast]]:
+    """In order of length, so that little is padding."""
+    ordered = sorted(items, key=lambda one: one.length)
+    return (ordered[i : i + size] for i in range(0, len(ordered), size))
+
+
+def say(text: str) -> None:
+    print(f"[gates_on_select] {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+BUILT: tuple[tuple[Any, str, dict[str, Any]], ...] = (
+    ("bias", "attribution", {}),
+    ("importance", "taylor", {"power": 2, "labels": "model"}),
+    ("policy", "gates", {}),
+)
+
+
+def main() -> None:
+    """Measure every combination and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--prompts", default="builtin:en")
+    parser.add_argument("--shares", type=float, nargs="+", default=[0.125, 0.0625, 0.03125, 0.015625])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.2])
+    parser.add_argument("--legitimate", nargs="+", default=["true"], help="true and false")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--record", help="the .md file to write; by default it is printed")
+    words = parser.parse_args()
+    bench = Bench(words.model, words.prompts, words.threads)
+    lines = [
+        f"# Gates cross-fitted on `select` of `{words.prompts}`, {words.model}",
+        "",
+        f"{time.strftime('%Y-%m-%d')}; {machine()}; float32, seed 0. Fitted on one half of the templates, measured on the other,",
+        "both ways: `benchmarks/gates_on_select.py`. No held-out contrast was read.",
+        "",
+        "| share | budget | legitimate | demographic | controls | margin | ratio of ratios | perplexity, scoring text | other text |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for share, budget, legitimate in itertools.product(words.shares, words.budgets, words.legitimate):
+        row = bench.row(budget, share=share, legitimate=legitimate == "true")
+        demographic, controls, margin, both, scoring, other = row
+        lines.append(
+            f"| {share:g} | {budget:g} | {legitimate} | {demographic:+.1%} | {controls:+.1%} | {margin:+.1%} | {both:.2f} "
+            f"| {scoring:+.2%} | {other:+.2%} |"
+        )
+        say(lines[-1])
+    text = "\n".join(lines) + "\n"
+    if words.record:
+        Path(words.record).write_text(text, encoding="utf-8")
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
