@@ -18,7 +18,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from common import machine
@@ -78,7 +78,7 @@ class Bench:
             calibration=self.run.calibration,
             accelerator="cpu",
         )
-        bias, importance, _ = self.plugins
+        bias, importance, _ = cast(Any, self.plugins)
         return score(statistics, self.model, self.architecture, bias, importance, ("bias", "importance")), statistics
 
     def gates(self, half: int, budget: float, **options: Any) -> Mapping[str, tuple[list[int], list[float]]]:
@@ -135,7 +135,8 @@ class Bench:
         costs = []
         for half in (0, 1):
             chosen = self.gates(half, budget, **options)
-            units, factors = ({name: each[i] for name, each in chosen.items()} for i in (0, 1))
+            units = {name: each[0] for name, each in chosen.items()}
+            factors = {name: each[1] for name, each in chosen.items()}
             with masked(self.model, self.architecture, units, factors):
                 after.append(self.measured(self.halves[1 - half]))
                 costs.append([math.exp(b - a) - 1 for a, b in zip(self.cost_before, self.losses(), strict=True)])
