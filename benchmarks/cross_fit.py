@@ -130,7 +130,7 @@ def main() -> int:
         chosen = rescored(run.selection, scores, weighted(statistics, choosing_GB))
         for neurons in sorted(words.neurons, reverse=True):
             plan = plan_of(run.with_recipe(with_options(run.recipe, {"budget": f"{neurons}n"})).selection, chosen)
-            cost = text_row(base[0], subject.masked_by(plan.sites, plan.multiplier).text("settling", settling, WINDOW)).change
+            cost = text_row(base[0], subject.masked_by(plan.sites, plan.scaling).text("settling", settling, WINDOW)).change
             assert cost is not None  # a perplexity is never its ideal, 0
             say(f"split {split}, half {name}: {neurons} neurons cost {cost:+.2%} on the text that settles")
             if cost <= words.cost:
@@ -139,7 +139,7 @@ def main() -> int:
 
     def half(split: int, name: str, choosing_GB: torch.Tensor) -> Half:
         plan = chosen_by(split, name, choosing_GB)
-        arm = subject.masked_by(plan.sites, plan.multiplier)
+        arm = subject.masked_by(plan.sites, plan.scaling)
         others = [
             one
             for one in run.prompts.aligned

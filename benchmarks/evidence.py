@@ -274,7 +274,7 @@ def main(words: Sequence[str] | None = None) -> int:
     rows: dict[str, list[ResultRow]] = {}
     for name, plan in plans.items():
         say(f"arm {name}: {plan.count} neurons")
-        arm = Measured(subject.masked_by(plan.sites, plan.multiplier), material, options.parts, start)
+        arm = Measured(subject.masked_by(plan.sites, plan.scaling), material, options.parts, start)
         rows[name] = rows_of(material, base, arm)
         (work / "rows").mkdir(parents=True, exist_ok=True)
         write_json(work / "rows" / f"{name}.json", {"rows": [row.to_json() for row in rows[name]]})

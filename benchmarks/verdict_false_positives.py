@@ -28,7 +28,7 @@ import torch
 from common import machine
 from torch import nn
 
-from fairprune_framework.api.types import Plan
+from fairprune_framework.api.types import Plan, Scaling
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.calibration.text import made
 from fairprune_framework.contrasts.alignment import AlignedContrast
@@ -119,18 +119,19 @@ def main() -> None:
     norms = activation_norms(bench.loaded, bench.text.scoring)
     allowed = {name: torch.ones(site.units, dtype=torch.bool) for name, site in architecture.sites.items()}
 
-    def masking(units: Mapping[str, Any], factor: float = 0.0) -> Change:
+    def masking(units: Mapping[str, Any], factor: Scaling) -> Change:
         return lambda: masked(model, architecture, units, factor)
 
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     mlps = [layer.mlp for layer in model.get_decoder().layers]  # type: ignore[operator]
     arms: dict[str, Change] = {
-        f"random-{i}": masking(units) for i, units in enumerate(matched_sets(plan.sites, norms, allowed, options.draws, 0))
+        f"random-{i}": masking(drawn.units, drawn.scaling)
+        for i, drawn in enumerate(matched_sets(plan, norms, allowed, options.draws, 0))
     }
     arms |= {"temperature": lambda: scaled_outputs([head], 1 / 1.5), "damping": lambda: scaled_outputs(mlps, 0.9)}
     for name, path in [("plan", options.plan), *(one.split("=", 1) for one in options.also)]:
         other = Plan.from_json(read_json(Path(path)), path)
-        arms[name] = masking(other.sites, other.multiplier)
+        arms[name] = masking(other.sites, other.scaling)
     measured: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {}
     for index, (name, change) in enumerate(arms.items(), 1):
         measured[name] = bench.items(change)

@@ -35,11 +35,11 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
         name: seen & (opened.loaded.architecture.sites[name].layer not in layers)
         for name, seen in opened.read_scores().observed.items()
     }
-    *sets, another = matched_sets(plan.sites, norms, allowed, draws + 1, opened.recipe.seed)
+    *sets, another = matched_sets(plan, norms, allowed, draws + 1, opened.recipe.seed)
     own = evaluator.measure(plan.sites, plan.scaling)
     random: list[dict[str, float | None]] = []
-    for number, units in enumerate(sets, 1):
-        after = evaluator.measure(units, plan.multiplier)
+    for number, drawn in enumerate(sets, 1):
+        after = evaluator.measure(drawn.units, drawn.scaling)
         both = [evaluator.change(after, control=control) for control in (False, True)]
         random.append(
             {name: None if c is None else c.change for name, c in zip(("change", "control_change"), both, strict=True)}
@@ -58,7 +58,7 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
         "random": random,
         "p_value": (1 + as_low) / (1 + draws),
         "control_ratio": _control_ratio(effects),
-        "norm_ratio": _norm_ratio(plan.sites, norms, another),
+        "norm_ratio": _norm_ratio(plan.sites, norms, another.units),
     }
     write_json(opened.folder / "causal.json", answer)
     return answer

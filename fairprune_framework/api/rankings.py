@@ -133,26 +133,31 @@ def draw_matched(
     allowed: Mapping[str, Tensor],
     generator: torch.Generator,
     neighbours: int = 8,
+    *,
+    apart: bool = True,
 ) -> dict[str, Tensor]:
     """For each unit of a reference another one of the same site and of nearly the same size, drawn among the nearest.
 
     Args:
-        reference: site -> (n,) int64; none of them is drawn.
+        reference: site -> (n,) int64.
         size: site -> (N,) float, positive: what must be equal, such as the activation's norm. Compared as a ratio.
         allowed: site -> (N,) bool: who may be drawn.
         neighbours: how many of the nearest are drawn from.
+        apart: draw none of the reference; without it they may be drawn, but not in their own place.
 
     Returns: site -> (n,) int64, in the order of the reference; shorter where a site has too few left.
     """
     drawn: dict[str, Tensor] = {}
     for name in sorted(reference):
         free = allowed[name].clone()
-        free[reference[name]] = False
+        if apart:
+            free[reference[name]] = False
         logs = size[name].double().clamp_min(1e-30).log()
         picked: list[int] = []
         for unit in reference[name].tolist():
             away = (logs - logs[unit]).abs().masked_fill(~free, torch.inf)
-            near = torch.sort(away, stable=True).indices[: min(neighbours, int(free.sum()))]
+            away[unit] = torch.inf
+            near = torch.sort(away, stable=True).indices[: min(neighbours, int(away.isfinite().sum()))]
             if not len(near):
                 break
             pick = int(near[int(torch.randint(len(near), (), generator=generator))])

@@ -233,16 +233,9 @@ class Plan:
     FORMAT = "fairprune-plan/1"
 
     @property
-    def multiplier(self) -> float:
-        """What activations are multiplied by: 0 unless the operator is `scale`; of factors by unit their mean, for other units."""
-        if self.factors:
-            return sum(map(sum, self.factors.values())) / self.count
-        return self.factor if self.operator == "scale" and self.factor is not None else 0.0
-
-    @property
     def scaling(self) -> Scaling:
-        """What the activations of the planned units are multiplied by."""
-        return self.factors or self.multiplier
+        """What the activations of the planned units are multiplied by: 0 unless the operator is `scale`."""
+        return self.factors or (self.factor if self.operator == "scale" and self.factor is not None else 0.0)
 
     @property
     def count(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,9 +11,18 @@ from torch import Tensor
 
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.rankings import draw_matched
+from fairprune_framework.api.types import Plan, Scaling
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator, MaskedMeasurement
 from fairprune_framework.models.loaded import LoadedModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomSet:
+    """Random units, and what their activations are multiplied by."""
+
+    units: Mapping[str, Sequence[int]]
+    scaling: Scaling
 
 
 @torch.inference_mode()
@@ -40,8 +50,7 @@ def random_changes(
     contrasts: Sequence[AlignedContrast],
     values: Mapping[str, int],
     divergences: Mapping[str, float],
-    sets: Iterator[Mapping[str, Sequence[int]]],
-    factor: float,
+    sets: Iterator[RandomSet],
     max_tokens: int,
     advance: Callable[[int], None] = lambda sets: None,
 ) -> tuple[float, ...]:
@@ -51,29 +60,41 @@ def random_changes(
         contrasts: held-out and demographic, those that the plan is judged on.
         values: category -> number of values.
         divergences: id -> divergence in the original model, which is not measured again.
-        factor: what masked activations are multiplied by, as in the plan.
     """
     evaluator = MaskedEvaluator(loaded.model, loaded.architecture, contrasts, values, max_tokens=max_tokens)
     original = MaskedMeasurement(values={contrast.id: divergences[contrast.id] for contrast in contrasts}, perplexity=None)
     before, changes = evaluator.mean(original), []
-    for units in sets:
-        changes.append(evaluator.mean(evaluator.measure(units, factor)) / before - 1)
+    for drawn in sets:
+        changes.append(evaluator.mean(evaluator.measure(drawn.units, drawn.scaling)) / before - 1)
         advance(1)
     return tuple(changes)
 
 
 def matched_sets(
-    planned: Mapping[str, Sequence[int]], norms: Mapping[str, Tensor], allowed: Mapping[str, Tensor], draws: int, seed: int
-) -> Iterator[dict[str, list[int]]]:
-    """Random sets of as many neurons of each site as are planned there, each of nearly the norm of a planned one.
+    plan: Plan, norms: Mapping[str, Tensor], allowed: Mapping[str, Tensor], draws: int, seed: int
+) -> Iterator[RandomSet]:
+    """Random sets of as many neurons of each site as are planned there, each of nearly the norm of a planned one, and with its factor.
+
+    None is planned itself, except in a site of which more than half of what may be drawn is planned: there the planned ones change
+    places too.
 
     Args:
-        planned: site -> units; none of them is drawn.
         norms: of `activation_norms`.
         allowed: site -> (N,) bool: which units may be drawn.
         draws: number of sets.
     """
-    reference = {name: torch.tensor(units) for name, units in planned.items() if units}
+    reference = {name: torch.tensor(units) for name, units in plan.sites.items() if units}
+    crowded = {
+        name for name, units in reference.items() if int(allowed[name].sum()) - int(allowed[name][units].sum()) < len(units)
+    }
     generator = torch.Generator().manual_seed(seed)
     for _ in range(draws):
-        yield {name: units.tolist() for name, units in draw_matched(reference, norms, allowed, generator).items()}
+        units: dict[str, list[int]] = {}
+        for apart in (True, False):
+            here = {name: chosen for name, chosen in reference.items() if (name not in crowded) == apart}
+            drawn = draw_matched(here, norms, allowed, generator, apart=apart)
+            units |= {name: found.tolist() for name, found in drawn.items()}
+        scaling = plan.scaling
+        if not isinstance(scaling, float):
+            scaling = {name: scaling[name][: len(found)] for name, found in units.items()}
+        yield RandomSet(units=units, scaling=scaling)

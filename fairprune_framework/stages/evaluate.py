@@ -180,11 +180,9 @@ def _random_changes(run: Run, plan: Plan, divergences: Mapping[str, float]) -> t
     allowed = {
         name: torch.full((site.units,), site.layer not in protected) for name, site in run.loaded.architecture.sites.items()
     }
-    sets = matched_sets(plan.sites, norms, allowed, draws, run.recipe.seed)
+    sets = matched_sets(plan, norms, allowed, draws, run.recipe.seed)
     with bar("random sets", draws, "sets") as advance:
-        return random_changes(
-            run.loaded, judging, prompts.values, divergences, sets, plan.multiplier, run.micro_batch_tokens, advance
-        )
+        return random_changes(run.loaded, judging, prompts.values, divergences, sets, run.micro_batch_tokens, advance)
 
 
 def _other_model(run: Run, name: str, tokenizer: Any) -> Any:

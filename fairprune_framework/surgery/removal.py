@@ -124,7 +124,8 @@ def pruned_in_place(
             for site, units in stays.get(parameter, []):
                 only = _narrowed(site, [slice_ for slice_ in site.slices if slice_.parameter == parameter])
                 if plan.operator == "scale":
-                    factor = torch.tensor(plan.factors[site.name]) if plan.factors else plan.multiplier
+                    scaling = plan.scaling
+                    factor = scaling if isinstance(scaling, float) else torch.tensor(scaling[site.name])
                     scale_({parameter: value}, only, units, factor)
                 else:
                     zero_({parameter: value}, only, units)

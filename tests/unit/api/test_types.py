@@ -100,7 +100,7 @@ def test_plans_are_read_as_they_were_written() -> None:
     assert PLAN.count == 2
     scaling = replace(PLAN, operator="scale", factor=0.5)
     assert Plan.from_json(scaling.to_json()) == scaling
-    assert (PLAN.multiplier, scaling.multiplier) == (0.0, 0.5)
+    assert (PLAN.scaling, scaling.scaling) == (0.0, 0.5)
 
 
 @pytest.mark.parametrize(

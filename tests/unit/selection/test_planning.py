@@ -280,7 +280,6 @@ def test_factors_go_with_the_units_that_are_kept() -> None:
     assert found.factors == {"layers.0.b": (1.0,), "layers.1.a": (2.0, 0.5)}
     assert found.factor is None
     assert found.scaling == found.factors
-    assert found.multiplier == pytest.approx(3.5 / 3)
     assert Plan.from_json(json.loads(json.dumps(found.to_json()))) == found
     for wrong in ({"factors": {**found.to_json()["factors"], "layers.0.b": []}}, {"factor": 0.5}, {"operator": "zero"}):
         with pytest.raises(UserError, match="factors"):

@@ -1,0 +1,45 @@
+"""Random sets that stand where the plan stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from fairprune_framework.api.types import Plan
+from fairprune_framework.evaluation.random_sets import RandomSet, matched_sets
+
+NORMS = {"a": torch.arange(1.0, 41.0), "b": torch.arange(1.0, 7.0)}
+ALLOWED = {"a": torch.ones(40, dtype=torch.bool), "b": torch.tensor([True] * 5 + [False])}
+SITES = {"a": (3, 20), "b": (0, 1, 4)}
+
+
+def drawn(**words: Any) -> list[RandomSet]:
+    plan = Plan(**({"model": "m", "fingerprint": "f", "operator": "remove", "sites": SITES} | words), requested={}, achieved={})
+    return list(matched_sets(plan, NORMS, ALLOWED, 50, seed=0))
+
+
+def test_as_many_of_each_site_near_in_norm_and_none_planned() -> None:
+    for one in drawn():
+        assert len(set(one.units["a"])) == 2
+        assert not set(one.units["a"]) & {3, 20}
+        assert all(abs(unit - planned) <= 9 for unit, planned in zip(one.units["a"], (3, 20), strict=True))
+        assert one.scaling == 0.0
+
+
+def test_where_most_are_planned_they_change_places() -> None:
+    for one in drawn():
+        assert len(one.units["b"]) >= 2  # the last may find nothing but itself
+        assert len(set(one.units["b"])) == len(one.units["b"])
+        assert 5 not in one.units["b"]
+        assert all(unit != planned for unit, planned in zip(one.units["b"], (0, 1, 4), strict=False))
+    assert len({tuple(one.units["b"]) for one in drawn()}) > 5
+
+
+def test_factors_go_with_what_is_drawn_in_place_of_a_unit() -> None:
+    factors = {"a": (0.5, 1.5), "b": (0.25, 2.0, 1.25)}
+    for one in drawn(operator="scale", factors=factors):
+        assert isinstance(one.scaling, dict)
+        assert one.scaling["a"] == (0.5, 1.5)
+        assert one.scaling["b"] == factors["b"][: len(one.units["b"])]
+    assert {one.scaling for one in drawn(operator="scale", factor=0.5)} == {0.5}
