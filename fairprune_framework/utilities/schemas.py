@@ -79,6 +79,9 @@ class GuardRecord(Schema):
     increase: Number | None
     limit: Number
     held: bool
+    bound_high: Number | None = None
+    perplexity_before: Number | None = None
+    perplexity_after: Number | None = None
 
 
 class RemovalRecord(Schema):
@@ -90,6 +93,32 @@ class RemovalRecord(Schema):
     parameters_after: Count
     max_difference: Number
     note: str | None = None
+
+
+class RatioRecord(Schema):
+    """A ratio with its interval and its one-sided bounds."""
+
+    ratio: Number | None
+    ci_low: Number | None
+    ci_high: Number | None
+    bound_low: Number | None = None
+    bound_high: Number | None = None
+
+
+class SideRecord(Schema):
+    """The demographic contrasts, or the controls."""
+
+    change: RatioRecord
+    effective: Number
+
+
+class SpecificityRecord(Schema):
+    """Demographic contrasts against controls."""
+
+    ratio_of_ratios: RatioRecord
+    geometric: RatioRecord
+    demographic: SideRecord
+    controls: SideRecord
 
 
 class RunRecord(Schema):
@@ -118,6 +147,11 @@ class RunRecord(Schema):
     abstained_because: str | None = None
     verdict: str | None = None
     verdict_because: str | None = None
+    verdict_reasons: list[dict[str, Any]] = []
+    verdict_needs: list[str] = []
+    specificity: SpecificityRecord | None = None
+    random_sets: list[Number] = []
+    statistic_sources: dict[str, str] = {}
     n_unequal: Count | None = None
     plan_file: str | None = None
     unsafe_options: dict[str, bool | str] = {}

@@ -352,6 +352,7 @@ def test_files_of_a_run(finished: Path) -> None:
         "evaluation_items.parquet",
         "exhibits.safetensors",
         "exhibits.json",
+        "judging_text.json",
         "report.html",
         "restoration.safetensors",
     }
