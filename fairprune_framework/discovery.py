@@ -128,12 +128,13 @@ def source_digest(entry: Entry) -> str:
     An edited or upgraded plugin has another one. Nothing is imported; a package without files counts by its version alone.
     """
     digest = hashlib.sha256(f"{entry.distribution} {entry.version} {entry.value}".encode())
-    for path in _python_files(entry.value.partition(":")[0].partition(".")[0].strip()):
+    for path in python_files(entry.value.partition(":")[0].partition(".")[0].strip()):
         digest.update(f"{path.name} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
     return digest.hexdigest()
 
 
-def _python_files(package: str) -> list[Path]:
+def python_files(package: str) -> list[Path]:
+    """All Python files of a top-level package or module; none where it cannot be found."""
     try:
         spec = find_spec(package) if package else None
     except (ImportError, ValueError):

@@ -16,6 +16,7 @@ from fairprune_framework.api.interfaces import Observation, Pass, Statistic
 from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
+from fairprune_framework.auditing.identity import described, stored_names
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.sums import (
@@ -26,7 +27,6 @@ from fairprune_framework.auditing.sums import (
     Statistics,
     StatisticSums,
     cluster_of,
-    described,
     finished,
     key_of,
 )
@@ -65,6 +65,7 @@ class Accumulator:
         self._weights_of = weights_of
         self._listening: dict[Pass, list[Statistic]] = {}
         distinct = tuple(dict.fromkeys(statistics))
+        self._stored = stored_names(distinct)
         for statistic in distinct:
             for pass_ in statistic.passes(layers):
                 if pass_.objective is None and pass_ != Pass(stream=pass_.stream):
@@ -263,7 +264,7 @@ class Accumulator:
             except Exception as error:
                 raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
             for name, summands_CRK in outputs.items():
-                key = key_of(batch.stream, site.name, f"{statistic.name}.{name}")
+                key = key_of(batch.stream, site.name, f"{self._stored[statistic]}.{name}")
                 _check(statistic, name, summands_CRK, len(batch.ids))
                 if (known := self.sums.shape_of(key)) not in (None, tuple(summands_CRK.shape[1:])):
                     raise ContractViolation(

@@ -8,6 +8,8 @@ from abc import ABC
 from collections.abc import Sequence
 from pathlib import Path
 
+from fairprune_framework.discovery import python_files
+
 PACKAGE = Path(__file__).resolve().parents[1]
 SUMMED_BY = (
     "api",
@@ -48,17 +50,14 @@ def code_digest(parts: Sequence[object], package: Path = PACKAGE) -> str:
     """sha256 over the source files that sums come from.
 
     Args:
-        parts: statistics and the adapter, of this package or of a plugin: the module of each is covered too.
+        parts: statistics and the adapter, of this package or of a plugin: the package of each is covered too.
         package: the folder of this package.
 
     Returns: hexadecimal.
     """
     files = summing_files(package)
     for part in parts:
-        module = type(part).__module__
-        source = getattr(sys.modules.get(module), "__file__", None)
-        if source is not None:
-            files[module] = Path(source)
+        files |= _sources(type(part))
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
         digest.update(name.encode() + path.read_bytes())
@@ -66,11 +65,22 @@ def code_digest(parts: Sequence[object], package: Path = PACKAGE) -> str:
 
 
 def class_digest(plugin: type) -> str:
-    """sha256 over the modules that a class and its bases are written in; bases of this package, the interfaces, do not count."""
+    """sha256 over the packages that a class and its bases are written in; bases of this package, the interfaces, do not count."""
     digest = hashlib.sha256()
     for base in plugin.__mro__:
-        file = getattr(sys.modules.get(base.__module__), "__file__", None)
         inherited = base is not plugin and base.__module__.partition(".")[0] == PACKAGE.name
-        if file is not None and base not in (object, ABC) and not inherited:
-            digest.update(base.__module__.encode() + Path(file).read_bytes())
+        if base not in (object, ABC) and not inherited:
+            for name, path in sorted(_sources(base).items()):
+                digest.update(name.encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _sources(plugin: type) -> dict[str, Path]:
+    """The files that a class may call: its module, and of a plugin all of its top-level package."""
+    module = plugin.__module__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    found = {} if file is None else {module: Path(file)}
+    top = module.partition(".")[0]
+    if top != PACKAGE.name and getattr(sys.modules.get(top), "__file__", None) is not None:  # no namespace of many packages
+        found |= {f"{top}/{number}": path for number, path in enumerate(python_files(top))}
+    return found

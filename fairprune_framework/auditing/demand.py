@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.code_digest import class_digest
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, described
+from fairprune_framework.auditing.identity import described
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import stream_of
 from fairprune_framework.errors import UserError
@@ -35,16 +36,17 @@ class Demand:
         """The union of the plugins' needs, each of equal statistics once.
 
         Raises:
-            UserError: two different statistics have the same name.
+            UserError: two different statistics of one plugin have the same name: it could not tell their sums apart.
         """
+        for plugin in plugins:
+            names: dict[str, Statistic] = {}
+            for statistic in plugin.needs().statistics:
+                if names.setdefault(statistic.name, statistic) != statistic:
+                    raise UserError(
+                        f"two statistics of {type(plugin).__name__} are named {statistic.name!r} and differ: "
+                        f"{described(names[statistic.name])} and {described(statistic)}. Each needs a name of its own"
+                    )
         statistics = tuple(dict.fromkeys(s for plugin in plugins for s in plugin.needs().statistics))
-        names: dict[str, Statistic] = {}
-        for statistic in statistics:
-            if names.setdefault(statistic.name, statistic) is not statistic:
-                raise UserError(
-                    f"two statistics are named {statistic.name!r} and differ: {described(names[statistic.name])} and "
-                    f"{described(statistic)}. One audit cannot sum both; a statistic with options needs a name for each"
-                )
         weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
         clusters = any(plugin.needs().replicates for plugin in plugins)
         return cls(statistics=statistics, streams=streams_of(statistics, layers), weights=weights, clusters=clusters)

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,24 +32,6 @@ CLUSTERS = 32
 CLUSTERED = "clustered/"
 OBSERVED = "observed"
 """Output name of the core's own count: contrasts in which a site was seen."""
-
-
-def described(value: Any) -> str:
-    """A statistic in words that are the same in every process: unlike `repr`, sets are sorted.
-
-    >>> described(frozenset({"up", "gate"}))
-    "{'gate', 'up'}"
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        inside = ", ".join(f"{item.name}={described(getattr(value, item.name))}" for item in fields(value))
-        return f"{type(value).__qualname__}({inside})"
-    if isinstance(value, (set, frozenset)):
-        return f"{{{', '.join(sorted(map(described, value)))}}}"
-    if isinstance(value, (tuple, list)):
-        return f"({', '.join(map(described, value))})"
-    if isinstance(value, Mapping):
-        return f"{{{', '.join(sorted(f'{described(key)}: {described(item)}' for key, item in value.items()))}}}"
-    return repr(value)
 
 
 def key_of(stream: str, site: str, output: str) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairprune_framework.api.interfaces import Needs, Probe, SiteContext, StreamSums
+from fairprune_framework.api.interfaces import Needs, Probe, SiteContext, Statistic, StreamSums
 from fairprune_framework.api.types import Site, Stream
 from fairprune_framework.auditing.demand import streams_of
-from fairprune_framework.auditing.sums import CALIBRATION, OBSERVED, Statistics
+from fairprune_framework.auditing.identity import own_sums
+from fairprune_framework.auditing.sums import CALIBRATION, Statistics
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.utilities.files import repr_digest
 
@@ -70,12 +71,14 @@ class _Reader:
 
     statistics: Statistics
     site: Site
-    declared: frozenset[Stream]
+    own: tuple[Statistic, ...]
+    """What the plugin declared: it is given no sums of others."""
 
     def __call__(self, stream: Stream, category: str | None = None) -> StreamSums:
-        if stream not in self.declared:
+        declared = streams_of(self.own, 1)
+        if stream not in declared:
             raise KeyError(
-                f"no statistic was declared for the stream {stream!r}; declared: {', '.join(sorted(self.declared)) or 'none'}"
+                f"no statistic was declared for the stream {stream!r}; declared: {', '.join(sorted(declared)) or 'none'}"
             )
         names = self.statistics.categories_of(stream)
         if category is not None and category not in names:
@@ -84,7 +87,7 @@ class _Reader:
 
     def sums(self, stream: Stream, group: int | None) -> StreamSums:
         found = self.statistics.of(stream, self.site.name, group)
-        found.pop(OBSERVED, None)
+        found = own_sums(found, [statistic for statistic in self.own if stream in streams_of([statistic], 1)])
         return StreamSums(
             sums=NamedSums(found, stream),
             count=self.statistics.count(stream, group),
@@ -110,7 +113,7 @@ def context(
         needs: of the plugin; it is given no stream that none of its statistics listens to.
         given: as of `Services.for_plugin`.
     """
-    reader = _Reader(statistics, site, streams_of(needs.statistics, 1))
+    reader = _Reader(statistics, site, needs.statistics)
     at_hand = reader.sums(own, group)
     return SiteContext(
         site=site,

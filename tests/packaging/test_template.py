@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 from fairprune_framework.testing.tiny import save_tiny, tiny_contrasts
 
@@ -65,8 +66,8 @@ def python(wheel: Path, template: Path, tmp_path_factory: pytest.TempPathFactory
     libraries = Path(call(interpreter, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
     seen = [
         path
-        for path in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
-        if Path(path).is_dir()
+        for path in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages(), *sys.path}
+        if Path(path).is_dir() and Path(path).name in ("site-packages", "dist-packages")
     ]
     (libraries / "dependencies.pth").write_text("\n".join(sorted(seen)) + "\n")
     call(
@@ -163,6 +164,37 @@ def test_it_is_used_in_a_run(python: Path, tmp_path: Path) -> None:
     assert "fairprune-example" in told
     assert "0.1.0" in told
     assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_a_generated_plugin_is_installed_checked_used_edited_and_seen_to_change_the_numbers(
+    python: Path, tmp_path: Path
+) -> None:
+    fairprune = python.parent / "fairprune"
+    call(fairprune, "plugins", "new", "my-range", "--kind", "bias", cwd=tmp_path)
+    wheel = build(tmp_path / "my-range", tmp_path)
+    call(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=tmp_path)
+    assert "0 failed" in call(fairprune, "plugins", "check", "bias", "my-range", cwd=tmp_path)
+
+    save_tiny(tmp_path / "model", "llama")
+    lines = [json.dumps(contrast.to_json()) for contrast in tiny_contrasts()]
+    (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n")
+    words = ("--prompts", "prompts.jsonl", "--output", "run", "--bias", "my-range", "--importance", "max-abs-weight")
+
+    def highest() -> float:
+        scores = load_file(tmp_path / "run" / "scores.safetensors")
+        return float(max(value.max() for name, value in scores.items() if name.startswith("bias/")))
+
+    call(fairprune, "audit", "model", *words, cwd=tmp_path)
+    call(fairprune, "score", "--output", "run", cwd=tmp_path)
+    before = highest()
+    source = Path(call(python, "-c", "import my_range; print(my_range.__file__)", cwd=tmp_path).strip())
+    text = source.read_text(encoding="utf-8")
+    assert "(high_C1N - low_C1N)" in text
+    source.write_text(text.replace("(high_C1N - low_C1N)", "2 * (high_C1N - low_C1N)"), encoding="utf-8")
+    call(fairprune, "score", "--output", "run", cwd=tmp_path, code=2)  # never passed off as the edited plugin's
+    call(fairprune, "audit", "--output", "run", "--overwrite", cwd=tmp_path)
+    call(fairprune, "score", "--output", "run", cwd=tmp_path)
+    assert highest() == pytest.approx(2 * before, rel=1e-12)
 
 
 # Distributions made by hand: a folder with a dist-info, on the path of a subprocess that has no other plugins.

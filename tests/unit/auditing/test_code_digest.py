@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 
 import fairprune_framework
-from fairprune_framework.auditing.code_digest import SUMMED_BY, code_digest, summing_files
+from fairprune_framework.auditing.code_digest import SUMMED_BY, class_digest, code_digest, summing_files
 
 PACKAGE = Path(fairprune_framework.__path__[0])
 SUMS_NOTHING = {
     "calibration/builtin.py": "a text, whose hash is in the binding",
+    "discovery.py": "finds the sources of plugins, which are covered",
     "errors.py": "messages",
     "models/architecture.py": "asks adapters, whose modules are covered; the architecture is in the binding",
     "models/loaded.py": "the model, whose fingerprint is in the binding",
@@ -70,6 +73,23 @@ def test_the_modules_of_statistics_and_adapters_are_covered() -> None:
         pass
 
     assert code_digest([OfThisModule()]) != code_digest([])
+
+
+def test_all_modules_of_a_plugin_are_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statistic may call a neighbour: sums are of its source too."""
+    package = tmp_path / "neighbours_plugin"
+    package.mkdir()
+    (package / "__init__.py").write_text("from neighbours_plugin.helper import Statistic\n")
+    (package / "helper.py").write_text("class Statistic: ...\n")
+    (package / "beside.py").write_text("FACTOR = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    statistic = importlib.import_module("neighbours_plugin").Statistic
+    before = class_digest(statistic), code_digest([statistic()])
+    (package / "beside.py").write_text("FACTOR = 2\n")
+    assert class_digest(statistic) != before[0]
+    assert code_digest([statistic()]) != before[1]
+    sys.modules.pop("neighbours_plugin.helper")
+    sys.modules.pop("neighbours_plugin")
 
 
 def imported(source: Path) -> set[str]:

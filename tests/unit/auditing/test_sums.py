@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from fairprune_framework.auditing.sums import StatisticSums, described, finished, resampled
+from fairprune_framework.auditing.sums import StatisticSums, finished, resampled
 
 
 def test_the_metric_keeps_its_axes_and_its_dtype() -> None:
@@ -20,23 +20,6 @@ def test_the_metric_keeps_its_axes_and_its_dtype() -> None:
     found = sums.totals()["contrasts/a/x.y"]
     assert found.dtype == torch.float64
     assert found.tolist() == [[[0.0] * 3] * 2, [[2.5] * 3] * 2]
-
-
-def test_statistics_are_described_alike_in_every_process() -> None:
-    """`repr` of a set follows its order, which for words differs from process to process."""
-    assert repr(frozenset([0, 8])) != repr(frozenset([8, 0]))  # collide, so that the first one in comes out first
-    assert described(frozenset([0, 8])) == described(frozenset([8, 0])) == "{0, 8}"
-    assert described({"b": (1, 2), "a": {3}}) == "{'a': {3}, 'b': (1, 2)}"
-
-
-def test_described_statistics_tell_options_apart() -> None:
-    from dataclasses import replace
-
-    from fairprune_framework.discovery import build
-
-    (statistic,) = build("bias", "gate-up-difference").needs().statistics
-    assert described(statistic) == "PairDifference(name='gate-up-difference', taps={'gate', 'up'})"
-    assert described(replace(statistic, taps=frozenset({"up"}))) != described(statistic)
 
 
 def test_resampled_statistics_are_weighted_sums_of_clusters() -> None:

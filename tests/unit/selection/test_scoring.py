@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, SiteContext
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Observation, Pass, SiteContext, Statistic
 from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
 from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
 from fairprune_framework.models.architecture import recognise
@@ -22,7 +22,22 @@ from fairprune_framework.testing.tiny import tiny_model
 MODEL: Any = tiny_model("llama")
 ARCHITECTURE = recognise(MODEL)
 SITES = tuple(ARCHITECTURE.sites)
-NOTHING = Needs()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summed(Statistic):
+    """Both streams; its sums are made up below."""
+
+    name: str = "x"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        return (Pass(), Pass(stream="calibration"))
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        raise NotImplementedError
+
+
+NOTHING = Needs(statistics=(Summed(),))
 
 
 def statistics(observed: dict[str, tuple[int, int]] | None = None) -> Statistics:
