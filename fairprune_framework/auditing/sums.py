@@ -177,6 +177,10 @@ class Statistics:
                 raise RunFolderError(
                     f"{path} is damaged: {shown(name)} is {got}, expected {groups.get(stream)} groups in float64"
                 )
+            if len(data["counts"].get(stream, ())) != groups[stream]:
+                raise RunFolderError(
+                    f"{folder / 'statistics.json'} is damaged: it counts no {stream}, and {path.name} holds sums of them"
+                )
         places = {name.rpartition("/")[0] for name in tensors if not name.startswith(CLUSTERED)}
         if unseen := sorted(place for place in places if f"{place}/{OBSERVED}" not in tensors):
             raise RunFolderError(f"{path} is damaged: it holds no count of the contrasts that reached {shown(unseen[0])}")

@@ -34,7 +34,7 @@ def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan 
     if recipe.prompts or "contrasts" in record:
         facts.append(("prompts", _prompts(recipe, record)))
     if plan is not None:
-        share = plan.achieved.get("fraction", 0)
+        share = plan.achieved.get("fraction") or 0
         facts.append(
             ("plan", f"{plan.count} neurons ({share:.2%}), asked for {plan.requested.get('budget')}, {_operator(plan)}")
         )

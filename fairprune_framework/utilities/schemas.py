@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fairprune_framework.errors import RunFolderError, shortened, shown
 from fairprune_framework.utilities.files import read_json
 
-Count = Annotated[int, Field(ge=0)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e300, lt=1e300)]
 
 
 def _below(path: str) -> str:
@@ -201,6 +201,21 @@ class PlanModel(Schema):
     fingerprint: str
 
 
+class Requested(Schema):
+    """The budget that was asked for."""
+
+    budget: str | None = None
+    units: Count | None = None
+
+
+class Achieved(Schema):
+    """What of it was planned."""
+
+    units: Count | None = None
+    fraction: Number | None = None
+    per_layer: dict[str, Count] | None = None
+
+
 class PlanFile(Schema):
     """`plan.json`."""
 
@@ -210,8 +225,8 @@ class PlanFile(Schema):
     factor: Number | None = None
     sites: dict[str, list[Count]]
     categories: dict[str, list[Count]] | None = {}
-    requested: dict[str, Any] | None = {}
-    achieved: dict[str, Any] | None = {}
+    requested: Requested | None = None
+    achieved: Achieved | None = None
     abstained: bool = False
     reason: str | None = None
 
