@@ -16,6 +16,7 @@ from fairprune_framework.api.types import Site
 from fairprune_framework.errors import AmbiguousName, BrokenPlugin, FairpruneError, UnsupportedArchitecture, UserError
 from fairprune_framework.models.combined import MOST, Combined, disjoint, in_order
 from fairprune_framework.models.coverage import coverage_gap
+from fairprune_framework.models.peft_adapters import refuse_adapter_modules
 from fairprune_framework.recipes.recipe import PluginSpec
 
 DOCS = "docs/errors/unsupported-architecture.md"
@@ -54,7 +55,9 @@ def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
         UnsupportedArchitecture: no adapter, and no few of them together, cover the model; the message says what its layers hold.
         AmbiguousName: two adapters do.
         BrokenPlugin: a requested adapter raised.
+        UserError: the model holds modules of PEFT.
     """
+    refuse_adapter_modules(model)
     if spec is not None:
         return _requested(model, spec)
     candidates: list[_Candidate] = []

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.models.peft_adapters import FILE, refuse_adapter_folder
 from fairprune_framework.models.quiet import quietly
 from fairprune_framework.models.saving import save_new
 from fairprune_framework.models.untrusted import refuse_code, refuse_oversized
@@ -51,6 +52,7 @@ def load_model(
         refuse_oversized(Path(source), name)
     _needs_sentencepiece(Path(source))
     common = {"trust_remote_code": trust_remote_code, **extra}
+    _refuse_adapter_on_hub(source, extra)
     pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
     with _reading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
@@ -62,6 +64,17 @@ def load_model(
     if extra.get("gguf_file"):
         model = _plain(model, dtype)
     return model.eval(), tokenizer
+
+
+def _refuse_adapter_on_hub(source: str, options: Mapping[str, Any]) -> None:
+    from transformers.utils import cached_file
+
+    if Path(source).is_dir():
+        return  # seen when it was located
+    quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
+    found = cached_file(source, FILE, **options, **quiet)
+    if found is not None:
+        refuse_adapter_folder(Path(found).parent)
 
 
 def _class_for(source: str, options: Mapping[str, Any]) -> Any:
@@ -165,6 +178,7 @@ def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
         _needs_gguf(path)
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
+        refuse_adapter_folder(path)
         if not (path / "config.json").is_file():
             raise UserError(f"the folder {name} is not a model: it contains no config.json")
         return name, {}
