@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 API_VERSION = 1
 """Major version of these interfaces. A plugin of another major version is refused."""
 
+Reduction = Literal["sum", "max", "min"]
+
 Handler = Callable[[Site, Tap, "Tensor", "Tensor | None"], "Tensor | None"]
 """(site, tap, values (M, K), rows (M,) flat token index into B*T; None = all of them in order). A returned tensor of the same
 shape and dtype replaces the values: masks, scaling and the causal check all go this way."""
@@ -105,6 +107,20 @@ class Observation:
     pass_: Pass
     objective: Tensor | None = None
     """(C,) float64: the value of the pass's objective; None without one."""
+    site: Site
+    """What is looked at."""
+    tokens: Tensor
+    """(C, V, T) int64: token ids; arbitrary where a variant has no token."""
+    lean: Tensor
+    """(C, V) int64, as `Outputs.lean`: 1 for a stereotyping variant, -1 for its counterpart, 0 where a contrast names neither."""
+    cluster: Tensor
+    """(C,) int64: equal for contrasts of one template of one category, and in every run: what varies by chance together. In calibration
+    text each document has its own."""
+    category: Tensor
+    """(C,) int64: index of each contrast's category into the axis G of `before`; 0 in calibration text."""
+    before: Mapping[str, Tensor]
+    """"<statistic name>.<output>" -> (G, R, K) float64: what the statistics named in `Statistic.after` came to at this site over the
+    same stream, by category; empty without any. `obs.before[name][obs.category]` is (C, R, K)."""
 
     def products(self, tap: Tap = "neuron") -> Tensor:
         """Activation x gradient, (C, V, T, K), at least float32, 0 outside the mask; a new tensor at every call."""
@@ -134,15 +150,25 @@ class Observation:
 class Statistic(ABC):
     """A pure map to summands, equal by value, so that equal ones run once. The core sums the rows in compensated float64."""
 
+    reduce: ClassVar[Reduction] = "sum"
+    """How the rows of contrasts become one: added up, or the highest or lowest of each quantity. A row of `-inf` (of `inf` for `min`)
+    says nothing; where no contrast said anything, plugins are given 0."""
+
     name: str
     taps: frozenset[Tap] = frozenset({"neuron"})
 
     @abstractmethod
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """Return output name -> (C, R, K) float64: R quantities per contrast and column, to be added over contrasts.
+        """Return output name -> (C, R, K) float64: R quantities per contrast and column, to be reduced over contrasts.
 
-        Must not keep or change anything. A contrast must give the same row whatever else is in the micro-batch.
+        Must not keep or change anything. A contrast must give the same row whatever else is in the micro-batch. The name of an output
+        holds neither `/` nor `:`.
         """
+
+    def after(self) -> Sequence[Statistic]:
+        """Statistics that are finished over all contrasts before this one begins, and that it sees as `Observation.before`: the edges
+        of a histogram, for instance. The streams are then read once more."""
+        return ()
 
     def passes(self, layers: int) -> Sequence[Pass]:
         """The passes that this statistic listens to; `layers` is L."""

@@ -7,6 +7,7 @@ can be saved, and a half that failed can be computed again, at any time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -16,9 +17,10 @@ from fairprune_framework.api.interfaces import Observation, Pass, Statistic
 from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
-from fairprune_framework.auditing.identity import described, stored_names
+from fairprune_framework.auditing.identity import described, own_sums, stored_names
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
+from fairprune_framework.auditing.reductions import by_group, joined, marked, reduction_of, without_neutral
 from fairprune_framework.auditing.sums import (
     CALIBRATION,
     CONTRASTS,
@@ -82,6 +84,9 @@ class Accumulator:
         self.done = CompletedBatches()
         self.sliced: dict[str, int] = {}
         """key -> columns of the whole site, of sums that hold only the neurons of this rank."""
+        self.before: Statistics | None = None
+        """What earlier readings of the streams came to, for statistics that come after others."""
+        self._finished: dict[tuple[Statistic, Stream, str], Mapping[str, Tensor]] = {}
         self.geometry: Geometry | None = None
         """Of the micro-batch, or the half of one, that is being computed; None between two."""
         self._pending: dict[str, Tensor] = {}
@@ -117,7 +122,7 @@ class Accumulator:
     def look_at(self, batch: MicroBatch) -> None:
         """Observe this micro-batch, or half of one, from now on."""
         groups = self._groups(batch)
-        self.geometry = Geometry(batch)
+        self.geometry = Geometry(batch, known=self.categories.get(batch.stream, {}))
         self._member_GC = torch.zeros(len(self.counts[batch.stream]), len(groups), dtype=torch.float64)
         self._member_GC[groups, range(len(groups))] = 1
         self._members = {}
@@ -137,7 +142,7 @@ class Accumulator:
 
     def _refuse_not_finite(self, batch: MicroBatch) -> None:
         """On an accelerator, where looking at one value waits for all work, sums are looked at once a micro-batch."""
-        sums = {key: value.sum() for key, value in self._pending.items() if value.device.type != "cpu"}
+        sums = {key: without_neutral(key, value).sum() for key, value in self._pending.items() if value.device.type != "cpu"}
         if not sums or bool(torch.isfinite(torch.stack(list(sums.values()))).all()):
             return
         key = next(key for key, value in sums.items() if not torch.isfinite(value))
@@ -200,7 +205,7 @@ class Accumulator:
             grads = {tap: value.cpu() for tap, value in grads.items()}
             rows = None if rows is None else rows.cpu()
             objective_C = None if objective_C is None else objective_C.cpu()
-            geometry = Geometry(geometry.batch.to("cpu"))
+            geometry = Geometry(geometry.batch.to("cpu"), known=geometry.known)
         pass_, stream = geometry.batch.pass_, geometry.batch.stream
         weights: Mapping[str, Tensor] = {}
         if self._weights_of is not None:
@@ -215,26 +220,29 @@ class Accumulator:
             return observe(site, values, rows, part, pass_, weights, grads, mine_C, whole)
 
         def add(key: str, total_GRK: Tensor) -> None:
-            totals[key] = totals[key] + total_GRK if key in totals else total_GRK
+            totals[key] = joined(key, totals[key], total_GRK) if key in totals else total_GRK
 
         for part, (member_GC, reached_G11) in zip(geometry.parts(columns), self._members_of(geometry, columns), strict=True):
             observation = observed(part)
+            seen_C = observation.mask.any(2).any(1)
             for key, summands_CRK, of_units in self._summands(site, observation, part.batch):
-                if summands_CRK is part.slots_shared[1]:  # the same for all sites that see every token: added up once
+                if (
+                    summands_CRK is part.slots_shared[1] and reduction_of(key) == "sum"
+                ):  # the same for all sites that see every token: added up once
                     counts.add(key)
                     add(key, reached_G11)
                 else:
-                    add(key, _by_group(member_GC, summands_CRK))
+                    add(key, by_group(key, member_GC, summands_CRK, seen_C))
                 if sliced and of_units and summands_CRK.shape[2] == columns:
                     self.sliced[key] = site.units * site.unit_width
             if self._counting.get(stream) == pass_:
                 key = key_of(stream, site.name, OBSERVED)
                 counts.add(key)
-                add(key, reached_G11 if rows is None else _by_group(member_GC, observation.reached))
+                add(key, reached_G11 if rows is None else by_group(key, member_GC, observation.reached, seen_C))
         for key, value in totals.items():
-            if key not in counts and value.device.type == "cpu" and not torch.isfinite(value.sum()):
+            if key not in counts and value.device.type == "cpu" and not torch.isfinite(without_neutral(key, value).sum()):
                 raise self._not_finite(key, site, observed(geometry), geometry.batch)
-            self._pending[key] = self._pending[key] + value if key in self._pending else value
+            self._pending[key] = joined(key, self._pending[key], value) if key in self._pending else value
 
     def _members_of(self, geometry: Geometry, columns: int) -> list[tuple[Tensor, Tensor]]:
         """For each part of a micro-batch, made once for all sites: (G, C'), 1 where a contrast belongs to a group; and (G, 1, 1), the
@@ -243,14 +251,17 @@ class Accumulator:
             member_GC = self._member_GC.to(geometry.batch.text.device)
             parts = geometry.parts(columns)
             members = [member_GC if part.contrasts is None else member_GC[:, list(part.contrasts)] for part in parts]
-            self._members[columns] = [(m, _by_group(m, part.slots_shared[1])) for m, part in zip(members, parts, strict=True)]
+            self._members[columns] = [
+                (m, by_group(OBSERVED, m, part.slots_shared[1], part.mask_CVT.any(2).any(1)))
+                for m, part in zip(members, parts, strict=True)
+            ]
         return self._members[columns]
 
     def _not_finite(self, key: str, site: Site, observation: Observation, batch: MicroBatch) -> FairpruneError:
         """Names the contrast that made a sum NaN or Inf."""
         statistic = key.rpartition("/")[2]
         for name, summands_CRK, _ in self._summands(site, observation, batch):
-            finite_C = torch.isfinite(summands_CRK).flatten(1).all(1)
+            finite_C = torch.isfinite(without_neutral(name, summands_CRK)).flatten(1).all(1)
             if name == key and not finite_C.all():
                 first = batch.ids[finite_C.tolist().index(False)]
                 return FairpruneError(f"NaN or Inf in statistic {statistic!r} of site {site.name} at contrast {first!r}")
@@ -260,17 +271,28 @@ class Accumulator:
         """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
         for statistic in self._listening.get(batch.pass_, ()):
             try:
-                outputs = statistic.summands(narrowed(observation, statistic.taps))
+                shown = narrowed(observation, statistic.taps)
+                if statistic.after():
+                    shown = replace(shown, before=self._before_of(statistic, batch.stream, site.name, observation.mask.device))
+                outputs = statistic.summands(shown)
             except Exception as error:
                 raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
             for name, summands_CRK in outputs.items():
-                key = key_of(batch.stream, site.name, f"{self._stored[statistic]}.{name}")
+                key = key_of(batch.stream, site.name, marked(f"{self._stored[statistic]}.{name}", statistic.reduce))
                 _check(statistic, name, summands_CRK, len(batch.ids))
                 if (known := self.sums.shape_of(key)) not in (None, tuple(summands_CRK.shape[1:])):
                     raise ContractViolation(
                         f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
                     )
                 yield key, summands_CRK, bool(statistic.taps & {"neuron", "gate", "up"})
+
+    def _before_of(self, statistic: Statistic, stream: Stream, site: str, device: torch.device) -> Mapping[str, Tensor]:
+        """What the statistics that one comes after have summed at a site, (G, R, K) each."""
+        key = (statistic, stream, site)
+        if key not in self._finished:
+            found = {} if self.before is None else own_sums(self.before.by_category(stream, site), statistic.after())
+            self._finished[key] = {name: value.to(device) for name, value in found.items()}
+        return self._finished[key]
 
     def result(self, composition: str) -> Statistics:
         """What was summed, rounded to float64."""
@@ -280,13 +302,14 @@ class Accumulator:
 
 
 def _check(statistic: Statistic, name: str, summands_CRK: Tensor, contrasts: int) -> None:
+    if {"/", ":"} & set(name):
+        raise ContractViolation(f"statistic {statistic.name!r}: the output {name!r} must hold neither '/' nor ':'")
+    if not isinstance(summands_CRK, Tensor):
+        raise ContractViolation(
+            f"statistic {statistic.name!r}, output {name!r}: expected a tensor, got {type(summands_CRK).__name__}"
+        )
     if summands_CRK.ndim != 3 or summands_CRK.shape[0] != contrasts or summands_CRK.dtype != torch.float64:
         raise ContractViolation(
             f"statistic {statistic.name!r}, output {name!r}: expected ({contrasts}, R, K) float64, "
             f"got {tuple(summands_CRK.shape)} {summands_CRK.dtype}"
         )
-
-
-def _by_group(member_GC: Tensor, summands_CRK: Tensor) -> Tensor:
-    """(G, R, K): summands added up by group."""
-    return (member_GC @ summands_CRK.flatten(1)).view(-1, *summands_CRK.shape[1:])

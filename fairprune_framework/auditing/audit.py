@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
 from fairprune_framework.auditing.distributed.checkpoint_callback import CheckpointCallback
 from fairprune_framework.auditing.distributed.model_parallel import ShardLayers, SplitNeurons
 from fairprune_framework.auditing.distributed.parallel import Parallelism
+from fairprune_framework.auditing.memory import refuse_large, sums_bytes
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.progress_bar import RateBar
 from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule, stream
@@ -81,6 +82,7 @@ class AuditDataModule(ContrastDataModule):
             raise FairpruneError("rank 0 has broadcast no job")
         self.job = job
         self.statistics.accumulator.set_categories(job.categories)
+        self.statistics.accumulator.before = job.before
         if self.checkpoint is not None:
             self.checkpoint.session, self.checkpoint.binding = job.session, job.facts["binding"]
 
@@ -110,6 +112,18 @@ class Outcome:
     checkpoint_seconds: float
     micro_batch_tokens: int = 0
 
+    def joined(self, later: Outcome) -> Outcome:
+        """With a later reading of the same streams."""
+        return replace(
+            later,
+            statistics=self.statistics.joined(later.statistics),
+            seconds=self.seconds + later.seconds,
+            contrasts=self.contrasts + later.contrasts,
+            resumed=self.resumed + later.resumed,
+            splits=self.splits + later.splits,
+            checkpoint_seconds=self.checkpoint_seconds + later.checkpoint_seconds,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """The entry `audit` of `run.json`."""
         return {
@@ -136,8 +150,9 @@ def perform(
     every: int = 0,
     loggers: Sequence[Any] = (),
     limit: float | None = None,
+    keep: bool = False,
 ) -> Outcome | None:
-    """Compute the rest of an audit on this rank, and reduce over ranks. None on every rank but 0.
+    """Compute the rest of one reading of the streams on this rank, and reduce over ranks. None on every rank but 0.
 
     Args:
         job: on rank 0; None on the others, which receive it.
@@ -145,6 +160,7 @@ def perform(
         checkpoint: rank 0 has begun its session, with `before`.
         before: on rank 0, the sums of earlier sessions.
         limit: tokens per second of a bare forward, if it was measured.
+        keep: write the sums of all ranks to the checkpoint: another reading follows.
     """
     callback = ActivationStatisticsCallback(
         model=model,
@@ -184,6 +200,9 @@ def perform(
         if not part.done.is_complete(work.number, window)
     ]:
         raise FairpruneError(f"micro-batches are missing from the sums: {lost[0]} and {len(lost) - 1} more")
+    if keep and checkpoint is not None and not parallelism.forked:  # forked ranks have written it
+        checkpoint.session += 1
+        checkpoint.begin(part)
     sums = StatisticSums()
     sums.add(part.words)
     ran = tuple(sorted(demand.names(len({site.layer for site in architecture.sites.values()}))))
@@ -230,7 +249,15 @@ def audit(
         max_tokens=micro_batch_tokens,
         share_up_to=share_up_to,
     )
+    sites, groups = list(architecture.sites.values()), {stream: len(names) for stream, names in job.categories.items()}
+    sizes = sums_bytes(demand, model, sites, groups, max(values.values(), default=1))
+    refuse_large(sizes, next((parameter.device for parameter in model.parameters()), torch.device("cpu")))
     streams = HeldStreams(Held(contrasts), Held(controls), Held(documents), Held(legitimate))
-    outcome = perform(model, architecture, demand, job, streams, parallelism=Parallelism(accelerator=accelerator))
+    outcome: Outcome | None = None
+    for part in demand.readings(len({site.layer for site in architecture.sites.values()})):
+        job = replace(job, before=None if outcome is None else outcome.statistics)
+        found = perform(model, architecture, part, job, streams, parallelism=Parallelism(accelerator=accelerator))
+        assert found is not None
+        outcome = found if outcome is None else outcome.joined(found)
     assert outcome is not None
     return outcome.statistics, outcome

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.api.types import Stream
@@ -46,10 +46,19 @@ class Demand:
                         f"two statistics of {type(plugin).__name__} are named {statistic.name!r} and differ: "
                         f"{described(names[statistic.name])} and {described(statistic)}. Each needs a name of its own"
                     )
-        statistics = tuple(dict.fromkeys(s for plugin in plugins for s in plugin.needs().statistics))
+        statistics = with_earlier([statistic for plugin in plugins for statistic in plugin.needs().statistics])
         weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
         clusters = any(plugin.needs().replicates for plugin in plugins)
         return cls(statistics=statistics, streams=streams_of(statistics, layers), weights=weights, clusters=clusters)
+
+    def readings(self, layers: int) -> list[Demand]:
+        """The demand in parts, each to be summed when those before it are finished: one part unless statistics come after others."""
+        depths = [depth(statistic) for statistic in self.statistics]
+        parts = []
+        for number in range(max(depths, default=0) + 1):
+            own = tuple(s for s, deep in zip(self.statistics, depths, strict=True) if deep == number)
+            parts.append(replace(self, statistics=own, streams=streams_of(own, layers)))
+        return parts
 
     def sources(self, layers: int) -> dict[str, str]:
         """Name, as in `names` -> digest of the source that the statistic is written in."""
@@ -62,6 +71,22 @@ class Demand:
     def names(self, layers: int) -> set[str]:
         """As `Statistics.statistics` lists them."""
         return {f"{pass_.stream}/{described(statistic)}" for statistic in self.statistics for pass_ in statistic.passes(layers)}
+
+
+def depth(statistic: Statistic) -> int:
+    """How many readings of the streams come before the one in which a statistic is summed."""
+    return max((1 + depth(each) for each in statistic.after()), default=0)
+
+
+def with_earlier(statistics: Sequence[Statistic]) -> tuple[Statistic, ...]:
+    """Statistics and all that they come after, each of equal ones once, the first ones first."""
+
+    def of(statistic: Statistic) -> Iterator[Statistic]:
+        for each in statistic.after():
+            yield from of(each)
+        yield statistic
+
+    return tuple(dict.fromkeys(each for statistic in statistics for each in of(statistic)))
 
 
 def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:

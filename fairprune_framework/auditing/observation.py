@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn.functional import mse_loss
 from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.auditing.micro_batch import MicroBatch
+from fairprune_framework.auditing.sums import cluster_id
 from fairprune_framework.functional.fused import slot_variance, usable
 
 CACHED = 2**22
@@ -53,6 +54,8 @@ class Geometry:
     batch: MicroBatch
     contrasts: tuple[int, ...] | None = None
     """Which contrasts of a larger micro-batch these are; None: all."""
+    known: Mapping[str, int] = field(default_factory=dict)
+    """category -> its index in the sums."""
 
     @cached_property
     def _parts(self) -> dict[int, tuple[Geometry, ...]]:
@@ -86,13 +89,29 @@ class Geometry:
     def _part(self, group: list[int]) -> Geometry:
         batch, index = self.batch, torch.tensor(group)
         variants = int(batch.present[index].sum(1).max())
-        names = ("text", "present", "length", "start", "end", "attribute")
+        names = ("text", "present", "length", "start", "end", "attribute", "lean")
         tables: dict[str, Any] = {name: getattr(batch, name)[index, :variants] for name in names}
         chosen: dict[str, Any] = {
             name: tuple(getattr(batch, name)[i] for i in group if getattr(batch, name))
             for name in ("ids", "categories", "clusters")
         }
-        return Geometry(replace(batch, **tables, **chosen), tuple(group))
+        return Geometry(replace(batch, **tables, **chosen), tuple(group), self.known)
+
+    @cached_property
+    def category_C(self) -> Tensor:
+        """Index of each contrast's category."""
+        return torch.tensor([self.known.get(name, 0) for name in self.batch.categories], device=self.batch.text.device)
+
+    @cached_property
+    def cluster_C(self) -> Tensor:
+        """See `Observation.cluster`."""
+        named = zip(self.batch.categories, self.batch.clusters or self.batch.ids, strict=True)
+        return torch.tensor([cluster_id(*each) for each in named], device=self.batch.text.device)
+
+    @cached_property
+    def ids_CVT(self) -> Tensor:
+        """Token ids of the variants' texts."""
+        return self.batch.input_ids.flatten()[self.tokens_CVT]
 
     @property
     def width(self) -> int:
@@ -337,6 +356,12 @@ def observe(
         weights=weights,
         pass_=pass_,
         objective=objective_C,
+        site=site,
+        tokens=geometry.ids_CVT,
+        lean=batch.lean,
+        cluster=geometry.cluster_C,
+        category=geometry.category_C,
+        before={},
     )
 
 

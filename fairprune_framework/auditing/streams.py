@@ -11,7 +11,7 @@ from typing import Any
 from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.batches import WINDOW
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
 from fairprune_framework.contrasts.schema import Contrast, role_of, stream_of
@@ -41,6 +41,8 @@ class Job:
     session: int = 0
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What `Open` needs in addition."""
+    before: Statistics | None = None
+    """What earlier readings of the streams came to."""
 
 
 Open = Callable[[Job], Mapping[str, Windows]]

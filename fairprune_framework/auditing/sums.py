@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +17,18 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from fairprune_framework.api.types import Stream
+from fairprune_framework.auditing.reductions import (
+    merged,
+    neutral,
+    over,
+    unmarked,
+    weighted_over,
+    with_value,
+    without_neutral,
+)
 from fairprune_framework.errors import RunFolderError, shown
-from fairprune_framework.functional.compensated import add_sums, add_value, rounded
-from fairprune_framework.utilities.files import read_tensors, repr_digest, write_json, write_tensors
+from fairprune_framework.functional.compensated import rounded
+from fairprune_framework.utilities.files import digest, read_tensors, repr_digest, write_json, write_tensors
 from fairprune_framework.utilities.schemas import StatisticsFile, read_checked
 
 CONTRASTS: Literal["contrasts"] = "contrasts"
@@ -50,18 +60,20 @@ class StatisticSums(Metric):
     def update(self, values: Mapping[str, Tensor]) -> None:
         """Add what one micro-batch summed up to: key -> (G, R, K) float64, zero for categories that it does not hold."""
         for key, value_GRK in values.items():
-            if key not in self._defaults:
-                zeros = torch.zeros((2, *value_GRK.shape), dtype=torch.float64, device=value_GRK.device)
-                self.add_state(key, zeros, dist_reduce_fx=add_sums)
-            setattr(self, key, add_value(getattr(self, key), value_GRK))
+            self._know(key, value_GRK)
+            setattr(self, key, with_value(key, getattr(self, key), value_GRK))
 
     def add(self, words: Mapping[str, Tensor]) -> None:
         """Add other sums of the same kind: key -> (2, G, R, K)."""
         for key, words_2GRK in words.items():
-            if key not in self._defaults:
-                self.add_state(key, torch.zeros_like(words_2GRK), dist_reduce_fx=add_sums)
+            self._know(key, words_2GRK[0])
             known = getattr(self, key)
-            setattr(self, key, add_sums(torch.stack([known, words_2GRK.to(known.device)])))
+            setattr(self, key, merged(key, torch.stack([known, words_2GRK.to(known.device)])))
+
+    def _know(self, key: str, value_GRK: Tensor) -> None:
+        if key not in self._defaults:
+            nothing = neutral(key, tuple(value_GRK.shape), value_GRK.device)
+            self.add_state(key, nothing, dist_reduce_fx=partial(merged, key))
 
     def words(self) -> dict[str, Tensor]:
         """key -> (2, G, R, K) float64, both words, on the CPU."""
@@ -118,13 +130,23 @@ class Statistics:
 
         A site that the stream never reached has zeros, as far as a site beside it was reached: experts of a block are equally wide.
         """
+        found = self._named(stream, site)
+        found = {name: over(name, value, 0) if group is None else value[group] for name, value in found.items()}
+        return {unmarked(name): without_neutral(name, value) for name, value in found.items()}
+
+    def by_category(self, stream: Stream, site: str) -> dict[str, Tensor]:
+        """As `of`, of all categories: (G, R, K)."""
+        found = self._named(stream, site)
+        return {unmarked(name): without_neutral(name, value) for name, value in found.items()}
+
+    def _named(self, stream: Stream, site: str) -> dict[str, Tensor]:
         prefix = f"{stream}/{site}/"
         found = {key[len(prefix) :]: value for key, value in self.sums.items() if key.startswith(prefix)}
         if not found:
             block = f"{stream}/{site.rpartition('.')[0]}."
             beside = {key.rpartition("/")[2]: value for key, value in self.sums.items() if key.startswith(block)}
             found = {name: torch.zeros_like(value) for name, value in beside.items()}
-        return {name: value.sum(0) if group is None else value[group] for name, value in found.items()}
+        return found
 
     def count(self, stream: Stream, group: int | None) -> int:
         """Contrasts (or documents) of one category, or (None) of all."""
@@ -137,6 +159,23 @@ class Statistics:
         if counts is None:
             return 0
         return int((counts.sum() if group is None else counts[group]).item())
+
+    def joined(self, later: Statistics) -> Statistics:
+        """With what a later reading of the same streams summed."""
+        return replace(
+            self,
+            sums={**self.sums, **later.sums},
+            clustered={**self.clustered, **later.clustered},
+            control_categories=self.control_categories or later.control_categories,
+            legitimate_categories=self.legitimate_categories or later.legitimate_categories,
+            counts={  # a stream that one of them did not read counts 0 in it
+                stream: tuple(map(max, counts, self.counts.get(stream, counts)))
+                for stream, counts in {**self.counts, **later.counts}.items()
+            },
+            cluster_counts=self.cluster_counts or later.cluster_counts,
+            statistics=tuple(sorted({*self.statistics, *later.statistics})),
+            composition=digest([self.composition, later.composition]),
+        )
 
     def save(self, folder: Path) -> None:
         """Write both files, each atomically, the tensors first."""
@@ -197,6 +236,11 @@ class Statistics:
         )
 
 
+def cluster_id(category: str, template_id: str) -> int:
+    """A number for a template of a category, in [0, 2^63): the same everywhere."""
+    return int.from_bytes(repr_digest(category, template_id)[:8], "big") >> 1
+
+
 def cluster_of(category: str, template_id: str, clusters: int = CLUSTERS) -> int:
     """The hashed cluster that a template belongs to, in [0, clusters)."""
     return int.from_bytes(repr_digest(category, template_id)[:8], "big") % clusters
@@ -230,7 +274,7 @@ def finished(
             totals[key] = rounded(words)
             continue
         words_2GB = words.reshape(2, len(named), clusters, *words.shape[2:])
-        totals[key] = rounded(add_sums(words_2GB.transpose(1, 2).transpose(0, 1).contiguous()))
+        totals[key] = rounded(merged(key, words_2GB.transpose(1, 2).transpose(0, 1).contiguous()))
         apart[key] = rounded(words_2GB)
     by_cluster = torch.tensor(counts[CONTRASTS]).reshape(len(named), clusters)
     return Statistics(
@@ -257,7 +301,7 @@ def weighted(statistics: Statistics, weights_GB: Tensor) -> Statistics:
     """
     if not statistics.cluster_counts:
         raise ValueError("the audit kept no clusters: no policy had declared replicates")
-    sums = {key: torch.einsum("gb,gbrk->grk", weights_GB, value) for key, value in statistics.clustered.items()}
+    sums = {key: weighted_over(key, value, weights_GB) for key, value in statistics.clustered.items()}
     counts = tuple(int(count) for count in (weights_GB * torch.tensor(statistics.cluster_counts)).sum(1))
     return replace(
         statistics,

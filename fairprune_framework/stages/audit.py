@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from fairprune_framework.api.interfaces import Statistic
 from fairprune_framework.auditing import autotune
 from fairprune_framework.auditing.audit import Outcome, perform, work_of
 from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
@@ -17,6 +19,7 @@ from fairprune_framework.auditing.distributed import parallel
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
 from fairprune_framework.auditing.distributed.parallel import Parallelism
+from fairprune_framework.auditing.memory import in_words, refuse_large, sums_bytes
 from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
 from fairprune_framework.auditing.runner import logger_class, loggers_of
 from fairprune_framework.auditing.streams import FiledStreams, Job
@@ -67,6 +70,7 @@ def check(run: Run) -> None:
     )
     check_parallelism(run)
     feeds = run.prompts.alignment.feeds
+    refuse_large(_sums_of(run), loaded.device)
     if not feeds[CONTRASTS].contrasts:
         raise UserError("no contrast may feed scores: all are controls or legitimate differences, or held out")
     for stream, (kind, mark) in {
@@ -91,6 +95,10 @@ def check_parallelism(run: Run) -> None:
     if loaded.in_memory and not parallelism.forked:
         raise UserError(
             "a model in memory cannot be shared with processes of its own: name a model or folder, or take the strategy ddp_spawn"
+        )
+    if parallelism.sharded and len(run.plugins.demand(len(loaded.layers)).readings(len(loaded.layers))) > 1:
+        raise UserError(
+            f"--strategy {parallelism.strategy} reads the streams once, and a statistic of these plugins comes after another: take ddp"
         )
     if parallelism.tensor_parallel:
         sites = tuple(loaded.architecture.sites.values())
@@ -119,12 +127,9 @@ def run(run: Run) -> list[str]:
 def _audit(run: Run, demand: Demand, sharing: Sharing) -> Outcome:
     """Do what is left of the audit, as rank 0."""
     loaded, prompts, folder = run.loaded, run.prompts, run.folder
-    parallelism = parallelism_of(run.recipe)
     calibration = run.calibration if demand.calibration else None
-    passes = passes_of(demand.statistics, len(loaded.layers))
     if calibration is not None and not (folder / "calibration.jsonl").exists():  # a text in memory: all ranks read it there
         calibration.save(folder / "calibration.jsonl", loaded.tokenizer)
-    streams = FiledStreams(folder.path, loaded.encoder)
     wanted = demand.streams | {CONTRASTS}
     feeds = {stream: prompts.alignment.feeds[stream] for stream in OF_PROMPTS if stream in wanted}
     job = Job(
@@ -139,7 +144,30 @@ def _audit(run: Run, demand: Demand, sharing: Sharing) -> Outcome:
         tokens=feeds[CONTRASTS].tokens,
         facts={"vocabularies": prompts.contrasts.vocabularies},
     )
-    checkpoint = Checkpoint(folder / CHECKPOINT, binding(run, demand, job), run.notify)
+    outcome: Outcome | None = None
+    readings = demand.readings(len(loaded.layers))
+    for number, part in enumerate(readings):
+        job = replace(job, before=None if outcome is None else outcome.statistics)
+        found = _reading(run, part, number, job, keep=number + 1 < len(readings))
+        outcome = found if outcome is None else outcome.joined(found)
+    assert outcome is not None
+    if outcome.splits:
+        run.notify(
+            f"{outcome.splits} micro-batches ran out of memory and were computed in halves: bits may differ from a run without"
+        )
+    return outcome
+
+
+def _checkpoint_of(run: Run, number: int) -> Path:
+    """Where a reading of the streams keeps its sums."""
+    return run.folder / CHECKPOINT / (f"reading-{number}" if number else "")
+
+
+def _reading(run: Run, demand: Demand, number: int, job: Job, *, keep: bool) -> Outcome:
+    """Do what is left of one reading of the streams."""
+    loaded, folder, parallelism = run.loaded, run.folder, parallelism_of(run.recipe)
+    streams = FiledStreams(folder.path, loaded.encoder)
+    checkpoint = Checkpoint(_checkpoint_of(run, number), binding(run, demand, job), run.notify)
     if folder.overwrite and checkpoint.folder.is_dir():
         try:
             checkpoint.load()
@@ -152,7 +180,7 @@ def _audit(run: Run, demand: Demand, sharing: Sharing) -> Outcome:
     checkpoint.clear_failures()
     facts = {**job.facts, "binding": checkpoint.binding}
     job = replace(job, done=before.done, session=checkpoint.session, facts=facts)
-    limit = _announce(run, job, passes, streams, parallelism)
+    limit = _announce(run, job, passes_of(demand.statistics, len(loaded.layers)), streams, parallelism)
     outcome = perform(
         loaded.model,
         loaded.architecture,
@@ -165,12 +193,9 @@ def _audit(run: Run, demand: Demand, sharing: Sharing) -> Outcome:
         every=run.recipe.checkpoint_every,
         loggers=loggers_of(run.recipe.log, folder.path),
         limit=limit,
+        keep=keep,
     )
     assert outcome is not None
-    if outcome.splits:
-        run.notify(
-            f"{outcome.splits} micro-batches ran out of memory and were computed in halves: bits may differ from a run without"
-        )
     return outcome
 
 
@@ -185,16 +210,18 @@ def run_worker_rank(run: Run) -> int:
         parallel.init_process_group(parallelism)
         if parallel.broadcast(parallelism, None) == "leave":
             return 0
-        perform(
-            loaded.model,
-            loaded.architecture,
-            run.plugins.demand(len(loaded.layers)),
-            None,
-            FiledStreams(run.folder.path, loaded.encoder),
-            parallelism=parallelism,
-            checkpoint=checkpoint,
-            every=run.recipe.checkpoint_every,
-        )
+        for number, part in enumerate(run.plugins.demand(len(loaded.layers)).readings(len(loaded.layers))):
+            checkpoint = Checkpoint(_checkpoint_of(run, number), {})
+            perform(
+                loaded.model,
+                loaded.architecture,
+                part,
+                None,
+                FiledStreams(run.folder.path, loaded.encoder),
+                parallelism=parallelism,
+                checkpoint=checkpoint,
+                every=run.recipe.checkpoint_every,
+            )
     except Interrupted:
         return 0  # rank 0 reports it: its exit code counts
     except KeyboardInterrupt:
@@ -229,16 +256,27 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
             sorted(job.values.items()),
         ],
         "architecture": loaded.architecture.name,
-        "code version": code_digest([*demand.statistics, *loaded.architecture.parts]),
+        "code version": code_digest([*run.plugins.demand(len(loaded.layers)).statistics, *loaded.architecture.parts]),
         "version of torch": installed["torch"],
         "version of transformers": installed["transformers"],
         "kind of device": loaded.device.type,
     }
+    if job.before is not None:
+        found["earlier reading"] = [job.before.composition, *job.before.statistics]
     if parallelism.compile:
         found["way to compute"] = "compiled"
     if parallelism.tensor_parallel:
         found["way to compute"] = "tensor parallel"
     return found
+
+
+def _sums_of(run: Run) -> dict[Statistic, int]:
+    """Statistic -> bytes of its sums."""
+    loaded, alignment = run.loaded, run.prompts.alignment
+    groups = {stream: len(alignment.feeds[stream].categories) for stream in OF_PROMPTS}
+    sites = list(loaded.architecture.sites.values())
+    values = max(run.prompts.values.values(), default=1)
+    return sums_bytes(run.plugins.demand(len(loaded.layers)), loaded.model, sites, groups, values)
 
 
 def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams, parallelism: Parallelism) -> float | None:
@@ -255,5 +293,5 @@ def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams, parallelis
     ranks = max(parallelism.devices, 1) * parallelism.nodes
     left = 1 - job.done.contrasts / max(sum(job.sizes[pass_.stream] for pass_ in passes), 1)
     text = autotune.announcement(job.sizes[CONTRASTS], job.tokens, planned, rate, ranks, job.done.contrasts, left)
-    run.notify(f"audit of {text}; {autotune.memory_used(device) / 1e9:.1f} GB in use")
+    run.notify(f"audit of {text}; {autotune.memory_used(device) / 1e9:.1f} GB in use, the sums take {in_words(_sums_of(run))}")
     return rate * ranks if rate else None

@@ -3,223 +3,25 @@
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Observation, Pass, SiteContext, Statistic
-from fairprune_framework.api.types import Choice, Measurement, Site, Tap
-from fairprune_framework.auditing.batches import compose
-from fairprune_framework.auditing.callback import ActivationStatisticsCallback
-from fairprune_framework.auditing.demand import passes_of
+from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.micro_batch import MicroBatch
-from fairprune_framework.auditing.runner import stream
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE
-from fairprune_framework.calibration.text import Calibration
-from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, attribute_tokens, vocabularies
-from fairprune_framework.models.architecture import Architecture, recognise
-from fairprune_framework.models.encoder import Encoder
-from fairprune_framework.models.readout import readout_of
-from fairprune_framework.selection.contexts import Services, context, generator_for
-from fairprune_framework.surgery.slices import part, positions, weights_of
+from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.surgery.slices import part, positions
 from fairprune_framework.testing.report import Check, CheckSkipped, require
-from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
+from fairprune_framework.testing.scorer_bench import Bench, Poisoned, Scorer, SiteScores, Watched
 
-Scorer = BiasScorer | ImportanceScorer
-SiteScores = dict[tuple[str, str], Tensor]
-"""(site, category, or "" for importance) -> the returned scores."""
-
-TOKENS = 192
-"""Padded tokens of a micro-batch: several contrasts of unequal length together."""
 RELATIVE, OF_LARGEST = 1e-3, 1e-5
 """Tolerated float noise of composition and order: relative to a score, and to the largest score of the site."""
 
 ROUNDING = 2e-5
 """Tolerated difference from a model in float64, relative: above what float32 rounds off, below what half does (5e-4 a value)."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Watched(Statistic):
-    """Wraps a statistic and records whether it modifies its observation or is not deterministic."""
-
-    inner: Statistic
-    faults: list[str] = field(default_factory=list)
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """As the wrapped statistic."""
-        return self.inner.passes(layers)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """As the wrapped statistic."""
-        before = {name: value.clone() for name, value in _shown(obs, self.taps).items()}
-        first = {name: value.clone() for name, value in self.inner.summands(obs).items()}
-        second = self.inner.summands(obs)
-        for name, value in _shown(obs, self.taps).items():
-            if not torch.equal(value, before[name]):
-                self.faults.append(f"statistic {self.name!r} changes {name} of its observation")
-        if any(not torch.equal(first[name], value) for name, value in second.items()):
-            self.faults.append(f"statistic {self.name!r} gives different summands for the same observation")
-        return second
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Poisoned(Statistic):
-    """Wraps a statistic and gives it large numbers wherever the masks are False, others for each variant: differences do not cancel."""
-
-    inner: Statistic
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """As the wrapped statistic."""
-        return self.inner.passes(layers)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """As the wrapped statistic."""
-        poison_V11 = 1e4 * torch.arange(1, obs.mask.shape[1] + 1).reshape(-1, 1, 1)
-
-        def poisoned(values: Mapping[Tap, Tensor], mask: Tensor) -> dict[Tap, Tensor]:
-            return {tap: value.where(mask.unsqueeze(-1), poison_V11.to(value)) for tap, value in values.items()}
-
-        acts, aligned = poisoned(obs.acts, obs.mask), poisoned(obs.aligned, obs.aligned_mask)
-        shared = obs.aligned_mask.any(1).unsqueeze(-1)
-        variance = {tap: value.masked_fill(~shared, 1e4) for tap, value in obs.aligned_variance.items()}
-        return self.inner.summands(replace(obs, acts=acts, aligned=aligned, aligned_variance=variance))
-
-
-def _shown(obs: Observation, taps: frozenset[Any]) -> dict[str, Tensor]:
-    values = {f"acts[{tap!r}]": obs.acts[tap] for tap in taps if tap in obs.acts}
-    values |= {f"aligned[{tap!r}]": obs.aligned[tap] for tap in taps if tap in obs.aligned}
-    values |= {f"aligned_variance[{tap!r}]": obs.aligned_variance[tap] for tap in taps if tap in obs.aligned_variance}
-    values |= {f"weights[{role!r}]": value for role, value in obs.weights.items()}
-    for name in ("mask", "aligned_mask", "slot_weight", "attribute", "equal_length"):
-        values[name] = getattr(obs, name)
-    return values
-
-
-class Bench:
-    """A tiny model with contrasts and calibration text, to run a scorer in several ways."""
-
-    def __init__(
-        self, kind: Literal["bias", "importance"], scorer: Scorer, family: str, dtype: torch.dtype = torch.float32
-    ) -> None:
-        self.kind, self.scorer = kind, scorer
-        self.model = tiny_model(family, dtype=dtype)
-        self.architecture: Architecture = recognise(self.model)
-        tokenizer = tiny_tokenizer()
-        every, encoder = tiny_contrasts(), Encoder(tokenizer)
-        self.contrasts, self.controls = (
-            align_all([contrast for contrast in every if contrast.control is control], encoder)[0] for control in (False, True)
-        )
-        self.legitimate = align_all(tiny_legitimate(), encoder)[0]
-        self.values = {category: len(names) for category, names in vocabularies([*every, *tiny_legitimate()]).items()}
-        generator = torch.Generator().manual_seed(0)
-        lengths = torch.randint(4, 20, (16,), generator=generator).tolist()
-        documents = tuple(tuple(torch.randint(3, len(tokenizer), (n,), generator=generator).tolist()) for n in lengths)
-        self.documents = Calibration(documents=documents, source="contract").as_contrasts()
-
-    @cached_property
-    def baseline(self) -> SiteScores:
-        """The scores of the unmodified setting."""
-        return self.scores()
-
-    def batches(self, contrasts: Sequence[AlignedContrast] | None = None, tokens: int = TOKENS) -> list[MicroBatch]:
-        """All micro-batches of all streams."""
-        shown = {
-            CONTRASTS: self.contrasts if contrasts is None else contrasts,
-            CONTROLS: self.controls,
-            LEGITIMATE: self.legitimate,
-            CALIBRATION: self.documents,
-        }
-        batches: list[MicroBatch] = []
-        for pass_ in passes_of(self.scorer.needs().statistics, len(self.architecture.sites)):
-            values = {"": 1} if pass_.stream == CALIBRATION else self.values
-            batches += compose(shown[pass_.stream], values, tokens, pass_=pass_)
-        return batches
-
-    def scores(
-        self,
-        batches: Sequence[MicroBatch] | None = None,
-        *,
-        model: nn.Module | None = None,
-        statistics: Sequence[Statistic] | None = None,
-        backwards: bool = False,
-        changed: list[str] | None = None,
-    ) -> SiteScores:
-        """Run the scorer like the core, but without the core's checks.
-
-        Args:
-            model: another model of the same shape.
-            statistics: a replacement of the declared statistics.
-            backwards: visit the sites in reverse order.
-            changed: collects descriptions of mutations by the scorer.
-        """
-        model = self.model if model is None else model
-        needs, sites = self.scorer.needs(), list(self.architecture.sites.values())
-        callback = ActivationStatisticsCallback(
-            model=model,
-            adapter=self.architecture.adapter,
-            sites=sites,
-            statistics=needs.statistics if statistics is None else statistics,
-            categories={
-                stream: sorted({contrast.category for contrast in every})
-                for stream, every in ((CONTRASTS, self.contrasts), (CONTROLS, self.controls), (LEGITIMATE, self.legitimate))
-            },
-            weights_of=weights_of if needs.weights else None,
-        )
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # nothing to sum: weights only
-            if needs.statistics:
-                stream(model, self.batches() if batches is None else batches, [callback], "cpu")
-            sums = callback.result("")
-        groups = list(enumerate(sums.categories)) if self.kind == "bias" else [(0, "")]
-        source = CONTRASTS if self.kind == "bias" else CALIBRATION
-        services = self._services(model)
-
-        def at_site(name: str, group: int, category: str) -> SiteContext:
-            site = self.architecture.sites[name]
-            weights = weights_of(model, site) if needs.weights else {}
-            generator = generator_for(0, "contract", name)
-            return context(sums, source, group, site, needs, weights, generator, services.for_plugin(needs, category or None))
-
-        scores: SiteScores = {}
-        for group, category in groups:
-            found: dict[str, Tensor] = {}
-            for site in reversed(sites) if backwards else sites:
-                at = at_site(site.name, group, category)
-                if self.kind == "bias" and needs.statistics and int(at.observed.max()) == 0:
-                    continue
-                found[site.name] = self._call(at, changed)
-            finished = self.scorer.finish(found, partial(at_site, group=group, category=category))
-            scores |= {(name, category): score for name, score in finished.items()}
-        return scores
-
-    def _services(self, model: nn.Module) -> Services:
-        """The readout of the model, and a probe that says which units it was asked for, in place of a measurement."""
-
-        def probe(choice: Choice, *, cost: bool = True) -> Measurement:
-            size = sum(
-                float(torch.linalg.vector_norm(weights_of(model, self.architecture.sites[name])["out"][units].double()))
-                for name, units in choice.units.items()
-            )
-            return Measurement(divergence=1 / (1 + size), cost=0.001 * size, retention=1 / (1 + 0.001 * size))
-
-        return Services(
-            readout=lambda: readout_of(model),
-            probe=lambda category: probe,
-            attribute_tokens=lambda: attribute_tokens(self.contrasts),
-        )
-
-    def _call(self, at: SiteContext, changed: list[str] | None) -> Tensor:
-        before = {name: value.clone() for name, value in {**at.sums, **at.weights}.items()}
-        score = self.scorer.score(at)
-        for name, value in {**at.sums, **at.weights}.items():
-            if changed is not None and not torch.equal(value, before[name]):
-                changed.append(f"score() modifies {name!r} of its context")
-        return score
 
 
 def check_shapes(scores: SiteScores, sites: Mapping[str, Site]) -> None:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
+from fairprune_framework.auditing.reductions import merged
 from fairprune_framework.errors import RunFolderError
-from fairprune_framework.functional.compensated import add_sums
 from fairprune_framework.utilities.files import read_json, write_json, write_tensors
 from fairprune_framework.utilities.progress import Notify, silent
 
@@ -44,7 +44,7 @@ class Part:
         """Add sums over other micro-batches; raises `FairpruneError` where some are the same."""
         self.done = self.done.union(other.done)
         for key, words in other.words.items():
-            self.words[key] = add_sums(torch.stack([self.words[key], words])) if key in self.words else words
+            self.words[key] = merged(key, torch.stack([self.words[key], words])) if key in self.words else words
         for stream, counts in other.counts.items():
             known = self.counts.get(stream, [0] * len(counts))
             self.counts[stream] = [a + b for a, b in zip(known, counts, strict=True)]

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from fairprune_framework.auditing.distributed.checkpoint import Part
+from fairprune_framework.auditing.reductions import merged
 from fairprune_framework.errors import FairpruneError
-from fairprune_framework.functional.compensated import add_sums
 
 
 def reduce_parts(part: Part, group: Any) -> Part | None:
@@ -48,7 +48,7 @@ def _receive(part: Part, source: int, group: Any) -> None:
     for key, shape in keys:
         words = torch.empty(shape, dtype=torch.float64)
         dist.recv(words, source, group=group)
-        part.words[key] = add_sums(torch.stack([part.words[key], words])) if key in part.words else words
+        part.words[key] = merged(key, torch.stack([part.words[key], words])) if key in part.words else words
 
 
 def gather_columns(part: Part, units: dict[str, int], rank: int, world: int, group: Any) -> Part | None:

@@ -51,6 +51,7 @@ BIAS = {
     "snip-difference": {},
     "linear-probe": {},
     "specificity": {},
+    "expertise": {},
 }
 IMPORTANCE = (
     "weight-variance",
@@ -271,6 +272,37 @@ def paired_auc(site: str, category: str) -> Array:
     return np.max([np.abs(2 * np.mean(rows, axis=0) - 1) for rows in won.values()], axis=0)
 
 
+def text_means(site: str, category: str) -> dict[str, Array]:
+    """attribute -> (texts, N), means over slots."""
+    return by_value(category, f"{site}.neuron", False)
+
+
+def expertise(site: str, category: str, bins: int = 32) -> Array:
+    """The same places, counted text by text."""
+    groups = text_means(site, category)
+    every = np.concatenate(list(groups.values()))
+    scale = every.std(0)
+
+    def at(values: Array) -> Array:
+        return np.arcsinh(8 * (values - every.mean(0)) / np.where(scale > 0, scale, 1))
+
+    low, high = at(every).min(0), at(every).max(0)
+    found = []
+    for own in groups:
+        histograms = np.zeros((2, bins, every.shape[1]))
+        for attribute, rows in groups.items():
+            for row in rows:
+                place = (at(row) - low) / (high - low) * (bins - 1)
+                for unit, x in enumerate(place):
+                    first = min(int(x), bins - 2)
+                    histograms[int(attribute != own), first, unit] += 1 - (x - first)
+                    histograms[int(attribute != own), first + 1, unit] += x - first
+        mine, others = histograms
+        below = np.cumsum(others, 0) - others / 2
+        found.append(np.abs(2 * (mine * below).sum(0) / (mine.sum(0) * others.sum(0)) - 1))
+    return np.max(found, axis=0)
+
+
 def steering_projection(site: str, category: str) -> Array:
     size = np.mean([np.abs(slots(c, f"{site}.neuron")).mean((0, 1)) for c in texts_of(category)], axis=0)
     away = np.stack([rows.mean(0) for rows in by_value(category, f"{site}.layer", True).values()])
@@ -426,3 +458,33 @@ def test_random_importance_is_drawn_by_the_seed() -> None:
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert 0 <= first.min() < 0.2 < 0.8 < first.max() < 1
+
+
+@pytest.mark.parametrize(("bins", "off"), [(32, 0.13), (8192, 1e-9)])
+def test_expertise_comes_near_the_exact_area(bins: int, off: float) -> None:
+    """Of Mann and Whitney's test over all texts of a category, as scipy counts it."""
+    case = expertise_case(bins)
+    for category in case.categories:
+        for site in SITES:
+            groups = text_means(site, category)
+            exact = []
+            for own, rows in groups.items():
+                rest = np.concatenate([r for other, r in groups.items() if other != own])
+                exact.append(np.abs(2 * stats.mannwhitneyu(rows, rest).statistic / (len(rows) * len(rest)) - 1))
+            found = expertise_scores(case, bins).by_category[category][site].numpy()
+            error = np.abs(found - np.max(exact, axis=0))
+            assert error.mean() < off / 2
+            assert error.max() < 3 * off
+
+
+@cache
+def expertise_case(bins: int) -> Statistics:
+    aligned, _ = align_all(EVERY, Encoder(TOKENIZER))
+    values = {category: len(names) for category, names in vocabularies(EVERY).items()}
+    demand = Demand.of([bias_of("expertise", bins=bins)], 2)
+    return audit(MODEL, recognise(MODEL), selecting(aligned), values, demand, accelerator="cpu")[0]
+
+
+def expertise_scores(found: Statistics, bins: int) -> Any:
+    words = (bias_of("expertise", bins=bins), importance_of("l2-norm"), ("bias", "importance"))
+    return score(found, MODEL, recognise(MODEL), *words)
