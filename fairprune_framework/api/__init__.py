@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fairprune_framework.api.decoders import decoder_modules, text_config
     from fairprune_framework.api.experts import EXPERT_TAPS, Show, experts_tapped
+    from fairprune_framework.api.held import Held
     from fairprune_framework.api.interfaces import (
         API_VERSION,
         ArchitectureAdapter,
@@ -49,7 +50,15 @@ if TYPE_CHECKING:
         to_choice,
         top_share,
     )
-    from fairprune_framework.api.statistics import RecallSlopes, SquareSum, deviations, slot_means, value_of_variants
+    from fairprune_framework.api.statistics import (
+        ControlSlopes,
+        LegitimateSlopes,
+        RecallSlopes,
+        SquareSum,
+        deviations,
+        slot_means,
+        value_of_variants,
+    )
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
     from fairprune_framework.api.types import Budget, Choice, Measurement, Role, Scores, Site, Slice, Stream, Tap
     from fairprune_framework.api.widths import EXPERT_FIELDS, StoredWidth, stored_width
@@ -64,12 +73,15 @@ _EXPORTS = {
     "BiasScorer": "fairprune_framework.api.interfaces",
     "Budget": "fairprune_framework.api.types",
     "Choice": "fairprune_framework.api.types",
+    "ControlSlopes": "fairprune_framework.api.statistics",
     "EXPERT_FIELDS": "fairprune_framework.api.widths",
     "EXPERT_TAPS": "fairprune_framework.api.experts",
     "Handler": "fairprune_framework.api.interfaces",
+    "Held": "fairprune_framework.api.held",
     "ImportanceScorer": "fairprune_framework.api.interfaces",
     "Labels": "fairprune_framework.api.objectives",
     "LegitimateMargin": "fairprune_framework.api.objectives",
+    "LegitimateSlopes": "fairprune_framework.api.statistics",
     "Measurement": "fairprune_framework.api.types",
     "MlpAdapter": "fairprune_framework.api.mlps",
     "Needs": "fairprune_framework.api.interfaces",
@@ -139,10 +151,13 @@ __all__ = [
     "BiasScorer",
     "Budget",
     "Choice",
+    "ControlSlopes",
     "Handler",
+    "Held",
     "ImportanceScorer",
     "Labels",
     "LegitimateMargin",
+    "LegitimateSlopes",
     "Measurement",
     "MlpAdapter",
     "Needs",

@@ -73,3 +73,37 @@ class RecallSlopes(Statistic):
 
         slope_CN = obs.product_sums()
         return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSlopes(Statistic):
+    """Activation x gradient of the divergence of control contrasts, added up over variants and tokens; nats."""
+
+    name: str = "control-slopes"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """One forward and backward of every control contrast of `select`."""
+        from fairprune_framework.api.objectives import NextTokenDivergence
+
+        return (Pass(stream="controls", objective=NextTokenDivergence()),)
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
+        return {"product": obs.product_sums().unsqueeze(1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegitimateSlopes(Statistic):
+    """Activation x gradient of the margin of right words of legitimate contrasts, added up over variants and tokens; nats."""
+
+    name: str = "legitimate-slopes"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """One forward and backward of every legitimate contrast of `select`."""
+        from fairprune_framework.api.objectives import LegitimateMargin
+
+        return (Pass(stream="legitimate", objective=LegitimateMargin()),)
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
+        return {"product": obs.product_sums().unsqueeze(1)}

@@ -17,61 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import (
-    Budget,
-    Choice,
-    LegitimateMargin,
-    Needs,
-    NextTokenDivergence,
-    Observation,
-    Pass,
-    PolicyContext,
-    RecallSlopes,
-    Scores,
-    SelectionPolicy,
-    Statistic,
-    Stream,
-    eligible,
-    select_top,
-)
+from fairprune_framework.api import Budget, Choice, Held, Needs, PolicyContext, Scores, SelectionPolicy, eligible, select_top
 
 from .program import Program
 
-RECALL = RecallSlopes()
 Joined = Callable[[Mapping[str, Tensor]], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ControlSlopes(Statistic):
-    """Activation x gradient of the divergence of control contrasts, added up over variants and tokens; nats."""
-
-    name: str = "control-slopes"
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """One forward and backward of every control contrast of `select`."""
-        return (Pass(stream="controls", objective=NextTokenDivergence()),)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
-        return {"product": obs.product_sums().unsqueeze(1)}
-
-
-@dataclass(frozen=True, kw_only=True)
-class LegitimateSlopes(Statistic):
-    """Activation x gradient of the margin of right words of legitimate contrasts, added up over variants and tokens; nats."""
-
-    name: str = "legitimate-slopes"
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """One forward and backward of every legitimate contrast of `select`."""
-        return (Pass(stream="legitimate", objective=LegitimateMargin()),)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
-        return {"product": obs.product_sums().unsqueeze(1)}
-
-
-CONTROL, LEGITIMATE = ControlSlopes(), LegitimateSlopes()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +54,10 @@ class Gates(SelectionPolicy):
     def needs(self) -> Needs:
         """With `specific` a gradient pass over the controls of `select`, with `legitimate` one over its legitimate contrasts, with
         `recall` one over half of the calibration text."""
-        wanted = ((CONTROL, self.specific), (LEGITIMATE, self.legitimate), (RECALL, self.recall))
-        return Needs(statistics=tuple(statistic for statistic, asked in wanted if asked))
+        return Needs(statistics=self._held().statistics())
+
+    def _held(self) -> Held:
+        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall)
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`; raises `ValueError` for an importance below 0, and without controls where they are needed."""
@@ -131,8 +83,8 @@ class Gates(SelectionPolicy):
             slope=joined(scores.bias),
             curvature=joined(cost_of),
             cap=self.cap,
-            equal=self._controls(names, joined, context),
-            at_most=self._limits(scores, names, joined, context),
+            equal=_stacked(self._held().control_slopes(names, context), joined),
+            at_most=_stacked(self._held().limits(scores, names, context), joined),
         )
         gates = program.solve(self._cost(scores, budget), joined(scores.importance))
         if not bool((gates != 0).any()):
@@ -154,22 +106,7 @@ class Gates(SelectionPolicy):
         highest = torch.sort(worth, descending=True, stable=True).indices[:count]
         return self.share * 0.5 * max(float(every[highest].sum()), self._floor(scores) * count)
 
-    def _controls(self, names: Sequence[str], joined: Joined, context: PolicyContext) -> Tensor:
-        if not self.specific:
-            return torch.zeros(0, 0, dtype=torch.float64)
-        return joined(self._slopes("controls", CONTROL, names, context)).unsqueeze(0)
 
-    def _slopes(self, stream: Stream, of: Statistic, names: Sequence[str], context: PolicyContext) -> Mapping[str, Tensor]:
-        found = {name: context.at(name).of(stream) for name in names}
-        if all(sums.count == 0 for sums in found.values()):
-            raise ValueError(f"these gates need contrasts of the stream {stream!r}, and the prompts have none")
-        return {name: sums.sums[f"{of.name}.product"][0] for name, sums in found.items()}
-
-    def _limits(self, scores: Scores, names: Sequence[str], joined: Joined, context: PolicyContext) -> Tensor:
-        rows = [joined(scores.by_category[category]) for category in sorted(scores.by_category)]
-        rows = rows if len(rows) > 1 else []  # the one category is the objective
-        if self.legitimate:
-            rows.append(-joined(self._slopes("legitimate", LEGITIMATE, names, context)))
-        if self.recall:
-            rows.append(joined({name: context.at(name).sums[f"{RECALL.name}.moments"][0] for name in names}))
-        return torch.stack(rows) if rows else torch.zeros(0, 0, dtype=torch.float64)
+def _stacked(rows: Sequence[Mapping[str, Tensor]], joined: Joined) -> Tensor:
+    """(R, N) float64; (0, 0) without rows."""
+    return torch.stack([joined(row) for row in rows]) if rows else torch.zeros(0, 0, dtype=torch.float64)

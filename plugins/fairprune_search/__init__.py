@@ -1,7 +1,8 @@
 """Policies that weigh bias against something else, or search for a set.
 
 pareto                 fronts of high bias and low importance, the first front first
-knapsack               the most bias for a limited share of all importance: an integer programme
+knapsack               the most bias for a limited share of all importance: an integer programme; controls, right words and recall
+                       held where asked: its relaxation
 category-intersection  neurons among the most biased of every category
 stable                 neurons that the budget takes in most bootstraps over templates
 annealing              simulated annealing over sets, each measured
@@ -18,7 +19,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from torch import Tensor
 from fairprune_framework.api import (
     Budget,
     Choice,
+    Held,
     Needs,
     PolicyContext,
     Scores,
@@ -76,17 +78,30 @@ class Pareto(SelectionPolicy):
 
 @dataclass(frozen=True, kw_only=True)
 class Knapsack(SelectionPolicy):
-    """The set of the most bias within the budget, and within a share of all importance."""
+    """The set of the most bias within the budget, and within a share of all importance; with constraints on what it must not touch."""
 
     cost: float = 0.01
     """Share of the importance of all neurons, counted from the lowest above it, that the set may have."""
+    specific: bool = False
+    """The divergence of controls does not fall, to first order (needs a signed bias score that is a slope, such as attribution)."""
+    legitimate: bool = False
+    """The margin of right words, where the attribute should matter, does not fall, to first order."""
+    recall: bool = False
+    """Recalled words of the calibration text become no less likely, to first order."""
 
     def __post_init__(self) -> None:
         if not 0 < self.cost <= 1:
             raise ValueError(f"The 'cost' must be in (0, 1]. Got {self.cost} instead.")
 
+    def needs(self) -> Needs:
+        """A gradient pass over the controls, the legitimate contrasts and the calibration text, for what is asked."""
+        return Needs(statistics=self._held().statistics())
+
+    def _held(self) -> Held:
+        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall)
+
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
-        """See `SelectionPolicy.select`."""
+        """See `SelectionPolicy.select`; raises `ValueError` without contrasts of what is held."""
         import numpy as np
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
@@ -105,9 +120,12 @@ class Knapsack(SelectionPolicy):
         for name in names:  # one unit of each site stays
             rows.append(np.concatenate([np.full(scores.sites[n].units, float(n == name)) for n in names]))
             limits.append(scores.sites[name].units - 1)
+        kept = self._kept(scores, names, context)
+        rows += kept
+        limits += [0.0] * len(kept)
         solved = milp(
             -gain / gain.max(),
-            integrality=np.ones_like(gain),
+            integrality=np.full_like(gain, not kept),  # dense rows: the relaxation, of which few units are fractions
             bounds=Bounds(0, may.numpy().astype(float)),
             constraints=LinearConstraint(csr_array(np.stack(rows)), ub=limits),
         )
@@ -115,7 +133,19 @@ class Knapsack(SelectionPolicy):
             return Choice(units={}, reason=f"the integer programme was not solved: {solved.message}")
         taken = _split(torch.from_numpy(solved.x > 0.5), names, scores)
         chosen = {name: allowed[name] & taken[name] for name in names}
-        return select_top(scores, budget, scores.bias, chosen, f"no neuron fits into {self.cost:.2%} of all importance")
+        nothing = f"no neuron fits into {self.cost:.2%} of all importance"
+        return select_top(scores, budget, scores.bias, chosen, nothing + (" and keeps what is held" if kept else ""))
+
+    def _kept(self, scores: Scores, names: list[str], context: PolicyContext) -> list[Any]:
+        """Rows, (sum of N,) float64 of unit mean size, of which row . x may not be above 0 for the set x: removal is a change of -1."""
+        held = self._held()
+        if not held.statistics():
+            return []
+        risen = held.control_slopes(names, context)  # a set that lowers nothing of them: slope . x at most 0
+        fallen = held.limits(scores, names, context)
+        rows = [*risen, *({name: -values for name, values in row.items()} for row in fallen)]
+        joined = [torch.cat([row[name] for name in names]).double() for row in rows]
+        return [(row / row.abs().mean().clamp_min(torch.finfo(row.dtype).tiny)).numpy() for row in joined]
 
 
 @dataclass(frozen=True, kw_only=True)

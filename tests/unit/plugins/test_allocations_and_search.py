@@ -6,11 +6,13 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 
 from fairprune_framework import discovery
 from fairprune_framework.api import Budget, Choice, Measurement, PolicyContext, Scores, SelectionPolicy
@@ -159,6 +161,58 @@ def test_knapsack_is_the_best_of_all_sets(count: int, cost: float) -> None:
     assert len(found) <= count
     assert sum(map(importance, found)) <= limit + 1e-9
     assert sum(map(bias, found)) == pytest.approx(best, rel=1e-6)
+
+
+def streams(**slopes: dict[str, torch.Tensor]) -> Any:
+    """`context.at` for slopes of `controls`, `legitimate` and recalled words."""
+
+    def at(name: str) -> Any:
+        def of(stream: str) -> Any:
+            key = {"controls": "control-slopes", "legitimate": "legitimate-slopes"}[stream]
+            here = slopes.get(stream)
+            return SimpleNamespace(count=int(here is not None), sums={f"{key}.product": here[name][None]} if here else {})
+
+        recall = slopes.get("recall")
+        return SimpleNamespace(of=of, sums={"recall-slopes.moments": recall[name][None]} if recall else {})
+
+    return at
+
+
+def drawn(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(48, generator=generator, dtype=torch.float64) for name in NAMES}
+
+
+def test_knapsack_lowers_no_controls_and_keeps_right_words_and_recall() -> None:
+    noise = {"controls": drawn(1), "legitimate": drawn(2), "recall": drawn(3)}
+    slopes = {k: {n: SIGNS[k] * (2 * SCORES.bias[n] + noise[k][n]) for n in NAMES} for k in noise}
+    found = choose("knapsack", "20n", at=streams(**slopes), cost=1.0, specific=True, legitimate=True, recall=True)
+    rows = np.array([[sign * float(slopes[k][u[0]][u[1]]) for u in every()] for k, sign in SIGNS.items()])
+    gain = np.array([max(bias(u), 0.0) for u in every()])
+    exact = linprog(-gain, A_ub=[*rows, np.ones(len(gain))], b_ub=[0, 0, 0, 20], bounds=(0, 1))
+    taken = np.array([u in set(found) for u in every()], dtype=float)
+    assert 5 <= len(found) <= 20
+    assert gain @ taken >= -exact.fun - 4 * gain.max()  # at most a unit for each of the four limits was a fraction
+    assert (rows @ taken <= 4 * np.abs(rows).max(1)).all()
+    free = np.array([u in set(choose("knapsack", "20n", cost=1.0)) for u in every()], dtype=float)
+    assert ((rows @ free) > 4 * np.abs(rows).max(1)).all()  # without the options none is held
+
+
+SIGNS = {"controls": 1.0, "legitimate": 1.0, "recall": -1.0}
+"""Of the slope that removal may not add up to above 0: removing neurons changes a quantity by -slope."""
+
+
+def test_knapsack_takes_nothing_where_controls_react_alike() -> None:
+    assert choose("knapsack", "20n", at=streams(controls=dict(SCORES.bias)), specific=True) == []
+    against = {name: -values for name, values in SCORES.bias.items()}
+    assert set(choose("knapsack", "20n", at=streams(controls=against), cost=1.0, specific=True)) == set(
+        choose("knapsack", "20n", cost=1.0)
+    )
+
+
+def test_knapsack_says_which_contrasts_are_missing() -> None:
+    with pytest.raises(ValueError, match="stream 'legitimate'"):
+        choose("knapsack", "20n", at=streams(), legitimate=True)
 
 
 def test_category_intersection_is_one() -> None:

@@ -1,8 +1,12 @@
-"""Which gates carry over to other templates? Cross-fitted over two halves of the templates that may select; nothing else is read.
+r"""Which plans carry over to other templates? Cross-fitted over two halves of the templates that may select; nothing else is read.
 
-    python benchmarks/gates_on_select.py --record benchmarks/gates_on_select_smollm2-135m_202611.md
+    python benchmarks/policies_on_select.py --policy gates --budgets 0.2 --option share=0.125,0.0625,0.03125,0.015625 \
+        --option legitimate=true,false --record benchmarks/gates_on_select_smollm2-135m_202611.md
+    python benchmarks/policies_on_select.py --policy knapsack --budgets 198n 400n --option cost=0.003,0.006 \
+        --option specific=true --option legitimate=true --option recall=true \
+        --record benchmarks/removal_on_select_smollm2-135m_202611.md
 
-Gates are fitted on one half (contrasts, controls, legitimate contrasts; crossed controls go where their template goes) and measured on
+A plan is made on one half (contrasts, controls, legitimate contrasts; crossed controls go where their template goes) and measured on
 the other, in both directions: held-out contrasts take no part, in the choice of a recipe either. Costs are those of the scoring half of
 the calibration text, which importance was scored on, and of the other half.
 """
@@ -11,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import math
 import sys
 import time
@@ -24,7 +29,7 @@ import torch
 from common import machine
 
 from fairprune_framework import discovery
-from fairprune_framework.api.types import Budget, Scores
+from fairprune_framework.api.types import Budget, Choice, Scores
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics
@@ -38,7 +43,7 @@ from fairprune_framework.selection.scoring import score
 from fairprune_framework.surgery.masking import masked
 
 ROLES = ("demographic", "control", "legitimate")
-LABEL = "gates"
+LABEL = "policy"
 
 
 def half_of(contrast: AlignedContrast) -> int:
@@ -50,14 +55,16 @@ def half_of(contrast: AlignedContrast) -> int:
 class Bench:
     """A model and its `select` contrasts, in two halves."""
 
-    def __init__(self, model: str, prompts: str, threads: int) -> None:
+    def __init__(self, model: str, prompts: str, policy: str, options: Mapping[str, Any], threads: int) -> None:
         torch.set_num_threads(threads)
+        self.policy = policy
         self.run = open_run(None, {}, recipe="gates", model=model, prompts=prompts, notify=say)
         loaded, given = self.run.loaded, self.run.prompts
         self.model, self.architecture = loaded.model, loaded.architecture
         every = [one for one in (*given.aligned, *given.legitimate) if one.split == "select"]
         self.halves = [[one for one in every if half_of(one) == half] for half in (0, 1)]
-        self.plugins = [discovery.build(kind, name, options) for kind, name, options in BUILT]
+        built = (*SCORERS, ("policy", policy, options))
+        self.plugins = [discovery.build(kind, name, chosen) for kind, name, chosen in built]
         self.fitted = [self.fit(half) for half in self.halves]
         self.before = [self.measured(half) for half in self.halves]
         self.cost_before = self.losses()
@@ -81,17 +88,17 @@ class Bench:
         bias, importance, _ = cast(Any, self.plugins)
         return score(statistics, self.model, self.architecture, bias, importance, ("bias", "importance")), statistics
 
-    def gates(self, half: int, budget: float, **options: Any) -> Mapping[str, tuple[list[int], list[float]]]:
-        """site -> units and factors, fitted on one half."""
+    def choice(self, half: int, budget: str, options: Mapping[str, Any]) -> Choice:
+        """What the policy takes with the scores of one half."""
         scores, statistics = self.fitted[half]
-        policy: Any = discovery.build("policy", "gates", options)
+        policy: Any = discovery.build("policy", self.policy, options)
 
         def at(name: str) -> Any:
             site = self.architecture.sites[name]
             return context(statistics, CALIBRATION, None, site, policy.needs(), {}, generator_for(0, LABEL, name))
 
-        choice = policy.select(scores, Budget(amount=budget), policy_context("scale", 0.05, at, generator_for(0, LABEL)))
-        return {name: (units.tolist(), choice.factors[name].tolist()) for name, units in choice.units.items()}
+        found: Choice = policy.select(scores, Budget.parse(budget), policy_context("scale", 0.05, at, generator_for(0, LABEL)))
+        return found
 
     @torch.inference_mode()
     def measured(self, half: Sequence[AlignedContrast]) -> dict[str, dict[str, list[float]]]:
@@ -129,19 +136,22 @@ class Bench:
             means.append(total / count)
         return means
 
-    def row(self, budget: float, **options: Any) -> list[float]:
-        """Relative changes of divergence, controls and margin on the other halves, the ratio of ratios, and of perplexity."""
+    def row(self, budget: str, options: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+        """Neurons planned on each half; relative changes of divergence, controls and margin on the other halves, the ratio of ratios, and
+        of perplexity."""
         after: list[dict[str, dict[str, list[float]]]] = []
-        costs = []
+        costs, counts = [], []
         for half in (0, 1):
-            chosen = self.gates(half, budget, **options)
-            units = {name: each[0] for name, each in chosen.items()}
-            factors = {name: each[1] for name, each in chosen.items()}
-            with masked(self.model, self.architecture, units, factors):
+            choice = self.choice(half, budget, options)
+            units = {name: each.tolist() for name, each in choice.units.items()}
+            factors = {name: each.tolist() for name, each in choice.factors.items()}
+            counts.append(sum(map(len, units.values())))
+            with masked(self.model, self.architecture, units, factors or 0.0):
                 after.append(self.measured(self.halves[1 - half]))
                 costs.append([math.exp(b - a) - 1 for a, b in zip(self.cost_before, self.losses(), strict=True)])
         ratios = [ratio(self.before[::-1], after, role) for role in ROLES]
-        return [*(value - 1 for value in ratios), ratios[0] / ratios[1], *(sum(each) / 2 for each in zip(*costs, strict=True))]
+        both = ratios[0] / ratios[1]
+        return counts, [*(value - 1 for value in ratios), both, *(sum(each) / 2 for each in zip(*costs, strict=True))]
 
 
 def ratio(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], role: str) -> float:
@@ -164,14 +174,19 @@ def batched(items: Sequence[AlignedContrast], size: int) -> Iterable[Sequence[Al
 
 
 def say(text: str) -> None:
-    print(f"[gates_on_select] {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    print(f"[policies_on_select] {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
 
-BUILT: tuple[tuple[Any, str, dict[str, Any]], ...] = (
+SCORERS: tuple[tuple[Any, str, dict[str, Any]], ...] = (
     ("bias", "attribution", {}),
     ("importance", "taylor", {"power": 2, "labels": "model"}),
-    ("policy", "gates", {}),
 )
+
+
+def values_of(text: str) -> tuple[str, list[Any]]:
+    """`cost=0.1,0.2` -> the name and its values."""
+    name, _, values = text.partition("=")
+    return name, [json.loads(value) for value in values.split(",")]
 
 
 def main() -> None:
@@ -179,27 +194,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--prompts", default="builtin:en")
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.125, 0.0625, 0.03125, 0.015625])
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.2])
-    parser.add_argument("--legitimate", nargs="+", default=["true"], help="true and false")
+    parser.add_argument("--policy", default="gates")
+    parser.add_argument("--budgets", nargs="+", default=["0.2"])
+    parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE,VALUE", help="values to try, as JSON")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--record", help="the .md file to write; by default it is printed")
     words = parser.parse_args()
-    bench = Bench(words.model, words.prompts, words.threads)
+    grid = dict(map(values_of, words.option))
+    every = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
+    bench = Bench(words.model, words.prompts, words.policy, every[0], words.threads)
     lines = [
-        f"# Gates cross-fitted on `select` of `{words.prompts}`, {words.model}",
+        f"# The policy `{words.policy}` cross-fitted on `select` of `{words.prompts}`, {words.model}",
         "",
         f"{time.strftime('%Y-%m-%d')}; {machine()}; float32, seed 0. Fitted on one half of the templates, measured on the other,",
-        "both ways: `benchmarks/gates_on_select.py`. No held-out contrast was read.",
+        "both ways: `benchmarks/policies_on_select.py`. No held-out contrast was read.",
         "",
-        "| share | budget | legitimate | demographic | controls | margin | ratio of ratios | perplexity, scoring text | other text |",
+        "| options | budget | neurons | demographic | controls | margin | ratio of ratios | perplexity, scoring text | other text |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for share, budget, legitimate in itertools.product(words.shares, words.budgets, words.legitimate):
-        row = bench.row(budget, share=share, legitimate=legitimate == "true")
+    for budget, options in itertools.product(words.budgets, every):
+        counts, row = bench.row(budget, options)
+        named = ", ".join(f"{name} {value}" for name, value in options.items()) or "none"
         demographic, controls, margin, both, scoring, other = row
         lines.append(
-            f"| {share:g} | {budget:g} | {legitimate} | {demographic:+.1%} | {controls:+.1%} | {margin:+.1%} | {both:.2f} "
+            f"| {named} | {budget} | {counts[0]}, {counts[1]} | {demographic:+.1%} | {controls:+.1%} | {margin:+.1%} | {both:.2f} "
             f"| {scoring:+.2%} | {other:+.2%} |"
         )
         say(lines[-1])

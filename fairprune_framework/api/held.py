@@ -1,0 +1,64 @@
+"""What a change of neurons keeps to first order: one linear constraint each for controls, right words, recall and categories."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fairprune_framework.api.interfaces import PolicyContext, Statistic
+from fairprune_framework.api.statistics import ControlSlopes, LegitimateSlopes, RecallSlopes
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fairprune_framework.api.types import Scores, Stream
+
+CONTROL, LEGITIMATE, RECALL = ControlSlopes(), LegitimateSlopes(), RecallSlopes()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """Which quantities are held. For a relative change d of every activation (-1: the neuron is removed) their change is slope . d."""
+
+    controls: bool = True
+    """The divergence of control contrasts of `select`."""
+    legitimate: bool = True
+    """The margin of right words where the attribute should matter."""
+    recall: bool = True
+    """The loss of recalled words of the calibration text."""
+
+    def statistics(self) -> tuple[Statistic, ...]:
+        """What a policy needs for them: a gradient pass over the stream of each."""
+        wanted = ((CONTROL, self.controls), (LEGITIMATE, self.legitimate), (RECALL, self.recall))
+        return tuple(statistic for statistic, asked in wanted if asked)
+
+    def control_slopes(self, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
+        """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats.
+
+        Raises:
+            ValueError: they are held, and the prompts have none.
+        """
+        return [_slopes("controls", CONTROL, names, context)] if self.controls else []
+
+    def limits(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
+        """Rows, site -> (N,) float64, of which row . d must be at most 0: the divergence of each category where there are several, less
+        the margin of right words, the loss of recalled words.
+
+        Raises:
+            ValueError: legitimate differences are held, and the prompts have none.
+        """
+        categories = sorted(scores.by_category)
+        rows: list[Mapping[str, Tensor]] = [scores.by_category[category] for category in categories if len(categories) > 1]
+        if self.legitimate:
+            rows.append({name: -row for name, row in _slopes("legitimate", LEGITIMATE, names, context).items()})
+        if self.recall:
+            rows.append({name: context.at(name).sums[f"{RECALL.name}.moments"][0] for name in names})
+        return rows
+
+
+def _slopes(stream: Stream, of: Statistic, names: Sequence[str], context: PolicyContext) -> Mapping[str, Tensor]:
+    found = {name: context.at(name).of(stream) for name in names}
+    if all(sums.count == 0 for sums in found.values()):
+        raise ValueError(f"the policy needs contrasts of the stream {stream!r}, and the prompts have none")
+    return {name: sums.sums[f"{of.name}.product"][0] for name, sums in found.items()}
