@@ -26,6 +26,7 @@ _EXPORTS = {
     "applied": "surgery.masking",
     "causal": "analysis.causality",
     "inspect": "analysis.neuron",
+    "look": "analysis.look",
     "overlap": "analysis.overlap",
     "stability": "analysis.stability",
     "transfer": "analysis.transfer",
@@ -48,6 +49,7 @@ __all__ = ["__version__", *sorted(_EXPORTS)]
 if TYPE_CHECKING:
     from fairprune_framework.ablation.ablate import ablate
     from fairprune_framework.analysis.causality import causal
+    from fairprune_framework.analysis.look import look
     from fairprune_framework.analysis.neuron import inspect
     from fairprune_framework.analysis.overlap import overlap
     from fairprune_framework.analysis.scorers import score_many

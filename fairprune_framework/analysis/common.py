@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from fairprune_framework.api.types import Plan, Scores
@@ -50,6 +52,28 @@ def square(size: int, pairs: Sequence[tuple[int, int]], values: Sequence[float])
     for (i, j), value in zip(pairs, values, strict=True):
         matrix_of_pairs[i][j] = matrix_of_pairs[j][i] = value
     return matrix_of_pairs
+
+
+def top_units(scores: Scores, count: int) -> list[dict[str, Any]]:
+    """The neurons of the highest bias that were observed: site, unit, score."""
+    names = sorted(scores.bias)
+    every = torch.cat([scores.bias[name].masked_fill(~scores.observed[name], -torch.inf) for name in names])
+    units = [(name, unit) for name in names for unit in range(scores.sites[name].units)]
+    first = torch.sort(every, descending=True, stable=True).indices[:count].tolist()
+    return [{"site": units[i][0], "unit": units[i][1], "score": every[i].item()} for i in first if torch.isfinite(every[i])]
+
+
+def rank_correlations(scores: Sequence[Scores]) -> list[list[float | None]]:
+    """Spearman's, over the units that were observed by all; None on the diagonal, and where a scorer gives all the same."""
+    from scipy.stats import rankdata
+
+    names = sorted(scores[0].bias)
+    seen = torch.cat([torch.stack([each.observed[name] for each in scores]).all(0) for name in names])
+    ranks = [rankdata(torch.cat([each.bias[name] for name in names])[seen].numpy()) for each in scores]
+    pairs = [(i, j) for i in range(len(ranks)) for j in range(i)]
+    flat = [bool(np.ptp(rank) == 0) if len(rank) else True for rank in ranks]
+    values = [float("nan") if flat[i] or flat[j] else float(np.corrcoef(ranks[i], ranks[j])[0, 1]) for i, j in pairs]
+    return [[None if value is None or np.isnan(value) else value for value in row] for row in square(len(ranks), pairs, values)]
 
 
 def divergence_evaluator(run: Run) -> tuple[str, MaskedEvaluator]:

@@ -6,11 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
-import torch
-
 from fairprune_framework import discovery
-from fairprune_framework.analysis.common import matrix, opened_run, square
+from fairprune_framework.analysis.common import matrix, opened_run, rank_correlations, top_units
 from fairprune_framework.api.interfaces import BiasScorer
 from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.audit import audit
@@ -59,8 +56,8 @@ def score_many(
         "format": "fairprune-scorers/1",
         "scorers": list(found),
         "skipped": skipped,
-        "top": {name: _top(scores, top) for name, scores in found.items()},
-        "rank_correlation": _correlations(list(found.values())),
+        "top": {name: top_units(scores, top) for name, scores in found.items()},
+        "rank_correlation": rank_correlations(list(found.values())),
     }
     write_json(opened.folder / "scorers.json", answer)
     return answer
@@ -120,27 +117,6 @@ def _scored(run: Run, plugins: Mapping[str, BiasScorer], skipped: dict[str, str]
         except FairpruneError as error:
             skipped[name] = str(error).partition("\n")[0]
     return found
-
-
-def _top(scores: Scores, count: int) -> list[dict[str, Any]]:
-    names = sorted(scores.bias)
-    every = torch.cat([scores.bias[name].masked_fill(~scores.observed[name], -torch.inf) for name in names])
-    units = [(name, unit) for name in names for unit in range(scores.sites[name].units)]
-    first = torch.sort(every, descending=True, stable=True).indices[:count].tolist()
-    return [{"site": units[i][0], "unit": units[i][1], "score": every[i].item()} for i in first if torch.isfinite(every[i])]
-
-
-def _correlations(scores: Sequence[Scores]) -> list[list[float | None]]:
-    """Spearman's, over the units that were observed by all; None on the diagonal, and where a scorer gives all the same."""
-    from scipy.stats import rankdata
-
-    names = sorted(scores[0].bias)
-    seen = torch.cat([torch.stack([each.observed[name] for each in scores]).all(0) for name in names])
-    ranks = [rankdata(torch.cat([each.bias[name] for name in names])[seen].numpy()) for each in scores]
-    pairs = [(i, j) for i in range(len(ranks)) for j in range(i)]
-    flat = [bool(np.ptp(rank) == 0) if len(rank) else True for rank in ranks]
-    values = [float("nan") if flat[i] or flat[j] else float(np.corrcoef(ranks[i], ranks[j])[0, 1]) for i, j in pairs]
-    return [[None if value is None or np.isnan(value) else value for value in row] for row in square(len(ranks), pairs, values)]
 
 
 def render(answer: Mapping[str, Any]) -> str:

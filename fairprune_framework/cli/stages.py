@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fairprune_framework.cli.command import Command
@@ -23,7 +24,7 @@ HELP = {
 
 def _add_options(stage: str, parser: Any) -> None:
     parser.add_argument(
-        "model", nargs="?", help="hub id, folder, .gguf file or smollm2-135m; in an existing run folder, its own"
+        "model", nargs="?", help="hub id, folder, .gguf file or smollm2-135m; or an existing run folder, for its own"
     )
     parser.add_argument("--output", help="the run folder")
     parser.add_argument("--recipe", help="name of a shipped recipe, or a YAML file")
@@ -32,22 +33,35 @@ def _add_options(stage: str, parser: Any) -> None:
     )
     add_json(parser, "print run.json instead of the summary")
     add_quiet(parser)
+    if stage == "score":
+        parser.add_argument(
+            "--look",
+            action="store_true",
+            help="then show the highest neurons, other scorers beside them, and what masking them does",
+        )
     if stage == "prune":
         parser.add_argument("--plan", help="a plan file to carry out on MODEL, instead of the run folder's own")
     add_recipe_options(parser)
 
 
 def _run(stage: str, values: dict[str, Any]) -> int:
+    if values.get("output") is None and is_run_folder(values.get("model")):
+        values = {**values, "model": None, "output": values["model"]}
     if values.get("output") is None:
         raise UserError(f"`fairprune {stage}` needs a run folder: --output DIR")
     options = recipe_options(values)
-    as_json, quiet = options.pop("json", False), options.pop("quiet", False)
+    as_json, quiet, looks = (options.pop(name, False) for name in ("json", "quiet", "look"))
 
     from fairprune_framework import pipeline
 
     with shown(not quiet):
         done = getattr(pipeline, stage)(**options, notify=notifier(stage, quiet))
-    if as_json:
+    if looks:
+        from fairprune_framework.analysis import look
+
+        answer = look.look(done, notify=notifier(stage, quiet))
+        print(json.dumps(answer, indent=1) if as_json else look.render(answer))
+    elif as_json:
         print(json.dumps(done.record, indent=1, ensure_ascii=False))
     else:
         from fairprune_framework.reporting.summary import summary
@@ -56,6 +70,11 @@ def _run(stage: str, values: dict[str, Any]) -> int:
         evaluation = done.read_evaluation() if done.folder.has("evaluate") else None
         print(summary(done.folder.path, done.recipe, done.record, plan, evaluation))
     return 0
+
+
+def is_run_folder(name: str | None) -> bool:
+    """What stands in the place of a model is a run folder, as in `fairprune score RUN`."""
+    return name is not None and (Path(name) / "run.json").is_file()
 
 
 COMMANDS = tuple(

@@ -235,7 +235,8 @@ OTHERS = [command.title for command in collect() if command not in stages.COMMAN
 
 @pytest.mark.parametrize("command", STAGES)
 def test_options_of_stages(command: str) -> None:
-    documented = _documented("Options of the stages") - (set() if command == "prune" else {"--plan"})
+    of_others = {option for option, stage in {"--plan": "prune", "--look": "score"}.items() if stage != command}
+    documented = _documented("Options of the stages") - of_others
     assert documented == _options_of(command)
 
 
