@@ -154,6 +154,10 @@ class Statistic(ABC):
     """How the rows of contrasts become one: added up, or the highest or lowest of each quantity. A row of `-inf` (of `inf` for `min`)
     says nothing; where no contrast said anything, plugins are given 0."""
 
+    optional_taps: ClassVar[frozenset[Tap]] = frozenset()
+    """Those of `taps` that the statistic does without at a site that does not show them. A site that lacks another one is refused before
+    the audit."""
+
     name: str
     taps: frozenset[Tap] = frozenset({"neuron"})
 

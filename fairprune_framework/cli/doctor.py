@@ -1,4 +1,4 @@
-"""`fairprune doctor`: what this environment can do, what it lacks, and what to do about it. Downloads nothing."""
+"""`fairprune doctor`: what this environment can do, what it lacks, and what to do about it; or what can be done with a model."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -15,8 +16,10 @@ from typing import Any, Literal
 
 from fairprune_framework import discovery
 from fairprune_framework.cli.command import Command
-from fairprune_framework.cli.options import add_json, one_line
-from fairprune_framework.errors import FairpruneError
+from fairprune_framework.cli.options import add_json, add_unsafe, one_line, unsafe_options
+from fairprune_framework.errors import FairpruneError, UserError
+from fairprune_framework.recipes.loading import load_recipe
+from fairprune_framework.recipes.recipe import UNSAFE
 from fairprune_framework.utilities.versions import PACKAGES
 
 State = Literal["ok", "note", "broken"]
@@ -149,11 +152,40 @@ def _disk() -> Finding:
     return Finding(what="disk", state="ok" if free > 2**30 else "note", text=f"{free / 2**30:.0f} GiB free here")
 
 
+def _add_options(parser: Any) -> None:
+    parser.add_argument("model", nargs="?", help="say instead what can be done with this model: hub id, folder or smollm2-135m")
+    parser.add_argument("--architecture", help="the adapter, as in `fairprune run`")
+    parser.add_argument("--dtype", help="as in `fairprune run`")
+    add_unsafe(parser)
+    add_json(parser)
+
+
 def _run(values: dict[str, Any]) -> int:
+    if values.get("model"):
+        return _model(values)
+    if given := [name for name in ("architecture", "dtype", *UNSAFE) if values.get(name)]:
+        raise UserError(f"--{given[0].replace('_', '-')} is of a model: fairprune doctor MODEL")
     findings = examine()
     report = to_json(findings)
     print(json.dumps(report, indent=1) if values.get("json") else render(findings))
     return 0 if report["ok"] else 1
 
 
-COMMANDS = (Command(name="doctor", help="say what this environment can do and what it lacks", add_options=add_json, run=_run),)
+def _model(values: Mapping[str, Any]) -> int:
+    from fairprune_framework.analysis import model
+
+    names = ("model", "architecture", "dtype")
+    options = {name: values[name] for name in names if values.get(name)} | unsafe_options(values)
+    report = model.examine(load_recipe(None, options))
+    print(json.dumps(report, indent=1) if values.get("json") else model.render(report))
+    return 0
+
+
+COMMANDS = (
+    Command(
+        name="doctor",
+        help="say what this environment can do and what it lacks, or what can be done with a model",
+        add_options=_add_options,
+        run=_run,
+    ),
+)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import Any, cast
 
 from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Pass, Plugin, SelectionPolicy
+from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import UserError
@@ -60,6 +61,13 @@ class Plugins:
         """The selection policy."""
         return cast(SelectionPolicy, self._built("policy"))
 
+    def check_sites(self, sites: Iterable[Site]) -> None:
+        """Raise `UserError` for a plugin that looks at what a site does not show, such as the gate of an MLP that has none."""
+        for site in sites:
+            for plugin in self.all:
+                if why := missing_taps(plugin, site):
+                    raise UserError(f"the plugin {type(plugin).__name__} {why}")
+
     @property
     def all(self) -> tuple[Plugin, ...]:
         """The three, then the further ones."""
@@ -98,3 +106,11 @@ class Plugins:
             raise UserError(
                 f"{self.label('policy')} probes while it chooses, and needs a number for --factor: auto comes after it"
             )
+
+
+def missing_taps(plugin: Plugin, site: Site) -> str | None:
+    """What a plugin wants to see of a site that does not show it; None where there is nothing."""
+    wanted = {tap for statistic in plugin.needs().statistics for tap in statistic.taps - statistic.optional_taps}
+    if missing := sorted(wanted - site.taps):
+        return f"looks at {', '.join(missing)}, which {site.name} does not have: it shows {', '.join(sorted(site.taps))}"
+    return None

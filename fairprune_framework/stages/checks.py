@@ -36,6 +36,8 @@ def prepare(run: Run, stages: tuple[str, ...], redo: Collection[str] = ()) -> bo
     if "read" in stages:
         _ = run.prompts.contrasts
     _ = run.loaded.model, run.loaded.architecture, run.fingerprint
+    if "audit" in stages:
+        run.plugins.check_sites(run.loaded.architecture.sites.values())
     recipe = run.recipe
     if recipe.calibration is not None and not run.has_calibration:
         from_file(recipe.calibration, run.loaded.encoder, recipe.calibration_tokens, recipe.calibration_documents)

@@ -9,12 +9,14 @@ from fairprune_framework.models.loading import load_model, parameter_count
 from fairprune_framework.models.saving import check_savable
 from fairprune_framework.runs.run import Run
 from fairprune_framework.surgery.masking import check_plan
-from fairprune_framework.surgery.removal import save_pruned_model
+from fairprune_framework.surgery.removal import refuse_obstacles, save_pruned_model
 
 
 def check(run: Run) -> None:
-    """Raise `UserError` for a model that could not be saved once it is pruned."""
-    loaded = run.loaded
+    """Raise `UserError` for a model that cannot be pruned so, or could not be saved once it is."""
+    loaded, operator, protected = run.loaded, run.recipe.operator, set(run.recipe.protected_layers)
+    if operator is not None and "plan_file" not in run.record:  # of a plan that was given, the planned sites alone, later
+        refuse_obstacles((site for site in loaded.architecture.sites.values() if site.layer not in protected), operator)
     if (original := loaded.folder) is not None:
         sites = loaded.architecture.sites.values()
         check_savable(original, loaded.model, sorted({slice_.parameter for site in sites for slice_ in site.slices}))

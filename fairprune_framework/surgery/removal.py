@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.types import Plan, Site, Slice
+from fairprune_framework.api.types import Operator, Plan, Site, Slice
 from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.functional.divergence import kl_divergence
@@ -175,6 +175,15 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
     return model(input_ids=ids.to(device), use_cache=False).logits.float().cpu()  # type: ignore[no-any-return]
 
 
+def refuse_obstacles(sites: Iterable[Site], operator: Operator) -> None:
+    """Raise `UserError` where an operator cannot be carried out on one of the sites."""
+    for site in sites:
+        if operator == "remove" and site.surgery:
+            raise UserError(f"{site.name} cannot be cut: {site.surgery}")
+        if operator == "scale" and any(slice_.role == "inner_norm" for slice_ in site.slices):
+            raise UserError(f"{site.name} cannot be scaled: a norm between its neurons and its output weights would undo it")
+
+
 def save_pruned_model(
     model: nn.Module,
     tokenizer: Any,
@@ -204,11 +213,7 @@ def save_pruned_model(
         VerificationFailed: the removed model differs from the masked one, or the reloaded from the removed.
     """
     check_plan(plan, model, architecture)
-    for name in plan.sites:
-        if plan.operator == "remove" and plan.sites[name] and (why := architecture.sites[name].surgery):
-            raise UserError(f"{name} cannot be cut: {why}")
-        if plan.operator == "scale" and any(slice_.role == "inner_norm" for slice_ in architecture.sites[name].slices):
-            raise UserError(f"{name} cannot be scaled: a norm between its neurons and its output weights would undo it")
+    refuse_obstacles([architecture.sites[name] for name, units in plan.sites.items() if units], plan.operator)
     widths = stored_widths(plan, architecture.sites, round_to)
     before = parameter_count(model)
     config: Any = model.config

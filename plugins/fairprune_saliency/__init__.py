@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ BIAS = Pass(objective=NextTokenDivergence())
 class WeightSaliency(Statistic):
     """Sum over a neuron's weights of |weight x gradient| ** power, of the objective of a contrast or document."""
 
+    optional_taps: ClassVar[frozenset[Tap]] = frozenset({"mlp_input", "gate", "up", "down"})
     name: str = "weight-saliency"
     taps: frozenset[Tap] = frozenset({"mlp_input", "gate", "up", "neuron", "down"})
     power: Literal[1, 2] = 1

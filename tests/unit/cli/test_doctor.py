@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from fairprune_framework import discovery
+from fairprune_framework.testing.families import small_model
+from fairprune_framework.testing.tiny import tiny_tokenizer
 
 
 def test_doctor_says_what_is_there(fairprune: Any) -> None:
@@ -36,3 +41,50 @@ def test_doctor_names_what_is_broken(fairprune: Any, monkeypatch: pytest.MonkeyP
     broken = {one["what"]: one["text"] for one in report["findings"] if one["state"] == "broken"}
     assert set(broken) == {"no-such-package", "bias gone"}
     assert "no_such_module" in broken["bias gone"]
+
+
+def test_doctor_of_a_model_says_what_can_be_done(fairprune: Any, llama: Path) -> None:
+    report = json.loads(fairprune("doctor", llama, "--json").out)
+    assert (report["adapter"], report["sites"], report["units"], report["confirmed"]) == ("fairprune_framework:glu", 2, 96, 2)
+    assert report["operators"] == {"remove": None, "zero": None, "scale": None}
+    assert {kind: sum(why is None for why in plugins.values()) for kind, plugins in report["plugins"].items()} == {
+        kind: len(discovery.entries(kind)) for kind in ("bias", "importance", "policy")
+    }
+    plain = fairprune("doctor", llama)
+    assert plain.code == 0
+    assert "2 of 2: a changed neuron changes the logits" in plain.out
+    assert max(map(len, plain.out.splitlines())) <= 80
+
+
+def test_doctor_of_a_model_names_obstacles(fairprune: Any, tmp_path: Path, prompts: Path) -> None:
+    """An inner norm would undo a scale; what has no gate shows none. Both are refused before an audit too."""
+    for family, words, expected in (
+        ("bitnet", ("--operator", "scale", "--factor", "0.5"), "cannot be scaled: a norm between its neurons"),
+        ("gpt2", ("--bias", "gate-up-difference"), "GateUpDifference looks at gate"),
+    ):
+        folder = save_small(tmp_path / family, family)
+        report = json.loads(fairprune("doctor", folder, "--json").out)
+        assert ("cannot be scaled" in str(report["operators"]["scale"])) == (family == "bitnet")
+        assert ("looks at gate" in str(report["plugins"]["bias"]["gate-up-difference"])) == (family == "gpt2")
+        assert "\n" in fairprune("doctor", folder).out
+        answer = fairprune("run", folder, "--prompts", prompts, "--recipe", "variance", *words, "--output", tmp_path / "o")
+        assert answer.code == 2
+        assert expected in answer.err
+        assert not (tmp_path / "o").exists()
+
+
+def test_doctor_of_a_model_with_bad_input(fairprune: Any, tmp_path: Path) -> None:
+    for words, expected in (
+        (("--dtype", "float32"), "--dtype is of a model: fairprune doctor MODEL"),
+        ((tmp_path / "none",), "there is no model folder"),
+    ):
+        answer = fairprune("doctor", *words)
+        assert answer.code == 2
+        assert expected in answer.err
+
+
+def save_small(folder: Path, family: str) -> Path:
+    model: Any = small_model(family)
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder

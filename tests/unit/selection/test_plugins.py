@@ -12,8 +12,10 @@ from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import ImportanceScorer, Needs, SiteContext
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import UnknownName, UserError
+from fairprune_framework.models.architecture import recognise
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe
 from fairprune_framework.selection.plugins import Plugins
+from fairprune_framework.testing.families import small_model
 
 RECIPE = Recipe(
     bias=PluginSpec(plugin="variance", options={"relative": True}),
@@ -89,3 +91,15 @@ def test_what_a_plugin_cannot_be_given() -> None:
     with pytest.raises(UserError, match="greedy probes while it chooses, and needs a number for --factor"):
         Plugins(greedy).check_needs()
     Plugins(replace(greedy, factor="0.5")).check_needs()
+
+
+def test_a_plugin_that_looks_at_what_a_site_lacks_is_refused() -> None:
+    """A gate of an MLP without one; taps that a statistic does without are no matter."""
+    sites = recognise(small_model("gpt2")).sites.values()
+    gate = Plugins(replace(RECIPE, bias=PluginSpec(plugin="gate-up-difference")))
+    with pytest.raises(
+        UserError, match=r"GateUpDifference looks at gate, which transformer\.h\.0\.mlp does not have: it shows .*up"
+    ):
+        gate.check_sites(sites)
+    Plugins(replace(RECIPE, importance=PluginSpec(plugin="fisher"))).check_sites(sites)
+    gate.check_sites(recognise(small_model("llama")).sites.values())
