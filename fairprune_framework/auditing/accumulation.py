@@ -84,6 +84,8 @@ class Accumulator:
         self.done = CompletedBatches()
         self.sliced: dict[str, int] = {}
         """key -> columns of the whole site, of sums that hold only the neurons of this rank."""
+        self.in_parts: bool | None = None
+        """Statistics see groups of contrasts of alike shape, as on a CPU, or whole micro-batches, as on a GPU; None: as the device is."""
         self.before: Statistics | None = None
         """What earlier readings of the streams came to, for statistics that come after others."""
         self._finished: dict[tuple[Statistic, Stream, str], Mapping[str, Tensor]] = {}
@@ -122,7 +124,7 @@ class Accumulator:
     def look_at(self, batch: MicroBatch) -> None:
         """Observe this micro-batch, or half of one, from now on."""
         groups = self._groups(batch)
-        self.geometry = Geometry(batch, known=self.categories.get(batch.stream, {}))
+        self.geometry = Geometry(batch, known=self.categories.get(batch.stream, {}), in_parts=self.in_parts)
         self._member_GC = torch.zeros(len(self.counts[batch.stream]), len(groups), dtype=torch.float64)
         self._member_GC[groups, range(len(groups))] = 1
         self._members = {}
@@ -277,6 +279,11 @@ class Accumulator:
                 outputs = statistic.summands(shown)
             except Exception as error:
                 raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
+            if not isinstance(outputs, Mapping):
+                raise ContractViolation(
+                    f"statistic {statistic.name!r}: summands() must return a mapping from names to tensors. "
+                    f"Got {type(outputs).__name__} instead."
+                )
             for name, summands_CRK in outputs.items():
                 key = key_of(batch.stream, site.name, marked(f"{self._stored[statistic]}.{name}", statistic.reduce))
                 _check(statistic, name, summands_CRK, len(batch.ids))

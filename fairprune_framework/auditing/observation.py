@@ -56,6 +56,8 @@ class Geometry:
     """Which contrasts of a larger micro-batch these are; None: all."""
     known: Mapping[str, int] = field(default_factory=dict)
     """category -> its index in the sums."""
+    in_parts: bool | None = None
+    """Look at groups of contrasts of alike shape; None: on a CPU."""
 
     @cached_property
     def _parts(self) -> dict[int, tuple[Geometry, ...]]:
@@ -66,7 +68,7 @@ class Geometry:
 
         On other devices than the CPU there is one group: they pay for each call, and not for memory.
         """
-        if self.batch.text.device.type != "cpu":
+        if not (self.batch.text.device.type == "cpu" if self.in_parts is None else self.in_parts):
             return (self,)
         if columns not in self._parts:
             self._parts[columns] = tuple(self._part(group) for group in self._grouped(columns))

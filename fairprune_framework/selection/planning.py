@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -127,9 +127,18 @@ def best_factor(units: dict[str, Tensor], probe: Probe, max_cost: float) -> tupl
 
 def check_choice(choice: Choice, scores: Scores, label: str) -> None:
     """Raise `ContractViolation` unless every chosen unit exists and is named once."""
+    for kind in ("units", "order", "factors", "categories"):
+        given = getattr(choice, kind)
+        if not isinstance(given, Mapping):
+            raise ContractViolation(
+                f"{label}: the {kind} of a choice are a mapping from sites. Got {type(given).__name__} instead."
+            )
+        for name, value in given.items():
+            if name not in scores.sites:
+                raise ContractViolation(f"{label} chose {kind} of {name!r}, which is no site")
+            if not isinstance(value, Tensor):
+                raise ContractViolation(f"{label}: the {kind} of {name} must be a tensor. Got {type(value).__name__} instead.")
     for name, units in choice.units.items():
-        if name not in scores.sites:
-            raise ContractViolation(f"{label} chose units of {name!r}, which is no site")
         if units.ndim != 1 or units.is_floating_point():
             raise ContractViolation(
                 f"{label}: the units of {name} must be (n,) integers. Got {tuple(units.shape)} {units.dtype} instead."

@@ -19,7 +19,7 @@ from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.contexts import context, generator_for
-from fairprune_framework.selection.planning import check_choice, trim
+from fairprune_framework.selection.planning import check_choice, no_replicates, trim
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
@@ -58,9 +58,9 @@ class PolicyBench:
         self.scores = made_up(self.architecture)
         self._statistics: Statistics | None = None
 
-    def choose(self, scores: Scores, budget: Budget) -> tuple[Choice, dict[str, Tensor]]:
+    def choose(self, scores: Scores, budget: Budget, operator: str = "remove") -> tuple[Choice, dict[str, Tensor]]:
         """The choice of the policy, which must be valid, and the part that the core keeps."""
-        choice = self.policy.select(scores, budget, self._context(scores))
+        choice = self.policy.select(scores, budget, self._context(scores, operator))
         require(
             isinstance(choice, Choice), f"{self.family}: select() must return a Choice. Got {type(choice).__name__} instead."
         )
@@ -77,20 +77,20 @@ class PolicyBench:
         require(kept or choice.reason, f"{self.family}: nothing of a budget of {budget} was used, without a reason{wasted}")
         return kept
 
-    def _context(self, scores: Scores) -> PolicyContext:
+    def _context(self, scores: Scores, operator: str) -> PolicyContext:
         def probe(choice: Choice, *, cost: bool = True) -> Measurement:
             count = sum(map(len, choice.units.values()))
             return Measurement(divergence=1 / (1 + count), cost=0.001 * count, retention=1 / (1 + 0.001 * count))
 
         def replicates() -> Iterator[Scores]:
-            for seed in range(max(self.policy.needs().replicates, 1)):
+            for seed in range(self.policy.needs().replicates):
                 yield replace(made_up(self.architecture, seed + 1), observed=scores.observed)
 
         return PolicyContext(
-            operator="remove",
+            operator=operator,
             max_cost=0.05,
             at=self._at,
-            replicates=replicates,
+            replicates=replicates if self.policy.needs().replicates else no_replicates,
             probe=probe if self.policy.needs().probe else None,
             generator=generator_for(0, LABEL, self.family),
         )
@@ -240,6 +240,17 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
 
         each(check)
 
+    def factors() -> None:
+        def check(at: PolicyBench) -> None:
+            for operator in ("remove", "zero"):
+                choice, _ = at.choose(at.scores, Budget.parse("0.2"), operator)
+                given = "factor" if choice.factor is not None else "factors" if choice.factors else None
+                require(
+                    given is None, f"{at.family}: a choice with {given} under the operator {operator!r}, which does not scale"
+                )
+
+        each(check)
+
     def site_order() -> None:
         def check(at: PolicyBench) -> None:
             backwards = replace(at.scores, sites=dict(reversed(list(at.scores.sites.items()))))
@@ -278,6 +289,7 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
         "signed-scores": signed,
         "layer-share": layer_share,
         "monotonicity": monotonicity,
+        "factors-under-scale": factors,
         "site-order": site_order,
         "no-mutation": no_mutation,
     }

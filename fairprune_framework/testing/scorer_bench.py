@@ -34,6 +34,7 @@ from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.readout import readout_of
 from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.surgery.slices import weights_of
+from fairprune_framework.testing.report import require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
 
 Scorer = BiasScorer | ImportanceScorer
@@ -158,6 +159,7 @@ class Bench:
         statistics: Sequence[Statistic] | None = None,
         backwards: bool = False,
         changed: list[str] | None = None,
+        in_parts: bool | None = None,
     ) -> SiteScores:
         """Run the scorer like the core, but without the core's checks.
 
@@ -166,6 +168,7 @@ class Bench:
             statistics: a replacement of the declared statistics.
             backwards: visit the sites in reverse order.
             changed: collects descriptions of mutations by the scorer.
+            in_parts: statistics see groups of alike contrasts, as on a CPU, or (False) whole micro-batches, as on an accelerator.
         """
         model = self.model if model is None else model
         needs, sites = self.scorer.needs(), list(self.architecture.sites.values())
@@ -173,6 +176,7 @@ class Bench:
             model,
             needs.statistics if statistics is None else statistics,
             self.batches() if batches is None else batches,
+            in_parts,
         )
         groups = list(enumerate(sums.categories)) if self.kind == "bias" else [(0, "")]
         source = CONTRASTS if self.kind == "bias" else CALIBRATION
@@ -193,10 +197,14 @@ class Bench:
                     continue
                 found[site.name] = self._call(at, changed)
             finished = self.scorer.finish(found, partial(at_site, group=group, category=category))
+            kept = isinstance(finished, Mapping) and finished.keys() == found.keys()
+            require(kept, "finish() must return a mapping of the sites that it was given, and no others")
             scores |= {(name, category): score for name, score in finished.items()}
         return scores
 
-    def _summed(self, model: nn.Module, statistics: Sequence[Statistic], batches: Sequence[MicroBatch]) -> Statistics:
+    def _summed(
+        self, model: nn.Module, statistics: Sequence[Statistic], batches: Sequence[MicroBatch], in_parts: bool | None
+    ) -> Statistics:
         """What statistics come to, in as many readings as they ask for."""
         sites = list(self.architecture.sites.values())
         every = with_earlier(statistics)
@@ -214,7 +222,7 @@ class Bench:
                 },
                 weights_of=weights_of if part.weights else None,
             )
-            callback.accumulator.before = sums
+            callback.accumulator.before, callback.accumulator.in_parts = sums, in_parts
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # nothing to sum: weights only
                 if statistics:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
@@ -87,6 +88,17 @@ def permuted(model: nn.Module, architecture: Architecture) -> tuple[nn.Module, d
     return other, orders
 
 
+def _held_bytes() -> int:
+    """Bytes of all tensors that something still refers to, views by what they are views of."""
+    gc.collect()
+    held = {}
+    for one in gc.get_objects():
+        if type(one) is Tensor and one.device.type == "cpu" and one.layout == torch.strided:
+            storage = one.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+    return sum(held.values())
+
+
 def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[str, Check]:
     """All checks of a scorer; each can run alone."""
     benches: dict[tuple[str, torch.dtype], Bench] = {}
@@ -137,6 +149,21 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
     def batch_split() -> None:
         at = streaming()
         check_equal(at.scores(at.batches(tokens=1)), at.baseline, "one contrast in each micro-batch")
+
+    def grouping() -> None:
+        at = streaming()
+        check_equal(at.scores(in_parts=False), at.baseline, "whole micro-batches, as an accelerator sees them,")
+
+    def hoarding() -> None:
+        at = bench()
+        at.scores()
+        before = _held_bytes()
+        at.scores()
+        grown = _held_bytes() - before
+        require(
+            grown <= 0,
+            f"after a further run, {grown:,} bytes of tensors are still held: a statistic or scorer keeps what it saw",
+        )
 
     def padding() -> None:
         at = streaming()
@@ -207,11 +234,13 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         "deterministic": deterministic,
         "order-invariance": order,
         "batch-split-invariance": batch_split,
+        "grouping-invariance": grouping,
         "padding-invariance": padding,
         "masks-respected": masks,
         "permutation-equivariance": permutation,
         "zero-difference": zero_difference,
         "no-mutation": no_mutation,
+        "hoarding": hoarding,
         "experts": experts,
         "precision": precision,
         "bfloat16": bfloat16,

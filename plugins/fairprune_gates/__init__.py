@@ -30,6 +30,7 @@ class Gates(SelectionPolicy):
 
     exemptions: ClassVar[Mapping[str, str]] = {
         "signed-scores": "a gate turns neurons up that lower the bias, and so plans units below 0 on purpose",
+        "factors-under-scale": "gates are factors: the operator scale alone carries them out",
     }
     specific: bool = True
     """Keep the divergence of controls where it is, to first order."""

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -145,6 +148,24 @@ def test_every_common_check_has_a_bad_plugin(common: set[str]) -> None:
         assert common < set(found.checks)
 
 
+def test_there_are_as_many_wrong_plugins_as_are_promised() -> None:
+    """Counted where they are: a bad plugin with the check that is made for it."""
+    found = []
+    for name in ("test_contracts", "test_scorer_contract", "test_policy_contract"):
+        spec = importlib.util.spec_from_file_location(f"counted_{name}", Path(__file__).with_name(f"{name}.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        for value in vars(module).values():
+            for mark in getattr(value, "pytestmark", ()):
+                if value.__name__.endswith("is_caught"):
+                    found += mark.args[1]
+        del sys.modules[spec.name]
+    assert len(found) >= 70
+
+
 def variance() -> Any:
     return discovery.build("bias", "variance")
 
@@ -153,7 +174,7 @@ def test_an_exemption_needs_a_known_name_and_a_reason() -> None:
     report = check_plugin("bias", variance(), skip={"experts": "written for dense models"}, only=["experts", "shape"])
     assert report.skipped["experts"] == "written for dense models"
     assert report.ran == report.passed == ("shape",)
-    assert "1 of 22 checks ran" in str(report)
+    assert "1 of 24 checks ran" in str(report)
     assert "skipped experts: written for dense models" in str(report)
     with pytest.raises(ValueError, match="without a reason"):
         check_plugin("bias", variance(), skip={"experts": " "})

@@ -91,9 +91,54 @@ def lowered(scores: Scores, budget: Budget, choice: Choice) -> Choice:
     return choice
 
 
+@dataclass(frozen=True, kw_only=True)
+class Resampling(Top):
+    """Bad: it did not declare replicates."""
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        next(iter(context.replicates()))
+        return super().select(scores, budget, context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probing(Top):
+    """Bad: it did not declare a probe."""
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        choice = super().select(scores, budget, context)
+        context.probe(choice)  # type: ignore[misc]
+        return choice
+
+
+ELSEWHERE = "model.layers.99.mlp"
+
+
 @pytest.mark.parametrize(
     ("check", "plugin"),
     [
+        ("fraction-budget", Resampling()),
+        ("fraction-budget", Probing()),
+        ("factors-under-scale", policy(lambda s, b, c: replace(c, factor=0.5))),
+        (
+            "factors-under-scale",
+            policy(lambda s, b, c: replace(c, factors={n: torch.full((len(u),), 0.5) for n, u in c.units.items()})),
+        ),
+        (
+            "valid-units",
+            policy(lambda s, b, c: replace(c, factors={n: torch.full((len(u),), 99.0) for n, u in c.units.items()})),
+        ),
+        ("valid-units", policy(lambda s, b, c: replace(c, order={ELSEWHERE: torch.zeros(1)}))),
+        ("valid-units", policy(lambda s, b, c: replace(c, categories={ELSEWHERE: torch.zeros(1, dtype=torch.int64)}))),
+        ("valid-units", policy(lambda s, b, c: replace(c, order={n: order[:-1] for n, order in c.order.items()}))),
+        (
+            "valid-units",
+            policy(lambda s, b, c: replace(c, categories={n: torch.full((len(u),), 0.5) for n, u in c.units.items()})),
+        ),
+        ("valid-units", policy(lambda s, b, c: replace(c, units={n: u.tolist() for n, u in c.units.items()}))),  # type: ignore[misc]
+        ("valid-units", policy(lambda s, b, c: replace(c, units={n: u.double() for n, u in c.units.items()}))),
+        ("valid-units", policy(lambda s, b, c: replace(c, units=list(c.units)))),  # type: ignore[arg-type]
+        ("valid-units", policy(lambda s, b, c: dict(c.units))),  # type: ignore[arg-type, return-value]
+        ("valid-units", policy(lambda s, b, c: None)),  # type: ignore[arg-type, return-value]
         ("fraction-budget", refusing(lambda budget: budget.unit == "fraction")),
         ("fraction-budget", policy(lambda scores, budget, choice: Choice(units={}))),
         ("total-budget", refusing(lambda budget: budget.unit == "total")),

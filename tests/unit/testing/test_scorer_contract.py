@@ -163,9 +163,84 @@ def through_numpy(obs: Observation, rows: Tensor) -> Tensor:
     return rows
 
 
+HOARD: list[Tensor] = []
+
+
+def kept_for_later(obs: Observation, rows: Tensor) -> Tensor:
+    HOARD.append(obs.acts["neuron"])
+    return rows
+
+
+def view_kept_for_later(self: Good, at: SiteContext, score: Tensor) -> Tensor:
+    HOARD.append(score[:1])
+    return score
+
+
+def over_absent_variants(obs: Observation, rows: Tensor) -> Tensor:
+    """Divides by V, which in one micro-batch of pairs and triples is that of the triples."""
+    return rows / obs.mask.shape[1]
+
+
+def longest_row_decides(obs: Observation, rows: Tensor) -> Tensor:
+    return rows / obs.aligned_mask.shape[2]
+
+
+def finishing(finish: Callable[[Mapping[str, Tensor]], object]) -> Good:
+    """A bias scorer with a last step of its own."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Bad(Good):
+        """Bad."""
+
+        def finish(self, scores: Mapping[str, Tensor], at: Callable[[str], SiteContext]) -> Mapping[str, Tensor]:
+            return finish(scores)  # type: ignore[return-value]
+
+    return Bad()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Undeclared(Good):
+    """Bad: it reads sums that other scorers declare."""
+
+    def score(self, at: SiteContext) -> Tensor:
+        return at.sums["contrast-variance.mean"][0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfControls(Good):
+    """Bad: its statistic does not listen to controls."""
+
+    def score(self, at: SiteContext) -> Tensor:
+        return at.of("controls").sums["moments.rows"][0]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading(Good):
+    """Bad: it did not ask for weights."""
+
+    def score(self, at: SiteContext) -> Tensor:
+        return at.weights["out"].double().norm(dim=1)
+
+
 @pytest.mark.parametrize(
     ("check", "plugin"),
     [
+        ("hoarding", streaming(kept_for_later)),
+        ("hoarding", scorer(view_kept_for_later)),
+        ("grouping-invariance", streaming(over_absent_variants)),
+        ("grouping-invariance", streaming(longest_row_decides)),
+        ("shape", scorer(lambda self, at, score: None)),  # type: ignore[arg-type, return-value]
+        ("shape", scorer(lambda self, at, score: score.tolist())),  # type: ignore[arg-type, return-value]
+        ("shape", streaming(lambda obs, rows: rows.float())),
+        ("shape", streaming(lambda obs, rows: rows[:, 0])),
+        ("shape", streaming(lambda obs, rows: rows.sum(0, keepdim=True))),
+        ("shape", streaming(lambda obs, rows: rows.tolist())),  # type: ignore[arg-type, return-value]
+        ("shape", finishing(lambda scores: None)),
+        ("shape", finishing(lambda scores: dict(list(scores.items())[:1]))),
+        ("shape", finishing(lambda scores: {name: score.float() for name, score in scores.items()})),
+        ("shape", Undeclared()),
+        ("shape", OfControls()),
+        ("shape", Reading()),
         ("shape", scorer(lambda self, at, score: score.float())),
         ("shape", scorer(lambda self, at, score: score.unsqueeze(0))),
         ("shape", scorer(lambda self, at, score: score[:-1])),
@@ -238,4 +313,4 @@ def test_a_failure_names_the_plugin_and_says_what_was_wrong() -> None:
     report = check_plugin("bias", scorer(lambda self, at, score: score.float()), only=["shape", "finite"])
     assert report.passed == ("finite",)
     assert "must be (48,) float64. Got (48,) torch.float32" in report.failures["shape"]
-    assert "bias Bad: 2 of 22 checks ran, 1 failed" in str(report)
+    assert "bias Bad: 2 of 24 checks ran, 1 failed" in str(report)
