@@ -21,7 +21,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from common import machine
-from gates_on_select import half_of
+from policies_on_select import half_of
 from scipy.stats import rankdata
 
 from fairprune_framework import discovery
@@ -221,12 +221,12 @@ def main() -> int:
 
     before = [measured("original", half, {})["values"] for half in (0, 1)]
     rows: dict[str, tuple[PairedChange, PairedChange | None, float, list[dict[str, list[int]]]]] = {}
-    sets = {
+    sets = {f"random {seed}": [bench.drawn(seed, words.budget)] * 2 for seed in range(words.random)}
+    sets |= {
         name: [bench.highest(half[f"bias {name}"], words.budget) for half in scored]
         for kind, name in names
         if kind == "bias" and all(f"bias {name}" in half for half in scored)
     }
-    sets |= {f"random {seed}": [bench.drawn(seed, words.budget)] * 2 for seed in range(words.random)}
     for name, chosen in sets.items():
         found = [measured(name, half, chosen[1 - half]) for half in (0, 1)]
         after = [one["values"] for one in found]

@@ -20,8 +20,8 @@ from fairprune_framework.surgery.slices import LazyWeights, weights_of
 
 WORDS = 16
 """Bytes of one number of a sum: two float64."""
-SHARE = 0.5
-"""Of the memory that sums may take: reading them out takes as much again."""
+SHARE = 1 / 3
+"""Of the memory that sums may take: those of a micro-batch, and reading them out, take twice as much again."""
 OF_UNITS: frozenset[Tap] = frozenset({"gate", "up", "neuron"})
 
 
@@ -111,12 +111,12 @@ def _made_up(
 
 
 def refuse_large(sizes: Mapping[Statistic, int], device: torch.device) -> None:
-    """Raise `UserError` where the sums take more than half of the memory of the device that holds them."""
+    """Raise `UserError` where the sums take more than a third of the memory of the device that holds them."""
     total, limit = sum(sizes.values()), SHARE * memory_of(device)
     if total > limit:
         raise UserError(
-            f"the sums of this audit would take {in_words(sizes)}; on this machine they may take {limit / 1e9:.1f} GB, half of its "
-            "memory. Take a scorer that sums less, fewer categories, or a larger machine"
+            f"the sums of this audit would take {in_words(sizes)}; on this machine they may take {limit / 1e9:.1f} GB, a third of "
+            "its memory. Take a scorer that sums less, fewer categories, or a larger machine"
         )
 
 

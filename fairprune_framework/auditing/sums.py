@@ -72,8 +72,8 @@ class StatisticSums(Metric):
 
     def _know(self, key: str, value_GRK: Tensor) -> None:
         if key not in self._defaults:
-            nothing = neutral(key, tuple(value_GRK.shape), value_GRK.device)
-            self.add_state(key, nothing, dist_reduce_fx=partial(merged, key))
+            word_21 = neutral(key, (1,) * value_GRK.ndim, value_GRK.device)  # widened, so that the default takes no memory
+            self.add_state(key, word_21.expand(2, *value_GRK.shape), dist_reduce_fx=partial(merged, key))
 
     def words(self) -> dict[str, Tensor]:
         """key -> (2, G, R, K) float64, both words, on the CPU."""

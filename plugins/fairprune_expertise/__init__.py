@@ -72,7 +72,7 @@ class TextHistogram(Statistic):
     a text between two places counts for both, for the nearer one more."""
 
     name: str = "text-histogram"
-    bins: int = 32
+    bins: int = 16
 
     def after(self) -> Sequence[Statistic]:
         """The moments and the extremes, by category."""
@@ -110,7 +110,7 @@ class Expertise(BiasScorer):
     exemptions: ClassVar[Mapping[str, str]] = {
         "zero-difference": "values are compared over all texts, so equal variants of different contrasts still differ"
     }
-    bins: int = 32
+    bins: int = 16
     """Of the histogram. More are more exact, and take more memory."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The memory of sums is known before an audit, equals what the audit then holds, and is refused above half of the machine."""
+"""The memory of sums is known before an audit, equals what the audit then holds, and is refused above a third of the machine."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_square_ones_are_named_and_refused(monkeypatch: pytest.MonkeyPatch) 
     found = sums_bytes(demand, MODEL, SITES, {"contrasts": 2}, 4)
     assert in_words(found).endswith("GB of it for 'gram'")
     refuse_large(found, torch.device("cpu"))
-    monkeypatch.setattr(memory, "memory_of", lambda device: 2.0 * sum(found.values()) - 2)
+    monkeypatch.setattr(memory, "memory_of", lambda device: 3.0 * sum(found.values()) - 4)
     with pytest.raises(UserError, match=r"the sums of this audit would take .* for 'gram'; on this machine they may take"):
         refuse_large(found, torch.device("cpu"))
 

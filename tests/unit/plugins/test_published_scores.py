@@ -277,7 +277,7 @@ def text_means(site: str, category: str) -> dict[str, Array]:
     return by_value(category, f"{site}.neuron", False)
 
 
-def expertise(site: str, category: str, bins: int = 32) -> Array:
+def expertise(site: str, category: str, bins: int = 16) -> Array:
     """The same places, counted text by text."""
     groups = text_means(site, category)
     every = np.concatenate(list(groups.values()))
@@ -460,7 +460,7 @@ def test_random_importance_is_drawn_by_the_seed() -> None:
     assert 0 <= first.min() < 0.2 < 0.8 < first.max() < 1
 
 
-@pytest.mark.parametrize(("bins", "off"), [(32, 0.13), (8192, 1e-9)])
+@pytest.mark.parametrize(("bins", "off"), [(16, 0.16), (8192, 1e-9)])
 def test_expertise_comes_near_the_exact_area(bins: int, off: float) -> None:
     """Of Mann and Whitney's test over all texts of a category, as scipy counts it."""
     case = expertise_case(bins)
