@@ -189,6 +189,7 @@ def main() -> int:
     parser.add_argument("--least", type=int, default=2304, help="neurons of the lowest importance that are masked")
     parser.add_argument("--random", type=int, default=10, help="sets of random neurons")
     parser.add_argument("--only", nargs="+", help="bias scorers; by default all")
+    parser.add_argument("--judge", nargs="+", help="bias scorers that are judged; by default all. Ranks are compared for all")
     parser.add_argument("--without", nargs="*", default=[], help="bias scorers that are left out, and named in the record")
     parser.add_argument("--controls", action="store_true")
     parser.add_argument("--importance", action="store_true")
@@ -225,7 +226,7 @@ def main() -> int:
     sets |= {
         name: [bench.highest(half[f"bias {name}"], words.budget) for half in scored]
         for kind, name in names
-        if kind == "bias" and all(f"bias {name}" in half for half in scored)
+        if kind == "bias" and all(f"bias {name}" in half for half in scored) and name in (words.judge or [name])
     }
     for name, chosen in sets.items():
         found = [measured(name, half, chosen[1 - half]) for half in (0, 1)]
@@ -300,13 +301,14 @@ def record(bench: Bench, words: Any, rows: Any, costs: Mapping[str, float], scor
             f"{len(best)} of {len(order)} scorers lower the divergence by more than every random set. The interval lies below 0 for",
             f"{len(sure)}: {', '.join(f'`{name}`' for name in sure) or 'none'}.",
         ]
+    order += sorted(name.removeprefix("bias ") for name in scored[0] if name.startswith("bias ") and name[5:] not in own)
     table = correlations({name: [s[f"bias {name}"] for s in scored] for name in order})
     near = sorted(((table[a][b], a, b) for i, a in enumerate(order) for b in order[:i]), reverse=True)
     lines += [
         "",
         "## Which scorers find the same neurons",
         "",
-        "Spearman's rank correlation over all neurons, mean of both halves, times 100.",
+        "Spearman's rank correlation over all neurons, mean of both halves, times 100; those judged first, by rank.",
         "",
         "| | " + " | ".join(str(i + 1) for i in range(len(order))) + " |",
         "|---" * (len(order) + 1) + "|",

@@ -100,7 +100,7 @@ def main() -> int:
         [
             "# What many plugins cost",
             "",
-            f"`benchmarks/plugins_cost.py`, on {machine()}. The machine was shared: seconds are upper bounds, ratios are of pairs in turns.",
+            f"`benchmarks/plugins_cost.py`, on {machine()}. The machine was shared: seconds are upper bounds; ratios are of pairs.",
             "",
             f"- `fairprune plugins list` with 200 further distributions, {named} of their plugins: {median(seconds):.2f} s (median of "
             f"{len(seconds)}, {seconds[0]:.2f} to {seconds[-1]:.2f}), start of Python included; no plugin was imported (each would raise).",

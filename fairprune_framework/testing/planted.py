@@ -10,13 +10,17 @@ random: they fire as strongly and respond to no attribute. All other weights are
 hardly write the gate's direction (`leak`), so that the outputs differ between variants because of the planted neurons alone.
 Finally, neither size nor norm distinguishes a planted neuron: each, and each decoy, fires with the median strength of its layer,
 and its up row has the median length, most of it in *silent* directions, in which no token has a component.
+
+With `massive`, as many further neurons of each layer do what a few do in real models: they react to the attribute words with activations
+far beyond all others, and write next to nothing. A score of activations alone takes them for the most biased; removing them changes
+no output.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -57,6 +61,8 @@ class Planted:
     """site -> the neurons that respond to the attribute words, sorted."""
     decoys: Mapping[str, tuple[int, ...]]
     """site -> equally many neurons of the same activation norm that do not, sorted."""
+    massive: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """site -> neurons of massive activations that react to the words and do nothing, sorted."""
 
     def recall(self, chosen: Mapping[str, Any]) -> float:
         """Share of the planted neurons among chosen units (site -> indices)."""
@@ -65,12 +71,13 @@ class Planted:
 
 
 def planted_model(
-    *, seed: int = 0, layers: int = 3, hidden: int = 64, width: int = 96, count: int = 4, leak: float = 0.01
+    *, seed: int = 0, layers: int = 3, hidden: int = 64, width: int = 96, count: int = 4, leak: float = 0.01, massive: int = 0
 ) -> Planted:
     """Create a model with `count` planted neurons and `count` decoys in each layer.
 
     Args:
         leak: share of the attribute plane and its echo in the random weights, 0 to 1.
+        massive: neurons in each layer of massive activations that do nothing.
     """
     generator = torch.Generator().manual_seed(seed)
     model: Any = tiny_model("llama", seed=seed, layers=layers, hidden=hidden, width=width, tie_word_embeddings=False)
@@ -78,7 +85,7 @@ def planted_model(
     at = _directions(hidden, generator)
     read_HH = _faded(at.plane_2H, leak) @ _faded(at.echo_2H, leak)
     write_HH = _faded(at.silent_SH, 0) @ _faded(at.common_1H, leak) @ read_HH
-    planted, decoys = {}, {}
+    planted, decoys, huge = {}, {}, {}
     with torch.no_grad():
         _embed(model.model.embed_tokens.weight, tokenizer, at, generator)
         model.lm_head.weight.copy_(model.lm_head.weight @ _faded(at.plane_2H, leak))
@@ -94,13 +101,18 @@ def planted_model(
             for linear in (layer.self_attn.o_proj, layer.mlp.down_proj):
                 linear.weight.copy_(0.25 * write_HH @ linear.weight)
             _copy_plane(layer.self_attn, at.plane_2H)
-            chosen = torch.randperm(width, generator=generator)[: 2 * count]
-            _plant(layer.mlp, chosen[:count], chosen[count:], at, read_HH, generator)
+            chosen = torch.randperm(width, generator=generator)[: 2 * count + massive]
+            _plant(layer.mlp, chosen[:count], chosen[count : 2 * count], at, read_HH, generator)
             planted[f"model.layers.{number}.mlp"] = tuple(sorted(chosen[:count].tolist()))
-            decoys[f"model.layers.{number}.mlp"] = tuple(sorted(chosen[count:].tolist()))
+            decoys[f"model.layers.{number}.mlp"] = tuple(sorted(chosen[count : 2 * count].tolist()))
+            huge[f"model.layers.{number}.mlp"] = tuple(sorted(chosen[2 * count :].tolist()))
         contrasts = _contrasts()
         _equalise(model, tokenizer, contrasts, planted, decoys, at.silent_SH, generator)
-    return Planted(model=model, tokenizer=tokenizer, contrasts=contrasts, planted=planted, decoys=decoys)
+        for name, units in huge.items():
+            _swell(model.get_submodule(name), list(units), at)
+    return Planted(
+        model=model, tokenizer=tokenizer, contrasts=contrasts, planted=planted, decoys=decoys, massive=huge if massive else {}
+    )
 
 
 def _contrasts() -> list[Contrast]:
@@ -189,6 +201,15 @@ def _plant(mlp: Any, planted: Tensor, decoys: Tensor, at: _Directions, read_HH: 
         other_H = torch.randn(hidden, generator=generator) @ read_HH @ _faded(at.common_1H, 0)
         mlp.gate_proj.weight[unit] = size * (at.common_1H[0] + jitter_H())
         mlp.up_proj.weight[unit] = size * (other_H / other_H.norm() + jitter_H())
+
+
+def _swell(mlp: Any, units: list[int], at: _Directions) -> None:
+    """Neurons that read the plane a hundred times as strongly as the planted ones, and write a thousandth of what the others do."""
+    size, written = mlp.up_proj.weight.norm(dim=1).median(), mlp.down_proj.weight.norm(dim=0).median()
+    for index, unit in enumerate(units):
+        mlp.gate_proj.weight[unit] = 10 * size * at.common_1H[0]
+        mlp.up_proj.weight[unit] = 10 * size * _turned(at.plane_2H, math.pi / 4 + math.pi / 2 * (index % 2))
+        mlp.down_proj.weight[:, unit] *= 1e-5 * written / mlp.down_proj.weight[:, unit].norm()
 
 
 def _equalise(

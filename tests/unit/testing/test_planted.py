@@ -160,3 +160,36 @@ def test_the_same_seed_gives_the_same_model() -> None:
     assert one.planted == two.planted != other.planted
     for first, second in zip(one.model.state_dict().values(), two.model.state_dict().values(), strict=True):
         assert torch.equal(first, second)
+
+
+@pytest.fixture(scope="module")
+def swollen() -> Planted:
+    return planted_model(seed=0, count=COUNT, massive=COUNT)
+
+
+def test_massive_activations_do_nothing(swollen: Planted) -> None:
+    assert {len(units) for units in swollen.massive.values()} == {COUNT}
+    for name, units in swollen.massive.items():
+        assert not set(units) & {*swollen.planted[name], *swollen.decoys[name]}
+    architecture = recognise(swollen.model)
+    ids = swollen.tokenizer(
+        [contrast.variants[0].text for contrast in swollen.contrasts[:6]], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        before = swollen.model(**ids).logits
+        with masked(swollen.model, architecture, swollen.massive):
+            after = swollen.model(**ids).logits
+    assert (after - before).abs().max() < 0.01 * before.abs().max()
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"), [("variance", 0.0, 0.1), ("attribution", 0.9, 1.0), ("output-variance", 0.5, 1.0)]
+)
+def test_raw_variance_takes_massive_activations_for_bias(swollen: Planted, name: str, least: float, most: float) -> None:
+    """As it does in real models; scores that look at what is written do not."""
+    bias = discovery.build("bias", name)
+    assert isinstance(bias, BiasScorer)
+    plan = plan_with(swollen, bias, 1.0)
+    assert least <= swollen.recall(plan.sites) <= most
+    taken = sum(len(set(plan.sites[site]) & set(units)) for site, units in swollen.massive.items())
+    assert (taken >= 0.9 * 3 * COUNT) == (name == "variance")
