@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -13,38 +13,13 @@ from torch.nn.functional import mse_loss
 
 from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.types import Site, Tap
+from fairprune_framework.auditing.lazy import Lazy
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.sums import cluster_id
 from fairprune_framework.functional.fused import slot_variance, usable
 
 CACHED = 2**22
 """Bytes of aligned slots that are looked at together on a CPU, where temporaries beyond the cache cost more than all arithmetic."""
-
-
-class Lazy(Mapping[Tap, Tensor]):
-    """A read-only mapping whose values are made when first asked for."""
-
-    def __init__(self, taps: frozenset[Tap], make: Callable[[Tap], Tensor]) -> None:
-        self._taps, self._make, self._made = taps, make, dict[Tap, Tensor]()
-
-    def __getitem__(self, tap: Tap) -> Tensor:
-        if tap not in self._taps:
-            raise KeyError(f"tap {tap!r} was not declared; declared: {', '.join(sorted(self._taps))}")
-        if tap not in self._made:
-            self._made[tap] = self._make(tap)
-        return self._made[tap]
-
-    def only(self, taps: frozenset[Tap]) -> Lazy:
-        """A view of some taps that shares what is made."""
-        view = Lazy(self._taps & taps, self._make)
-        view._made = self._made
-        return view
-
-    def __iter__(self) -> Iterator[Tap]:
-        return iter(self._taps)
-
-    def __len__(self) -> int:
-        return len(self._taps)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.api.types import Site
 from fairprune_framework.auditing import observation
 from fairprune_framework.auditing.batches import compose
+from fairprune_framework.auditing.lazy import Lazy
 from fairprune_framework.auditing.micro_batch import MicroBatch
-from fairprune_framework.auditing.observation import Geometry, Lazy, narrowed, observe, slots_shared
+from fairprune_framework.auditing.observation import Geometry, narrowed, observe, slots_shared
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
 
 SITE = Site(name="s", layer=0, units=3, slices=(), config_fields={}, width_group="w", taps=frozenset({"neuron", "gate"}))
@@ -197,3 +199,30 @@ def test_weights_of_slots_by_hand() -> None:
     weight, reached = slots_shared(mask)
     assert weight.tolist() == [[0.5, 0.0, 0.5], [0.0, 0.0, 0.0]]
     assert reached.flatten().tolist() == [1.0, 0.0]
+
+
+@given(given_=contrasts(), share_up_to=st.sampled_from([0, 12]))
+@settings(max_examples=40, deadline=None)
+def test_where_a_contrast_comes_from(given_: list[AlignedContrast], share_up_to: int) -> None:
+    """Site, token ids, lean, template and category, in the whole micro-batch and in its parts."""
+    given_ = [
+        replace(one, category="ab"[number % 2], template_id=f"t{number // 3}", stereotyping=0 if number % 2 else None)
+        for number, one in enumerate(given_)
+    ]
+    (batch,) = compose(given_, {"a": 4, "b": 4}, 10**6, share_up_to=share_up_to)
+    known = {"a": 0, "b": 1}
+    for geometry in (Geometry(batch, known=known), *Geometry(batch, known=known).parts(3)):
+        values = {"neuron": torch.zeros(batch.input_ids.numel(), 3)}
+        shown = observe(SITE, values, None, geometry, Pass(), {})  # type: ignore[arg-type]
+        assert shown.site is SITE
+        by_id = {one.id: one for one in given_}
+        for row, name in enumerate(geometry.batch.ids):
+            one = by_id[name]
+            for v, tokens in enumerate(one.variants):
+                assert shown.tokens[row, v][shown.mask[row, v]].tolist() == list(tokens.ids)
+            leans = [0] * len(one.variants) if one.stereotyping is None else [1] + [-1] * (len(one.variants) - 1)
+            assert shown.lean[row, : len(leans)].tolist() == leans
+            assert shown.category[row] == known[one.category]
+            for other_row, other in enumerate(geometry.batch.ids):
+                same = (by_id[other].category, by_id[other].template_id) == (one.category, one.template_id)
+                assert bool(shown.cluster[row] == shown.cluster[other_row]) == same
