@@ -93,6 +93,8 @@ class Accumulator:
         """Of the micro-batch, or the half of one, that is being computed; None between two."""
         self._pending: dict[str, Tensor] = {}
         self._adding = False
+        self._present: list[int] = []
+        """Groups that the micro-batch, of which this may be a half, holds contrasts of: pending sums are of these alone."""
         self._member_GC = torch.zeros(0)
         self._members: dict[int, list[tuple[Tensor, Tensor]]] = {}
 
@@ -119,21 +121,23 @@ class Accumulator:
             named = ", ".join(known) or "none"
             raise FairpruneError(f"a batch holds the category {min(unknown)!r}, which is not among the categories set: {named}")
         self._pending = {}
+        self._present = sorted(set(self._groups(batch)))
         self.look_at(batch)
 
     def look_at(self, batch: MicroBatch) -> None:
         """Observe this micro-batch, or half of one, from now on."""
         groups = self._groups(batch)
         self.geometry = Geometry(batch, known=self.categories.get(batch.stream, {}), in_parts=self.in_parts)
-        self._member_GC = torch.zeros(len(self.counts[batch.stream]), len(groups), dtype=torch.float64)
-        self._member_GC[groups, range(len(groups))] = 1
+        places = {group: place for place, group in enumerate(self._present)}
+        self._member_GC = torch.zeros(len(self._present), len(groups), dtype=torch.float64)
+        self._member_GC[[places[group] for group in groups], range(len(groups))] = 1
         self._members = {}
 
     def commit(self, batch: MicroBatch) -> None:
         """All of a micro-batch has been computed: what is pending enters the sums."""
         self._refuse_not_finite(batch)
         self._adding = True
-        self.sums.update(self._pending)
+        self.sums.update(self._pending, self._present, len(self.counts[batch.stream]))
         if self._counting.get(batch.stream) == batch.pass_:
             for group in self._groups(batch):
                 self.counts[batch.stream][group] += 1

@@ -56,24 +56,38 @@ class StatisticSums(Metric):
 
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False, dist_sync_on_step=False)
+        self._shapes: dict[str, tuple[int, ...]] = {}
 
-    def update(self, values: Mapping[str, Tensor]) -> None:
-        """Add what one micro-batch summed up to: key -> (G, R, K) float64, zero for categories that it does not hold."""
+    def update(self, values: Mapping[str, Tensor], groups: Sequence[int] | None = None, of: int = 0) -> None:
+        """Add what one micro-batch summed up to.
+
+        Args:
+            values: key -> (G, R, K) float64; or of some groups alone, (len(groups), R, K): the others stay as they are.
+            groups: which ones, ascending; None: all.
+            of: G, where groups are given.
+        """
         for key, value_GRK in values.items():
-            self._know(key, value_GRK)
-            setattr(self, key, with_value(key, getattr(self, key), value_GRK))
+            if groups is None or len(groups) == of:
+                self._know(key, tuple(value_GRK.shape), value_GRK.device)
+                setattr(self, key, with_value(key, getattr(self, key), value_GRK))
+                continue
+            self._know(key, (of, *value_GRK.shape[1:]), value_GRK.device)
+            words_2GRK, chosen = getattr(self, key), torch.tensor(groups, device=value_GRK.device)
+            added = with_value(key, words_2GRK.index_select(1, chosen), value_GRK)
+            setattr(self, key, words_2GRK.index_copy_(1, chosen, added))
 
     def add(self, words: Mapping[str, Tensor]) -> None:
         """Add other sums of the same kind: key -> (2, G, R, K)."""
         for key, words_2GRK in words.items():
-            self._know(key, words_2GRK[0])
+            self._know(key, tuple(words_2GRK.shape[1:]), words_2GRK.device)
             known = getattr(self, key)
             setattr(self, key, merged(key, torch.stack([known, words_2GRK.to(known.device)])))
 
-    def _know(self, key: str, value_GRK: Tensor) -> None:
+    def _know(self, key: str, shape: tuple[int, ...], device: torch.device) -> None:
         if key not in self._defaults:
-            word_21 = neutral(key, (1,) * value_GRK.ndim, value_GRK.device)  # widened, so that the default takes no memory
-            self.add_state(key, word_21.expand(2, *value_GRK.shape), dist_reduce_fx=partial(merged, key))
+            self.add_state(key, neutral(key, (0,) * len(shape), device), dist_reduce_fx=partial(merged, key))
+            self._shapes[key] = shape[1:]
+            setattr(self, key, neutral(key, shape, device))  # the default, of which a copy is kept, takes no memory
 
     def words(self) -> dict[str, Tensor]:
         """key -> (2, G, R, K) float64, both words, on the CPU."""
@@ -81,7 +95,7 @@ class StatisticSums(Metric):
 
     def shape_of(self, key: str) -> tuple[int, ...] | None:
         """(R, K) of one sum; None before its first update."""
-        return tuple(self._defaults[key].shape[2:]) if key in self._defaults else None
+        return self._shapes.get(key)
 
     def totals(self) -> dict[str, Tensor]:
         """key -> (G, R, K) float64, rounded once, on the CPU."""
