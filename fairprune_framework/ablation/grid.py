@@ -134,6 +134,8 @@ def _axis(name: str, data: Mapping[str, Any], base: Recipe, where: str) -> list[
 
 def _cell(base: Recipe, values: Mapping[str, Any], where: str, control: bool = False) -> Cell:
     chosen = dict(values)
+    if (empty := next((name for name, value in chosen.items() if value is None), None)) is not None:
+        raise UserError(f"the axis {empty!r} of {where} holds an empty value")
     operator = chosen["operator"]
     if isinstance(operator, Mapping):
         if bad := set(operator) - {"operator", "factor"}:

@@ -18,7 +18,7 @@ from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
-from fairprune_framework.utilities.files import write_json, write_text
+from fairprune_framework.utilities.files import refuse_unwritable, write_json, write_text
 from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.schemas import AblationFile, CellFile, JudgedOnFile, KeyFile, read_checked
 
@@ -49,6 +49,7 @@ class Ablation:
         self.grid, self.folder, self.notify, self.overwrite = grid, folder, notify, overwrite
         self._base: Run | None = None
         self._given: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "contrasts": prompts}
+        refuse_unwritable(folder)
         known = folder / "ablation.json"
         if folder.exists() and any(folder.iterdir()) and not (folder / "grid.yaml").is_file():
             raise RunFolderError(f"{folder} exists and is not an ablation (it contains no grid.yaml): choose another --output")

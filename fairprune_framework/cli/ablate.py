@@ -29,7 +29,7 @@ def _add_options(parser: Any) -> None:
 def _run(values: dict[str, Any]) -> int:
     options = {name: value for name, value in values.items() if value is not None}
     as_json, notify = options.pop("json", False), notifier("ablate", options.pop("quiet", False))
-    if "output" not in options:
+    if not options.get("output"):
         raise UserError("`fairprune ablate` needs a folder: --output DIR")
     if "part" in options:
         if (match := re.fullmatch(r"(\d+)/(\d+)", options["part"])) is None:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.errors import PromptError, did_you_mean
+from fairprune_framework.errors import PromptError, did_you_mean, shortened
+from fairprune_framework.utilities.files import parse_json
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """File types that hold rows. `.yaml` and `.yml` are read by `document` alone: they serve templates and values."""
@@ -63,7 +64,7 @@ def document(path: Path) -> Any:
     text = "".join(text for _, text in _lines(path))
     if path.suffix.lower() == ".json":
         try:
-            return json.loads(text)
+            return parse_json(text, "keep")
         except json.JSONDecodeError as error:
             raise PromptError(f"{path}, line {error.lineno}: not JSON: {error.msg} at column {error.colno}") from error
         except (ValueError, RecursionError) as error:
@@ -127,7 +128,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
         count += 1
         where = f"{path}, line {line}"
         try:
-            yield _record(json.loads(raw.decode("utf-8").rstrip()), where, count)  # a column of this line, not of the next
+            yield _record(
+                parse_json(raw.decode("utf-8").rstrip(), "keep"), where, count
+            )  # a column of this line, not of the next
         except json.JSONDecodeError as error:
             yield Row(where=where, number=count, data={}, problem=f"not JSON: {error.msg} at column {error.colno}")
         except UnicodeDecodeError as error:
@@ -191,8 +194,12 @@ def _parquet(path: Path) -> Iterator[Row]:
                 for data in batch.to_pylist():
                     count += 1
                     yield Row(where=f"{path}, row {count}", number=count, data=data, table=True)
+    except UnicodeDecodeError as error:
+        raise PromptError(f"{path}, row {count + 1} or one after it: a text that is not UTF-8") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise PromptError(f"{path}: not a Parquet file: {_first_line(error)}") from error
+    except (ValueError, OverflowError) as error:  # a date or a time that Python cannot hold
+        raise PromptError(f"{path}, row {count + 1} or one after it: a value beyond range: {_first_line(error)}") from error
 
 
 def dataset_rows(name: str, split: str | None) -> Iterator[Row]:
@@ -234,5 +241,5 @@ def dataset_rows(name: str, split: str | None) -> Iterator[Row]:
 
 
 def _first_line(error: BaseException) -> str:
-    """The first line of a foreign error, without its trailing punctuation."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(" .:")
+    """The first line of a foreign error, without its trailing punctuation; at most 200 characters."""
+    return shortened((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(" .:"), 197)

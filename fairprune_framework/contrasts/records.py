@@ -9,7 +9,7 @@ from typing import Any
 from fairprune_framework.contrasts.alignment import attribute_spans
 from fairprune_framework.contrasts.formats import Row
 from fairprune_framework.contrasts.schema import Contrast, Variant
-from fairprune_framework.errors import PromptError, UserError, did_you_mean
+from fairprune_framework.errors import PromptError, UserError, did_you_mean, shown
 
 _FIELDS = (
     "id",
@@ -25,6 +25,9 @@ _FIELDS = (
     "prompt_2",
 )
 _NUMBERED = re.compile(r"(?:prompt|attribute|right)_[1-9][0-9]*")
+
+LONGEST_FIELD = 20
+"""Characters in the name of a numbered field: more digits than there can be variants are a fault of the file."""
 
 
 class MissingColumn(PromptError):
@@ -114,12 +117,15 @@ def truth(value: Any, field: str) -> bool:
     Raises:
         PromptError: anything else.
     """
-    text = "" if value is None else str(value).strip().lower()
+    try:
+        text = "" if value is None else str(value).strip().lower()
+    except ValueError:  # a number with more digits than Python prints
+        text = shown(value)
     if text in ("true", "1", "yes"):
         return True
     if text in ("", "false", "0", "no"):
         return False
-    raise PromptError(f"the field {field!r} must be true or false. Got {value!r} instead.")
+    raise PromptError(f"the field {field!r} must be true or false. Got {shown(value)} instead.")
 
 
 def words(value: Any, field: str) -> tuple[str, ...]:
@@ -135,7 +141,7 @@ def words(value: Any, field: str) -> tuple[str, ...]:
         return ()
     parts = value.split("|") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) and part.strip() for part in parts):
-        raise PromptError(f"the field {field!r} must be a list of words. Got {value!r} instead.")
+        raise PromptError(f"the field {field!r} must be a list of words. Got {shown(value)} instead.")
     found = tuple(_text(part, field).strip() for part in parts)
     for word in found:
         if found.count(word) > 1:
@@ -167,6 +173,10 @@ def _from_variants(value: Any) -> tuple[Variant, ...]:
 
 
 def _from_prompts(data: Mapping[str, Any]) -> tuple[Variant, ...]:
+    if (
+        beyond := next((field for field in data if len(field) > LONGEST_FIELD and _NUMBERED.fullmatch(field)), None)
+    ) is not None:
+        raise PromptError(f"the field {shown(beyond)} has a number that no variant has")
     numbers = sorted(int(field[7:]) for field in data if field.startswith("prompt_") and _NUMBERED.fullmatch(field))
     filled = [number for number in numbers if not _empty(data[f"prompt_{number}"])]
     if filled != list(range(1, len(filled) + 1)):
@@ -194,7 +204,7 @@ def _empty(value: Any) -> bool:
 
 def _text(value: Any, field: str) -> str:
     if not isinstance(value, str):
-        raise PromptError(f"the field {field!r} must be a text. Got {value!r} instead.")
+        raise PromptError(f"the field {field!r} must be a text. Got {shown(value)} instead.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -208,9 +218,14 @@ def _word(data: Mapping[str, Any], field: str) -> str | None:
     if _empty(value):
         return None
     if isinstance(value, list | tuple | Mapping):
-        raise PromptError(f"the field {field!r} must be a text. Got {value!r} instead.")
-    return str(value).strip()
+        raise PromptError(f"the field {field!r} must be a text. Got {shown(value)} instead.")
+    try:
+        return _text(str(value), field).strip()
+    except ValueError as error:
+        if isinstance(error, PromptError):
+            raise
+        raise PromptError(f"the field {field!r} holds {shown(value)}") from error
 
 
 def _listed(data: Mapping[str, Any]) -> str:
-    return ", ".join(repr(str(column)) for column in data) or "no columns"
+    return ", ".join(shown(str(column)) for column in data) or "no columns"

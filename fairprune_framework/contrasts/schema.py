@@ -31,7 +31,8 @@ class Contrast:
 
     Raises:
         PromptError: fewer than two variants, an empty text, two variants with the same text, a legitimate contrast without right
-            words for each variant or with one word right for two, a role that contradicts the other fields, an unknown split.
+            words for each variant or with one word right for two, a role that contradicts the other fields, an unknown split,
+            half of a surrogate pair in any text.
     """
 
     id: str
@@ -61,6 +62,20 @@ class Contrast:
             known = ", ".join(map(repr, SPLITS))
             raise PromptError(f"The 'split' of contrast {self.id!r} must be {known} or null. Got {self.split!r} instead.")
         self._check_role()
+        self._check_characters()
+
+    def _check_characters(self) -> None:
+        fields = {"id": self.id, "category": self.category, "template_id": self.template_id, "context": self.context}
+        for number, variant in enumerate(self.variants, start=1):
+            fields |= {f"attribute of variant {number}": variant.attribute, f"text of variant {number}": variant.text}
+            fields |= {f"right word {place} of variant {number}": word for place, word in enumerate(variant.right, start=1)}
+        for field, text in (fields | {"neutral_of": self.neutral_of or ""}).items():
+            try:
+                text.encode("utf-8")
+            except UnicodeEncodeError as error:
+                raise PromptError(
+                    f"contrast {self.id!r}: the {field} holds half of a surrogate pair at character {error.start + 1}"
+                ) from error
 
     def _check_role(self) -> None:
         if self.control and self.legitimate:

@@ -52,8 +52,9 @@ def save(charts: Sequence[Chart], folder: Path, format: str = "svg") -> list[Pat
         raise UserError(f"--format must be one of {', '.join(FORMATS)}. Got {format!r} instead.")
     if find_spec("matplotlib") is None:
         raise UserError("figures for papers need matplotlib: pip install 'fairprune_framework[figures]'")
-    from fairprune_framework.utilities.files import atomic
+    from fairprune_framework.utilities.files import atomic, refuse_unwritable
 
+    refuse_unwritable(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for chart in charts:

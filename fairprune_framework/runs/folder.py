@@ -325,11 +325,3 @@ def is_begun(folder: Path) -> bool:
     if not folder.is_dir():
         return False
     return all(provenance.is_unfinished(path) or path.name == lock.FILE for path in folder.iterdir())
-
-
-def refuse_unwritable(folder: Path) -> None:
-    above = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not above.is_dir():
-        raise RunFolderError(f"cannot make the folder {folder}: {above} is a file")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise RunFolderError(f"cannot make the folder {folder}: {above} may not be written to")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.errors import RunFolderError, UserError, shortened
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import (
     load_recipe,
@@ -17,8 +18,9 @@ from fairprune_framework.recipes.loading import (
     with_options,
 )
 from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, FIELDS, Recipe
-from fairprune_framework.runs.folder import RECIPE, RECORD, is_begun, refuse_unwritable
+from fairprune_framework.runs.folder import RECIPE, RECORD, is_begun
 from fairprune_framework.runs.run import Run
+from fairprune_framework.utilities.files import refuse_unwritable
 from fairprune_framework.utilities.progress import Notify, silent
 
 
@@ -58,7 +60,7 @@ def open_run(
         given["model"] = str(model)
     if isinstance(prompts, (str, Path)):
         given["prompts"] = str(prompts)
-    existing = folder is not None and folder.exists() and not is_begun(folder)
+    existing = folder is not None and os.path.exists(folder) and not is_begun(folder)
     if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
         raise RunFolderError(f"{folder} exists and is not a run folder (it contains no {RECORD}): choose another --output")
     if folder is not None and not existing:
@@ -89,8 +91,8 @@ def open_existing(folder: str | Path, options: Mapping[str, Any] | None = None, 
         UserError: as `open_run`.
     """
     path = Path(folder)
-    if not path.is_dir():
-        raise RunFolderError(f"there is no run folder {path}")
+    if not os.path.isdir(path):  # False also for a name that no file can have
+        raise RunFolderError(f"there is no run folder {shortened(str(path))}")
     if not (path / RECORD).is_file():
         raise RunFolderError(f"{path} is not a run folder (it contains no {RECORD})")
     return open_run(path, options or {}, notify=notify)

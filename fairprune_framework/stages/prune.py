@@ -27,6 +27,8 @@ def run(run: Run) -> list[str]:
     loaded, folder, recipe = run.loaded, run.folder, run.recipe
     plan = run.read_plan()
     check_plan(plan, loaded.model, loaded.architecture)
+    if run.has_calibration:
+        _ = run.calibration  # a damaged one is refused before anything is removed
     folder.begin("prune")
     count = parameter_count(loaded.model)
     folder.note(parameters_before=count, parameters_after=count)

@@ -8,7 +8,7 @@ from typing import Any
 from fairprune_framework.errors import RunFolderError, UserError, VerificationFailed
 from fairprune_framework.surgery import restoration as kept
 from fairprune_framework.utilities import integrity
-from fairprune_framework.utilities.files import move_folder, sweep, temporary_folder
+from fairprune_framework.utilities.files import move_folder, refuse_unwritable, sweep, temporary_folder
 from fairprune_framework.utilities.schemas import RunRecord, read_checked
 
 
@@ -61,7 +61,11 @@ def restore_folder(
     from fairprune_framework.models.weights import weights_digest
 
     source, beside = found_in(folder, file)
+    if output == "":
+        raise UserError("--output must name a folder. Got '' instead.")
     target = None if output is None else Path(output)
+    if target is not None:
+        refuse_unwritable(target)
     if target is not None and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty: choose another --output")
     restoration = kept.load(beside)

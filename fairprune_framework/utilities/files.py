@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fairprune_framework.errors import DiskFull, RunFolderError, shortened, shown
 from fairprune_framework.utilities import stopping
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+LONGEST_NAME = 255
+"""Bytes in the name of a file, on all common file systems."""
 UNFINISHED = ".tmp"
 """Suffix of files and folders that a kill may leave; their names begin with a dot and the name that they would have got."""
 _UNFINISHED = re.compile(r"\.+[^/]+\.[a-z0-9_]{8}\.tmp")
@@ -116,6 +118,37 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def refuse_unwritable(folder: Path) -> None:
+    """Look whether a folder can be made, or written to where it is there; nothing is made.
+
+    Raises:
+        RunFolderError: a name that no file may have, a loop of links, a link to nothing, a file above it, or no permission.
+    """
+    place = folder.absolute()
+    try:
+        if any(len(os.fsencode(part)) > LONGEST_NAME for part in folder.parts):
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        while not _is_there(place):
+            place = place.parent
+    except (OSError, ValueError) as error:  # ValueError: a character that cannot be in a name
+        reason = getattr(error, "strerror", None) or "its name holds a character that no name may have"
+        raise RunFolderError(f"cannot make the folder {shown(str(folder))}: {reason}") from error
+    if not place.is_dir():
+        what = "a link to nothing" if place.is_symlink() else "a file"
+        raise RunFolderError(f"cannot make the folder {folder}: {place} is {what}")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise RunFolderError(f"cannot make the folder {folder}: {place} may not be written to")
+
+
+def _is_there(path: Path) -> bool:
+    """As `path.exists()`, also for a link to nothing; raises `OSError` where no file can have the name."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path.is_symlink()
+    return True
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
 
@@ -137,8 +170,11 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, surrogates: Literal["refuse", "keep"] = "refuse") -> Any:
     """Parse a JSON text.
+
+    Args:
+        surrogates: what becomes of half a surrogate pair; `keep` is for a caller that names the field which holds it.
 
     Raises:
         ValueError: not JSON, nested too deeply, a number beyond range, or a key that occurs twice, where Python would drop the
@@ -158,9 +194,11 @@ def parse_json(text: str) -> Any:
 
     try:
         data = json.loads(text, object_pairs_hook=mapping, parse_constant=constant)
-        if _SURROGATE.search(text):
+        if surrogates == "refuse" and _SURROGATE.search(text):
             json.dumps(data, ensure_ascii=False).encode()  # half a character: it could be read, but never written again
         return data
+    except json.JSONDecodeError:  # short, and it knows its place
+        raise
     except RecursionError:
         raise ValueError("nested too deeply") from None
     except ValueError as error:

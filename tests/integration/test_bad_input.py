@@ -290,6 +290,63 @@ def test_prompt_sets(hostile: Hostile, name: str, content: str | bytes, expected
 
 
 @pytest.mark.parametrize(
+    "field",
+    ["id", "category", "template_id", "context", "split", "neutral_of", "attribute_1", "prompt_1", "right_1", "control"],
+)
+@pytest.mark.parametrize("text", ["\\ud800", "a\\udc00b", "\\ud83d\\u0020\\ude00"])
+def test_half_a_surrogate_pair_in_any_field(hostile: Hostile, field: str, text: str) -> None:
+    content = line(**{"attribute_1": "Black", "attribute_2": "white", field: "TEXT"}).replace("TEXT", text)
+    message = hostile.run(prompts=hostile.file("half.jsonl", line() + content))
+    assert "half.jsonl, line 2: " in message
+    assert field in message
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (line(**{f"prompt_{'9' * 5000}": "x"}), "has a number that no variant has"),
+        (line(**{f"right_{'9' * 5000}": "x"}), "has a number that no variant has"),
+        ('{"prompt_1": %s}' % ("9" * 5000), "line 1: not JSON: Exceeds the limit"),
+        ('{"prompt_1": "a", "prompt_1": "b", "prompt_2": "c"}', "line 1: not JSON: the key 'prompt_1' occurs twice"),
+        ('{"prompt_1": "a", "prompt_2": "b", "category": NaN}', "line 1: not JSON: NaN is not JSON"),
+        ('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1: not JSON: nested too deeply"),
+        (line(category=["x"] * 10_000), "the field 'category' must be a text"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "json"])
+def test_numbers_keys_and_depths_of_json(hostile: Hostile, suffix: str, content: str, expected: str) -> None:
+    if suffix == "json":
+        content, expected = f"[{content}]", expected.removeprefix("line 1: ")
+    assert expected in hostile.run(prompts=hostile.file(f"prompts.{suffix}", content))
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "expected"),
+    [
+        ("text", [b"ok", b"\xff\xfe"], "not UTF-8"),
+        ("date32", [0, 2**31 - 1], "a value beyond range"),
+        ("date64", [0, 2**62], "a value beyond range"),
+        ("timestamp", [0, 2**50], "a value beyond range"),
+    ],
+)
+def test_values_of_parquet_that_python_cannot_hold(hostile: Hostile, kind: str, values: list[Any], expected: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    if kind == "text":
+        raw = pyarrow.array(values, pyarrow.binary())
+        column = pyarrow.StringArray.from_buffers(len(raw), raw.buffers()[1], raw.buffers()[2])
+    else:
+        target = pyarrow.timestamp("s") if kind == "timestamp" else getattr(pyarrow, kind)()
+        column = pyarrow.array(values, pyarrow.int32() if kind == "date32" else pyarrow.int64()).view(target)
+    table = pyarrow.table({"prompt_1": [BLACK, BLACK], "prompt_2": [WHITE, WHITE], "category": column})
+    pyarrow.parquet.write_table(table, hostile.folder / "prompts.parquet")
+    message = hostile.run(prompts=hostile.folder / "prompts.parquet")
+    assert "prompts.parquet" in message
+    assert expected in message
+
+
+@pytest.mark.parametrize(
     ("name", "expected"),
     [("nowhere.jsonl", "no such prompt set"), ("builtin:xx", "there are: en"), ("x" * 300, "no such prompt")],
 )
@@ -342,6 +399,52 @@ def test_output_below_a_file(hostile: Hostile) -> None:
     file = hostile.file("file", "x")
     text = hostile.refused("run", hostile.model, "--prompts", hostile.prompts, "--output", file / "run")
     assert "file is a file" in text
+
+
+IMPOSSIBLE = {
+    "long name": ("x" * 300, "File name too long"),
+    "long name below": ("not/there/" + "x" * 300, "File name too long"),
+    "long path": ("o/" * 2500, "File name too long"),
+    "loop": ("loop", "symbolic links"),
+    "below a loop": ("loop/o", "symbolic links"),
+    "link to nothing": ("dangling", "is a link to nothing"),
+    "below a file": ("file/o", "file is a file"),
+    "NUL": ("a\0b", "a character that no name may have"),
+    "surrogate": ("a\ud800b", "a character that no name may have"),
+}
+
+
+@pytest.mark.parametrize("what", IMPOSSIBLE)
+@pytest.mark.parametrize("command", ["run", "restore", "ablate"])
+def test_an_output_that_cannot_be_made(
+    hostile: Hostile, finished: Path, what: str, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = hostile.folder / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    (place / "loop").symlink_to("loop")
+    (place / "dangling").symlink_to("nowhere")
+    (place / "file").write_text("x")
+    grid = hostile.file("grid.yaml", "budget: [0.1]\n")
+    words: dict[str, tuple[object, ...]] = {
+        "run": ("run", hostile.model, "--prompts", hostile.prompts),
+        "restore": ("restore", finished),
+        "ablate": ("ablate", grid, "--model", hostile.model, "--prompts", hostile.prompts),
+    }
+    name, expected = IMPOSSIBLE[what]
+    before = sorted(place.iterdir())
+    assert expected in hostile.refused(*words[command], "--output", name)
+    assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize("axis", ["bias", "importance", "policy", "operator", "budget", "seed", "controls"])
+@pytest.mark.parametrize("value", ["null", "[null]"])
+def test_an_axis_without_a_value(hostile: Hostile, axis: str, value: str) -> None:
+    if (axis, value) == ("controls", "null"):
+        return  # no controls
+    grid = hostile.file("grid.yaml", f"{axis}: {value}\n")
+    words = ("ablate", grid, "--model", hostile.model, "--prompts", hostile.prompts, "--output", hostile.output)
+    assert "holds an empty value" in hostile.refused(*words)
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"format": "fairprune-run/1"}', '{"format": "fairprune-run/9", "stages": {}}'])

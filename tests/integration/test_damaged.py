@@ -75,6 +75,18 @@ def test_a_damaged_file_is_named(name: str, damage: Callable[[Path], None], run:
     assert str(run / name) in answer.err or "has no card" in answer.err
 
 
+@pytest.mark.parametrize("content", ["{", "", '{"ids": [1.5]}', '{"ids": [1000000]}', '{"ids": [-1]}', "[" * 100_000])
+def test_damaged_calibration_text_is_refused_before_results_go(
+    content: str, run: Path, fairprune: Command, snapshot: Callable[..., Any]
+) -> None:
+    (run / "calibration.jsonl").write_text(content)
+    before = snapshot(run, times=True)
+    answer = call(fairprune, "prune --output RUN --overwrite", run)
+    assert answer.code == 2, answer.err
+    assert len(answer.errors) == 1
+    assert snapshot(run, times=True) == before
+
+
 @pytest.mark.parametrize("name", [name for name, (_, again) in NEXT.items() if again])
 def test_its_stage_is_done_again(name: str, run: Path, fairprune: Command) -> None:
     before = (run / name).read_bytes()

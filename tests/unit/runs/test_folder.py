@@ -14,7 +14,8 @@ import yaml
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.recipes.loading import with_defaults
 from fairprune_framework.recipes.recipe import STAGE_FIELDS, PluginSpec, Recipe
-from fairprune_framework.runs.folder import FILES, STAGES, RunFolder, refuse_unwritable
+from fairprune_framework.runs.folder import FILES, STAGES, RunFolder
+from fairprune_framework.utilities.files import refuse_unwritable
 
 RECIPE = with_defaults(Recipe(model="some/model", prompts="builtin:en", budget="0.1"))
 
