@@ -7,13 +7,14 @@ RUN := runs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: docs demo test lint types imports pytest golden slow older-reader bench clean help
+.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures bench clean help
 
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
 	@echo "make test   lint, types, import rules and all tests"
 	@echo "make golden renew tests/golden/manifest.json, after a change of results that is intended"
 	@echo "make older-reader  read saved models with transformers 4.57"
+	@echo "make architectures  docs/reference/architectures.md: every family of transformers, taken through surgery (ten minutes)"
 	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
 
@@ -68,6 +69,9 @@ older-reader: .venv/.ready-dev
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/transformers4 --upgrade --no-deps \
 		'transformers==4.57.*' 'tokenizers==0.22.*' 'huggingface_hub<1'
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/integration/test_older_reader.py
+
+architectures: .venv/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/architectures.py --again --jobs 2 --page docs/reference/architectures.md
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
