@@ -42,9 +42,21 @@ def test_products_are_zero_outside_the_mask(dtype: torch.dtype) -> None:
     acts, grads = (torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(i)).to(dtype) for i in (0, 1))
     mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(2)) > 0.5
     fields: dict[str, Any] = dict.fromkeys(
-        ("aligned_mask", "slot_weight", "reached", "attribute", "equal_length"), torch.zeros(0)
+        (
+            "aligned_mask",
+            "slot_weight",
+            "reached",
+            "attribute",
+            "equal_length",
+            "site",
+            "tokens",
+            "lean",
+            "cluster",
+            "category",
+        ),
+        torch.zeros(0),
     )
-    maps: dict[str, Any] = {key: {} for key in ("aligned", "aligned_variance", "weights")}
+    maps: dict[str, Any] = {key: {} for key in ("aligned", "aligned_variance", "weights", "before")}
     found = Observation(acts={"neuron": acts}, grads={"neuron": grads}, mask=mask, values=1, pass_=Pass(), **fields, **maps)
     product = found.products()
     assert product.dtype == torch.float32

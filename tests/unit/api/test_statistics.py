@@ -14,9 +14,21 @@ from fairprune_framework.api.statistics import SquareSum
 
 def observation(acts: torch.Tensor, mask: torch.Tensor) -> Observation:
     fields: dict[str, Any] = dict.fromkeys(
-        ("aligned_mask", "slot_weight", "reached", "attribute", "equal_length"), torch.zeros(0)
+        (
+            "aligned_mask",
+            "slot_weight",
+            "reached",
+            "attribute",
+            "equal_length",
+            "site",
+            "tokens",
+            "lean",
+            "cluster",
+            "category",
+        ),
+        torch.zeros(0),
     )
-    maps: dict[str, Any] = {key: {} for key in ("grads", "aligned", "aligned_variance", "weights")}
+    maps: dict[str, Any] = {key: {} for key in ("grads", "aligned", "aligned_variance", "weights", "before")}
     return Observation(acts={"neuron": acts}, mask=mask, values=1, pass_=Pass(), **fields, **maps)
 
 
