@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from fairprune_framework.utilities.files import write_text
 from fairprune_framework.utilities.versions import versions
 
 DATA = Path(os.environ.get("FAIRPRUNE_SHARED_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -45,3 +46,11 @@ def ratio(a: list[float], b: list[float]) -> str:
     """Median of the ratios a / b pair by pair, with their range."""
     ratios = sorted(x / y for x, y in zip(a, b, strict=True))
     return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+
+
+def give(text: str, record: str | None) -> None:
+    """Write a record to its file, or print it where none is named."""
+    if record:
+        write_text(Path(record), text)
+    else:
+        print(text)

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import DATA, machine
+from common import DATA, give, machine
 from evidence import WINDOW, first_tokens, text_row
 from evidence_arms import TOWARDS
 from evidence_record import significantly_worse
@@ -39,7 +39,6 @@ from fairprune_framework.pipeline import run_stages
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.open import open_run
 from fairprune_framework.selection.decide import plan_of, rescored, scores_of
-from fairprune_framework.utilities.files import write_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,10 +162,7 @@ def main() -> int:
         "judging": f"the other half; the first {words.tokens:,} tokens of WikiText-2 test; first token of a sentence not counted",
     }
     text = render(done, facts)
-    if words.record:
-        write_text(Path(words.record), text)
-    else:
-        print(text)
+    give(text, words.record)
     return 0
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import machine
+from common import give, machine
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from fairprune_framework import discovery
@@ -32,7 +32,6 @@ from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.scoring import score
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
-from fairprune_framework.utilities.files import write_text
 from tests.unit.plugins import test_published_scores as golden
 
 AGAINST = {
@@ -173,10 +172,7 @@ def main() -> int:
             "",
         ]
     )
-    if words.record:
-        write_text(Path(words.record), text)
-    else:
-        print(text)
+    give(text, words.record)
     return 0
 
 

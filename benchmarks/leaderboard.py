@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from common import machine
+from common import give, machine
 from policies_on_select import half_of
 from scipy.stats import rankdata
 
@@ -248,10 +248,7 @@ def main() -> int:
         if kind == "importance"
     }
     text = record(bench, words, rows, costs, scored)
-    if words.record:
-        write_text(Path(words.record), text)
-    else:
-        print(text)
+    give(text, words.record)
     return 0
 
 

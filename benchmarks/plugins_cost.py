@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import machine, paired, ratio
+from common import give, machine, paired, ratio
 
 from fairprune_framework import discovery
 from fairprune_framework.auditing.audit import audit
@@ -27,7 +27,6 @@ from fairprune_framework.auditing.demand import Demand, selecting
 from fairprune_framework.auditing.sums import CONTRASTS
 from fairprune_framework.runs.open import open_run
 from fairprune_framework.selection.scoring import score
-from fairprune_framework.utilities.files import write_text
 
 HEAVY = ("expertise", "linear-probe")
 """Forward-only, but with large sums or a second reading: measured apart."""
@@ -114,10 +113,7 @@ def main() -> int:
             "",
         ]
     )
-    if words.record:
-        write_text(Path(words.record), text)
-    else:
-        print(text)
+    give(text, words.record)
     return 0
 
 

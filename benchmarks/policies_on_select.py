@@ -22,11 +22,10 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, cast
 
 import torch
-from common import machine
+from common import give, machine
 
 from fairprune_framework import discovery
 from fairprune_framework.api.types import Budget, Choice, Scores
@@ -222,10 +221,7 @@ def main() -> None:
         )
         say(lines[-1])
     text = "\n".join(lines) + "\n"
-    if words.record:
-        Path(words.record).write_text(text, encoding="utf-8")
-    else:
-        print(text)
+    give(text, words.record)
 
 
 if __name__ == "__main__":

@@ -122,7 +122,8 @@ def written(arms: Mapping[str, Arm], looks: str) -> str:
     lines = [
         f"# The verdict on {Path(str(model)).name}, `{prompts}`",
         "",
-        f"{machine()}; float32, seed 0. Intervals are 95 %, over templates; the rule of the verdict was fixed before",
+        f"{machine()};",
+        "float32, seed 0. Intervals are 95 %, over templates; the rule of the verdict was fixed before",
         "([method](../docs/method/verdict.md)). From the folders of the runs by `benchmarks/verdict_record.py`.",
         "",
         "| | " + " | ".join(f"recipe `{name}`" for name in arms) + " |",

@@ -13,12 +13,11 @@ from fairprune_framework import discovery
 from fairprune_framework.analysis.common import opened_run, rank_correlations, ratio, top_units
 from fairprune_framework.api.interfaces import BiasScorer
 from fairprune_framework.api.types import Scores
-from fairprune_framework.auditing.demand import selecting
+from fairprune_framework.auditing.demand import Demand, selecting
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import services
-from fairprune_framework.selection.plugins import Plugins
 from fairprune_framework.selection.scoring import score
 from fairprune_framework.utilities.progress import Notify, silent
 
@@ -64,7 +63,7 @@ def look(run: Run | str | Path, top: int = 10, budget: int = BUDGET, notify: Not
     notify(f"masking {len(highest)} neurons, on {len(contrasts)} contrasts")
     before = evaluator.mean(evaluator.original)
     changes = [
-        ratio_of(evaluator.mean(evaluator.measure(units)), before)
+        _change(evaluator.mean(evaluator.measure(units)), before)
         for units in (_by_site(highest), _random(scores, len(highest)))
     ]
     return {
@@ -79,7 +78,7 @@ def look(run: Run | str | Path, top: int = 10, budget: int = BUDGET, notify: Not
     }
 
 
-def ratio_of(after: float, before: float) -> float | None:
+def _change(after: float, before: float) -> float | None:
     return after / before - 1 if before else None
 
 
@@ -93,9 +92,7 @@ def _others(run: Run) -> dict[str, Scores]:
             needs = plugin.needs()
             if plugin == own or needs.readout or needs.probe or not needs.statistics:
                 continue  # what takes long is left to `ask scorers`
-            served = Plugins(run.recipe)
-            served.__dict__ |= {"bias": plugin, "importance": run.plugins.importance, "policy": run.plugins.policy}
-            if served.missing(statistics, sources, layers) is not None:
+            if Demand.of((plugin,), layers).missing(statistics, sources, layers) is not None:
                 continue
             found[entry.name] = score(
                 statistics,

@@ -11,7 +11,6 @@ from fairprune_framework import discovery
 from fairprune_framework.api.decoders import decoder_path, other_modalities
 from fairprune_framework.api.types import Operator, Site
 from fairprune_framework.errors import FairpruneError, UserError
-from fairprune_framework.models.confirmation import confirm
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.models.loading import parameter_count, public_name
 from fairprune_framework.recipes.recipe import Recipe
@@ -30,7 +29,6 @@ def examine(recipe: Recipe) -> dict[str, Any]:
     loaded = LoadedModel(recipe)
     model, architecture = loaded.model, loaded.architecture
     sites = list(architecture.sites.values())
-    unchecked = confirm(model, architecture)
     return {
         "format": "fairprune-model/1",
         "model": public_name(recipe.model or ""),
@@ -43,8 +41,8 @@ def examine(recipe: Recipe) -> dict[str, Any]:
         "units": sum(site.units for site in sites),
         "widths": {str(width): count for width, count in sorted(Counter(site.units for site in sites).items())},
         "width_groups": len({site.width_group for site in sites}),
-        "confirmed": len(sites) - len(unchecked),
-        "unconfirmed": unchecked,
+        "confirmed": len(sites) - len(loaded.unconfirmed),
+        "unconfirmed": list(loaded.unconfirmed),
         "operators": {operator: _obstacle(sites, operator) for operator in get_args(Operator)},
         "plugins": {kind: _plugins(kind, sites) for kind in SCORERS},
     }

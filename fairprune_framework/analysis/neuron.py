@@ -49,10 +49,10 @@ def inspect(run: Run | str | Path, unit: str, notify: Notify = silent) -> dict[s
 
 def located(text: str, sites: Mapping[str, Site]) -> tuple[Site, int]:
     """The site and the unit of `SITE:I`."""
-    if (match := re.fullmatch(r"(.+):(\d+)", text.strip())) is None:
+    if (match := re.fullmatch(r"(.+):(\d{1,18})", text.strip())) is None:
         raise UserError(f"--unit must be SITE:I, such as {next(iter(sites))}:0. Got {text!r} instead.")
     name, index = match[1], int(match[2])
-    if name.isdigit():
+    if re.fullmatch(r"\d{1,18}", name):
         of_layer = [site for site in sites.values() if site.layer == int(name)]
         if len(of_layer) == 1:
             name = of_layer[0].name

@@ -76,8 +76,17 @@ class RecallSlopes(Statistic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlSlopes(Statistic):
-    """Activation x gradient of the divergence of control contrasts, added up over variants and tokens; nats."""
+class ObjectiveSlopes(Statistic):
+    """Activation x gradient of an objective over a stream of contrasts, added up over variants and tokens; nats."""
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
+        return {"product": obs.product_sums().unsqueeze(1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSlopes(ObjectiveSlopes):
+    """Of the divergence of control contrasts."""
 
     name: str = "control-slopes"
 
@@ -87,14 +96,10 @@ class ControlSlopes(Statistic):
 
         return (Pass(stream="controls", objective=NextTokenDivergence()),)
 
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
-        return {"product": obs.product_sums().unsqueeze(1)}
-
 
 @dataclass(frozen=True, kw_only=True)
-class LegitimateSlopes(Statistic):
-    """Activation x gradient of the margin of right words of legitimate contrasts, added up over variants and tokens; nats."""
+class LegitimateSlopes(ObjectiveSlopes):
+    """Of the margin of right words of legitimate contrasts."""
 
     name: str = "legitimate-slopes"
 
@@ -103,7 +108,3 @@ class LegitimateSlopes(Statistic):
         from fairprune_framework.api.objectives import LegitimateMargin
 
         return (Pass(stream="legitimate", objective=LegitimateMargin()),)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
-        return {"product": obs.product_sums().unsqueeze(1)}

@@ -17,7 +17,7 @@ from torch import nn
 from fairprune_framework.api.interfaces import Handler
 from fairprune_framework.api.types import Site, Tap
 
-_LAYER = re.compile(r"^(?:.*?\.)?(\d+)(?=\.|$)")
+_LAYER = re.compile(r"^(?:.*?\.)?(\d{1,18})(?=\.|$)")
 _INNER: Mapping[Tap, tuple[str, ...]] = {
     "attention": ("self_attn", "self_attention", "attention", "attn", "temporal_block"),
     "norm": ("input_layernorm", "ln_1", "norm1", "attention_norm", "operator_norm"),

@@ -88,7 +88,7 @@ def _floor(value: float) -> int:
     return int(value + 1e-9)
 
 
-_BUDGET = re.compile(r"^(?P<count>\d+)(?:n|(?P<layer>/layer))$")
+_BUDGET = re.compile(r"^(?P<count>\d{1,18})(?:n|(?P<layer>/layer))$")
 
 
 @dataclass(frozen=True, kw_only=True)

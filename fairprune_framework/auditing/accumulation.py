@@ -230,7 +230,6 @@ class Accumulator:
 
         for part, (member_GC, reached_G11) in zip(geometry.parts(columns), self._members_of(geometry, columns), strict=True):
             observation = observed(part)
-            seen_C = observation.mask.any(2).any(1)
             for key, summands_CRK, of_units in self._summands(site, observation, part.batch):
                 if (
                     summands_CRK is part.slots_shared[1] and reduction_of(key) == "sum"
@@ -238,13 +237,13 @@ class Accumulator:
                     counts.add(key)
                     add(key, reached_G11)
                 else:
-                    add(key, by_group(key, member_GC, summands_CRK, seen_C))
+                    add(key, by_group(key, member_GC, summands_CRK, observation.mask))
                 if sliced and of_units and summands_CRK.shape[2] == columns:
                     self.sliced[key] = site.units * site.unit_width
             if self._counting.get(stream) == pass_:
                 key = key_of(stream, site.name, OBSERVED)
                 counts.add(key)
-                add(key, reached_G11 if rows is None else by_group(key, member_GC, observation.reached, seen_C))
+                add(key, reached_G11 if rows is None else by_group(key, member_GC, observation.reached, observation.mask))
         for key, value in totals.items():
             if key not in counts and value.device.type == "cpu" and not torch.isfinite(without_neutral(key, value).sum()):
                 raise self._not_finite(key, site, observed(geometry), geometry.batch)
@@ -258,8 +257,7 @@ class Accumulator:
             parts = geometry.parts(columns)
             members = [member_GC if part.contrasts is None else member_GC[:, list(part.contrasts)] for part in parts]
             self._members[columns] = [
-                (m, by_group(OBSERVED, m, part.slots_shared[1], part.mask_CVT.any(2).any(1)))
-                for m, part in zip(members, parts, strict=True)
+                (m, by_group(OBSERVED, m, part.slots_shared[1], part.mask_CVT)) for m, part in zip(members, parts, strict=True)
             ]
         return self._members[columns]
 

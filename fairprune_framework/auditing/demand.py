@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.code_digest import class_digest
 from fairprune_framework.auditing.identity import described
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS
+from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import stream_of
 from fairprune_framework.errors import UserError
@@ -71,6 +71,18 @@ class Demand:
     def names(self, layers: int) -> set[str]:
         """As `Statistics.statistics` lists them."""
         return {f"{pass_.stream}/{described(statistic)}" for statistic in self.statistics for pass_ in statistic.passes(layers)}
+
+    def missing(self, statistics: Statistics, sources: Mapping[str, str], layers: int) -> str | None:
+        """What of this demand an audit does not hold, or holds as an earlier source of it summed; None where it holds all.
+
+        Args:
+            sources: of `sources`, when the audit was made.
+        """
+        if self.clusters and not statistics.cluster_counts:
+            return "clusters of templates, which a policy resamples"
+        absent = min(self.names(layers) - set(statistics.statistics), default=None)
+        edited = (name for name, source in sorted(self.sources(layers).items()) if sources.get(name, source) != source)
+        return absent or next((f"{name} of the source that is installed now" for name in edited), None)
 
 
 def depth(statistic: Statistic) -> int:

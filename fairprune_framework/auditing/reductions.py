@@ -40,16 +40,16 @@ def neutral(key: str, shape: tuple[int, ...], device: torch.device) -> Tensor:
     return words
 
 
-def by_group(key: str, member_GC: Tensor, summands_CRK: Tensor, seen_C: Tensor) -> Tensor:
+def by_group(key: str, member_GC: Tensor, summands_CRK: Tensor, mask_CVT: Tensor) -> Tensor:
     """(G, R, K): rows reduced by group.
 
     Args:
-        seen_C: (C,) bool, contrasts that reached the site: the others have no part in the highest or lowest.
+        mask_CVT: (C, V, T) bool, tokens that reached the site: contrasts without one have no part in the highest or lowest.
     """
     reduce = reduction_of(key)
     if reduce == "sum":
         return (member_GC @ summands_CRK.flatten(1)).view(-1, *summands_CRK.shape[1:])
-    shown_CRK = summands_CRK.masked_fill(~seen_C[:, None, None], _NEUTRAL[reduce])
+    shown_CRK = summands_CRK.masked_fill(~mask_CVT.flatten(1).any(1)[:, None, None], _NEUTRAL[reduce])
     found_GRK = summands_CRK.new_full((len(member_GC), *summands_CRK.shape[1:]), _NEUTRAL[reduce])
     group_CRK = member_GC.argmax(0)[:, None, None].expand_as(shown_CRK)
     return found_GRK.scatter_reduce_(0, group_CRK, shown_CRK, "amax" if reduce == "max" else "amin")

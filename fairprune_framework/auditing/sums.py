@@ -66,13 +66,16 @@ class StatisticSums(Metric):
             groups: which ones, ascending; None: all.
             of: G, where groups are given.
         """
+        index: dict[torch.device, Tensor] = {}
         for key, value_GRK in values.items():
             if groups is None or len(groups) == of:
                 self._know(key, tuple(value_GRK.shape), value_GRK.device)
                 setattr(self, key, with_value(key, getattr(self, key), value_GRK))
                 continue
             self._know(key, (of, *value_GRK.shape[1:]), value_GRK.device)
-            words_2GRK, chosen = getattr(self, key), torch.tensor(groups, device=value_GRK.device)
+            if value_GRK.device not in index:
+                index[value_GRK.device] = torch.tensor(groups, device=value_GRK.device)
+            words_2GRK, chosen = getattr(self, key), index[value_GRK.device]
             added = with_value(key, words_2GRK.index_select(1, chosen), value_GRK)
             setattr(self, key, words_2GRK.index_copy_(1, chosen, added))
 
@@ -252,12 +255,16 @@ class Statistics:
 
 def cluster_id(category: str, template_id: str) -> int:
     """A number for a template of a category, in [0, 2^63): the same everywhere."""
-    return int.from_bytes(repr_digest(category, template_id)[:8], "big") >> 1
+    return _template_number(category, template_id) >> 1
 
 
 def cluster_of(category: str, template_id: str, clusters: int = CLUSTERS) -> int:
     """The hashed cluster that a template belongs to, in [0, clusters)."""
-    return int.from_bytes(repr_digest(category, template_id)[:8], "big") % clusters
+    return _template_number(category, template_id) % clusters
+
+
+def _template_number(category: str, template_id: str) -> int:
+    return int.from_bytes(repr_digest(category, template_id)[:8], "big")
 
 
 def finished(

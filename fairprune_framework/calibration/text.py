@@ -138,7 +138,7 @@ def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calib
             if not line.strip():
                 continue
             try:
-                value = json.loads(line)["text"]
+                value = parse_json(line)["text"]
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{path}, line {number}: expected an object with the field 'text'") from error
             if not isinstance(value, str):

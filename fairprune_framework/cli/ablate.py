@@ -32,7 +32,7 @@ def _run(values: dict[str, Any]) -> int:
     if not options.get("output"):
         raise UserError("`fairprune ablate` needs a folder: --output DIR")
     if "part" in options:
-        if (match := re.fullmatch(r"(\d+)/(\d+)", options["part"])) is None:
+        if (match := re.fullmatch(r"(\d{1,18})/(\d{1,18})", options["part"])) is None:
             raise UserError(f"--part must be I/N, such as 0/2. Got {options['part']!r} instead.")
         options["part"] = (int(match[1]), int(match[2]))
 

@@ -117,10 +117,7 @@ def truth(value: Any, field: str) -> bool:
     Raises:
         PromptError: anything else.
     """
-    try:
-        text = "" if value is None else str(value).strip().lower()
-    except ValueError:  # a number with more digits than Python prints
-        text = shown(value)
+    text = "" if value is None else _printed(value, field).strip().lower()
     if text in ("true", "1", "yes"):
         return True
     if text in ("", "false", "0", "no"):
@@ -219,11 +216,13 @@ def _word(data: Mapping[str, Any], field: str) -> str | None:
         return None
     if isinstance(value, list | tuple | Mapping):
         raise PromptError(f"the field {field!r} must be a text. Got {shown(value)} instead.")
+    return _text(_printed(value, field), field).strip()
+
+
+def _printed(value: Any, field: str) -> str:
     try:
-        return _text(str(value), field).strip()
-    except ValueError as error:
-        if isinstance(error, PromptError):
-            raise
+        return str(value)
+    except ValueError as error:  # a number with more digits than Python prints
         raise PromptError(f"the field {field!r} holds {shown(value)}") from error
 
 

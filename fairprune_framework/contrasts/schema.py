@@ -65,6 +65,14 @@ class Contrast:
         self._check_characters()
 
     def _check_characters(self) -> None:
+        said = [self.id, self.category, self.template_id, self.context, self.neutral_of or ""]
+        said += [word for variant in self.variants for word in (variant.attribute, variant.text, *variant.right)]
+        try:
+            "".join(said).encode("utf-8")
+        except UnicodeEncodeError:
+            self._name_half_character()
+
+    def _name_half_character(self) -> None:
         fields = {"id": self.id, "category": self.category, "template_id": self.template_id, "context": self.context}
         for number, variant in enumerate(self.variants, start=1):
             fields |= {f"attribute of variant {number}": variant.attribute, f"text of variant {number}": variant.text}

@@ -132,7 +132,7 @@ class LoadedModel:
             return torch.device("mps")
         return torch.device("cpu")
 
-    @cached_property
+    @property
     def architecture(self) -> Architecture:
         """The adapter of the model with its sites, verified causally.
 
@@ -140,6 +140,15 @@ class LoadedModel:
             UnsupportedArchitecture: no adapter supports the model.
             ContractViolation: a tap of the adapter has the wrong values.
         """
+        return self._confirmed[0]
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Sites that could not be verified, since no token reached them; raises as `architecture`."""
+        return self._confirmed[1]
+
+    @cached_property
+    def _confirmed(self) -> tuple[Architecture, tuple[str, ...]]:
         from fairprune_framework.models.architecture import recognise
         from fairprune_framework.models.confirmation import confirm
 
@@ -147,7 +156,7 @@ class LoadedModel:
         unchecked = confirm(self.model, architecture)
         if unchecked:
             self._notify(f"{len(unchecked)} sites could not be verified: no token reached them")
-        return architecture
+        return architecture, tuple(unchecked)
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -184,5 +193,5 @@ class LoadedModel:
     def release(self) -> None:
         """Release a loaded model to make room for another; it is loaded again on the next access."""
         if self._given is None:
-            for name in ("_pair", "architecture", "encoder"):
+            for name in ("_pair", "_confirmed", "encoder"):
                 self.__dict__.pop(name, None)

@@ -52,7 +52,7 @@ def load_model(
         refuse_oversized(Path(source), name)
     _needs_sentencepiece(Path(source))
     common = {"trust_remote_code": trust_remote_code, **extra}
-    _refuse_adapter_on_hub(source, extra)
+    _refuse_adapter_on_hub(name, source, extra)
     pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
     with _reading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
@@ -66,13 +66,14 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def _refuse_adapter_on_hub(source: str, options: Mapping[str, Any]) -> None:
+def _refuse_adapter_on_hub(name: str, source: str, options: Mapping[str, Any]) -> None:
     from transformers.utils import cached_file
 
     if Path(source).is_dir():
         return  # seen when it was located
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-    found = cached_file(source, FILE, **options, **quiet)
+    with _reading(name):
+        found = cached_file(source, FILE, **options, **quiet)
     if found is not None:
         refuse_adapter_folder(Path(found).parent)
 

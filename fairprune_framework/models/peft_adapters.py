@@ -6,13 +6,13 @@ would not cut.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from fairprune_framework.errors import UserError, shown
+from fairprune_framework.utilities.files import parse_json
 
 FILE = "adapter_config.json"
 MERGE = "peft.AutoPeftModelForCausalLM.from_pretrained(FOLDER).merge_and_unload().save_pretrained(OTHER)"
@@ -23,7 +23,7 @@ def refuse_adapter_folder(folder: Path) -> None:
     if not (folder / FILE).is_file():
         return
     try:
-        config: Any = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        config: Any = parse_json((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         config = None
     said = config if isinstance(config, dict) else {}

@@ -25,7 +25,7 @@ _SIZES = (
     "num_experts",
     "moe_intermediate_size",
 )
-_LAYER = re.compile(r"(?:layers|h|blocks)\.(\d+)\.")
+_LAYER = re.compile(r"(?:layers|h|blocks)\.(\d{1,18})\.")
 
 
 def refuse_code(folder: Path, name: str, *, trust_remote_code: bool, allow_pickle: bool) -> None:

@@ -91,12 +91,7 @@ class Plugins:
         Args:
             sources: of `Demand.sources`, when the audit was made.
         """
-        demand = self.demand(layers)
-        if demand.clusters and not statistics.cluster_counts:
-            return "clusters of templates, which a policy resamples"
-        absent = min(demand.names(layers) - set(statistics.statistics), default=None)
-        edited = (name for name, source in sorted(demand.sources(layers).items()) if sources.get(name, source) != source)
-        return absent or next((f"{name} of the source that is installed now" for name in edited), None)
+        return self.demand(layers).missing(statistics, sources, layers)
 
     def check_needs(self) -> None:
         """Raise `UserError` where a plugin asks for what it cannot be given."""

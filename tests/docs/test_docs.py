@@ -180,7 +180,7 @@ def test_links_resolve(page: Path) -> None:
 def test_layout(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     long = [number for number, line in enumerate(text.split("\n"), 1) if len(line) > WIDTH]
-    assert not long or page.parent.name == "reference", f"{_name(page)}: lines {long} are wider than {WIDTH}"
+    assert not long, f"{_name(page)}: lines {long} are wider than {WIDTH}"
     assert text.startswith("# "), f"{_name(page)}: no title"
     assert len(re.findall(r"^```", text, re.MULTILINE)) % 2 == 0, f"{_name(page)}: a fence is open"
 

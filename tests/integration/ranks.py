@@ -136,3 +136,17 @@ def die(_: int) -> None:
 
 def record(folder: Path) -> dict[str, Any]:
     return dict(json.loads((folder / "run.json").read_text()))
+
+
+def alone(scratch: Path, words: Callable[..., list[str]]) -> Path:
+    """The folder of an audit on one rank, never interrupted."""
+    codes, text = run(1, words(scratch / "run"), scratch / "log")
+    assert codes == [0], text
+    return scratch / "run"
+
+
+def same(one: Path, other: Path) -> None:
+    """Both audits came to the same, bit for bit, and no checkpoint is left."""
+    for name in ("statistics.safetensors", "statistics.json"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    assert not (other / "checkpoint").exists()

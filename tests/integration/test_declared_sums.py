@@ -61,34 +61,29 @@ def look(kind: str, at: SiteContext, over: tuple[Any, ...]) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bias(BiasScorer):
+class Asking:
+    """What the three kinds declare alike."""
+
     over: tuple[Any, ...] = STREAMS
 
     def needs(self) -> Needs:
         return Needs(statistics=(Ones(over=self.over, name="ones"),))
 
+
+@dataclass(frozen=True, kw_only=True)
+class Bias(Asking, BiasScorer):
     def score(self, at: SiteContext) -> Tensor:
         return look("bias", at, self.over)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Importance(ImportanceScorer):
-    over: tuple[Any, ...] = STREAMS
-
-    def needs(self) -> Needs:
-        return Needs(statistics=(Ones(over=self.over, name="ones"),))
-
+class Importance(Asking, ImportanceScorer):
     def score(self, at: SiteContext) -> Tensor:
         return look("importance", at, self.over)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy(SelectionPolicy):
-    over: tuple[Any, ...] = STREAMS
-
-    def needs(self) -> Needs:
-        return Needs(statistics=(Ones(over=self.over, name="ones"),))
-
+class Policy(Asking, SelectionPolicy):
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         look("policy", context.at(next(iter(scores.sites))), self.over)
         return Choice(units={}, reason="looked")

@@ -54,16 +54,7 @@ def words(llama: Path, many: Path) -> Callable[..., list[str]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, words: Callable[..., list[str]]) -> Path:
     """The audit on one rank, never interrupted."""
-    scratch = tmp_path_factory.mktemp("alone")
-    codes, text = processes.run(1, words(scratch / "run"), scratch / "log")
-    assert codes == [0], text
-    return scratch / "run"
-
-
-def same(one: Path, other: Path) -> None:
-    for name in ("statistics.safetensors", "statistics.json"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    assert not (other / "checkpoint").exists()
+    return processes.alone(tmp_path_factory.mktemp("alone"), words)
 
 
 @pytest.mark.parametrize("world", [2, 3, 4])
@@ -71,7 +62,7 @@ def test_any_number_of_ranks(world: int, alone: Path, words: Callable[..., list[
     running = processes.start(world, words(tmp_path / "run"), tmp_path / "log")
     codes = processes.finish(running)
     assert codes == [0] * world, "\n".join(rank.text for rank in running)
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
     assert all(rank.text == "" for rank in running[1:])  # rank 0 speaks for all
 
 
@@ -81,7 +72,7 @@ def test_fewer_micro_batches_than_ranks(llama: Path, many: Path, words: Callable
     for world in (1, 3):
         codes, text = processes.run(world, words(tmp_path / str(world), prompts=few), tmp_path / "log")
         assert codes == [0] * world, text
-    same(tmp_path / "1", tmp_path / "3")
+    processes.same(tmp_path / "1", tmp_path / "3")
 
 
 def test_torchrun_starts_the_ranks(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -90,7 +81,7 @@ def test_torchrun_starts_the_ranks(alone: Path, words: Callable[..., list[str]],
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
 
 
 def test_slurm_starts_the_ranks(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -105,7 +96,7 @@ def test_slurm_starts_the_ranks(alone: Path, words: Callable[..., list[str]], tm
         running.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
     texts = [process.communicate(timeout=300)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], texts
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
 
 
 GRID = """
@@ -184,7 +175,7 @@ def test_ranks_as_children_of_one_process(alone: Path, llama: Path, many: Path, 
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     for strategy in ("ddp_spawn", "ddp_fork"):
-        same(alone, tmp_path / f"run-{strategy}")
+        processes.same(alone, tmp_path / f"run-{strategy}")
 
 
 @pytest.mark.parametrize(("first", "then", "batches"), [(2, 3, 4), (3, 1, 4)])
@@ -199,7 +190,7 @@ def test_killed_and_resumed_elsewhere(
     codes, text = processes.run(then, words(tmp_path / "run"), tmp_path / "log")
     assert codes == [0] * then, text
     assert processes.record(tmp_path / "run")["audit"]["resumed"] > 0
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
 
 
 @pytest.mark.slow
@@ -221,7 +212,7 @@ def test_killed_at_random_moments(seed: int, alone: Path, words: Callable[..., l
     world = draw.randint(1, 3)
     codes, text = processes.run(world, words(tmp_path / "run"), tmp_path / "log")
     assert codes == [0] * world, text
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
 
 
 def test_sigterm_keeps_what_was_done(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -238,7 +229,7 @@ def test_sigterm_keeps_what_was_done(alone: Path, words: Callable[..., list[str]
     codes, text = processes.run(1, words(tmp_path / "run"), tmp_path / "log")
     assert codes == [0], text
     assert 0 < processes.record(tmp_path / "run")["audit"]["resumed"] < 120
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
 
 
 def test_a_rank_that_fails_gives_its_reason(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -251,7 +242,7 @@ def test_a_rank_that_fails_gives_its_reason(alone: Path, words: Callable[..., li
     assert "give the same command again to resume" in text
     codes, text = processes.run(2, words(tmp_path / "run"), tmp_path / "log")
     assert codes == [0, 0], text
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
 
 
 def test_a_rank_that_dies_stops_the_others(words: Callable[..., list[str]], tmp_path: Path) -> None:
@@ -297,7 +288,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     answer = fairprune(*words(folder))
     assert answer.code == 0, answer.err
     assert f"checkpoint file {newest.name} is damaged" in answer.err
-    same(alone, folder)
+    processes.same(alone, folder)
 
 
 def test_a_checkpoint_of_another_composition_is_refused(
@@ -339,7 +330,7 @@ def test_ranks_of_the_command_line_itself(llama: Path, alone: Path, words: Calla
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=processes.LIMIT * 2, env=environment)
     assert done.returncode == 0, done.stderr
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "run.json").read_text())["audit"]["contrasts"] == 120
 
 
@@ -349,7 +340,7 @@ def test_ranks_of_the_command_line_itself(llama: Path, alone: Path, words: Calla
 def test_fully_sharded_layers_change_no_bit(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
     codes, text = processes.run(2, words(tmp_path / "run", "--strategy", "fsdp"), tmp_path / "log")
     assert codes == [0, 0], text
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
 
 
 def counting_each_once(_: int) -> None:

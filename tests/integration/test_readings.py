@@ -156,22 +156,13 @@ def words(llama: Path, prompts: Path) -> Callable[..., list[str]]:
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory, words: Callable[..., list[str]]) -> Path:
     """The audit on one rank, never interrupted."""
-    scratch = tmp_path_factory.mktemp("alone")
-    codes, text = processes.run(1, words(scratch / "run"), scratch / "log")
-    assert codes == [0], text
-    return scratch / "run"
-
-
-def same(one: Path, other: Path) -> None:
-    for name in ("statistics.safetensors", "statistics.json"):
-        assert (one / name).read_bytes() == (other / name).read_bytes(), name
-    assert not (other / "checkpoint").exists()
+    return processes.alone(tmp_path_factory.mktemp("alone"), words)
 
 
 def test_two_readings_over_ranks(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
     codes, text = processes.run(2, words(tmp_path / "run"), tmp_path / "log")
     assert codes == [0, 0], text
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")
 
 
 @pytest.mark.parametrize("reading", [0, 1])
@@ -196,4 +187,4 @@ def test_stopped_and_resumed(reading: int, alone: Path, words: Callable[..., lis
     assert (tmp_path / "run" / "checkpoint" / "reading-1").exists() == bool(reading)
     codes, text = processes.run(1, words(tmp_path / "run"), tmp_path / "log")
     assert codes == [0], text
-    same(alone, tmp_path / "run")
+    processes.same(alone, tmp_path / "run")

@@ -26,7 +26,7 @@ from fairprune_framework.utilities.files import read_json, write_json, write_ten
 from fairprune_framework.utilities.progress import Notify, silent
 
 _FORMAT = "fairprune-checkpoint/1"
-_NAME = re.compile(r"(base|rank)-(\d+)(?:-(\d+)\.([ab]))?\.safetensors")
+_NAME = re.compile(r"(base|rank)-(\d{1,18})(?:-(\d{1,18})\.([ab]))?\.safetensors")
 
 
 @dataclass(kw_only=True)

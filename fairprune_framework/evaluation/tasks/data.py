@@ -7,6 +7,7 @@ of a limited run are drawn once by seed 0 and stored by their ids: everything th
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,7 +131,7 @@ def limits_of(text: str | int | None, tasks: Sequence[str]) -> dict[str, int | N
         return counts
     for part in str(text).split(","):
         name, equals, count = part.strip().rpartition("=")
-        if not count.isdecimal() or int(count) < 1:
+        if re.fullmatch(r"\d{1,18}", count) is None or int(count) < 1:
             raise UserError(f"--task-limit must be a number such as 400, or TASK=400,TASK=100. Got {text!r} instead.")
         name = ALIASES.get(name, name)
         if equals and name not in counts:

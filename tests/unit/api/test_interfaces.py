@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 
 from fairprune_framework import api
-from fairprune_framework.api.interfaces import BiasScorer, Needs, Observation, Outputs, Pass
+from fairprune_framework.api.interfaces import BiasScorer, Needs, Observation, Outputs
 
 
 def outputs(dtype: torch.dtype) -> Outputs:
@@ -38,26 +39,10 @@ def test_log_p_of_tokens_is_shifted_by_one(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_are_zero_outside_the_mask(dtype: torch.dtype) -> None:
+def test_products_are_zero_outside_the_mask(dtype: torch.dtype, observed: Callable[..., Observation]) -> None:
     acts, grads = (torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(i)).to(dtype) for i in (0, 1))
     mask = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(2)) > 0.5
-    fields: dict[str, Any] = dict.fromkeys(
-        (
-            "aligned_mask",
-            "slot_weight",
-            "reached",
-            "attribute",
-            "equal_length",
-            "site",
-            "tokens",
-            "lean",
-            "cluster",
-            "category",
-        ),
-        torch.zeros(0),
-    )
-    maps: dict[str, Any] = {key: {} for key in ("aligned", "aligned_variance", "weights", "before")}
-    found = Observation(acts={"neuron": acts}, grads={"neuron": grads}, mask=mask, values=1, pass_=Pass(), **fields, **maps)
+    found = observed(acts, mask, grads={"neuron": grads})
     product = found.products()
     assert product.dtype == torch.float32
     torch.testing.assert_close(product, acts.float() * grads.float() * mask.unsqueeze(-1))

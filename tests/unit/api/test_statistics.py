@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -12,31 +12,11 @@ from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.statistics import SquareSum
 
 
-def observation(acts: torch.Tensor, mask: torch.Tensor) -> Observation:
-    fields: dict[str, Any] = dict.fromkeys(
-        (
-            "aligned_mask",
-            "slot_weight",
-            "reached",
-            "attribute",
-            "equal_length",
-            "site",
-            "tokens",
-            "lean",
-            "cluster",
-            "category",
-        ),
-        torch.zeros(0),
-    )
-    maps: dict[str, Any] = {key: {} for key in ("grads", "aligned", "aligned_variance", "weights", "before")}
-    return Observation(acts={"neuron": acts}, mask=mask, values=1, pass_=Pass(), **fields, **maps)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_squares_of_tokens_that_are_there(dtype: torch.dtype) -> None:
+def test_squares_of_tokens_that_are_there(dtype: torch.dtype, observed: Callable[..., Observation]) -> None:
     acts = torch.randn(3, 1, 5, 7, generator=torch.Generator().manual_seed(0)).to(dtype)
     mask = torch.arange(5).expand(3, 1, 5) < torch.tensor([5, 2, 0])[:, None, None]
-    found = SquareSum().summands(observation(acts, mask))["squares"]
+    found = SquareSum().summands(observed(acts, mask))["squares"]
     assert (found.dtype, found.shape) == (torch.float64, (3, 1, 7))
     values = acts.double().numpy()
     expected = np.stack([(values[c, 0, :length] ** 2).sum(0) for c, length in enumerate((5, 2, 0))])

@@ -38,9 +38,9 @@ def test_rows_in_any_order_and_in_parts(reduce: str) -> None:
     groups = [0, 2, 0, 2, 2, 0, 0]
     member_GC = torch.zeros(3, 7, dtype=torch.float64)
     member_GC[groups, range(7)] = 1
-    seen_C = torch.ones(7, dtype=torch.bool)
-    whole = by_group(key, member_GC, VALUES, seen_C)
-    parts = [by_group(key, member_GC[:, some], VALUES[some], seen_C[some]) for some in (slice(4, 7), slice(0, 4))]
+    mask_CVT = torch.ones(7, 2, 3, dtype=torch.bool)
+    whole = by_group(key, member_GC, VALUES, mask_CVT)
+    parts = [by_group(key, member_GC[:, some], VALUES[some], mask_CVT[some]) for some in (slice(4, 7), slice(0, 4))]
     torch.testing.assert_close(joined(key, *parts), whole, rtol=1e-15, atol=1e-15)
     for group in (0, 2):
         own = VALUES[[i for i, g in enumerate(groups) if g == group]].numpy()
@@ -57,7 +57,9 @@ def test_contrasts_that_did_not_reach_a_site_have_no_part(reduce: str) -> None:
     key, seen_C = marked("x.y", reduce), torch.tensor([True, False, True, True, True, True, True])  # type: ignore[arg-type]
     values = VALUES.clone()
     values[1] = 99.0 if reduce == "max" else -99.0
-    found = by_group(key, torch.ones(1, 7, dtype=torch.float64), values, seen_C)
+    mask_CVT = torch.zeros(7, 2, 3, dtype=torch.bool)
+    mask_CVT[seen_C, 1, 2] = True
+    found = by_group(key, torch.ones(1, 7, dtype=torch.float64), values, mask_CVT)
     np.testing.assert_array_equal(found[0], OF[reduce](VALUES[seen_C].numpy(), axis=0))
 
 
