@@ -187,6 +187,21 @@ def test_a_signal_that_is_swallowed_is_not_lost(
     assert fairprune("prune", "--output", done).code == 0
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_the_shell_ignores_stays_ignored(fairprune: Any, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under `nohup`, and in the background of a script."""
+    before, noted = signal.signal(signal.SIGINT, signal.SIG_IGN), []
+    monkeypatch.setattr(
+        "fairprune_framework.surgery.removal.stopping.check", lambda: noted.append(signal.raise_signal(signal.SIGINT))
+    )
+    try:
+        assert fairprune("prune", "--output", done, "--overwrite").code == 0
+        assert noted
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("wait", [0.0, 0.7])
 def test_a_signal_ends_a_command_in_one_line(number: int, wait: float, command: list[str], tmp_path: Path) -> None:
