@@ -17,6 +17,7 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.metrics.names import STEREOTYPE_PREFERENCE
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.stages.plan import check as check_layers
+from fairprune_framework.utilities import lock
 from fairprune_framework.utilities.progress import Notify, silent
 
 
@@ -67,20 +68,23 @@ def ablate(
             refuse_second_look(ablation, confirm)
         if ablation.left():
             check(ablation)
-        ablation.begin(text)
+        ablation.begin(text, shared=part is not None)
         return ablation
 
     rank, ranks = parallel.launched_ranks() if part is None else (0, 1)
-    if ranks > 1:
-        done = _together(parallel.Parallelism(devices=ranks), (rank, ranks), prepared, opened)
-    else:
-        done = prepared()
-        done.run_cells(part or (0, 1))
-    if done is None:
-        return None
-    record = done.assemble()
-    if confirm and record is not None:
-        confirm_best(done, confirm)
+    try:
+        if ranks > 1:
+            done = _together(parallel.Parallelism(devices=ranks), (rank, ranks), prepared, opened)
+        else:
+            done = prepared()
+            done.run_cells(part or (0, 1))
+        if done is None:
+            return None
+        record = done.assemble()
+        if confirm and record is not None:
+            confirm_best(done, confirm)
+    finally:
+        lock.release(Path(output))
     return done.record if record is not None else None
 
 

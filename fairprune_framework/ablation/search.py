@@ -17,8 +17,10 @@ from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import with_options
+from fairprune_framework.runs.folder import is_begun
 from fairprune_framework.runs.run import Run
-from fairprune_framework.utilities.files import refuse_unwritable, write_json, write_text
+from fairprune_framework.utilities import lock
+from fairprune_framework.utilities.files import refuse_unwritable, sweep, write_json, write_text
 from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.schemas import AblationFile, CellFile, JudgedOnFile, KeyFile, read_checked
 
@@ -51,7 +53,7 @@ class Ablation:
         self._given: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "contrasts": prompts}
         refuse_unwritable(folder)
         known = folder / "ablation.json"
-        if folder.exists() and any(folder.iterdir()) and not (folder / "grid.yaml").is_file():
+        if folder.exists() and not is_begun(folder) and not (folder / "grid.yaml").is_file():
             raise RunFolderError(f"{folder} exists and is not an ablation (it contains no grid.yaml): choose another --output")
         self.record: dict[str, Any] = read_checked(known, AblationFile) if known.is_file() else {}
         self._refuse_other_inputs()
@@ -200,10 +202,21 @@ class Ablation:
         path = self.folder / "key.json"
         return int(read_checked(path, KeyFile)["earlier_cells"]) if path.is_file() else 0
 
-    def begin(self, source: str) -> None:
-        """Write the grid; `overwrite` removes the cells but keeps their number."""
+    def begin(self, source: str, *, shared: bool = False) -> None:
+        """Write the grid; `overwrite` removes the cells but keeps their number.
+
+        Args:
+            shared: parts of the work are done by other processes, who write their own cells.
+
+        Raises:
+            RunFolderError: another process writes the folder.
+        """
         import shutil
 
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if lock.acquire(self.folder, shared=shared and not self.overwrite) and not shared:
+            for folder in (self.folder, self.folder / "cells"):
+                sweep(folder)
         earlier = self._earlier
         if self.overwrite:
             earlier += len(list((self.folder / "cells").glob("*.json")))
@@ -212,6 +225,7 @@ class Ablation:
             for name in ("results.parquet", "ablation.json", "judged_on.json"):
                 (self.folder / name).unlink(missing_ok=True)
             self.record, self.overwrite = {}, False
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "grid.yaml", source)
         write_json(self.folder / "key.json", {"key": self.grid.key, "earlier_cells": earlier})
+        if shared:
+            lock.share(self.folder)

@@ -24,7 +24,7 @@ from fairprune_framework.cli.options import (
     split_plugin_options,
 )
 from fairprune_framework.errors import FairpruneError, Interrupted, UserError
-from fairprune_framework.utilities import stopping
+from fairprune_framework.utilities import lock, stopping
 from fairprune_framework.utilities.versions import __version__
 
 MODULES = (
@@ -65,6 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     with stopping.noted_signals():
         code = _answered(words)
+        lock.release_all()
         if (number := stopping.received()) is None or code == 143:
             return code
         if number == signal.SIGTERM:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.reporting.run_data import Source, read_source
+from fairprune_framework.utilities import lock
+from fairprune_framework.utilities.files import sweep
 
 NAME = "report.html"
 
@@ -44,9 +46,22 @@ def make_report(
     elif not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
     sources = [read_source(folder) for folder in folders]
+    if output.parent in folders:
+        _sweep(output)
     write_page(sources, output)
     written = [output]
     if figures is not None:
         charts = charts_of(sources[0]) if len(sources) == 1 else list(compare(sources).charts)
         written += static.save(charts, figures, format)
     return sources, written
+
+
+def _sweep(output: Path) -> None:
+    """Remove what killed reports left beside a page, unless a process writes the folder."""
+    try:
+        taken = lock.acquire(output.parent)
+    except (RunFolderError, OSError):  # somebody writes, or nobody may
+        return
+    sweep(output.parent, output.name)
+    if taken:
+        lock.release(output.parent)

@@ -17,9 +17,8 @@ from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.recipes.loading import read_options
 from fairprune_framework.recipes.recipe import ADOPTED, FIELDS, PLUGIN_KINDS, STAGE_FIELDS, Recipe
-from fairprune_framework.runs import lock
 from fairprune_framework.utilities import files as provenance
-from fairprune_framework.utilities import integrity
+from fairprune_framework.utilities import integrity, lock
 from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.schemas import RunRecord, read_checked
 from fairprune_framework.utilities.versions import versions

@@ -66,25 +66,44 @@ def atomic(path: Path, *, durable: bool = False) -> Iterator[Path]:
                 os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        if full or "No space left on device" in str(error):  # safetensors raises an error of its own
-            raise DiskFull(
-                f"the disk is full: {path} could not be written, and nothing half-written was left. Free some space and give the "
-                "same command again"
-            ) from error
+        with stopping.shielded():
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, Exception):
+            _explain(error, path)
         raise
+
+
+def _explain(error: Exception, path: Path) -> None:
+    """Raise what a failed write means to a user, where it is one: `DiskFull`, or an `OSError` that names the file."""
+    from safetensors import SafetensorError
+
+    text = " ".join(str(error).split())
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if isinstance(error, DiskFull) and UNFINISHED not in str(error):  # it names the file already
+        return
+    if full or isinstance(error, DiskFull) or any(os.strerror(number) in text for number in (errno.ENOSPC, errno.EDQUOT)):
+        raise DiskFull(
+            f"the disk is full: {path} could not be written, and nothing half-written was left. Free some space and give the "
+            "same command again"
+        ) from error
+    if isinstance(error, SafetensorError) and "I/O error" in text:
+        raise OSError(f"{path} could not be written: {shortened(text, 200)}") from error
 
 
 @contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
-    """A folder beside `target`, with ordinary permissions; it goes at the end, unless it was moved."""
+    """A folder beside `target`, with ordinary permissions; it goes at the end, unless it was moved. Raises as `atomic`."""
     path = _beside(target)
     try:
         path.mkdir()
         yield path
+    except Exception as error:
+        _explain(error, target)
+        raise
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        with stopping.shielded():
+            if path.exists():
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def move_folder(temporary: Path, target: Path) -> None:

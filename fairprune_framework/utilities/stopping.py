@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 _received: list[int] = []
+_shields = 0
+"""Blocks of `shielded` that the main thread is in."""
 
 
 @contextmanager
@@ -53,6 +55,18 @@ def check() -> None:
         raise KeyboardInterrupt
 
 
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Note signals within the block, but raise nothing: for what must be done whole, as clearing up. The caller, or who asks `check`
+    next, learns of them."""
+    global _shields
+    _shields += 1
+    try:
+        yield
+    finally:
+        _shields -= 1
+
+
 def _unraisable(told: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys.UnraisableHookArgs], object]:
     """Say nothing of an interrupt that Python had to ignore: it is noted."""
     return lambda raised: None if _received and issubclass(raised.exc_type, KeyboardInterrupt) else told(raised)
@@ -60,7 +74,8 @@ def _unraisable(told: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[s
 
 def _note(number: int, frame: FrameType | None) -> None:
     _received.append(number)
-    raise KeyboardInterrupt
+    if not _shields:
+        raise KeyboardInterrupt
 
 
 def _as_before() -> None:

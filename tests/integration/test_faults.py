@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from fairprune_framework.runs import folder as folders
-from fairprune_framework.runs import lock
-from fairprune_framework.utilities import files
+from fairprune_framework.utilities import files, lock
 
 WORDS = (
     "--recipe",
@@ -107,15 +106,16 @@ def test_a_linked_file_is_replaced_and_its_target_stays(fairprune: Any, done: Pa
 
 HOLD = """import sys, time
 from pathlib import Path
-from fairprune_framework.runs import lock
-lock.acquire(Path(sys.argv[1]))
+from fairprune_framework.utilities import lock
+lock.acquire(Path(sys.argv[1]), shared=len(sys.argv) > 2)
 print("held", flush=True)
 time.sleep(60)"""
 
 
 @contextlib.contextmanager
-def holder(folder: Path) -> Any:
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder)], stdout=subprocess.PIPE, text=True)
+def holder(folder: Path, *, shared: bool = False) -> Any:
+    more = ["shared"] if shared else []
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(folder), *more], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     try:
@@ -133,6 +133,38 @@ def test_a_second_writer_is_told_who_writes_and_a_dead_one_is_not_in_the_way(fai
         assert (done / "scores.safetensors").is_file()
     assert (done / lock.FILE).is_file()
     assert fairprune("score", "--output", done, "--overwrite").code == 0
+    assert leftovers(done) == []
+
+
+def test_one_process_writes_an_ablation_and_parts_share_it(fairprune: Any, llama: Path, prompts: Path, tmp_path: Path) -> None:
+    grid, out = tmp_path / "grid.yaml", tmp_path / "g"
+    grid.write_text("bias: variance\nbudget: ['0.1', '0.2']\ncalibration_tokens: 16\ncalibration_documents: 8\n")
+    words = ("ablate", grid, "--model", llama, "--prompts", prompts, "--output", out)
+    out.mkdir()
+    (out / ".grid.yaml.abcd1234.tmp").write_text("")  # what a killed one left
+    with holder(out) as process:
+        for more in ((), ("--part", "0/2")):
+            answer = fairprune(*words, *more)
+            assert (answer.code, len(answer.errors)) == (2, 1)
+            assert f"is being written by process {process.pid} on " in answer.err
+        assert sorted(os.listdir(out)) == [".grid.yaml.abcd1234.tmp", lock.FILE]
+    assert lock.acquire(out, shared=True)
+    lock.release(out)
+    with holder(out, shared=True):  # another part
+        assert fairprune(*words, "--part", "0/2").code == 0
+        assert (out / lock.FILE).is_file()
+        assert fairprune(*words).code == 2
+    assert fairprune(*words).code == 0
+    assert leftovers(out) == []
+
+
+def test_a_report_sweeps_what_a_killed_one_left(fairprune: Any, done: Path) -> None:
+    left = done / ".report.html.abcd1234.tmp"
+    left.write_text("")
+    with holder(done):
+        assert fairprune("report", done).code == 0
+        assert left.exists()
+    assert fairprune("report", done).code == 0
     assert leftovers(done) == []
 
 

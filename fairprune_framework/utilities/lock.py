@@ -6,6 +6,7 @@ Where the file system knows no such locks, the process of the same host is looke
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -15,14 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from fairprune_framework.errors import RunFolderError
+from fairprune_framework.utilities import stopping
 
 FILE = ".lock"
 _held: dict[Path, int] = {}
 """Folder -> open file: locks of this process, which may open a folder twice."""
 
 
-def acquire(folder: Path) -> bool:
+def acquire(folder: Path, *, shared: bool = False) -> bool:
     """Take the lock of a folder that exists; returns whether this process did not hold it before.
+
+    Args:
+        shared: with others that share it, who write other files of the folder.
 
     Raises:
         RunFolderError: another process holds it.
@@ -39,13 +44,13 @@ def acquire(folder: Path) -> bool:
                 raise RunFolderError(f"{path} is a link: remove it") from None
             raise
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = _holder(handle)
             os.close(handle)
             raise RunFolderError(f"{folder} is being written {holder}: wait for it, or choose another --output") from None
         except OSError:  # a file system without locks
-            if _alive(handle):
+            if not shared and _alive(handle):
                 holder = _holder(handle)
                 os.close(handle)
                 raise RunFolderError(f"{folder} is being written {holder}: wait for it, or remove {path}") from None
@@ -67,10 +72,35 @@ def acquire(folder: Path) -> bool:
 
 def release(folder: Path) -> None:
     """Give the lock back and remove its file; nothing where this process does not hold it."""
-    folder = folder.resolve()
-    if (handle := _held.pop(folder, None)) is not None:
-        (folder / FILE).unlink(missing_ok=True)
-        os.close(handle)
+    with stopping.shielded():
+        folder = folder.resolve()
+        if (handle := _held.pop(folder, None)) is not None:
+            if not _is_shared(handle):
+                (folder / FILE).unlink(missing_ok=True)
+            os.close(handle)
+
+
+def share(folder: Path) -> None:
+    """Let others share a lock that this process holds."""
+    with contextlib.suppress(OSError):  # a file system without locks
+        fcntl.flock(_held[folder.resolve()], fcntl.LOCK_SH)
+
+
+def release_all() -> None:
+    """Give back every lock of this process: an interrupt may have come between the end of a command and its `release`."""
+    for folder in list(_held):
+        release(folder)
+
+
+def _is_shared(handle: int) -> bool:
+    """Others hold the lock too; the last of them removes its file."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # a file system without locks
+        return False
+    return False
 
 
 def _read(handle: int) -> dict[str, object]:
