@@ -14,7 +14,8 @@ from fairprune_framework.ablation.search import Ablation
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.distributed import parallel
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.metrics.names import STEREOTYPE_PREFERENCE
+from fairprune_framework.evaluation.masked_evaluator import measurable
+from fairprune_framework.evaluation.metrics.names import IDEALS
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.stages.plan import check as check_layers
 from fairprune_framework.utilities import lock
@@ -122,5 +123,6 @@ def check(ablation: Ablation) -> None:
     check_layers(base)
     Demand.of(ablation.grid.plugins, len(base.loaded.layers))
     selecting = (one for one in base.prompts.aligned if one.split in (None, "select"))
-    if ablation.grid.judge == STEREOTYPE_PREFERENCE and not any(one.stereotyping is not None for one in selecting):
-        raise UserError(f"judge: {STEREOTYPE_PREFERENCE} needs contrasts that name a stereotype, and those of select name none")
+    judge = ablation.grid.judge
+    if IDEALS[judge] == 0.5 and not any(measurable(judge, one) for one in selecting):
+        raise UserError(f"judge: {judge} needs contrasts that name a stereotype and can be scored, and select has none")

@@ -9,8 +9,8 @@ from typing import Any
 from fairprune_framework.ablation.grid import Cell, described
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator
-from fairprune_framework.evaluation.metrics.names import DIVERGENCE, STEREOTYPE_PREFERENCE
+from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator, measurable
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of, scores_of
@@ -29,8 +29,7 @@ class PlanEvaluator:
 
     def __init__(self, run: Run, metric: str = DIVERGENCE) -> None:
         contrasts = [contrast for contrast in run.prompts.aligned if contrast.split == "heldout"]
-        if metric == STEREOTYPE_PREFERENCE:
-            contrasts = [contrast for contrast in contrasts if contrast.stereotyping is not None]
+        contrasts = [contrast for contrast in contrasts if measurable(metric, contrast)]
         if not any(not contrast.control for contrast in contrasts):
             raise UserError(f"the judging part of select contains no contrast for {metric}")
         self.contrasts, self._limit = contrasts, run.recipe.max_perplexity_increase

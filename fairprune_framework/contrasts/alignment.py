@@ -71,6 +71,11 @@ class AlignedContrast:
         return len({len(tokens.ids) for tokens in self.variants}) == 1
 
     @property
+    def same_start(self) -> bool:
+        """All variants begin with the same token: one that has no probability, where nothing stands before it."""
+        return len({tokens.ids[0] for tokens in self.variants}) == 1
+
+    @property
     def length(self) -> int:
         """Tokens of the longest variant."""
         return max(len(tokens.ids) for tokens in self.variants)

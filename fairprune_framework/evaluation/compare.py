@@ -16,7 +16,7 @@ from fairprune_framework.evaluation.language_rows import language_rows
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
 from fairprune_framework.evaluation.metrics.movement import MovementReader
-from fairprune_framework.evaluation.metrics.names import DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE, PREFERENCES, SEQUENCE_GAP
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.results import Evaluation
@@ -104,7 +104,17 @@ def measured(
 def sentences_of(measured: Sequence[ContrastMeasure], aligned: Sequence[AlignedContrast]) -> list[SentenceMeasure]:
     """The log-probabilities that were measured with contrasts, in the order of the set."""
     known = {one.id: one for one in measured}
-    return [SentenceMeasure(id=one.id, log_probabilities=known[one.id].log_probabilities) for one in aligned]
+    return [
+        SentenceMeasure(
+            id=one.id,
+            log_probabilities=known[one.id].log_probabilities,
+            shared=known[one.id].shared_log_probabilities,
+            shared_tokens=known[one.id].shared_tokens,
+            whole=one.same_start,
+            equal_length=one.equal_length,
+        )
+        for one in aligned
+    ]
 
 
 def noise_floor(
@@ -191,7 +201,7 @@ def _with_floor(row: ResultRow, floor: Mapping[str, float]) -> ResultRow:
     return row.noted(f"noise floor of the dtype: {floor['largest']:.1e} of the mean divergence")
 
 
-_SAMPLED = (DIVERGENCE, SEQUENCE_GAP, STEREOTYPE_PREFERENCE)
+_SAMPLED = (DIVERGENCE, SEQUENCE_GAP, *PREFERENCES)
 
 
 def _samples(name: str, items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ from fairprune_framework.api.types import Scaling
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
-from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS, SEQUENCE_GAP, STEREOTYPE_PREFERENCE
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS, SEQUENCE_GAP, SHARED_PREFERENCE
 from fairprune_framework.evaluation.metrics.perplexity import text_loss
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
+from fairprune_framework.evaluation.metrics.shared_tokens import scored_places
 from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import masked
@@ -43,7 +44,7 @@ class MaskedEvaluator:
         contrasts: what is measured; demographic ones and controls.
         values: category -> number of values, as the batches need it.
         documents: token ids of texts; at least two tokens each.
-        metric: one of `IDEALS`. For the stereotype preference every contrast must name a stereotyping variant.
+        metric: one of `IDEALS`; every contrast must have it, see `measurable`.
         max_tokens: padded tokens per forward.
         seed: of the intervals.
     """
@@ -125,7 +126,7 @@ class MaskedEvaluator:
     ) -> PairedChange:
         chosen = set(ids)
         contrasts = [contrast for contrast in self.contrasts if contrast.id in chosen]
-        pooled = self.metric == STEREOTYPE_PREFERENCE  # a share is over all pairs, as in the rows of an evaluation
+        pooled = IDEALS[self.metric] == 0.5  # a share is over all pairs, as in the rows of an evaluation
         return paired_change(
             [before[contrast.id] for contrast in contrasts],
             [after[contrast.id] for contrast in contrasts],
@@ -155,10 +156,25 @@ class MaskedEvaluator:
             measured = measure_contrasts(self._model, self._architecture, batches, taps=frozenset())
             return {one.id: one.divergence for one in measured if category in (None, self._categories[one.id])}
         contrasts = [contrast for contrast in self.contrasts if category in (None, contrast.category)]
+        if self.metric == SHARED_PREFERENCE:
+            return self._shared_preferences(contrasts)
         sentences = measure_sentences(self._model, contrasts, max_tokens=self._max_tokens)
         if self.metric == SEQUENCE_GAP:
             return {one.id: one.gap for one in sentences}
         stereotyping = {contrast.id: contrast.stereotyping for contrast in contrasts}
-        return {
-            one.id: float(one.prefers(index, 1 - index)) for one in sentences if (index := stereotyping[one.id]) is not None
-        }
+        preferred = {one.id: one.prefers(index, 1 - index) for one in sentences if (index := stereotyping[one.id]) is not None}
+        return {id: float(yes) for id, yes in preferred.items() if yes is not None}
+
+    def _shared_preferences(self, contrasts: Sequence[AlignedContrast]) -> dict[str, float]:
+        wanted = {contrast.id: contrast.stereotyping for contrast in contrasts}
+        batches = [batch for batch in self._batches if set(batch.ids) & wanted.keys()]
+        measured = measure_contrasts(self._model, self._architecture, batches, taps=frozenset(), sentences=True)
+        shared = {one.id: one.shared_log_probabilities for one in measured}
+        return {id: float(shared[id][index] > shared[id][1 - index]) for id, index in wanted.items() if index is not None}
+
+
+def measurable(metric: str, contrast: AlignedContrast) -> bool:
+    """The contrast has the metric, one of `IDEALS`."""
+    if metric == SHARED_PREFERENCE:
+        return contrast.stereotyping is not None and bool(scored_places([one.ids for one in contrast.variants])[0])
+    return metric in (DIVERGENCE, SEQUENCE_GAP) or (contrast.stereotyping is not None and contrast.same_start)

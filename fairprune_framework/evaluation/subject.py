@@ -129,9 +129,9 @@ class Subject:
                 )
             return [asdict(one) for one in measured]
 
-        key = {"composition": composition_hash(batches), "texts": _texts(aligned), "taps": sorted(taps), "sentences": True}
+        key = {"composition": composition_hash(batches), "texts": _texts(aligned), "taps": sorted(taps), "sentences": "shared"}
         key["right"] = digest([[one.id, list(one.right)] for one in aligned if one.right])
-        lists = ("by_layer", "valence", "log_probabilities")
+        lists = ("by_layer", "valence", "log_probabilities", "shared_log_probabilities")
         return [
             ContrastMeasure(**{**one, **{column: tuple(one[column]) for column in lists}})
             for one in self._kept(f"{name}-contrasts", key, make)
@@ -149,8 +149,9 @@ class Subject:
             with bar(f"{name}, sentences", sum(len(one.variants) for one in aligned), "texts") as advance:
                 return [asdict(one) for one in measure_sentences(self.model, aligned, start, self.max_tokens, advance)]
 
-        measured = self._kept(f"{name}-sentences", {"texts": _texts(aligned), "start": start}, make)
-        return [SentenceMeasure(id=one["id"], log_probabilities=tuple(one["log_probabilities"])) for one in measured]
+        measured = self._kept(f"{name}-sentences", {"texts": _texts(aligned), "start": start, "whole": True}, make)
+        lists = ("log_probabilities", "shared")
+        return [SentenceMeasure(**{**one, **{column: tuple(one[column]) for column in lists}}) for one in measured]
 
     def task(self, settings: TaskSettings) -> list[TaskResult]:
         """A task of lm-eval, a group or a tag."""

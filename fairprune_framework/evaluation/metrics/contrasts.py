@@ -26,6 +26,7 @@ from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader
 from fairprune_framework.evaluation.metrics.sentences import text_log_probs
+from fairprune_framework.evaluation.metrics.shared_tokens import scored_places
 from fairprune_framework.functional.divergence import generalised_js
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.head import answers_of, vocabulary_of
@@ -51,6 +52,10 @@ class ContrastMeasure:
     """Expected valence of the next token after each variant; empty: not measured."""
     log_probabilities: tuple[float, ...] = ()
     """log p of each variant over all tokens but the first, nats; empty: not measured."""
+    shared_log_probabilities: tuple[float, ...] = ()
+    """log p of each variant over the tokens that all share behind the first difference, nats; empty: not measured."""
+    shared_tokens: int = 0
+    """How many these are in each variant."""
 
 
 def pair_difference(observation: Observation, tap: Tap) -> Tensor:
@@ -159,19 +164,33 @@ def _read(
     return rows
 
 
-def _with_sentences(batch: MicroBatch, log_probs_B: Sequence[float], measured: list[ContrastMeasure]) -> list[ContrastMeasure]:
-    """The measures with log p of each variant.
+def _with_sentences(batch: MicroBatch, log_probs_B: Sequence[Tensor], measured: list[ContrastMeasure]) -> list[ContrastMeasure]:
+    """The measures with log p of each variant, of all its tokens and of those that all variants share.
+
+    Args:
+        log_probs_B: for each text those of its tokens but the first.
 
     Raises:
         FairpruneError: one is NaN or infinite.
     """
-    if not all(map(math.isfinite, log_probs_B)):
+    sums = [float(values.sum()) for values in log_probs_B]
+    if not all(map(math.isfinite, sums)):
         raise FairpruneError("NaN or Inf in the log-probability of a text")
-    texts = [row[present].tolist() for row, present in zip(batch.text, batch.present, strict=True)]
-    return [
-        replace(measure, log_probabilities=tuple(log_probs_B[text] for text in texts_V))
-        for measure, texts_V in zip(measured, texts, strict=True)
-    ]
+    ids = [row[: len(values) + 1] for row, values in zip(batch.input_ids.tolist(), log_probs_B, strict=True)]
+    found = []
+    for measure, row, present in zip(measured, batch.text, batch.present, strict=True):
+        texts_V = row[present].tolist()
+        places = scored_places([ids[text] for text in texts_V])
+        shared = [float(log_probs_B[text][[at - 1 for at in own]].sum()) for text, own in zip(texts_V, places, strict=True)]
+        found.append(
+            replace(
+                measure,
+                log_probabilities=tuple(sums[text] for text in texts_V),
+                shared_log_probabilities=tuple(shared),
+                shared_tokens=len(places[0]),
+            )
+        )
+    return found
 
 
 def _collect(batch: MicroBatch, divergence: Tensor, layers: Sequence[tuple[Tensor, int]]) -> list[ContrastMeasure]:

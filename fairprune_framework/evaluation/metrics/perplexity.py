@@ -129,10 +129,11 @@ def language_cost(
 def perplexity_change(before: TextLoss, after: TextLoss, seed: int = 0, level: float = 0.95) -> StatisticChange:
     """Perplexity before and after, with an interval over documents or windows."""
     first, second = (np.stack([loss.nll, loss.tokens], 1) for loss in (before, after))
-    return change_of(first, second, range(len(before.nll)), _perplexity, seed=seed, level=level)
+    return change_of(first, second, range(len(before.nll)), perplexity, seed=seed, level=level)
 
 
-def _perplexity(sums: Floats) -> Floats:
+def perplexity(sums: Floats) -> Floats:
+    """exp(column 0 / column 1): of nats and tokens."""
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         return np.asarray(np.exp(sums[..., 0] / sums[..., 1]))
 

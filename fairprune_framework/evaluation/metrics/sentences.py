@@ -2,9 +2,10 @@
 
 `sequence-gap`: mean over all pairs of variants of |log p_i - log p_j|, nats; for two variants lm-eval's `likelihood_diff`.
 `stereotype-preference`: 1 where the stereotyping sentence is the likelier one; its mean is the stereotype share, whose ideal is
-0.5 (Nangia et al. 2020 for CrowS-Pairs; lm-eval's `pct_stereotype`). log p is summed over all tokens but the
-first, as the attribution of the same gap sees them: a model without BOS gives its first token no probability. lm-eval's task
+0.5 (lm-eval's `pct_stereotype`). log p is summed over all tokens but the first, as the attribution of the same gap sees them: a model
+without BOS gives its first token no probability, so that pairs which differ in it have no preference. lm-eval's task
 `crows_pairs_english` puts BOS (or EOS) before the sentence and counts all tokens; with `start_token` these numbers are that.
+`shared-token-preference`: the same of the tokens that both sentences share (Nangia et al. 2020); see `shared_tokens.py`.
 """
 
 from __future__ import annotations
@@ -29,6 +30,14 @@ class SentenceMeasure:
     id: str
     log_probabilities: tuple[float, ...]
     """Nats, of each variant."""
+    shared: tuple[float, ...] = ()
+    """Nats of the shared tokens behind the first difference, of each variant; empty: not measured."""
+    shared_tokens: int = 0
+    """How many these are in each variant."""
+    whole: bool = True
+    """The log-probabilities cover all that differs: they are no preference where the texts differ in a first token that is not scored."""
+    equal_length: bool = True
+    """All variants have the same number of tokens."""
 
     @property
     def gap(self) -> float:
@@ -36,9 +45,13 @@ class SentenceMeasure:
         gaps = [abs(a - b) for a, b in combinations(self.log_probabilities, 2)]
         return sum(gaps) / len(gaps)
 
-    def prefers(self, stereotyping: int, other: int) -> bool:
-        """The stereotyping variant is the likelier one; a tie does not count, as in lm-eval."""
-        return self.log_probabilities[stereotyping] > self.log_probabilities[other]
+    def prefers(self, stereotyping: int, other: int) -> bool | None:
+        """The stereotyping variant is the likelier one; a tie does not count, as in lm-eval. None: their first tokens are not scored."""
+        return self.log_probabilities[stereotyping] > self.log_probabilities[other] if self.whole else None
+
+    def prefers_by_shared(self, stereotyping: int, other: int) -> bool | None:
+        """The shared tokens are likelier in the stereotyping variant. None: there is none behind the first difference."""
+        return self.shared[stereotyping] > self.shared[other] if self.shared_tokens else None
 
 
 def start_token(tokenizer: Any) -> int | None:
@@ -46,8 +59,8 @@ def start_token(tokenizer: Any) -> int | None:
     return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id  # type: ignore[no-any-return]
 
 
-def text_log_probs(answers: Answers, input_ids: Tensor, lengths: Sequence[int], width: int) -> list[float]:
-    """log p of each right-padded text of a forward over all its tokens but the first, nats.
+def text_log_probs(answers: Answers, input_ids: Tensor, lengths: Sequence[int], width: int) -> list[Tensor]:
+    """log p of the tokens of each right-padded text of a forward, all but the first, nats: (tokens - 1,) float64 each.
 
     Args:
         input_ids: (B, T).
@@ -56,7 +69,7 @@ def text_log_probs(answers: Answers, input_ids: Tensor, lengths: Sequence[int], 
     """
     rows, columns = positions_before(lengths, input_ids.device)
     log_p, _ = token_answers(answers, (rows, columns), input_ids[rows, columns + 1], width)
-    return [float(part.sum()) for part in torch.split(log_p, [length - 1 for length in lengths])]
+    return list(torch.split(log_p, [length - 1 for length in lengths]))
 
 
 def log_probabilities(
@@ -93,6 +106,11 @@ def measure_sentences(
     texts = [tokens.ids for contrast in contrasts for tokens in contrast.variants]
     values = iter(log_probabilities(model, texts, start, max_tokens, progress))
     return [
-        SentenceMeasure(id=contrast.id, log_probabilities=tuple(next(values) for _ in contrast.variants))
+        SentenceMeasure(
+            id=contrast.id,
+            log_probabilities=tuple(next(values) for _ in contrast.variants),
+            whole=start is not None or contrast.same_start,
+            equal_length=contrast.equal_length,
+        )
         for contrast in contrasts
     ]

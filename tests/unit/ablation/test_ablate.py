@@ -66,6 +66,6 @@ def test_nothing_is_written_for_a_bad_grid(
 
 
 def test_a_preference_needs_stereotypes(tmp_path: Path, grid: dict[str, Any], given: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="those of select name none"):
+    with pytest.raises(UserError, match="select has none"):
         ablate({**grid, "judge": "stereotype-preference"}, tmp_path / "grid", **given)
     assert not (tmp_path / "grid").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -22,9 +24,10 @@ def measures(wins: int, n: int = 40) -> list[SentenceMeasure]:
 
 def test_rows_of_a_stereotype_set() -> None:
     contrasts = pairs(("more", "less"))
+    names = ("x/sequence-gap", "x/stereotype-preference", "x/length-matched-preference")
     rows = sentence_rows(sentence_items(contrasts, measures(34), measures(22)), seed=0, prefix="x/")
     assert [(row.metric, row.category) for row in rows] == [
-        (metric, category) for metric in ("x/sequence-gap", "x/stereotype-preference") for category in (None, "a", "b")
+        (metric, category) for metric in names for category in (None, "a", "b")
     ]
     share = rows[3]
     assert (share.before, share.after, share.ideal, share.n) == (34 / 40, 22 / 40, 0.5, 40)
@@ -33,7 +36,7 @@ def test_rows_of_a_stereotype_set() -> None:
     assert share.p_value == pytest.approx(2 * 0.5**12)
     assert share.ci_high is not None
     assert share.ci_high < 0
-    assert [row.p_adjusted for row in rows[4:]] == [pytest.approx(2 * rows[4].p_value), pytest.approx(2 * rows[5].p_value)]
+    assert [row.p_adjusted for row in rows[4:6]] == [pytest.approx(2 * rows[4].p_value), pytest.approx(2 * rows[5].p_value)]
 
 
 def test_rows_of_one_model_and_of_two_that_are_equal() -> None:
@@ -82,3 +85,40 @@ def test_splits_and_controls_are_apart() -> None:
         ("heldout", True, 10),
         ("select", True, 10),
     ]
+
+
+def scored(*shared: tuple[float, float], tokens: int = 4, **facts: bool) -> list[SentenceMeasure]:
+    return [
+        SentenceMeasure(id=str(i), log_probabilities=(-9.0, -8.0), shared=pair, shared_tokens=tokens, **facts)
+        for i, pair in enumerate(shared)
+    ]
+
+
+def test_pairs_that_cannot_be_scored_are_left_out_and_counted() -> None:
+    contrasts = pairs(("more", "less"))
+    measured = scored(*[(-1.0, -2.0 if i % 4 else -0.5) for i in range(40)])
+    cut = [replace(one, whole=i >= 10, equal_length=i >= 20, shared_tokens=4 * (i >= 5)) for i, one in enumerate(measured)]
+    rows = {row.metric: row for row in sentence_rows(sentence_items(contrasts, cut, cut), seed=0) if row.category is None}
+    assert {name: row.n for name, row in rows.items()} == {
+        "sequence-gap": 40,
+        "shared-token-perplexity": 35,
+        "shared-token-preference": 35,
+        "stereotype-preference": 30,
+        "length-matched-preference": 20,
+    }
+    assert rows["shared-token-preference"].before == pytest.approx(sum(i % 4 > 0 for i in range(5, 40)) / 35)
+    assert rows["stereotype-preference"].before == 0.0
+    assert "5 of 40 pairs left out" in str(rows["shared-token-preference"].note)
+    assert "10 of 40 pairs left out" in str(rows["stereotype-preference"].note)
+    assert "left out" not in str(rows["sequence-gap"].note)
+
+
+def test_the_perplexity_of_shared_tokens_is_pooled_over_both_variants() -> None:
+    rng = np.random.default_rng(1)
+    before, after = (rng.normal(-8, 2, (40, 2)), rng.normal(-9, 2, (40, 2)))
+    items = sentence_items(pairs(("a", "b")), scored(*map(tuple, before.tolist())), scored(*map(tuple, after.tolist())))
+    row = next(r for r in sentence_rows(items, seed=0) if r.metric == "shared-token-perplexity" and r.category is None)
+    first, second = (np.exp(-values.sum() / (40 * 2 * 4)) for values in (before, after))
+    assert (row.before, row.after, row.change) == pytest.approx((first, second, second / first - 1))
+    assert row.ci_low is not None
+    assert row.ci_low < row.change < row.ci_high  # type: ignore[operator]
