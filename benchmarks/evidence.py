@@ -35,7 +35,8 @@ from fairprune_framework.evaluation.rows import ResultRow, RowKey
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import TaskSettings, check_data
-from fairprune_framework.evaluation.tasks.harness import TaskResult, language_model, run_task
+from fairprune_framework.evaluation.tasks.harness import language_model, run_task
+from fairprune_framework.evaluation.tasks.result import TaskResult
 from fairprune_framework.evaluation.tasks.rows import task_rows
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder

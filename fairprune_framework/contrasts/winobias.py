@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from fairprune_framework.contrasts.formats import Row
@@ -24,8 +25,35 @@ def recognised(path: Path) -> bool:
     return _FILE.fullmatch(path.name) is not None
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """Rows as `records.to_contrast` takes them, of a folder with any of the files, or of one file and its counterpart.
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """Line i of both sides of a file."""
+
+    where: str
+    part: str
+    """`type1-dev` and the like."""
+    line: int
+    pro: str
+    """With its brackets: `[The developer] argued with the designer because [he] ...`."""
+    anti: str
+
+    @property
+    def template_id(self) -> str:
+        """Of lines 2k - 1 and 2k, which are about the same two occupations."""
+        return f"{self.part}-{(self.line + 1) // 2}"
+
+
+def bare(marked: str) -> str:
+    """The sentence without its brackets.
+
+    >>> bare("[The nurse] said that [she] was late.")
+    'The nurse said that she was late.'
+    """
+    return re.sub(r"[\[\]]", "", marked)
+
+
+def lines(path: Path) -> Iterator[Line]:
+    """The lines of a folder with any of the files, or of one file and its counterpart.
 
     Raises:
         PromptError: a file without its counterpart, or with another number of lines; a line without a number.
@@ -33,7 +61,6 @@ def rows(path: Path) -> Iterator[Row]:
     names = [child.name for child in path.iterdir()] if path.is_dir() else [path.name]
     folder = path if path.is_dir() else path.parent
     found = {(match["part"], match["kind"]) for name in names if (match := _FILE.fullmatch(name))}
-    number = 0
     for part, kind in sorted(found):
         sides = {}
         for side in ("pro", "anti"):
@@ -47,15 +74,21 @@ def rows(path: Path) -> Iterator[Row]:
                 "line i of both must belong together"
             )
         for line, (pro, anti) in enumerate(zip(sides["pro"], sides["anti"], strict=True), start=1):
-            number += 1
-            data = {
-                "id": f"winobias/{kind}-{part}-{line}",
-                "category": "gender",
-                "template_id": f"{kind}-{part}-{(line + 1) // 2}",
-                "context": f"{kind}-{part}",
-                "variants": [{"attribute": "pro", "text": pro}, {"attribute": "anti", "text": anti}],
-            }
-            yield Row(where=f"{folder}/pro_stereotyped_{kind}.txt.{part}, line {line}", number=number, data=data)
+            where = f"{folder}/pro_stereotyped_{kind}.txt.{part}, line {line}"
+            yield Line(where=where, part=f"{kind}-{part}", line=line, pro=pro, anti=anti)
+
+
+def rows(path: Path) -> Iterator[Row]:
+    """Rows as `records.to_contrast` takes them; raises as `lines`."""
+    for number, one in enumerate(lines(path), start=1):
+        data = {
+            "id": f"winobias/{one.part}-{one.line}",
+            "category": "gender",
+            "template_id": one.template_id,
+            "context": one.part,
+            "variants": [{"attribute": "pro", "text": bare(one.pro)}, {"attribute": "anti", "text": bare(one.anti)}],
+        }
+        yield Row(where=one.where, number=number, data=data)
 
 
 def _sentences(file: Path) -> list[str]:
@@ -66,5 +99,5 @@ def _sentences(file: Path) -> list[str]:
         match = _LINE.fullmatch(line)
         if match is None:
             raise PromptError(f"{file}, line {number}: a line of WinoBias begins with its number")
-        sentences.append(re.sub(r"[\[\]]", "", match["text"]))
+        sentences.append(match["text"])
     return sentences

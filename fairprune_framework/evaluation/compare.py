@@ -24,7 +24,7 @@ from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import TaskSettings, limits_of, tasks_of
-from fairprune_framework.evaluation.tasks.harness import TaskResult
+from fairprune_framework.evaluation.tasks.result import TaskResult
 from fairprune_framework.evaluation.tasks.rows import task_rows
 from fairprune_framework.recipes.recipe import Recipe
 

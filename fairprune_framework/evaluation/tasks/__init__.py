@@ -1,1 +1,1 @@
-"""Tasks of lm-eval."""
+"""Benchmark tasks: those of lm-eval, and our own."""

@@ -32,11 +32,12 @@ class LocalTask:
     """Where `--task-data` looks for a task, and what its items are called."""
 
     folder: str
-    """Of lm-eval's task configs, below `lm_eval/tasks`: reading only these spares its index of 14,000 others."""
+    """Of lm-eval's task configs, below `lm_eval/tasks`: reading only these spares its index of 14,000 others. Of our own tasks: of the
+    data, below DIR."""
     files: tuple[str, ...]
     """Patterns below DIR."""
-    split: str
-    """The split that lm-eval judges on."""
+    split: str | None
+    """The split that lm-eval judges on; None: the task is ours, and has no other source than local files."""
     fetch: str
     """Where the data come from, for the error where they are absent."""
     strata: tuple[str, ...] = ()
@@ -89,6 +90,12 @@ LOCAL: Mapping[str, LocalTask] = {
         fetch="the hub data set oskarvanderwal/winogender, all, one {sentence, pronoun, occupation, participant, label, gender} a line",
         category="gender",
         cluster=("occupation", "participant"),
+    ),
+    "winobias": LocalTask(
+        folder="winobias",
+        files=("winobias/*_stereotyped_type*.txt.*",),
+        split=None,
+        fetch="WinoBias/wino/data/*_stereotyped_*.txt.* of github.com/uclanlp/corefBias",
     ),
 }
 
@@ -144,9 +151,14 @@ def check_data(tasks: Sequence[str], folder: Path | None) -> None:
     """Say what is missing before anything runs.
 
     Raises:
-        UserError: no folder, a task whose files are absent, or one that has no local layout.
+        UserError: no folder, a task whose files are absent, one that has no local layout, or one that has nothing else.
     """
     if folder is None:
+        for task in tasks:
+            if task in LOCAL and LOCAL[task].split is None:
+                raise UserError(
+                    f"the task {task!r} needs --task-data DIR: put {LOCAL[task].fetch}, into DIR/{LOCAL[task].folder}"
+                )
         return
     if not folder.is_dir():
         raise UserError(f"--task-data: there is no folder {folder}")

@@ -12,7 +12,6 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -23,30 +22,8 @@ from torch import nn
 from fairprune_framework.errors import FairpruneError, UnknownName, UserError, did_you_mean
 from fairprune_framework.evaluation.metrics.continuations import Answer, Request, score
 from fairprune_framework.evaluation.tasks.data import LOCAL, SUITES, Items, TaskSettings, drawn, read_items
+from fairprune_framework.evaluation.tasks.result import TaskResult
 from fairprune_framework.models.quiet import quietly
-
-
-@dataclass(frozen=True, kw_only=True)
-class TaskResult:
-    """One task on one model."""
-
-    task: str
-    version: str
-    items: tuple[Mapping[str, Any], ...]
-    """`id` (index in the whole set), `category`, `cluster`, and the value of each metric: a number, or the list that is aggregated."""
-    metrics: Mapping[str, Mapping[str, Any]]
-    """Metric -> `value` as lm-eval aggregates it, `aggregation` by name, `higher_is_better`."""
-    hash: str
-    """Of the items' ids and documents."""
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON values, as the cache keeps them."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> TaskResult:
-        """The result that `to_json` wrote."""
-        return cls(**{**data, "items": tuple(data["items"])})
 
 
 def language_model(
@@ -115,6 +92,7 @@ def load_task(settings: TaskSettings) -> tuple[dict[str, Any], Items | None]:
     manager = _manager(local.folder if local else None)
     if settings.data is None or local is None:
         return manager.load([name])["tasks"], None
+    assert local.split is not None  # a task of ours does not come here
     items = read_items(name, settings.data, settings.limit)
     config = {"task": name, "custom_dataset": _of_rows(items, local.split), "dataset_path": None, "dataset_kwargs": None}
     config |= {f"{split}_split": None for split in ("training", "validation") if split != local.split}

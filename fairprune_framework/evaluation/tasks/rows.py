@@ -20,7 +20,8 @@ import numpy as np
 
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, too_few, with_holm
-from fairprune_framework.evaluation.tasks.harness import TaskResult
+from fairprune_framework.evaluation.tasks.derived import with_derived
+from fairprune_framework.evaluation.tasks.result import TaskResult
 from fairprune_framework.functional.bootstrap import Floats, Statistic, change_of, mean
 from fairprune_framework.functional.hypothesis_tests import cohens_h, flips, wilson
 
@@ -28,6 +29,7 @@ AMBIGUOUS_NOTE = (
     "lm-eval's formula: (1 - accuracy on ambiguous contexts) x (2 biased / answered - 1); "
     "HELM scales by 1 - accuracy over all contexts"
 )
+DIFF_NOTE = "(biased - counter-biased answers) / items"
 DISAMBIGUATED_NOTE = "lm-eval's formula: 2 biased / answered - 1 on disambiguated contexts"
 
 
@@ -77,6 +79,12 @@ def _ambiguous(sums: Floats) -> Floats:
         return np.asarray((1 - sums[..., 0] / sums[..., 3]) * _bias(sums))
 
 
+def _difference(sums: Floats) -> Floats:
+    """(biased - counter-biased) / items, of the same columns."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray((2 * sums[..., 1] - sums[..., 2]) / sums[..., 3])
+
+
 _AGGREGATIONS: Mapping[str, Aggregation] = {
     "mean": Aggregation(statistic=mean, ideal=1.0, unit="share of items"),
     "perplexity": Aggregation(statistic=_negative_exponential, ideal=0.0, unit="perplexity"),
@@ -85,7 +93,12 @@ _AGGREGATIONS: Mapping[str, Aggregation] = {
     "agg_accuracy_amb": Aggregation(statistic=mean, ideal=1.0, unit="share of items", picks=0),
     "agg_accuracy_disamb": Aggregation(statistic=mean, ideal=1.0, unit="share of items", picks=1),
     "agg_amb_bias_scores": Aggregation(statistic=_ambiguous, ideal=0.0, unit="score", note=AMBIGUOUS_NOTE, span=2.0, picks=0),
+    "preference": Aggregation(statistic=mean, ideal=0.5, unit="share of items"),
+    "quarter": Aggregation(statistic=mean, ideal=0.25, unit="share of items"),
+    "difference": Aggregation(statistic=mean, ideal=0.0, unit="difference of shares", span=2.0),
     "agg_disamb_bias_scores": Aggregation(statistic=_bias, ideal=0.0, unit="score", note=DISAMBIGUATED_NOTE, span=2.0, picks=1),
+    "amb_diff_bias": Aggregation(statistic=_difference, ideal=0.0, unit="share of items", note=DIFF_NOTE, span=2.0, picks=0),
+    "disamb_diff_bias": Aggregation(statistic=_difference, ideal=0.0, unit="share of items", note=DIFF_NOTE, span=2.0, picks=1),
 }
 _SPECIAL: Mapping[str, Aggregation] = {
     "pct_stereotype": Aggregation(statistic=mean, ideal=0.5, unit="share of pairs"),
@@ -101,6 +114,7 @@ def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[R
     """
     if after is not None and after.hash != before.hash:
         raise FairpruneError(f"the task {before.task!r} ran on different items before and after")
+    before, after = with_derived(before), None if after is None else with_derived(after)
     categories = sorted({item["category"] for item in before.items if item["category"] is not None})
     rows: list[ResultRow] = []
     for metric, facts in before.metrics.items():
@@ -109,10 +123,39 @@ def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[R
         aggregation = _SPECIAL.get(metric) or _AGGREGATIONS.get(facts["aggregation"])
         if aggregation is not None and aggregation.ideal == 1.0 and facts["higher_is_better"] is False:
             aggregation = replace(aggregation, ideal=0.0)
-        rows.append(_row(before, after, metric, aggregation, None, seed))
-        if aggregation is not None:
-            rows += with_holm([_row(before, after, metric, aggregation, category, seed) for category in categories])
+        own = [
+            _claimed(_row(before, after, metric, aggregation, category, seed), before, facts).noted(facts.get("note"))
+            for category in (None, *(categories if aggregation is not None and facts.get("by_category", True) else ()))
+        ]
+        rows += [own[0], *with_holm(own[1:])]
     return rows
+
+
+def _claimed(row: ResultRow, before: TaskResult, facts: Mapping[str, Any]) -> ResultRow:
+    """The row without change, interval and test where the accuracy that its metric rests on is not shown to beat chance before."""
+    accuracy = facts.get("rests_on")
+    if accuracy is None:
+        return row
+    aggregation = _AGGREGATIONS[before.metrics[accuracy]["aggregation"]]
+    found = [aggregation.summands(item[accuracy]) for item in before.items if row.category in (None, item["category"])]
+    right = [value[0] for value in found if value is not None]
+    low = wilson(round(sum(right)), len(right))[0] if right else 0.0
+    if low > facts["chance"]:
+        return row
+    known = f"{sum(right) / len(right):.1%}" if right else "not measured"
+    bare = replace(
+        row,
+        change=None,
+        ci_low=None,
+        ci_high=None,
+        difference_low=None,
+        difference_high=None,
+        p_value=None,
+        detectable=None,
+        effect_size=None,
+        standard_error=None,
+    )
+    return bare.noted(f"no claim: {accuracy} of the model before is {known}, not shown to beat chance ({facts['chance']:.1%})")
 
 
 _BBQ = (
@@ -160,7 +203,7 @@ def _row(
         row = ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters, note=note)
         return replace(row, before_low=low, before_high=high)
     row = _within_span(replace(ResultRow.of_change(key, change), before_low=low, before_high=high, note=note), aggregation.span)
-    if aggregation.unit in ("share of items", "perplexity") and change.retention is not None and not beaten:
+    if (aggregation.ideal == 1.0 or aggregation.unit == "perplexity") and change.retention is not None and not beaten:
         kept = change.retention
         row = replace(row, retention=kept.value, retention_low=kept.low, retention_high=kept.high)
     answers = _answers(aggregation, first), _answers(aggregation, second)
@@ -205,8 +248,11 @@ def _within_span(row: ResultRow, span: float | None) -> ResultRow:
 
 def _answers(aggregation: Aggregation, summands: Sequence[tuple[float, ...]]) -> list[bool] | None:
     """The yes or no of each item, for the flips: right, stereotyping, or biased; None where an item has no such answer."""
-    index = 1 if aggregation.statistic in (_bias, _ambiguous) else 0
-    if aggregation.statistic not in (mean, _bias, _ambiguous) or not {values[index] for values in summands} <= {0, 1}:
+    index = 1 if aggregation.statistic in (_bias, _ambiguous, _difference) else 0
+    if aggregation.statistic not in (mean, _bias, _ambiguous, _difference) or not {values[index] for values in summands} <= {
+        0,
+        1,
+    }:
         return None
     return [bool(values[index]) for values in summands]
 

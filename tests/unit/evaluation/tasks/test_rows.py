@@ -15,7 +15,7 @@ from statsmodels.stats.proportion import proportion_confint, proportion_effectsi
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks.data import TaskSettings
-from fairprune_framework.evaluation.tasks.harness import TaskResult
+from fairprune_framework.evaluation.tasks.result import TaskResult
 from fairprune_framework.evaluation.tasks.rows import task_rows
 
 RNG = np.random.default_rng(0)
@@ -32,7 +32,11 @@ def test_rows_before_and_after(data: Path, subject: Subject) -> None:
     rows = task_rows(before, after, 0)
     names = {row.metric for row in rows}
     assert names == {
-        f"bbq/{name}" for name in ("acc", "accuracy_amb", "accuracy_disamb", "amb_bias_score", "disamb_bias_score")
+        f"bbq/{name}"
+        for name in (
+            *("acc", "accuracy_amb", "accuracy_disamb", "amb_bias_score", "disamb_bias_score"),
+            *("amb_diff_bias", "disamb_diff_bias", "accuracy_answered"),
+        )
     }
     score = next(row for row in rows if row.metric == "bbq/amb_bias_score" and row.category is None)
     assert score.after == pytest.approx(after.metrics["amb_bias_score"]["value"])

@@ -1,0 +1,11 @@
+"""The tasks that are ours, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from fairprune_framework.evaluation.tasks.own import OwnTask
+from fairprune_framework.evaluation.tasks.winobias import WINOBIAS
+
+OWN: Mapping[str, OwnTask] = {"winobias": WINOBIAS}
+"""`--suite NAME`, beside the tasks of lm-eval."""
