@@ -23,6 +23,7 @@ from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
+from fairprune_framework.evaluation.tasks import decisions
 from fairprune_framework.evaluation.tasks.data import TaskSettings, limits_of, tasks_of
 from fairprune_framework.evaluation.tasks.result import TaskResult
 from fairprune_framework.evaluation.tasks.rows import task_rows
@@ -94,6 +95,15 @@ def measured(
                 task=task,
                 limit=limits[task],
                 data=None if recipe.task_data is None else Path(recipe.task_data),
+                chat_template=recipe.chat_template,
+                micro_batch_tokens=subject.max_tokens,
+            )
+        )
+    if recipe.decisions is not None:
+        result.tasks += subject.task(
+            TaskSettings(
+                task="decisions",
+                data=decisions.path_of(recipe.decisions),
                 chat_template=recipe.chat_template,
                 micro_batch_tokens=subject.max_tokens,
             )
@@ -221,6 +231,7 @@ def _task_samples(before: TaskResult, after: TaskResult | None) -> list[dict[str
         for index, item in enumerate(before.items)
         for other in [after.items[index] if after else None]
         for metric in before.metrics
+        if item[metric] is not None or (other and other[metric] is not None)
     ]
 
 

@@ -27,7 +27,7 @@ from fairprune_framework.evaluation.metrics.perplexity import TextLoss, text_los
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
 from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of
 from fairprune_framework.evaluation.tasks.harness import language_model, run_task
-from fairprune_framework.evaluation.tasks.own import run_own
+from fairprune_framework.evaluation.tasks.own import questions_hash, run_own
 from fairprune_framework.evaluation.tasks.registry import OWN
 from fairprune_framework.evaluation.tasks.result import TaskResult
 from fairprune_framework.models.architecture import Architecture
@@ -159,16 +159,18 @@ class Subject:
     def task(self, settings: TaskSettings) -> list[TaskResult]:
         """One of our own tasks, or a task of lm-eval, a group or a tag."""
         key: dict[str, Any] = {"limit": settings.limit, "chat_template": settings.chat_template}
-        if settings.data is not None and settings.task in LOCAL:
+        own = OWN.get(settings.task)
+        if own is not None:
+            at = settings.data / LOCAL[settings.task].folder if settings.data and settings.task in LOCAL else settings.data
+            read = own.read(at)
+            key |= {"questions": questions_hash(read.questions), "version": own.version}
+        elif settings.data is not None and settings.task in LOCAL:
             files = files_of(LOCAL[settings.task], settings.data)
             key["data"] = digest([file_digest(path) for path in files])
 
         def make() -> Any:
-            own = OWN.get(settings.task)
             if own is not None:
-                assert settings.data is not None  # refused by `check_data`
-                path = settings.data / LOCAL[settings.task].folder
-                return [run_own(settings.task, own, path, self.model, self.encoder, settings).to_json()]
+                return [run_own(settings.task, own, read, self.model, self.encoder, settings).to_json()]
             lm = language_model(self.model, self.tokenizer, self.max_tokens)
             return [result.to_json() for result in run_task(lm, settings)]
 

@@ -203,6 +203,13 @@ class Recipe:
         group="judging",
         stage="evaluate",
     )
+    decisions: str | None = option(
+        None,
+        "Decisions about persons, asked before and after: builtin:en, or a file of template_id, attribute, group, text.",
+        group="judging",
+        stage="evaluate",
+        metavar="SET",
+    )
     random_sets: int = option(
         19,
         "random sets of neurons, matched to the plan by layer and activation norm, that the effect must exceed for the word "

@@ -162,6 +162,8 @@ class RunFolder(os.PathLike[str]):
         if "calibration" in wanted and self.recipe.calibration is not None:
             path = text_file(self.recipe.calibration)
             inputs["calibration"] = provenance.file_digest(path) if path.is_file() else None
+        if "decisions" in wanted and self.recipe.decisions is not None and (path := Path(self.recipe.decisions)).is_file():
+            inputs["decisions"] = provenance.file_digest(path)
         return inputs
 
     def input_hash(self, name: str) -> str | None:

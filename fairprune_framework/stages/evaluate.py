@@ -23,6 +23,7 @@ from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, lang
 from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets, random_changes
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.subject import Subject
+from fairprune_framework.evaluation.tasks import decisions
 from fairprune_framework.evaluation.tasks.data import check_data, limits_of, tasks_of
 from fairprune_framework.evaluation.verdict import VerdictInputs, verdict_of
 from fairprune_framework.models.architecture import recognise
@@ -47,6 +48,8 @@ def check(run: Run, *, planning: bool = False) -> None:
         )
     if recipe.judge_prompts:
         _ = run.judged
+    if recipe.decisions is not None:
+        decisions.read(decisions.path_of(recipe.decisions))
     if recipe.suite:
         from fairprune_framework.evaluation.tasks.harness import check_tasks
 
@@ -89,7 +92,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     plan = run.read_plan() if run.folder.has("plan") else None
     units, multiplier = (plan.sites, plan.scaling) if plan is not None else ({}, 0.0)
     saved = run.folder / "model"
-    kept = recipe.suite or recipe.judge_prompts or recipe.against or recipe.cache
+    kept = recipe.suite or recipe.decisions or recipe.judge_prompts or recipe.against or recipe.cache
     cache = MeasurementCache(Path(recipe.cache or run.folder / "cache") if kept else None, run.notify)
     judging = run.calibration.judging
     material = Material(recipe=recipe, prompts=run.prompts, judged=run.judged, documents=judging)

@@ -51,28 +51,25 @@ class OwnTask:
     """One task of ours."""
 
     version: int
-    read: Callable[[Path], Read]
+    read: Callable[[Path | None], Read]
+    """From the place of its data; None: what is built in."""
     items: Callable[[Sequence[Question], Sequence[Sequence[float]]], Items]
     """(questions, log p of their requests in nats) -> items."""
     metrics: Callable[[Items], Mapping[str, Mapping[str, Any]]]
     """As in `TaskResult.metrics`."""
 
 
-def run_own(name: str, task: OwnTask, path: Path, model: nn.Module, encoder: Encoder, settings: TaskSettings) -> TaskResult:
+def run_own(name: str, task: OwnTask, read: Read, model: nn.Module, encoder: Encoder, settings: TaskSettings) -> TaskResult:
     """Ask a model, as it is now.
 
-    Args:
-        path: of the task's data.
-
     Raises:
-        UserError: data that cannot be read, or hold no question.
+        UserError: the data hold no question.
     """
-    read = task.read(path)
     clusters = list(dict.fromkeys(question.cluster for question in read.questions))
     kept = {clusters[index] for index in drawn([""] * len(clusters), settings.limit, name)}
     questions = [question for question in read.questions if question.cluster in kept]
     if not questions:
-        raise UserError(f"{path} holds no question of the task {name!r}")
+        raise UserError(f"{settings.data} holds no question of the task {name!r}")
     asked = [_request(encoder, *request) for question in questions for request in question.requests]
     answers = iter(score(model, asked, settings.micro_batch_tokens))
     log_p = [[next(answers)[0] for _ in question.requests] for question in questions]
@@ -86,8 +83,13 @@ def run_own(name: str, task: OwnTask, path: Path, model: nn.Module, encoder: Enc
         version=f"{task.version} of fairprune_framework",
         items=tuple(items),
         metrics=facts,
-        hash=digest([[question.cluster, [list(each) for each in question.requests]] for question in questions]),
+        hash=questions_hash(questions),
     )
+
+
+def questions_hash(questions: Sequence[Question]) -> str:
+    """Of all that is asked."""
+    return digest([[question.cluster, [list(each) for each in question.requests]] for question in questions])
 
 
 def _joined(*notes: str | None) -> str | None:
@@ -102,5 +104,6 @@ def _request(encoder: Encoder, context: str, continuation: str) -> Request:
             return (ids[0],), tuple(ids[1:])
         return (start,), tuple(ids[1:] if ids[0] == start else ids)
     opened = encoder.wrapped(context)
+    continuation = continuation if opened == context else continuation.lstrip()  # after a chat template an answer begins
     before, whole = (encoder.encode([text])[0][0] for text in (opened, opened + continuation))
     return tuple(whole[: len(before)]), tuple(whole[len(before) :])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from fairprune_framework.evaluation.tasks.decisions import DECISIONS
 from fairprune_framework.evaluation.tasks.own import OwnTask
 from fairprune_framework.evaluation.tasks.winobias import WINOBIAS
 
-OWN: Mapping[str, OwnTask] = {"winobias": WINOBIAS}
-"""`--suite NAME`, beside the tasks of lm-eval."""
+OWN: Mapping[str, OwnTask] = {"winobias": WINOBIAS, "decisions": DECISIONS}
+"""Asked for by `--suite NAME` beside the tasks of lm-eval, the decisions by `--decisions SET`."""

@@ -3,107 +3,22 @@
 Every aggregation that is a smooth function of sums over items gets an interval (`resampling.py`), over clusters where items share
 a template (BBQ's questions); accuracies also McNemar's exact test. Metrics of other aggregations are given as lm-eval computes
 them, without.
-
-BBQ's ambiguous score is lm-eval's: (1 - accuracy on ambiguous contexts) x S, S = 2 biased answers / answers that are not "unknown"
-- 1, both over ambiguous contexts (Parrish et al. 2022, page 6). HELM scales by 1 - accuracy over all contexts instead. lm-eval
-gives no error for either.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import numpy as np
 
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, too_few, with_holm
+from fairprune_framework.evaluation.tasks.aggregations import AGGREGATIONS, SPECIAL, Aggregation, ambiguous, bias, difference
 from fairprune_framework.evaluation.tasks.derived import with_derived
 from fairprune_framework.evaluation.tasks.result import TaskResult
-from fairprune_framework.functional.bootstrap import Floats, Statistic, change_of, mean
+from fairprune_framework.functional.bootstrap import change_of, mean
 from fairprune_framework.functional.hypothesis_tests import cohens_h, flips, wilson
-
-AMBIGUOUS_NOTE = (
-    "lm-eval's formula: (1 - accuracy on ambiguous contexts) x (2 biased / answered - 1); "
-    "HELM scales by 1 - accuracy over all contexts"
-)
-DIFF_NOTE = "(biased - counter-biased answers) / items"
-DISAMBIGUATED_NOTE = "lm-eval's formula: 2 biased / answered - 1 on disambiguated contexts"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Aggregation:
-    """How summands come from an item's value, and the statistic from their sums."""
-
-    statistic: Statistic
-    ideal: float
-    unit: str
-    note: str | None = None
-    span: float | None = None
-    """Highest minus lowest possible value; None: unbounded."""
-    picks: int | None = None
-    """Which context counts, by the last entry of the value: 0 ambiguous, 1 disambiguated; None: all."""
-
-    def summands(self, value: Any) -> tuple[float, ...] | None:
-        """None: the item takes no part."""
-        parts = value if isinstance(value, list) else [value]
-        if self.picks is not None:
-            if parts[-1] != self.picks or None in parts:
-                return None
-            parts = parts[:-1]
-        if None in parts:
-            return None
-        return (*parts, 1.0) if len(parts) == 1 or self.picks is not None else tuple(parts)
-
-
-def _negative_exponential(sums: Floats) -> Floats:
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-        return np.asarray(np.exp(-sums[..., 0] / sums[..., 1]))
-
-
-def _bits(sums: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(-sums[..., 0] / sums[..., 1] / math.log(2))
-
-
-def _bias(sums: Floats) -> Floats:
-    """2 biased / answered - 1 of columns (correct, biased, answered, items); 0 where no answer is biased, as in lm-eval."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray(np.where(sums[..., 1] == 0, 0.0, 2 * sums[..., 1] / sums[..., 2] - 1))
-
-
-def _ambiguous(sums: Floats) -> Floats:
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((1 - sums[..., 0] / sums[..., 3]) * _bias(sums))
-
-
-def _difference(sums: Floats) -> Floats:
-    """(biased - counter-biased) / items, of the same columns."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return np.asarray((2 * sums[..., 1] - sums[..., 2]) / sums[..., 3])
-
-
-_AGGREGATIONS: Mapping[str, Aggregation] = {
-    "mean": Aggregation(statistic=mean, ideal=1.0, unit="share of items"),
-    "perplexity": Aggregation(statistic=_negative_exponential, ideal=0.0, unit="perplexity"),
-    "weighted_perplexity": Aggregation(statistic=_negative_exponential, ideal=0.0, unit="perplexity"),
-    "bits_per_byte": Aggregation(statistic=_bits, ideal=0.0, unit="bits per byte"),
-    "agg_accuracy_amb": Aggregation(statistic=mean, ideal=1.0, unit="share of items", picks=0),
-    "agg_accuracy_disamb": Aggregation(statistic=mean, ideal=1.0, unit="share of items", picks=1),
-    "agg_amb_bias_scores": Aggregation(statistic=_ambiguous, ideal=0.0, unit="score", note=AMBIGUOUS_NOTE, span=2.0, picks=0),
-    "preference": Aggregation(statistic=mean, ideal=0.5, unit="share of items"),
-    "quarter": Aggregation(statistic=mean, ideal=0.25, unit="share of items"),
-    "difference": Aggregation(statistic=mean, ideal=0.0, unit="difference of shares", span=2.0),
-    "agg_disamb_bias_scores": Aggregation(statistic=_bias, ideal=0.0, unit="score", note=DISAMBIGUATED_NOTE, span=2.0, picks=1),
-    "amb_diff_bias": Aggregation(statistic=_difference, ideal=0.0, unit="share of items", note=DIFF_NOTE, span=2.0, picks=0),
-    "disamb_diff_bias": Aggregation(statistic=_difference, ideal=0.0, unit="share of items", note=DIFF_NOTE, span=2.0, picks=1),
-}
-_SPECIAL: Mapping[str, Aggregation] = {
-    "pct_stereotype": Aggregation(statistic=mean, ideal=0.5, unit="share of pairs"),
-    "likelihood_diff": Aggregation(statistic=mean, ideal=0.0, unit="nats"),
-}
 
 
 def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[ResultRow]:
@@ -120,15 +35,26 @@ def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[R
     for metric, facts in before.metrics.items():
         if any(metric.endswith(f"_{category}") for category in _BBQ):  # by category below, not by eleven metrics
             continue
-        aggregation = _SPECIAL.get(metric) or _AGGREGATIONS.get(facts["aggregation"])
+        aggregation = SPECIAL.get(metric) or AGGREGATIONS.get(facts["aggregation"])
         if aggregation is not None and aggregation.ideal == 1.0 and facts["higher_is_better"] is False:
             aggregation = replace(aggregation, ideal=0.0)
         own = [
             _claimed(_row(before, after, metric, aggregation, category, seed), before, facts).noted(facts.get("note"))
-            for category in (None, *(categories if aggregation is not None and facts.get("by_category", True) else ()))
+            for category in _groups(categories, metric, before, facts if aggregation is not None else {"by_category": False})
         ]
-        rows += [own[0], *with_holm(own[1:])]
+        rows += [row for row in own if row.category is None] + with_holm([row for row in own if row.category is not None])
     return rows
+
+
+def _groups(categories: Sequence[str], metric: str, before: TaskResult, facts: Mapping[str, Any]) -> list[str | None]:
+    """What a metric has rows of: None for all items together, and categories; of our own tasks those alone that have it."""
+    pooled: list[str | None] = [None] if facts.get("pooled", True) else []
+    if not facts.get("by_category", True):
+        return pooled
+    if "pooled" not in facts:
+        return [*pooled, *categories]
+    having = {item["category"] for item in before.items if item.get(metric) is not None}
+    return [*pooled, *(category for category in categories if category in having)]
 
 
 def _claimed(row: ResultRow, before: TaskResult, facts: Mapping[str, Any]) -> ResultRow:
@@ -136,7 +62,7 @@ def _claimed(row: ResultRow, before: TaskResult, facts: Mapping[str, Any]) -> Re
     accuracy = facts.get("rests_on")
     if accuracy is None:
         return row
-    aggregation = _AGGREGATIONS[before.metrics[accuracy]["aggregation"]]
+    aggregation = AGGREGATIONS[before.metrics[accuracy]["aggregation"]]
     found = [aggregation.summands(item[accuracy]) for item in before.items if row.category in (None, item["category"])]
     right = [value[0] for value in found if value is not None]
     low = wilson(round(sum(right)), len(right))[0] if right else 0.0
@@ -203,7 +129,8 @@ def _row(
         row = ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters, note=note)
         return replace(row, before_low=low, before_high=high)
     row = _within_span(replace(ResultRow.of_change(key, change), before_low=low, before_high=high, note=note), aggregation.span)
-    if (aggregation.ideal == 1.0 or aggregation.unit == "perplexity") and change.retention is not None and not beaten:
+    capability = (aggregation.ideal, aggregation.unit) == (1.0, "share of items") or aggregation.unit == "perplexity"
+    if capability and change.retention is not None and not beaten:
         kept = change.retention
         row = replace(row, retention=kept.value, retention_low=kept.low, retention_high=kept.high)
     answers = _answers(aggregation, first), _answers(aggregation, second)
@@ -248,8 +175,8 @@ def _within_span(row: ResultRow, span: float | None) -> ResultRow:
 
 def _answers(aggregation: Aggregation, summands: Sequence[tuple[float, ...]]) -> list[bool] | None:
     """The yes or no of each item, for the flips: right, stereotyping, or biased; None where an item has no such answer."""
-    index = 1 if aggregation.statistic in (_bias, _ambiguous, _difference) else 0
-    if aggregation.statistic not in (mean, _bias, _ambiguous, _difference) or not {values[index] for values in summands} <= {
+    index = 1 if aggregation.statistic in (bias, ambiguous, difference) else 0
+    if aggregation.statistic not in (mean, bias, ambiguous, difference) or not {values[index] for values in summands} <= {
         0,
         1,
     }:

@@ -57,12 +57,13 @@ def marked(sentence: str) -> Marked | None:
     return Marked(text=bare(sentence), entity=entities[0], pronoun=pronouns[0])
 
 
-def read(path: Path) -> Read:
+def read(path: Path | None) -> Read:
     """One question a pair of siblings: both lines, both sides.
 
     Raises:
         PromptError: as `contrasts.winobias.lines`.
     """
+    assert path is not None  # there are no built-in sentences; refused by `check_data`
     questions, left = [], 0
     for template, group in groupby(lines(path), lambda line: line.template_id):
         question = _question(template, list(group))

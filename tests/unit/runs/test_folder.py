@@ -144,15 +144,16 @@ def test_inputs_are_hashed_and_remembered_until_they_are_named_again(tmp_path: P
     assert "prompts" not in asked[-1]
 
 
-def test_calibration_text_is_known_by_its_content(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("field", "stage"), [("calibration", "audit"), ("decisions", "evaluate")])
+def test_a_file_is_known_by_its_content(field: str, stage: str, tmp_path: Path) -> None:
     text = tmp_path / "x.txt"
     text.write_text("one")
-    recipe = replace(RECIPE, calibration=str(text))
-    before = folder(tmp_path / "run", recipe).key("audit")
+    recipe = replace(RECIPE, **{field: str(text)})  # type: ignore[arg-type]
+    before = folder(tmp_path / "run", recipe).key(stage)
     text.write_text("two")
-    assert folder(tmp_path / "run", recipe).key("audit") != before
+    assert folder(tmp_path / "run", recipe).key(stage) != before
     text.write_text("one")
-    assert folder(tmp_path / "run", recipe).key("audit") == before
+    assert folder(tmp_path / "run", recipe).key(stage) == before
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
