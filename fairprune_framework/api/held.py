@@ -27,6 +27,8 @@ class Held:
     """The margin of right words where the attribute should matter."""
     recall: bool = True
     """The loss of recalled words of the calibration text."""
+    required: bool = True
+    """Whether prompts without contrasts of what is held are an error; otherwise that is not held."""
 
     def statistics(self) -> tuple[Statistic, ...]:
         """What a policy needs for them: a gradient pass over the stream of each."""
@@ -37,28 +39,32 @@ class Held:
         """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats.
 
         Raises:
-            ValueError: they are held, and the prompts have none.
+            ValueError: they are held and required, and the prompts have none.
         """
-        return [_slopes("controls", CONTROL, names, context)] if self.controls else []
+        return self._slopes("controls", CONTROL, names, context) if self.controls else []
 
     def limits(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """Rows, site -> (N,) float64, of which row . d must be at most 0: the divergence of each category where there are several, less
         the margin of right words, the loss of recalled words.
 
         Raises:
-            ValueError: legitimate differences are held, and the prompts have none.
+            ValueError: legitimate differences are held and required, and the prompts have none.
         """
         categories = sorted(scores.by_category)
         rows: list[Mapping[str, Tensor]] = [scores.by_category[category] for category in categories if len(categories) > 1]
         if self.legitimate:
-            rows.append({name: -row for name, row in _slopes("legitimate", LEGITIMATE, names, context).items()})
+            found = self._slopes("legitimate", LEGITIMATE, names, context)
+            rows += [{name: -row for name, row in slopes.items()} for slopes in found]
         if self.recall:
             rows.append({name: context.at(name).sums[f"{RECALL.name}.moments"][0] for name in names})
         return rows
 
-
-def _slopes(stream: Stream, of: Statistic, names: Sequence[str], context: PolicyContext) -> Mapping[str, Tensor]:
-    found = {name: context.at(name).of(stream) for name in names}
-    if all(sums.count == 0 for sums in found.values()):
-        raise ValueError(f"the policy needs contrasts of the stream {stream!r}, and the prompts have none")
-    return {name: sums.sums[f"{of.name}.product"][0] for name, sums in found.items()}
+    def _slopes(
+        self, stream: Stream, of: Statistic, names: Sequence[str], context: PolicyContext
+    ) -> list[Mapping[str, Tensor]]:
+        found = {name: context.at(name).of(stream) for name in names}
+        if any(sums.count for sums in found.values()):
+            return [{name: sums.sums[f"{of.name}.product"][0] for name, sums in found.items()}]
+        if self.required:
+            raise ValueError(f"the policy needs contrasts of the stream {stream!r}, and the prompts have none")
+        return []

@@ -54,6 +54,15 @@ def _split(values: Tensor, names: list[str], scores: Scores) -> dict[str, Tensor
     return dict(zip(names, torch.split(values, [scores.sites[name].units for name in names]), strict=True))
 
 
+def _members(group_N: Any) -> Any:
+    """(G, N) sparse: which unit is in which group, the groups in rising order."""
+    import numpy as np
+    from scipy.sparse import csr_array
+
+    _, row_N = np.unique(group_N, return_inverse=True)
+    return csr_array((np.ones(len(row_N)), (row_N, np.arange(len(row_N)))))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Pareto(SelectionPolicy):
     """Neurons that none is both more biased and less important than, then those that only such are; in a front the highest bias."""
@@ -88,6 +97,8 @@ class Knapsack(SelectionPolicy):
     """The margin of right words, where the attribute should matter, does not fall, to first order."""
     recall: bool = False
     """Recalled words of the calibration text become no less likely, to first order."""
+    required: bool = True
+    """Refuse prompts without contrasts of what is held. False: hold what there is."""
 
     def __post_init__(self) -> None:
         if not 0 < self.cost <= 1:
@@ -98,10 +109,10 @@ class Knapsack(SelectionPolicy):
         return Needs(statistics=self._held().statistics())
 
     def _held(self) -> Held:
-        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall)
+        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall, required=self.required)
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
-        """See `SelectionPolicy.select`; raises `ValueError` without contrasts of what is held."""
+        """See `SelectionPolicy.select`; raises `ValueError` without contrasts of what is held, where they are required."""
         import numpy as np
         from scipy.optimize import Bounds, LinearConstraint, milp
         from scipy.sparse import csr_array
@@ -111,23 +122,22 @@ class Knapsack(SelectionPolicy):
             return Choice(units={}, reason=NONE)
         names, bias, importance, may = _joined(scores, allowed)
         gain, cost = bias.clamp_min(0).numpy(), (importance - importance.min().clamp_max(0)).numpy()
-        most_cost = self.cost * cost.sum()
-        owner = np.concatenate([[scores.sites[name].layer] * scores.sites[name].units for name in names])
-        room = budget.room(scores.sites)
-        layers = [layer for layer in sorted(room) if (owner == layer).any()]
-        rows = [np.ones_like(gain), cost / (cost.max() or 1.0), *((owner == layer).astype(float) for layer in layers)]
-        limits = [count, most_cost / (cost.max() or 1.0), *(room[layer] for layer in layers)]
-        for name in names:  # one unit of each site stays
-            rows.append(np.concatenate([np.full(scores.sites[n].units, float(n == name)) for n in names]))
-            limits.append(scores.sites[name].units - 1)
+        unit_cost = cost / (cost.max() or 1.0)
         kept = self._kept(scores, names, context)
-        rows += kept
-        limits += [0.0] * len(kept)
+        whole = csr_array(np.stack([np.ones_like(gain), unit_cost, *kept]))
+        room, layers = budget.room(scores.sites), [scores.sites[name].layer for name in names]
+        sizes = [scores.sites[name].units for name in names]
+        site_of = np.repeat(np.arange(len(names)), sizes)
+        layer_of = np.repeat(layers, sizes)
         solved = milp(
             -gain / gain.max(),
             integrality=np.full_like(gain, not kept),  # dense rows: the relaxation, of which few units are fractions
             bounds=Bounds(0, may.numpy().astype(float)),
-            constraints=LinearConstraint(csr_array(np.stack(rows)), ub=limits),
+            constraints=[
+                LinearConstraint(whole, ub=[count, self.cost * unit_cost.sum(), *[0.0] * len(kept)]),
+                LinearConstraint(_members(layer_of), ub=[room[layer] for layer in sorted(set(layers))]),
+                LinearConstraint(_members(site_of), ub=np.array(sizes) - 1),  # one unit of each site stays
+            ],
         )
         if solved.x is None:
             return Choice(units={}, reason=f"the integer programme was not solved: {solved.message}")
