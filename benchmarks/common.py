@@ -25,6 +25,8 @@ def machine() -> str:
         if line.startswith("model name"):
             name = line.partition(":")[2].strip()
             break
+    if torch.cuda.is_available():
+        name = f"{torch.cuda.get_device_name()}; {name}"
     found = versions()
     packages = ", ".join(f"{key} {found[key]}" for key in ("python", "torch", "lightning", "transformers"))
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {packages}"

@@ -203,6 +203,7 @@ def options_of(words: Sequence[str] | None) -> argparse.Namespace:
         "--first-token", action="store_true", help="count the first token of a sentence after BOS, as lm-eval does"
     )
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--max-tokens", type=int, default=512, help="padded tokens per forward")
     parser.add_argument("--record", help="the .md file to write; by default it is printed")
     options = parser.parse_args(words)
@@ -232,6 +233,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"[evidence] {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
 
     model, tokenizer = load_model(options.model, dtype="float32")
+    model.to(options.device)
     architecture = recognise(model)
     encoder = Encoder(tokenizer)
     material = Material(options, encoder)

@@ -59,6 +59,7 @@ class Bench:
         self.policy = policy
         self.run = open_run(None, {}, recipe="gates", model=model, prompts=prompts, notify=say)
         loaded, given = self.run.loaded, self.run.prompts
+        loaded.to_device()
         self.model, self.architecture = loaded.model, loaded.architecture
         every = [one for one in (*given.aligned, *given.legitimate) if one.split == "select"]
         self.halves = [[one for one in every if half_of(one) == half] for half in (0, 1)]
@@ -82,7 +83,7 @@ class Bench:
             controls=sides["control"],
             legitimate=sides["legitimate"],
             calibration=self.run.calibration,
-            accelerator="cpu",
+            accelerator=self.run.recipe.accelerator,
         )
         bias, importance, _ = cast(Any, self.plugins)
         return score(statistics, self.model, self.architecture, bias, importance, ("bias", "importance")), statistics
@@ -103,14 +104,17 @@ class Bench:
     def measured(self, half: Sequence[AlignedContrast]) -> dict[str, dict[str, list[float]]]:
         """role -> category -> divergence or margin of each contrast."""
         found: dict[str, dict[str, list[float]]] = {role: defaultdict(list) for role in ROLES}
+        device = self.run.loaded.device
         for contrasts in batched(half, 8):
             rows = [variant.ids for contrast in contrasts for variant in contrast.variants]
             ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
             mask = torch.zeros_like(ids)
             for row, tokens in enumerate(rows):
                 ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
+            ids, mask = ids.to(device), mask.to(device)
             hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # type: ignore[operator]
-            logits = self.model.get_output_embeddings()(hidden[torch.arange(len(rows)), mask.sum(1) - 1])  # type: ignore[operator]
+            last = hidden[torch.arange(len(rows), device=device), mask.sum(1) - 1]
+            logits = self.model.get_output_embeddings()(last).cpu()  # type: ignore[operator]
             place = 0
             for contrast in contrasts:
                 own = logits[place : place + len(contrast.variants)]
@@ -129,7 +133,7 @@ class Bench:
         for documents in (self.run.calibration.scoring, self.run.calibration.judging):
             total, count = 0.0, 0
             for document in documents:
-                ids = torch.tensor([document])
+                ids = torch.tensor([document], device=self.run.loaded.device)
                 total += float(self.model(input_ids=ids, labels=ids).loss) * (len(document) - 1)
                 count += len(document) - 1
             means.append(total / count)

@@ -66,6 +66,7 @@ class Bench:
     def __init__(self, model: str, prompts: str, limit: float) -> None:
         self.recipe = load_recipe(None, {"model": model, "prompts": prompts, "calibration": "builtin:en"})
         self.loaded = LoadedModel(self.recipe)
+        self.loaded.to_device()
         every = PromptSet(prompts, lambda: self.loaded.encoder)
         self.contrasts: list[AlignedContrast] = [one for one in (*every.aligned, *every.legitimate) if one.split == JUDGING]
         self.batches = list(compose(self.contrasts, every.values, 512))
