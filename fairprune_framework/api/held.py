@@ -27,21 +27,29 @@ class Held:
     """The margin of right words where the attribute should matter."""
     recall: bool = True
     """The loss of recalled words of the calibration text."""
+    lift: float = 0.0
+    """How far the divergence of controls is to rise, nats for each nat of fall of the bias: what is held on the contrasts that chose falls
+    on others with it, and less so where it was asked to rise. At least 0."""
     required: bool = True
     """Whether prompts without contrasts of what is held are an error; otherwise that is not held."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.lift < float("inf"):
+            raise ValueError(f"The 'lift' must be a number of at least 0. Got {self.lift} instead.")
 
     def statistics(self) -> tuple[Statistic, ...]:
         """What a policy needs for them: a gradient pass over the stream of each."""
         wanted = ((CONTROL, self.controls), (LEGITIMATE, self.legitimate), (RECALL, self.recall))
         return tuple(statistic for statistic, asked in wanted if asked)
 
-    def control_slopes(self, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
-        """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats.
+    def control_slopes(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
+        """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats, and `lift` times the bias.
 
         Raises:
             ValueError: they are held and required, and the prompts have none.
         """
-        return self._slopes("controls", CONTROL, names, context) if self.controls else []
+        found = self._slopes("controls", CONTROL, names, context) if self.controls else []
+        return [{name: row + self.lift * scores.bias[name] for name, row in slopes.items()} for slopes in found]
 
     def limits(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """Rows, site -> (N,) float64, of which row . d must be at most 0: the divergence of each category where there are several, less

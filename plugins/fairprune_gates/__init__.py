@@ -17,58 +17,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import (
-    Budget,
-    Choice,
-    Held,
-    Needs,
-    NextTokenDivergence,
-    Observation,
-    Pass,
-    PolicyContext,
-    Scores,
-    SelectionPolicy,
-    eligible,
-    select_top,
-)
-from fairprune_framework.api.statistics import ObjectiveSlopes
-from fairprune_framework.api.types import Stream
+from fairprune_framework.api import Budget, Choice, Held, Needs, PolicyContext, Scores, SelectionPolicy, eligible, select_top
 
 from .program import Program
 
 Joined = Callable[[Mapping[str, Tensor]], Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlopeSpread(ObjectiveSlopes):
-    """Activation x gradient of the divergence, and its square, added up over the contrasts of a stream."""
-
-    name: str = "slope-spread"
-    stream: Stream = "contrasts"
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """One forward and backward of every contrast."""
-        return (Pass(stream=self.stream, objective=NextTokenDivergence()),)
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `moments`: (C, 2, N)."""
-        slope_CN = obs.product_sums()
-        return {"moments": torch.stack([slope_CN, slope_CN.square()], 1)}
-
-
-def _unsure(names: Sequence[str], context: PolicyContext) -> dict[str, Tensor]:
-    """site -> (N,) squared standard error of the mean slope, of demographic and control contrasts together, nats^2."""
-
-    def squared_error(name: str, stream: Stream, of: str) -> Tensor:
-        sums = context.at(name).of(stream)
-        first_N, second_N = sums.sums[f"{of}.moments"]
-        found_N: Tensor = (second_N - first_N.square() / sums.count).clamp_min(0) / sums.count**2
-        return found_N
-
-    return {
-        name: squared_error(name, "contrasts", "slope-spread") + squared_error(name, "controls", "slope-spread-controls")
-        for name in names
-    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +44,11 @@ class Gates(SelectionPolicy):
     """Cost of the gates, as a share of the second-order cost of removing the `reference` share of all neurons."""
     reference: float = 0.0043
     """How many neurons that is, taken by bias / (importance + median importance) ** 0.5."""
-    steady: float = 0.0
-    """Weight, beside the cost, of how unsure the slopes of a neuron are over contrasts."""
     lift: float = 0.0
-    """How far the divergence of controls rises on `select`, as a share of the fall of the demographic one, nats per nats."""
+    """How far the divergence of controls of `select` is to rise, nats for each nat that the demographic one falls, to first order."""
 
     def __post_init__(self) -> None:
+        self._held()
         for name, low, high in (("cap", 0, 1), ("reference", 0, 1)):
             if not low < getattr(self, name) <= high:
                 raise ValueError(f"The {name!r} must be above {low} and at most {high}. Got {getattr(self, name)} instead.")
@@ -106,11 +58,10 @@ class Gates(SelectionPolicy):
     def needs(self) -> Needs:
         """With `specific` a gradient pass over the controls of `select`, with `legitimate` one over its legitimate contrasts, with
         `recall` one over half of the calibration text."""
-        spread = (SlopeSpread(), SlopeSpread(name="slope-spread-controls", stream="controls")) if self.steady else ()
-        return Needs(statistics=(*self._held().statistics(), *spread))
+        return Needs(statistics=self._held().statistics())
 
     def _held(self) -> Held:
-        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall)
+        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall, lift=self.lift)
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`; raises `ValueError` for an importance below 0, and without controls where they are needed."""
@@ -132,18 +83,11 @@ class Gates(SelectionPolicy):
         def joined(values: Mapping[str, Tensor]) -> Tensor:
             return torch.cat([values[name].double()[chosen.units[name]] for name in names])
 
-        curvature = joined(cost_of)
-        if self.steady:
-            unsure = joined(_unsure(names, context))
-            curvature = curvature + self.steady * unsure * (curvature.mean() / unsure.mean())
-        equal = _stacked(self._held().control_slopes(names, context), joined)
-        if self.lift:
-            equal = equal + self.lift * joined(scores.bias)
         program = Program(
             slope=joined(scores.bias),
-            curvature=curvature,
+            curvature=joined(cost_of),
             cap=self.cap,
-            equal=equal,
+            equal=_stacked(self._held().control_slopes(scores, names, context), joined),
             at_most=_stacked(self._held().limits(scores, names, context), joined),
         )
         gates = program.solve(self._cost(scores, budget), joined(scores.importance))

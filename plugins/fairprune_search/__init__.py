@@ -97,10 +97,13 @@ class Knapsack(SelectionPolicy):
     """The margin of right words, where the attribute should matter, does not fall, to first order."""
     recall: bool = False
     """Recalled words of the calibration text become no less likely, to first order."""
+    lift: float = 0.0
+    """With `specific`, how far it is to rise, nats for each nat that the demographic one falls."""
     required: bool = True
     """Refuse prompts without contrasts of what is held. False: hold what there is."""
 
     def __post_init__(self) -> None:
+        self._held()
         if not 0 < self.cost <= 1:
             raise ValueError(f"The 'cost' must be in (0, 1]. Got {self.cost} instead.")
 
@@ -109,7 +112,9 @@ class Knapsack(SelectionPolicy):
         return Needs(statistics=self._held().statistics())
 
     def _held(self) -> Held:
-        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall, required=self.required)
+        return Held(
+            controls=self.specific, legitimate=self.legitimate, recall=self.recall, lift=self.lift, required=self.required
+        )
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`; raises `ValueError` without contrasts of what is held, where they are required."""
@@ -151,7 +156,7 @@ class Knapsack(SelectionPolicy):
         held = self._held()
         if not held.statistics():
             return []
-        risen = held.control_slopes(names, context)  # a set that lowers nothing of them: slope . x at most 0
+        risen = held.control_slopes(scores, names, context)  # a set that lowers nothing of them: slope . x at most 0
         fallen = held.limits(scores, names, context)
         rows = [*risen, *({name: -values for name, values in row.items()} for row in fallen)]
         joined = [torch.cat([row[name] for name in names]).double() for row in rows]
