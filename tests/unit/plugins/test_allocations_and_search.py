@@ -210,9 +210,33 @@ def test_knapsack_takes_nothing_where_controls_react_alike() -> None:
     )
 
 
+def test_knapsack_lifts_controls_by_a_multiple_of_what_it_takes() -> None:
+    controls = drawn(1)
+    lifted = choose("knapsack", "20n", at=streams(controls=controls), cost=1.0, specific=True, lift=2.0)
+    slope = {unit: float(controls[unit[0]][unit[1]]) for unit in every()}
+    gain = np.array([max(bias(unit), 0.0) for unit in every()])
+    row = np.array([slope[unit] + 2.0 * bias(unit) for unit in every()])
+    exact = linprog(-gain, A_ub=[row, np.ones(len(gain))], b_ub=[0, 20], bounds=(0, 1))
+    taken = sum(map(bias, lifted))
+    assert taken == pytest.approx(-exact.fun, abs=2 * gain.max())
+    assert (
+        sum(slope[unit] for unit in lifted) <= -2.0 * taken + 2 * np.abs(row).max()
+    )  # removal changes controls by minus the slope
+    held = choose("knapsack", "20n", at=streams(controls=controls), cost=1.0, specific=True)
+    assert sum(slope[unit] for unit in held) > -2.0 * sum(map(bias, held)) + 2 * np.abs(row).max()
+
+
 def test_knapsack_says_which_contrasts_are_missing() -> None:
     with pytest.raises(ValueError, match="stream 'legitimate'"):
         choose("knapsack", "20n", at=streams(), legitimate=True)
+
+
+def test_knapsack_holds_what_there_is_where_nothing_is_required() -> None:
+    asked = {"specific": True, "legitimate": True, "required": False}
+    whole = replace(SCORES, by_category={})
+    assert choose("knapsack", "20n", whole, at=streams(), **asked) == choose("knapsack", "20n", whole)
+    some = streams(controls=drawn(1))
+    assert choose("knapsack", "20n", at=some, **asked) == choose("knapsack", "20n", at=some, specific=True)
 
 
 def test_category_intersection_is_one() -> None:
@@ -285,6 +309,8 @@ def test_annealing_abstains_where_nothing_helps_or_all_costs_too_much() -> None:
         ("outlier-weighted", {"m": 0.0}),
         ("outlier-weighted", {"spread": 1.0}),
         ("knapsack", {"cost": 0.0}),
+        ("knapsack", {"lift": -1.0}),
+        ("gates", {"lift": float("inf")}),
         ("category-intersection", {"share": 0.0}),
         ("category-intersection", {"least": -1}),
         ("stable", {"frequency": 0.0}),
