@@ -115,14 +115,14 @@ ROWS: Mapping[str, Callable[[Arm], str]] = {
 }
 
 
-def written(arms: Mapping[str, Arm], looks: str) -> str:
+def written(arms: Mapping[str, Arm], looks: str, hardware: str) -> str:
     """The record."""
     recipe = next(iter(arms.values())).recipe
     model, prompts = recipe["model"], recipe["prompts"]
     lines = [
         f"# The verdict on {Path(str(model)).name}, `{prompts}`",
         "",
-        f"{machine()};",
+        f"{hardware};",
         "float32, seed 0. Intervals are 95 %, over templates; the rule of the verdict was fixed before",
         "([method](../docs/method/verdict.md)). From the folders of the runs by `benchmarks/verdict_record.py`.",
         "",
@@ -142,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
     parser.add_argument("--looks", required=True, help="a text file: how often the held-out contrasts were looked at")
+    parser.add_argument("--hardware", help="the machine of the runs, where it is not this one")
     words = parser.parse_args()
     try:
         arms = {name: Arm.of(Path(folder)) for name, _, folder in (one.partition("=") for one in words.runs)}
@@ -151,7 +152,10 @@ def main() -> None:
         named = {str(arm.recipe[key]) for arm in arms.values()}
         if len(named) > 1:
             sys.exit(f"the runs are of several {key}: {', '.join(sorted(named))}")
-    print(written(arms, Path(words.looks).read_text(encoding="utf-8")))
+    found = next(iter(arms.values())).record["versions"]
+    versions = ", ".join(f"{key} {found[key]}" for key in ("python", "torch", "lightning", "transformers"))
+    hardware = f"{words.hardware}; {versions}" if words.hardware else machine()
+    print(written(arms, Path(words.looks).read_text(encoding="utf-8"), hardware))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fairprune_framework.api.interfaces import PolicyContext, Statistic
+from fairprune_framework.api.interfaces import Needs, PolicyContext, Statistic
 from fairprune_framework.api.statistics import ControlSlopes, LegitimateSlopes, RecallSlopes
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ class Held:
         """What a policy needs for them: a gradient pass over the stream of each."""
         wanted = ((CONTROL, self.controls), (LEGITIMATE, self.legitimate), (RECALL, self.recall))
         return tuple(statistic for statistic, asked in wanted if asked)
+
+    def needs(self) -> Needs:
+        """The statistics, with the streams of contrasts optional where nothing is required."""
+        return Needs(
+            statistics=self.statistics(),
+            optional_streams=frozenset() if self.required else frozenset({"controls", "legitimate"}),
+        )
 
     def control_slopes(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats, and `lift` times the bias.

@@ -44,7 +44,7 @@ from fairprune_framework.surgery.slices import weights_of
 
 
 def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) -> list[Work]:
-    """The passes of an audit over its streams, ready to be assigned."""
+    """The passes of an audit over its streams, ready to be assigned; none over a stream that has nothing."""
     largest = max(job.values.values(), default=1)
     return [
         Work(
@@ -57,6 +57,7 @@ def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) ->
             share_up_to=job.share_up_to,
         )
         for number, pass_ in enumerate(passes)
+        if job.sizes[pass_.stream]
     ]
 
 

@@ -12,7 +12,7 @@ from fairprune_framework.reporting.charts.chart import percent
 from fairprune_framework.reporting.run_data import Source
 
 HEADLINES = {
-    "fairer": "The pruned model reacts less to the attribute, and no less to what should matter.",
+    "fairer": "The pruned model reacts less to the attribute, by clearly more than to neutral edits, and kept most of what should differ.",
     "blunter": "The pruned model reacts less to any edit, or to differences that should be there. Less sensitive is not fairer.",
     "less-divergent": "The pruned model reacts less to the attribute; whether to the attribute alone, these data do not show.",
     "no-difference": "No difference could be shown between the model before and after.",

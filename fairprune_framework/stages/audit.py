@@ -77,12 +77,14 @@ def check(run: Run) -> None:
         CONTROLS: ("control contrasts", "`control: true`"),
         LEGITIMATE: ("legitimate contrasts", "`legitimate: true` and their right words"),
     }.items():
-        for plugin in run.plugins.all:
-            if not feeds[stream].contrasts and stream in streams_of(plugin.needs().statistics, len(loaded.layers)):
-                raise UserError(
-                    f"{type(plugin).__name__} compares with {kind}, and the prompt set has none that may feed scores: "
-                    f"contrasts with {mark} in the split `select`"
-                )
+        for plugin in run.plugins.all if not feeds[stream].contrasts else ():
+            needs, name = plugin.needs(), type(plugin).__name__
+            if stream not in streams_of(needs.statistics, len(loaded.layers)):
+                continue
+            none = f"{kind}, and the prompt set has none that may feed scores: contrasts with {mark} in the split `select`"
+            if stream not in needs.optional_streams:
+                raise UserError(f"{name} compares with {none}")
+            run.notify(f"{name} would compare with {none}; it goes without them")
 
 
 def check_parallelism(run: Run) -> None:

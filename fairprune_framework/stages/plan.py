@@ -29,19 +29,7 @@ def run(run: Run) -> list[str]:
     write_json(run.folder / FILE, plan.to_json())
     if plan.reason:
         run.notify(f"plan: {plan.reason}")
-    if missing := _not_there(run):
-        run.notify(
-            f"plan: the prompts have no {' and no '.join(missing)} contrasts, which {run.plugins.label('policy')} would keep"
-        )
     return [FILE]
-
-
-def _not_there(run: Run) -> list[str]:
-    """Roles of contrasts that the policy listens to, and the selecting prompts do not have."""
-    passes = [each for statistic in run.plugins.policy.needs().statistics for each in statistic.passes(len(run.loaded.layers))]
-    asked = {"controls": "control", "legitimate": "legitimate"}
-    there = {one.role for one in (*run.prompts.aligned, *run.prompts.legitimate) if one.split == "select"}
-    return [role for stream, role in asked.items() if role not in there and any(each.stream == stream for each in passes)]
 
 
 def adopt(run: Run, path: Path) -> Run:

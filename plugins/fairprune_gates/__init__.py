@@ -58,7 +58,7 @@ class Gates(SelectionPolicy):
     def needs(self) -> Needs:
         """With `specific` a gradient pass over the controls of `select`, with `legitimate` one over its legitimate contrasts, with
         `recall` one over half of the calibration text."""
-        return Needs(statistics=self._held().statistics())
+        return self._held().needs()
 
     def _held(self) -> Held:
         return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall, lift=self.lift)

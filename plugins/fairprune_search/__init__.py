@@ -109,7 +109,7 @@ class Knapsack(SelectionPolicy):
 
     def needs(self) -> Needs:
         """A gradient pass over the controls, the legitimate contrasts and the calibration text, for what is asked."""
-        return Needs(statistics=self._held().statistics())
+        return self._held().needs()
 
     def _held(self) -> Held:
         return Held(
