@@ -48,7 +48,8 @@ def passed(tmp_path_factory: pytest.TempPathFactory) -> set[CodeType]:
         if event == "call":
             called.add(frame.f_code)
 
-    words = shlex.split("run model --prompts prompts.jsonl --output run --budget 0.05 --policy.cost 0.5 --calibration-tokens 32 --force --quiet")
+    options = "--budget 0.05 --policy.cost 0.5 --calibration-tokens 32 --force --quiet"
+    words = shlex.split(f"run model --prompts prompts.jsonl --output run {options}")
     with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()):
         sys.setprofile(note)
         try:
