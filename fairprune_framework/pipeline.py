@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import RankFailed, UserError
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.runs.folder import STAGES as ORDER
@@ -51,15 +51,20 @@ def run_stages(run: Run, *stages: str, named: Collection[str] = ()) -> Run:
 def _as_rank(run: Run, stages: tuple[str, ...], redo: Collection[str]) -> Run:
     if not run.recipe.is_distributed or "audit" not in stages:
         return _run_stages(run, stages, redo)
+    from fairprune_framework.auditing.distributed import liveness
     from fairprune_framework.auditing.distributed.parallel import destroy_process_group, init_process_group
     from fairprune_framework.stages.audit import parallelism_of, run_worker_rank
 
     parallelism = parallelism_of(run.recipe)
     if parallelism.rank:
         raise SystemExit(run_worker_rank(run))
-    init_process_group(parallelism)
     try:
+        init_process_group(parallelism)
         return _run_stages(run, stages, redo)
+    except RuntimeError as error:
+        if (told := liveness.in_words(error)) is None:
+            raise
+        raise RankFailed(f"{told}: give the same command again to resume") from error
     finally:
         destroy_process_group(parallelism)
 

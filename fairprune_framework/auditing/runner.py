@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.auditing.callback import IN_HALVES, ActivationStatisticsCallback, StopForward
+from fairprune_framework.auditing.distributed.checkpoint_callback import CheckpointCallback
 from fairprune_framework.auditing.distributed.parallel import Parallelism, environments, strategy_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import objective_of
@@ -159,6 +160,9 @@ def stream(
             use_distributed_sampler=False,
             inference_mode=not gradients and not parallelism.sharded,
         )
+        for callback in callbacks:
+            if isinstance(callback, CheckpointCallback):
+                callback.watch(trainer)
         training, on_interrupt = module.model.training, signal.getsignal(signal.SIGINT)
         try:
             trainer.predict(module, datamodule=data, return_predictions=False)

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from fairprune_framework.auditing.distributed.parallel import is_worker_rank
+from fairprune_framework.auditing.distributed import liveness
+from fairprune_framework.auditing.distributed.parallel import is_worker_rank, launched_ranks
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import (
     explain_argument_error,
@@ -63,6 +64,10 @@ What is done is not repeated; --overwrite does it again. `fairprune COMMAND
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Console script `fairprune`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not os.environ.get("FAIRPRUNE_DEBUG"):
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what it says of lost connections is said in one line here
+    if launched_ranks()[1] > 1:
+        liveness.look_for_siblings()
     with stopping.noted_signals():
         code = _answered(words)
         lock.release_all()

@@ -176,6 +176,12 @@ class Recipe:
     checkpoint_every: int = option(
         1000, "Contrasts between two checkpoints of an audit; 0: only when it is stopped.", group="many devices"
     )
+    rank_timeout: int = option(
+        600,
+        "Seconds after which a rank that does not start, or computes and gets no further, counts as hung.",
+        group="many devices",
+        execution=True,
+    )
     log: str | None = option(
         None, "Lightning logger of an audit: csv, tensorboard or the import path of one.", group="many devices", execution=True
     )
@@ -252,6 +258,8 @@ class Recipe:
             )
         if self.devices < 1 and self.devices != -1:
             raise UserError(f"The 'devices' of a recipe must be at least 1, or -1 for all GPUs. Got {self.devices} instead.")
+        if self.rank_timeout < 1:
+            raise UserError(f"The 'rank_timeout' of a recipe must be at least 1 second. Got {self.rank_timeout} instead.")
         if self.checkpoint_every < 0:
             raise UserError(f"The 'checkpoint_every' of a recipe must not be negative. Got {self.checkpoint_every} instead.")
         for name, least in {"nodes": 1, "calibration_tokens": 2, "calibration_documents": 4}.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.code_digest import code_digest
 from fairprune_framework.auditing.demand import Demand, passes_of, streams_of
-from fairprune_framework.auditing.distributed import parallel
+from fairprune_framework.auditing.distributed import liveness, parallel
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
 from fairprune_framework.auditing.distributed.parallel import Parallelism
@@ -40,6 +41,7 @@ def parallelism_of(recipe: Recipe) -> Parallelism:
         nodes=recipe.nodes,
         strategy=recipe.strategy,
         compile=recipe.compile,
+        rank_timeout=recipe.rank_timeout,
     )
 
 
@@ -231,12 +233,24 @@ def run_worker_rank(run: Run) -> int:
     except Exception as error:
         if os.environ.get("FAIRPRUNE_DEBUG"):
             raise
-        if not isinstance(error, RankFailed):
+        if isinstance(error, RankFailed) or liveness.in_words(error) is not None:
+            _last_words(error)
+        else:
             checkpoint.write_failure(parallelism.rank, error)
         return 1
     finally:
         parallel.destroy_process_group(parallelism)
     return 0
+
+
+def _last_words(error: Exception) -> None:
+    """Give the watch time to see which rank is gone; where it is rank 0, that is said here, since nobody else can."""
+    if (live := liveness.current()) is None:
+        return
+    until = time.monotonic() + 2 * liveness.SILENCE
+    while live.dead is None and time.monotonic() < until:
+        time.sleep(0.1)
+    time.sleep(liveness.GRACE + 1)  # it ends the process
 
 
 def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:

@@ -58,6 +58,13 @@ def test_two_at_once(name: str, bench: Bench) -> None:
     nothing_found(trials.pair(bench, name, Draw(f"pair {name}")))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(6))
+def test_a_rank_that_is_killed_stops_the_others(seed: int, bench: Bench) -> None:
+    draw = Draw(f"ranks {seed}")
+    nothing_found(trials.kill_a_rank(bench, 2, draw.choice(trials.SIGNALS), draw, draw.choice([1, 2])))
+
+
 # -- the campaign itself: it finds what is wrong ---------------------------------------------------------------------------
 
 

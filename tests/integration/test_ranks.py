@@ -253,6 +253,32 @@ def test_a_rank_that_dies_stops_the_others(words: Callable[..., list[str]], tmp_
     assert list((tmp_path / "run" / "checkpoint").glob("rank-*"))
 
 
+def test_a_rank_that_hangs_is_noticed(words: Callable[..., list[str]], tmp_path: Path) -> None:
+    hang = processes.after_batches(3, lambda _: time.sleep(120), only=1)
+    ranks = processes.start(2, words(tmp_path / "run", "--rank-timeout", "4"), tmp_path / "log", hang)
+    began = time.monotonic()
+    ranks[0].process.join(60)
+    assert ranks[0].process.exitcode == 1, ranks[0].text
+    assert time.monotonic() - began < 60
+    (line,) = [line for line in ranks[0].text.splitlines() if not line.startswith("[")]
+    assert "rank 1 hangs: it has computed nothing for 4 s (--rank-timeout)" in line
+    processes.finish(ranks, 30)
+    assert list((tmp_path / "run" / "checkpoint").glob("rank-*"))
+
+
+@pytest.mark.parametrize("dead", [0, 1])
+def test_a_rank_that_dies_before_the_others_have_met_it(dead: int, words: Callable[..., list[str]], tmp_path: Path) -> None:
+    def prepare(rank: int) -> None:
+        if rank == dead:
+            time.sleep(1)
+            processes.die(rank)
+
+    codes, text = processes.run(2, words(tmp_path / "run"), tmp_path / "log", prepare)
+    assert sorted(codes) == [-signal.SIGKILL, 1], text
+    assert text.strip().splitlines() == ["fairprune: error: another rank has exited before all had started"]
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
 def test_a_finished_audit_lets_further_ranks_go(alone: Path, words: Callable[..., list[str]], tmp_path: Path) -> None:
     folder = Path(shutil.copytree(alone, tmp_path / "run"))
     codes, text = processes.run(2, words(folder), tmp_path / "log")

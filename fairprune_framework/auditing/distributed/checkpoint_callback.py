@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import sys
 import threading
 import time
 from typing import Any
@@ -14,13 +12,12 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import distributed as dist
 
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
+from fairprune_framework.auditing.distributed import liveness
 from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
+from fairprune_framework.auditing.distributed.liveness import Liveness
 from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.distributed.reduce import gather_columns, reduce_parts
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed
-
-GRACE = 3.0
-"""Seconds for a rank to notice by itself that another has exited; then its process is ended."""
 
 
 class CheckpointCallback(Callback):
@@ -50,15 +47,23 @@ class CheckpointCallback(Callback):
         self._rank, self._world, self._since = 0, 1, 0
         self._group: Any = None
         self._stop = False
-        self._dead: str | None = None
         self._handler: Any = None
-        self._watching = threading.Event()
+        self._live: Liveness | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_watching"}
+    def watch(self, trainer: Trainer) -> None:
+        """Watch the other ranks, from before the processes are started that this one starts."""
+        if not self.parallelism.is_distributed or self.parallelism.forked:
+            return
+        if (live := liveness.current()) is None:
+            world = max(self.parallelism.devices, 1) * self.parallelism.nodes
+            live = self._watching(self.parallelism.rank, world, parent=self.parallelism.rank > 0)
+            live.children = lambda: self._children(trainer)
+            live.start()
+        live.reason, live.after = self._reason, f"; {self._progress()}"
+        self._live = live
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _watching=threading.Event())
+    def _watching(self, rank: int, world: int, *, parent: bool) -> Liveness:
+        return Liveness(rank, world, self.parallelism.rank_timeout, parent=parent and not self.parallelism.external)
 
     # -- what a Trainer calls -------------------------------------------------------------------------------------------
 
@@ -67,8 +72,11 @@ class CheckpointCallback(Callback):
         self._rank, self._world = trainer.global_rank, trainer.world_size
         if self._world > 1:
             self._group = dist.new_group(backend="gloo")
-            self._watching.clear()
-            threading.Thread(target=self._watch, args=(trainer,), daemon=True, name="fairprune-watch").start()
+            if self._live is None:  # a child of the process that the user started
+                self._live = self._watching(self._rank, self._world, parent=True).start()
+                self._live.reason, self._live.after = self._reason, f"; {self._progress()}"
+            self._live.join()
+            self._live.computing = True
         if threading.current_thread() is threading.main_thread():
             # Lightning's own handler broadcasts: a rank that is signalled twice, or alone, would hang in it
             self._handler = signal.signal(signal.SIGTERM, lambda *_: self._terminate(trainer))
@@ -84,8 +92,10 @@ class CheckpointCallback(Callback):
     ) -> None:
         """Write a checkpoint if one is due; stop if SIGTERM came."""
         self._since += 0 if batch is None or batch.batch_id is None else len(batch.ids)
-        if self._dead is not None:
-            raise RankFailed(self._dead)
+        if self._live is not None:
+            self._live.steps += 1
+            if self._live.dead is not None:
+                raise RankFailed(self._live.dead)
         stop = self._stop
         if self.parallelism.sharded:  # all stop after the same batch: none waits for a rank that has exited
             asked = torch.tensor([float(stop)])
@@ -100,6 +110,8 @@ class CheckpointCallback(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Reduce the sums of all ranks to rank 0."""
         part: Part | None
+        if self._live is not None:
+            self._live.computing = False
         if self._world > 1:
             self._save()
             part = self._reduced(self._part())
@@ -123,7 +135,8 @@ class CheckpointCallback(Callback):
             dist.barrier(group=self._group)  # no rank exits before rank 0 has everything
         except RuntimeError as error:
             time.sleep(0.5)  # a rank that failed writes its reason down first
-            raise RankFailed(self._dead or self._reason() or f"another rank has exited: {error}; {self._progress()}") from error
+            dead = self._live.dead if self._live is not None else None
+            raise RankFailed(dead or self._reason() or f"another rank has exited; {self._progress()}") from error
         return reduced
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -136,7 +149,8 @@ class CheckpointCallback(Callback):
             if failed:
                 raise
         finally:
-            if failed and self._world > 1 and self.checkpoint is not None and not isinstance(exception, RankFailed):
+            own = not isinstance(exception, RankFailed) and liveness.in_words(exception) is None
+            if failed and own and self._world > 1 and self.checkpoint is not None:
                 self.checkpoint.write_failure(self._rank, exception)
             if self._rank == 0 and self._world > 1:
                 for child in self._children(trainer):
@@ -148,7 +162,11 @@ class CheckpointCallback(Callback):
         self._release()
 
     def _release(self) -> None:
-        self._watching.set()
+        if (
+            self._live is not None and not self.parallelism.external
+        ):  # what a launcher started is watched until the group closes
+            self._live.stop()
+            self._live = None
         if self._handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._handler)
             self._handler = None
@@ -192,24 +210,3 @@ class CheckpointCallback(Callback):
         if self.parallelism.forked:
             return []
         return list(getattr(getattr(trainer.strategy, "launcher", None), "procs", None) or ())
-
-    def _watch(self, trainer: Trainer) -> None:
-        """In a thread: end this process if its parent has exited; notice child processes that exit."""
-        parent, external, children = os.getppid(), self.parallelism.external, self._children(trainer)
-        for thread in threading.enumerate():
-            if thread.name == "child-process-observer" and hasattr(thread, "_child_processes"):
-                thread._child_processes = []  # Lightning's observer would kill this process within 5 s, without a message
-        while not self._watching.wait(0.2):
-            if (self._rank or self.parallelism.forked) and not external and os.getppid() != parent:
-                os._exit(1)
-            for rank, child in enumerate(children, start=1):
-                if child.poll():
-                    self._on_child_exit(rank, child.returncode)
-                    return
-
-    def _on_child_exit(self, rank: int, code: int) -> None:
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        self._dead = self._reason() or f"rank {rank} {how}; {self._progress()}"
-        if not self._watching.wait(GRACE):
-            print(f"fairprune: error: {self._dead}", file=sys.stderr, flush=True)
-            os._exit(1)

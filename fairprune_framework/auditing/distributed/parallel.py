@@ -7,10 +7,14 @@ together. Rank 0 owns the run folder. The others compute their part of the audit
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fairprune_framework.errors import UserError
+from fairprune_framework.auditing.distributed import liveness
+from fairprune_framework.auditing.distributed.liveness import Liveness
+from fairprune_framework.errors import RankFailed, UserError
 
 SHARDED = ("fsdp", "tensor_parallel")
 """Strategies under which no rank holds the whole model: all ranks compute in lockstep."""
@@ -28,6 +32,8 @@ class Parallelism:
     nodes: int = 1
     strategy: str = "auto"
     compile: bool = False
+    rank_timeout: float = 600.0
+    """Seconds that a rank waits for another to start, or to get further."""
 
     @property
     def is_distributed(self) -> bool:
@@ -125,12 +131,26 @@ def init_process_group(parallelism: Parallelism) -> None:
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = cluster.main_address, str(cluster.main_port)
     if on_gpu:
         torch.cuda.set_device(local)
-    distributed.init_process_group(
-        "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        rank=parallelism.rank,
-        world_size=world,
-        timeout=datetime.timedelta(hours=24),
-    )
+    live = Liveness(parallelism.rank, world, parallelism.rank_timeout, external=True).start()
+    with _collective():
+        distributed.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            rank=parallelism.rank,
+            world_size=world,
+            timeout=datetime.timedelta(hours=24),  # who is gone or hangs is noticed by `liveness`; rank 0 may prepare for long
+        )
+        live.join()
+
+
+@contextmanager
+def _collective() -> Iterator[None]:
+    """Raise `RankFailed` for what a collective raises when another rank is gone."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (told := liveness.in_words(error)) is None:
+            raise
+        raise RankFailed(told) from error
 
 
 def broadcast(parallelism: Parallelism, text: str | None) -> str | None:
@@ -141,7 +161,8 @@ def broadcast(parallelism: Parallelism, text: str | None) -> str | None:
     if not parallelism.external or not distributed.is_initialized():
         return text
     message = [text]
-    distributed.broadcast_object_list(message, 0, device=torch.device("cpu"))
+    with _collective():
+        distributed.broadcast_object_list(message, 0, device=torch.device("cpu"))
     return message[0]
 
 
@@ -151,13 +172,16 @@ def barrier(parallelism: Parallelism) -> None:
     from torch import distributed
 
     if parallelism.external and distributed.is_initialized():
-        distributed.all_reduce(torch.zeros(1))  # on the CPU, that is by gloo
+        with _collective():
+            distributed.all_reduce(torch.zeros(1))  # on the CPU, that is by gloo
 
 
 def destroy_process_group(parallelism: Parallelism) -> None:
     """Close the process group, and remove what Lightning set in the environment, so that another audit can begin."""
     from torch import distributed
 
+    if (live := liveness.current()) is not None:
+        live.stop()
     if parallelism.is_distributed and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
     if parallelism.is_distributed and not parallelism.external and os.environ.get("LOCAL_RANK") == "0":
