@@ -12,6 +12,7 @@ from fairprune_framework.contrasts.alignment import AlignedContrast, vocabularie
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
+from fairprune_framework.evaluation.group_rows import group_rows
 from fairprune_framework.evaluation.language_rows import language_rows
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
@@ -168,7 +169,9 @@ def compared(
     texts = list(material.prompts.contrasts)
     sentences = sentence_items(texts, before.sentences, after.sentences if after else None)
     rows = [_with_floor(row, floor) for row in contrast_rows(items, layers, seed)]
+    together = [one | two for one, two in zip(items, sentences, strict=True)]
     rows += sentence_rows(sentences, seed)
+    rows += group_rows(together, seed)
     rows += language_rows(before.text, after.text if after else None, kl, seed)
     samples: list[dict[str, Any]] = []
     for name, judging in material.judged.items():
@@ -187,7 +190,7 @@ def compared(
     generations = _side_by_side(material.continued, before.generations, after.generations if after else None)
     return Evaluation(
         rows=tuple(rows),
-        items=tuple(one | two for one, two in zip(items, sentences, strict=True)),
+        items=tuple(together),
         samples=tuple(samples),
         generations=tuple(generations),
         n_unequal=sum(not one.equal_length for one in before.contrasts),

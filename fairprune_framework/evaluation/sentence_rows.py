@@ -62,6 +62,7 @@ def sentence_items(
             "split": contrast.split,
             "control": contrast.control,
             "role": contrast.role,
+            "attributes": [variant.attribute for variant in contrast.variants],
             "stereotypes": pair is not None,
             "shared_tokens": measured.shared_tokens,
         }
