@@ -14,7 +14,9 @@ GROUP = Group(name="prompts", help="check a prompt set, or build one")
 
 
 def _add_check_options(parser: Any) -> None:
-    parser.add_argument("set", help="a file, a hub data set, or builtin:en")
+    parser.add_argument(
+        "set", help="a file, a data set (NAME[:CONFIGURATION][:SPLIT], on the hub or in a folder), or builtin:en"
+    )
     parser.add_argument("--model", required=True, help="whose tokenizer: hub id, folder or smollm2-135m")
     parser.add_argument("--split", help="as in `fairprune run`")
     parser.add_argument("--columns", action="append", metavar="FIELD=COLUMN", help="our field = the set's column")

@@ -44,7 +44,8 @@ def check_prompts(
     """The report as JSON values; raises as the readers do."""
     from fairprune_framework.models.loading import limits_of, load_tokenizer
 
-    contrasts, skipped, source_hash = contrasts_of(source, columns=columns, bad=bad, split=split)
+    found = ContrastSet(source, columns=columns, bad=bad, split=split)
+    contrasts = list(found)
     tokenizer = load_tokenizer(model, trust_remote_code=trust_remote_code)
     limit, rows = limits_of(model, trust_remote_code=trust_remote_code)
     encoder = Encoder(tokenizer, chat_template=chat_template, limit=limit, rows=rows)
@@ -55,7 +56,7 @@ def check_prompts(
     return {
         "set": source,
         "model": model,
-        "sha256": source_hash,
+        "sha256": found.sha256,
         "contrasts": len(contrasts),
         "texts": sum(len(contrast.variants) for contrast in contrasts),
         "distinct_texts": len({variant.text for contrast in contrasts for variant in contrast.variants}),
@@ -66,8 +67,8 @@ def check_prompts(
         "without_suffix": sum(contrast.suffix == 0 for contrast in aligned),
         "roles": [_role(role, contrasts) for role in get_args(Role) if any(contrast.role == role for contrast in contrasts)],
         "categories": categories,
-        "notes": encoder.notes + notes(contrasts) + _long_words(contrasts, encoder),
-        "skipped": [{"where": where, "reason": reason} for where, reason in [*skipped, *unusable]],
+        "notes": found.notes + encoder.notes + notes(contrasts) + _long_words(contrasts, encoder),
+        "skipped": [{"where": where, "reason": reason} for where, reason in [*found.skipped, *unusable]],
     }
 
 

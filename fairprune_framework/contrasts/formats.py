@@ -1,4 +1,4 @@
-"""Turns files and data sets into rows: JSONL, JSON, CSV, TSV, Parquet, YAML and Hugging Face datasets.
+"""Turns files into rows: JSONL, JSON, CSV, TSV, Parquet and YAML. `hub` does it for datasets.
 
 A row knows its place, so that whoever reads it can say what is wrong *and where*. Nothing here knows what a contrast is.
 """
@@ -30,6 +30,8 @@ class Row:
     data: Mapping[str, Any]
     problem: str | None = None
     """Why the record could not be read at all; `data` is empty then."""
+    left_out: str | None = None
+    """Why the record is no contrast by the design of its data set: such rows are counted, and are no errors."""
     table: bool = False
     """True: every record of the source has the same columns, so a missing one is the source's fault."""
 
@@ -47,7 +49,7 @@ def rows(path: Path) -> Iterator[Row]:
     if suffix == ".jsonl":
         return _jsonl(path)
     if suffix == ".json":
-        return _items(path, document(path))
+        return items(path, document(path))
     if suffix in (".csv", ".tsv"):
         return _table(path, "," if suffix == ".csv" else "\t")
     if suffix == ".parquet":
@@ -139,7 +141,12 @@ def _jsonl(path: Path) -> Iterator[Row]:
             yield Row(where=where, number=count, data={}, problem=f"not JSON: {error}")
 
 
-def _items(path: Path, content: Any) -> Iterator[Row]:
+def items(path: Path, content: Any) -> Iterator[Row]:
+    """The records of a parsed `.json` file.
+
+    Raises:
+        PromptError: it holds no array.
+    """
     if not isinstance(content, list):
         raise PromptError(
             f"{path} must hold a JSON array of objects. Got {_kind(content)} instead; one object a line is '.jsonl'."
@@ -197,49 +204,11 @@ def _parquet(path: Path) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise PromptError(f"{path}, row {count + 1} or one after it: a text that is not UTF-8") from error
     except (pyarrow.ArrowException, OSError) as error:
-        raise PromptError(f"{path}: not a Parquet file: {_first_line(error)}") from error
+        raise PromptError(f"{path}: not a Parquet file: {first_line(error)}") from error
     except (ValueError, OverflowError) as error:  # a date or a time that Python cannot hold
-        raise PromptError(f"{path}, row {count + 1} or one after it: a value beyond range: {_first_line(error)}") from error
+        raise PromptError(f"{path}, row {count + 1} or one after it: a value beyond range: {first_line(error)}") from error
 
 
-def dataset_rows(name: str, split: str | None) -> Iterator[Row]:
-    """Stream the rows of a Hugging Face dataset: the name of one on the hub, or a local dataset folder.
-
-    Class labels are given by their names. Code that comes with a dataset is never run. Without a network `HF_HUB_OFFLINE=1`
-    spares the half minute in which the hub is called again and again.
-
-    Args:
-        name: `name`, `owner/name`, or a folder.
-        split: which of its splits; None takes the only one.
-
-    Raises:
-        PromptError: it cannot be loaded, has no such split, or has several and none was chosen.
-    """
-    import datasets
-
-    failed = (
-        "cannot load the dataset" if Path(name).exists() else "there is no such file or folder, nor can a dataset be loaded:"
-    )
-    datasets.disable_progress_bars()
-    try:
-        loaded = datasets.load_dataset(name)
-    except Exception as error:  # whatever hub, file system or parser raise: the user needs one line of it
-        raise PromptError(f"{failed} {name!r}: {type(error).__name__}: {_first_line(error)}") from error
-    found = list(loaded)
-    if split is None and len(found) > 1:
-        raise PromptError(f"the dataset {name!r} has the splits {', '.join(found)}: choose one")
-    chosen = found[0] if split is None else split
-    if chosen not in found:
-        raise PromptError(
-            f"the dataset {name!r} has no split {chosen!r}, only {', '.join(found)}.{did_you_mean(chosen, found)}"
-        )
-    data = loaded[chosen]
-    labels = {column: feature for column, feature in data.features.items() if isinstance(feature, datasets.ClassLabel)}
-    for number, record in enumerate(data, start=1):
-        named = {column: feature.int2str(record[column]) for column, feature in labels.items() if record[column] is not None}
-        yield Row(where=f"{name}[{chosen}], row {number}", number=number, data={**record, **named}, table=True)
-
-
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of a foreign error, without its trailing punctuation; at most 200 characters."""
     return shortened((str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(" .:"), 197)

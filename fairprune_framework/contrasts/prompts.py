@@ -24,6 +24,8 @@ class JudgingSet:
     aligned: tuple[AlignedContrast, ...]
     sha256: str
     """Of its source."""
+    notes: tuple[str, ...] = ()
+    """What of it was left out or skipped, counted."""
 
 
 class PromptSet:
@@ -123,6 +125,10 @@ class PromptSet:
         every: Sequence[Contrast] = list(contrasts)
         if choosing:
             refuse_shared(list(self.contrasts), every, name)
-        tokens = align_all(every, self._encoder(), self._bad)[0]
+        tokens, unusable = align_all(every, self._encoder(), self._bad)
         kept = tuple(contrast for contrast in tokens if not contrast.legitimate)
-        return JudgingSet(contrasts=tuple(every), aligned=kept, sha256=contrasts.sha256)
+        skipped = [*contrasts.skipped, *unusable]
+        notes = list(contrasts.notes)
+        if skipped:
+            notes.append(f"{len(skipped)} contrasts were skipped. The first: {': '.join(skipped[0])}")
+        return JudgingSet(contrasts=tuple(every), aligned=kept, sha256=contrasts.sha256, notes=tuple(notes))

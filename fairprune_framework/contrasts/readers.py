@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fairprune_framework.contrasts import builtin, formats, records, winobias
+from fairprune_framework.contrasts import builtin, formats, hub, published, records
 from fairprune_framework.contrasts.formats import Row
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import PromptError, UserError
@@ -33,6 +33,8 @@ class ReadResult:
     contrasts: tuple[Contrast, ...]
     skipped: tuple[tuple[str, str], ...]
     """(where, reason) of every bad row; empty unless `bad="skip"`."""
+    left_out: Mapping[str, int]
+    """Reason -> how many records of a published data set are no contrasts by its design."""
     source: str
     """The name that was asked for; `list` for contrasts in memory."""
     sha256: str
@@ -44,19 +46,18 @@ def read(
     *,
     columns: Mapping[str, str] | None = None,
     bad: Literal["error", "skip"] = "error",
-    hub_split: str | None = None,
 ) -> ReadResult:
     """Read a prompt set.
 
-    A name is taken for, in this order: `builtin:<language>`; a folder of WinoBias or one of its files (the other side of it
-    is found beside it); a file that exists (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`) or a folder that `datasets` can
-    load; a dataset on the Hugging Face hub (`name`, `owner/name`). Layouts of rows are those of `records.to_contrast`.
+    A name is taken for, in this order: `builtin:<language>`; files or a folder of a data set that `published` knows; a file that exists
+    (`.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`) or a folder that `datasets` can load, also one that `save_to_disk` left; a dataset on
+    the Hugging Face hub (`name`, `owner/name`). Behind the name of a dataset, hub or folder, may stand a configuration, a split, or both:
+    `owner/name:configuration:split`. Layouts of rows are those of `records.to_contrast` and of `published`.
 
     Args:
         source: a name, a path, or contrasts (or rows) in memory.
         columns: our field -> their column: `{"prompt_1": "a", "prompt_2": "b", "category": "kind"}`.
         bad: what to do with a row that is no contrast: stop, or list it in `skipped` and go on.
-        hub_split: which split of a dataset; None takes the only one. (Not the split of our contrasts.)
 
     Raises:
         UnknownName: a built-in language that is not there.
@@ -64,8 +65,14 @@ def read(
             contrasts at all, or none left.
         UserError: a column mapping or `bad` that makes no sense.
     """
-    found = Scan(source, columns=columns, bad=bad, hub_split=hub_split)
-    return ReadResult(contrasts=tuple(found), skipped=tuple(found.skipped), source=found.name, sha256=found.sha256)
+    found = Scan(source, columns=columns, bad=bad)
+    return ReadResult(
+        contrasts=tuple(found),
+        skipped=tuple(found.skipped),
+        left_out=dict(found.left_out),
+        source=found.name,
+        sha256=found.sha256,
+    )
 
 
 class Scan:
@@ -83,47 +90,57 @@ class Scan:
         *,
         columns: Mapping[str, str] | None = None,
         bad: Literal["error", "skip"] = "error",
-        hub_split: str | None = None,
     ) -> None:
         columns = dict(columns or {})
         records.check_columns(columns)
         if bad not in ("error", "skip"):
             raise UserError(f"The 'bad' of read must be 'error' or 'skip'. Got {bad!r} instead.")
         self.name, self._columns, self._bad = "list", columns, bad
-        self._items, path = self._opened(source, hub_split)
+        self._items, path = self._opened(source)
         self._path, self._stamp = path, _stamp(path)
         self.skipped: list[tuple[str, str]] = []
         """(where, reason) of every bad row."""
-        self._left_out: set[int] = set()
+        self.left_out: Counter[str] = Counter()
+        """Reason -> how many rows are no contrasts by the design of their data set."""
+        self._passed_over: set[int] = set()
         self._held: list[Contrast] | None = []
         self._count = 0
         self.sha256 = self._look(hash_contents=path is None)
         if path is not None:
             self.sha256 = file_digest(path)
 
-    def _opened(self, source: Any, hub_split: str | None) -> tuple[Callable[[], Iterable[Row | Contrast]], Path | None]:
+    def _opened(self, source: Any) -> tuple[Callable[[], Iterable[Row | Contrast]], Path | None]:
         if not isinstance(source, str | Path):
-            return lambda: _from_memory(source), None
+            return lambda: self._arranged(_from_memory(source)), None
         self.name = name = str(source)
         if name.startswith("builtin:"):
             self._columns = {}
             return lambda: builtin.builtin(name.removeprefix("builtin:")), None
-        path = Path(source)
-        try:
-            is_file, is_folder = path.is_file(), path.is_dir()
-        except OSError:  # a name too long for the file system: a prompt where its file was meant
-            is_file = is_folder = False
-        if (is_file or is_folder) and winobias.recognised(path):
+        base, chosen = _chosen(name)
+        path = Path(base)
+        if _exists(path) and published.recognised(path):
             self._columns = {}
-            return lambda: winobias.rows(path), None
-        if is_file:
-            return lambda: formats.rows(path), path
-        if is_folder or (isinstance(source, str) and _may_be_hub(name)):
-            return lambda: formats.dataset_rows(name, hub_split), None
+            if len(chosen) > 1:
+                raise PromptError(f"{base} has one kind of part to choose. Got {':'.join(chosen)!r} instead.")
+            return lambda: published.of_files(path, *chosen), None
+        if _exists(path) and path.is_file():
+            if chosen:
+                raise PromptError(f"{base} is a file, which has no split {':'.join(chosen)!r} to choose")
+            return lambda: formats.rows(path) if self._mapped else published.of_file(path), path
+        if _exists(path) or (isinstance(source, str) and _may_be_hub(base)):
+            return lambda: self._arranged(hub.dataset_rows(base, chosen)), None
         raise PromptError(
             f"no such prompt set: {name!r:.200} is no file, no folder and no name of a dataset. "
             f"Built-in sets: {', '.join('builtin:' + language for language in builtin.names())}"
         )
+
+    @property
+    def _mapped(self) -> bool:
+        """The user says which columns are the texts: no layout is to be guessed."""
+        return any(field == "variants" or field.startswith("prompt_") for field in self._columns)
+
+    def _arranged(self, rows: Iterable[Row | Contrast]) -> Iterable[Row | Contrast]:
+        return rows if self._mapped else published.arranged(rows)
 
     def __len__(self) -> int:
         return self._count
@@ -135,7 +152,7 @@ class Scan:
         if _stamp(self._path) != self._stamp:
             raise PromptError(f"{self.name} was changed while it was being read")
         for number, item in enumerate(self._items(), start=1):
-            if number not in self._left_out:
+            if number not in self._passed_over:
                 yield self._contrast(item)
 
     def _contrast(self, item: Row | Contrast) -> Contrast:
@@ -149,6 +166,10 @@ class Scan:
         ids, numbers, digest = array("Q"), array("Q"), hashlib.sha256()
         bad: list[tuple[int, str, str]] = []
         for number, item in enumerate(self._items(), start=1):
+            if isinstance(item, Row) and item.left_out is not None:
+                self.left_out[item.left_out] += 1
+                self._passed_over.add(number)
+                continue
             try:
                 contrast = self._contrast(item)
             except PromptError as error:
@@ -165,7 +186,7 @@ class Scan:
         repeated = self._repeated(ids)
         bad += repeated
         self.skipped = [(where, reason) for _, where, reason in sorted(bad)]
-        self._left_out = {number for number, _, _ in bad}
+        self._passed_over.update(number for number, _, _ in bad)
         self._count = len(ids) - len(repeated)
         if repeated:
             again = {number for number, _, _ in repeated}
@@ -179,7 +200,8 @@ class Scan:
                 f"The first: {': '.join(self.skipped[0])}"
             )
         if not self._count:
-            raise PromptError(f"{self.name} is an empty prompt set")
+            why = "".join(f": {count} records are left out: {reason}" for reason, count in self.left_out.most_common(1))
+            raise PromptError(f"{self.name} is an empty prompt set{why}")
         return digest.hexdigest()
 
     def _refused(self, item: Row | Contrast, number: int, error: PromptError) -> tuple[str, str]:
@@ -197,6 +219,8 @@ class Scan:
         found: list[tuple[int, str, str]] = []
         places: dict[str, str] = {}
         for number, item in enumerate(self._items(), start=1) if suspects else ():
+            if number in self._passed_over:
+                continue
             try:
                 contrast = self._contrast(item)
             except PromptError:
@@ -244,6 +268,26 @@ def content_hash(contrasts: Iterable[Contrast]) -> str:
     for contrast in contrasts:
         digest.update(_line(contrast))
     return digest.hexdigest()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name too long for the file system: a prompt where its file was meant
+        return False
+
+
+def _chosen(name: str) -> tuple[str, tuple[str, ...]]:
+    """A name without the configuration and split behind it, and these. A path that exists is taken as it is.
+
+    >>> _chosen("owner/name:explicit:train"), _chosen("owner/name")
+    (('owner/name', ('explicit', 'train')), ('owner/name', ()))
+    """
+    for count in range(3):
+        base, *chosen = name.rsplit(":", count)
+        if len(chosen) == count and all(chosen) and (_exists(Path(base)) or (count and ":" not in base and _may_be_hub(base))):
+            return base, tuple(chosen)
+    return name, ()
 
 
 def _may_be_hub(name: str) -> bool:

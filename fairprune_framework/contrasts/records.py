@@ -1,4 +1,4 @@
-"""Turns one row into one contrast: our own schema, rows of prompts side by side, and CrowS-Pairs as it is published."""
+"""Turns one row into one contrast: our own schema, and rows of prompts side by side."""
 
 from __future__ import annotations
 
@@ -56,11 +56,10 @@ def check_columns(columns: Mapping[str, str]) -> None:
 def to_contrast(row: Row, columns: Mapping[str, str]) -> Contrast:
     """Read one row.
 
-    The layout is told by the fields: `variants` is ours; `prompt_1`, `prompt_2`, ... with or without `attribute_1`, ... are
-    variants side by side (an empty cell at the end is an absent variant); `sent_more` and `sent_less` are CrowS-Pairs. A
-    missing category is `all`; a missing id is `row-<number>`; a row without a template id is its own template. Right next words
-    stand in `right` of a variant or in `right_1`, `right_2`, ... (several in one cell with `|` between them); a row that has any is
-    legitimate.
+    The layout is told by the fields: `variants` is ours; `prompt_1`, `prompt_2`, ... with or without `attribute_1`, ... are variants side
+    by side (an empty cell at the end is an absent variant). A missing category is `all`; a missing id is `row-<number>`; a row without a
+    template id is its own template. Right next words stand in `right` of a variant or in `right_1`, `right_2`, ... (several in one cell
+    with `|` between them); a row that has any is legitimate.
 
     Args:
         row: the record and its place.
@@ -84,11 +83,6 @@ def to_contrast(row: Row, columns: Mapping[str, str]) -> Contrast:
         variants = _from_variants(data["variants"])
     elif "prompt_1" in data:
         variants = _from_prompts(data)
-    elif "sent_more" in data and "sent_less" in data:
-        variants = tuple(Variant(attribute=name, text=_text(data[f"sent_{name}"], f"sent_{name}")) for name in ("more", "less"))
-        index = _word(data, "") or str(row.number)
-        identity = identity or f"crows-pairs/{index}"
-        category = category or _word(data, "bias_type")
     else:
         raise MissingColumn(
             f"missing column 'prompt_1': found {_listed(row.data)}.{did_you_mean('prompt_1', map(str, row.data))} "

@@ -55,9 +55,9 @@ class Contrast:
         texts = [variant.text for variant in self.variants]
         if not all(isinstance(text, str) and text.strip() for text in texts):
             raise PromptError(f"contrast {self.id!r} has an empty text")
-        for text in texts:
-            if texts.count(text) > 1:
-                raise PromptError(f"contrast {self.id!r} has equal variants: {text!r} occurs {texts.count(text)} times")
+        if len(set(texts)) < len(texts):
+            text = next(text for text in texts if texts.count(text) > 1)
+            raise PromptError(f"contrast {self.id!r} has equal variants: {text!r} occurs {texts.count(text)} times")
         if self.split not in (None, *SPLITS):
             known = ", ".join(map(repr, SPLITS))
             raise PromptError(f"The 'split' of contrast {self.id!r} must be {known} or null. Got {self.split!r} instead.")

@@ -52,6 +52,8 @@ class ContrastSet:
         self.sha256 = self._scan.sha256
         self.skipped = list(self._scan.skipped)
         """(where, reason) of what is left out."""
+        self.notes = [f"{count:,} records are left out: {reason}" for reason, count in self._scan.left_out.items()]
+        """What of a published data set is no contrast by its design, counted."""
         self._out: frozenset[str] = frozenset()
         self.vocabularies: dict[str, tuple[str, ...]] = {}
         """category -> its attribute values, sorted: the most frequent `VALUES`; what is not among them is `other`."""

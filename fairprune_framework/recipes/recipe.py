@@ -78,7 +78,12 @@ class Recipe:
         stage="read",
         adopted=True,
     )
-    prompts: str | None = option(None, "A file, a hub data set, or `builtin:en`.", group="what to audit", stage="read")
+    prompts: str | None = option(
+        None,
+        "A file, a data set (`NAME[:CONFIGURATION][:SPLIT]`, on the hub or in a folder), or `builtin:en`.",
+        group="what to audit",
+        stage="read",
+    )
     columns: Mapping[str, str] | None = option(
         None, "Our field -> the prompt set's column.", group="what to audit", stage="read", metavar="FIELD=COLUMN"
     )

@@ -62,6 +62,9 @@ def check(run: Run, *, planning: bool = False) -> None:
 def run(run: Run) -> list[str]:
     """Do the stage: `evaluation.json`, `evaluation_items.parquet`, `exhibits.*`, and the verdict; returns the files that it left."""
     check(run)
+    for name, judged in (run.judged if run.recipe.judge_prompts else {}).items():
+        for note in judged.notes:
+            run.notify(f"judging set {name!r}: {note}")
     evaluation, inputs = _evaluate(run)
     run.folder.begin("evaluate")
     evaluation.save(run.folder.path)

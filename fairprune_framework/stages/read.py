@@ -38,6 +38,8 @@ def run(run: Run) -> list[str]:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out)
         write_text(run.folder / "skipped.jsonl", lines)
         run.notify(f"{len(left_out)} contrasts were skipped: see {run.folder / 'skipped.jsonl'}")
+    for note in contrasts.notes:
+        run.notify(note)
     for category, count in contrasts.others.items():
         if category not in contrasts.summed:
             continue

@@ -167,67 +167,6 @@ def test_a_value_column_mapping(tmp_path: Path) -> None:
         assert contrast.category == "age"
 
 
-@pytest.fixture
-def datasets_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
-@pytest.mark.usefixtures("datasets_cache")
-def test_a_dataset_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "set"
-    folder.mkdir()
-    parquet(folder / "train.parquet", [PAIR, {**PAIR, "id": "p2"}])
-    result = read(folder)
-    assert [contrast.id for contrast in result.contrasts] == ["p1", "p2"]
-    assert result.sha256 == content_hash(result.contrasts)
-    jsonl(folder / "test.jsonl", PAIR)
-    (folder / "train.parquet").unlink()
-    jsonl(folder / "train.jsonl", PAIR, {**PAIR, "id": "p3"})
-    with pytest.raises(PromptError, match="has the splits train, test: choose one"):
-        read(folder)
-    assert len(read(folder, hub_split="train").contrasts) == 2
-    with pytest.raises(PromptError, match=r"has no split 'tests', only train, test\. Did you mean 'test'"):
-        read(folder, hub_split="tests")
-
-
-@pytest.mark.usefixtures("datasets_cache")
-def test_class_labels_of_a_dataset_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    features = datasets.Features(
-        {"kind": datasets.ClassLabel(names=["age", "race"]), "a": datasets.Value("string"), "b": datasets.Value("string")}
-    )
-    made = datasets.Dataset.from_dict({"kind": [1, None], "a": ["x 1", "x 2"], "b": ["y 1", "y 2"]}, features=features)
-    asked = []
-
-    def load(name: str) -> Any:
-        asked.append(name)
-        return datasets.DatasetDict({"train": made})
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    result = read("someone/some-set", columns={"category": "kind", "prompt_1": "a", "prompt_2": "b"})
-    assert asked == ["someone/some-set"]
-    assert [contrast.category for contrast in result.contrasts] == ["race", "all"]
-
-
-def test_a_dataset_that_cannot_be_loaded_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-
-    def load(name: str) -> Any:
-        raise ConnectionError("Couldn't reach the hub.\nA long story.")
-
-    monkeypatch.setattr(datasets, "load_dataset", load)
-    with pytest.raises(PromptError) as caught:
-        read("promts")
-    assert str(caught.value) == (
-        "there is no such file or folder, nor can a dataset be loaded: 'promts': ConnectionError: Couldn't reach the hub"
-    )
-    with pytest.raises(PromptError, match="cannot load the dataset"):
-        read(tmp_path)
-
-
 @pytest.mark.parametrize(
     "name", ["absent.jsonl", "./absent", "/absent/set", "a/b/c", "no such", "other:en", "x" * 5000, "a\0b", ""]
 )
@@ -236,10 +175,11 @@ def test_no_such_source(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     monkeypatch.chdir(tmp_path)
 
-    def load(name: str) -> Any:
+    def load(name: str, configuration: str | None = None) -> Any:
         raise FileNotFoundError("nothing there")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
+    monkeypatch.setattr(datasets, "get_dataset_config_names", load)
     with pytest.raises(PromptError, match=r"no such|cannot load"):
         read(name)
 
@@ -476,6 +416,29 @@ def test_crows_pairs_rows_odd_and_even(shared_data: Path) -> None:
     kept, skipped = without_overlap(assign(contrasts, "row:odd-even", 0))
     assert [where for where, _ in skipped] == ["crows-pairs/1502"]
     assert Counter(contrast.split for contrast in kept) == {"select": 753, "heldout": 754}
+
+
+@pytest.mark.parametrize(
+    ("name", "contrasts", "count", "templates", "left_out"),
+    [
+        ("bbq/Age.jsonl", 1840, 3680, 25, 1840),
+        ("bbq/Religion.jsonl", 600, 1200, 25, 600),
+        ("bold/gender_prompt.json", 357, 714, 83, 2488),
+        ("formats/stereoset_20.jsonl", 20, 40, 12, 0),
+        ("formats/winogender_12.tsv", 4, 12, 1, 0),
+        ("holistic_bias:sexual_orientation", 849, 16460, 26, 0),
+        ("winobias", 1584, 3168, 792, 0),
+    ],
+)
+def test_published_sets(shared_data: Path, name: str, contrasts: int, count: int, templates: int, left_out: int) -> None:
+    """All of each file is read; every contrast of BBQ says which answer the stereotype expects."""
+    found = read(f"{shared_data}/{name}")
+    assert len(found.contrasts) == contrasts
+    assert sum(len(one.variants) for one in found.contrasts) == count
+    assert len({one.cluster for one in found.contrasts}) == templates
+    assert sum(found.left_out.values()) == left_out
+    if name.startswith("bbq"):
+        assert {tuple(attributes(one)) for one in found.contrasts} == {("stereotype", "anti-stereotype")}
 
 
 def test_nothing_heavy_is_imported() -> None:

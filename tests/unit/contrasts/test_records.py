@@ -52,14 +52,6 @@ def test_attributes_are_the_texts_that_differ_or_numbers() -> None:
     assert pairs(prompt_1="A  man", prompt_2="A man") == [("1", "A  man"), ("2", "A man")]
 
 
-def test_crows_pairs_as_published() -> None:
-    found = to_contrast(
-        row(**{"": "31", "sent_more": "Women are late.", "sent_less": "Men are late.", "bias_type": "gender"}), {}
-    )
-    assert (found.id, found.category, found.template_id) == ("crows-pairs/31", "gender", "crows-pairs/31")
-    assert [(v.attribute, v.text) for v in found.variants] == [("more", "Women are late."), ("less", "Men are late.")]
-
-
 def test_names_that_are_missing_are_made_up_from_the_place() -> None:
     found = to_contrast(row(prompt_1="A", prompt_2="B"), {})
     assert (found.id, found.category, found.template_id, found.split, found.context) == ("row-7", "all", "row-7", None, "")

@@ -1,0 +1,32 @@
+"""What every layout does with rows that are none of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fairprune_framework.contrasts.published import arranged
+from fairprune_framework.contrasts.readers import read
+from fairprune_framework.contrasts.schema import Contrast, Variant
+
+CROWS = {"sent_more": "A b", "sent_less": "A c", "bias_type": "age"}
+OURS = Contrast(
+    id="x", category="c", template_id="x", variants=(Variant(attribute="a", text="a"), Variant(attribute="b", text="b"))
+)
+
+
+def test_the_first_readable_row_tells(tmp_path: Path) -> None:
+    path = tmp_path / "set.jsonl"
+    path.write_text('{broken\n{"sent_more": "A b", "sent_less": "A c", "bias_type": "age"}\n')
+    found = read(path, bad="skip")
+    assert [one.category for one in found.contrasts] == ["age"]
+    assert [where for where, _ in found.skipped] == [f"{path}, line 1"]
+
+
+def test_contrasts_in_memory_stay_as_they_are() -> None:
+    assert [one.id for one in read([CROWS, OURS]).contrasts] == ["crows-pairs/1", "x"]
+    assert read([OURS]).contrasts == (OURS,)
+
+
+def test_rows_of_no_published_set_pass() -> None:
+    assert list(arranged([])) == []
+    assert [one.id for one in read([{"prompt_1": "a", "prompt_2": "b"}]).contrasts] == ["row-1"]
