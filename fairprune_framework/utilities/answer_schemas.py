@@ -39,6 +39,17 @@ class OverlapFile(_Square):
         return self
 
 
+class Spillover(Schema):
+    """How many categories get worse where another one was selected for."""
+
+    cells: Count
+    worse: Count
+    share_worse: Number | None
+    not_harmed: Count
+    not_estimable: Count
+    margin: Number
+
+
 class TransferFile(_Square):
     """`transfer.json`."""
 
@@ -47,6 +58,7 @@ class TransferFile(_Square):
     controls: list[bool]
     split: str | None
     units: list[Count]
+    spillover: Spillover
     change: Matrix
     ci_low: Matrix
     ci_high: Matrix

@@ -10,7 +10,8 @@ from statsmodels.stats.multitest import multipletests
 
 import fairprune_framework as fp
 from fairprune_framework.analysis.common import chosen_by_category
-from fairprune_framework.analysis.transfer import render
+from fairprune_framework.analysis.transfer import render, spillover
+from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
 from fairprune_framework.runs.run import Run
 from fairprune_framework.surgery.masking import masked
 
@@ -61,6 +62,31 @@ def test_p_values_are_adjusted_over_the_whole_matrix(run: Run) -> None:
     ]
 
 
+def test_spillover_counts_the_cells_of_other_categories() -> None:
+    rng = np.random.default_rng(0)
+    before = rng.gamma(9, 0.1, 40)
+
+    def changed(by: float, spread: float = 0.02, n: int = 40) -> PairedChange:
+        after = before[:n] * (1 + by) * np.exp(rng.normal(-(spread**2) / 2, spread, n))
+        return paired_change(before[:n], after, ["a"] * n, [str(i) for i in range(n)])
+
+    found = spillover([changed(0.3), changed(0.05), changed(-0.2), changed(0.0, 1.0), changed(0.3, n=4), None])
+    assert (found["cells"], found["worse"], found["not_harmed"], found["not_estimable"]) == (6, 2, 2, 2)
+    assert found["share_worse"] == 0.5
+    assert spillover([None])["share_worse"] is None
+
+
+def test_spillover_of_a_run_leaves_out_the_diagonal_and_controls(run: Run) -> None:
+    found = fp.transfer(run)
+    low, high = (np.array(found[bound], dtype=float) for bound in ("ci_low", "ci_high"))
+    other = ~np.eye(3, dtype=bool)
+    known = other & np.isfinite(low)
+    told = found["spillover"]
+    assert told["cells"] == 6
+    assert told["worse"] == int((low[known] > 0).sum())
+    assert told["not_harmed"] + told["not_estimable"] >= int((high[known] < 0.1).sum())
+
+
 def test_as_text() -> None:
     answer = {
         "categories": ["age"],
@@ -69,8 +95,11 @@ def test_as_text() -> None:
         "split": "heldout",
         "change": [[-0.314, None]],
         "p_adjusted": [[0.01, None]],
+        "spillover": {"cells": 6, "worse": 1, "not_harmed": 2, "not_estimable": 2, "margin": 0.1},
     }
     lines = render(answer).splitlines()
     assert lines[2].split() == ["age", "(stature)"]
     assert lines[3].split() == ["age", "-31%*"]
     assert "(heldout)" in lines[0]
+    told = "spillover: 1 of 4 other categories significantly worse (95 %, uncorrected), 2 shown not to be worse by 10%"
+    assert lines[-1] == f"{told}; 2 more not estimable"

@@ -47,6 +47,7 @@ def add_optional(folder: Path) -> None:
         "units": [9, 9],
         "p_values": [[0.01, 0.5], [0.5, 0.01]],
         "p_adjusted": [[0.02, 0.5], [0.5, 0.02]],
+        "spillover": {"cells": 2, "worse": 0, "share_worse": 0.0, "not_harmed": 0, "not_estimable": 0, "margin": 0.1},
         "change": [[-0.2, 0.03], [0.01, -0.1]],
         "ci_low": [[-0.3, -0.1], [-0.1, None]],
         "ci_high": [[-0.1, 0.1], [0.1, None]],
