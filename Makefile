@@ -7,7 +7,7 @@ RUN := runs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures bench clean help
+.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures faults bench clean help
 
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
@@ -15,6 +15,7 @@ help:
 	@echo "make golden renew tests/golden/manifest.json, after a change of results that is intended"
 	@echo "make older-reader  read saved models with transformers 4.57"
 	@echo "make architectures  docs/reference/architectures.md: every family of transformers, taken through surgery (ten minutes)"
+	@echo "make faults kills, dead ranks, full disks, concurrent runs, bad input and fuzzed files; a record in benchmarks/ (an hour)"
 	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
 
@@ -72,6 +73,9 @@ older-reader: .venv/.ready-dev
 
 architectures: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/architectures.py --again --jobs 2 --page docs/reference/architectures.md
+
+faults: .venv/.ready-dev
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --record benchmarks/faults_$$(uname -m)-$$(nproc)core_$$(date +%Y%m).md
 
 clean:
 	rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -10,9 +10,15 @@ import difflib
 import reprlib
 from collections.abc import Iterable
 
+LONGEST = 1000
+"""Characters of a message, whatever a file holds that it quotes; the command line prints half of it."""
+
 
 class FairpruneError(Exception):
     """Base of all errors of this package."""
+
+    def __str__(self) -> str:
+        return shortened(super().__str__(), LONGEST)
 
 
 class UserError(FairpruneError, ValueError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,9 @@ from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, 
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
 from fairprune_framework.contrasts.schema import Contrast, role_of, stream_of
+from fairprune_framework.errors import RunFolderError, shown
 from fairprune_framework.models.encoder import Encoder
+from fairprune_framework.utilities.files import parse_json
 
 Windows = Callable[[Callable[[int], bool]], Iterator[tuple[int, list[AlignedContrast]]]]
 """Gives the wanted windows of a stream in order: called with a test of the window's number, yields (number, contrasts)."""
@@ -89,7 +90,7 @@ class FiledWindows:
         window: list[Contrast] = []
         with self.path.open(encoding="utf-8") as file:
             for line in file:
-                data = json.loads(line)
+                data = _parsed(line, self.path)
                 if stream_of(role_of(data["control"], data.get("legitimate", False)), data["split"]) != self.stream:
                     continue
                 number = seen // WINDOW
@@ -101,6 +102,16 @@ class FiledWindows:
                     window = []
         if window:
             yield (seen - 1) // WINDOW, list(aligned(window, self.encoder, self.vocabularies))
+
+
+def _parsed(line: str, path: Path) -> dict[str, Any]:
+    try:
+        data = parse_json(line)
+        if isinstance(data, dict) and {"control", "split"} <= data.keys():
+            return data
+    except ValueError as error:
+        raise RunFolderError(f"{path} is damaged: {error}") from error
+    raise RunFolderError(f"{path} is damaged: a line is no contrast. Got {shown(data)} instead.")
 
 
 @dataclass(frozen=True)

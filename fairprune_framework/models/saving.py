@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import UserError
 from fairprune_framework.models.quiet import quietly
-from fairprune_framework.utilities.files import temporary_folder
+from fairprune_framework.utilities.files import read_json, temporary_folder
+from fairprune_framework.utilities.schemas import Inside, Schema, read_checked
 
 CONFIG, README, KEPT_README = "config.json", "README.md", "ORIGINAL_README.md"
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
@@ -48,9 +49,9 @@ _TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "decoder")
 
 
 def shards(folder: Path) -> list[Path]:
-    """The safetensors files that transformers reads from a folder; empty where it has none."""
+    """The safetensors files that transformers reads from a folder; empty where it has none. Raises `UserError` for a broken index."""
     if (folder / INDEX).is_file():
-        named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()
+        named = read_checked(folder / INDEX, WeightsIndex)["weight_map"].values()
         return [folder / name for name in sorted(set(named))]
     return [folder / WHOLE] if (folder / WHOLE).is_file() else []
 
@@ -169,8 +170,8 @@ def refuse_part(original: Path, model: nn.Module) -> None:
 
 def class_of(folder: Path) -> str | None:
     """The class that `config.json` names."""
-    found = _read(folder / CONFIG).get("architectures") or [None]
-    return None if found[0] is None else str(found[0])
+    found = _read(folder / CONFIG).get("architectures")
+    return str(found[0]) if isinstance(found, list) and found and found[0] is not None else None
 
 
 def kept_files(original: Path, *, back: bool = False) -> dict[str, str]:
@@ -305,9 +306,14 @@ def _config(
     return content
 
 
+class WeightsIndex(Schema):
+    """`model.safetensors.index.json`."""
+
+    weight_map: dict[str, Inside]
+
+
 def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
+    return read_json(path)
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

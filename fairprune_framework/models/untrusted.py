@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.errors import UserError, shown
+from fairprune_framework.errors import RunFolderError, UserError, shown
+from fairprune_framework.utilities.files import read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
@@ -105,7 +105,6 @@ def _shards(index: Path) -> list[Any]:
 def _json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none, and where transformers will say what is wrong with it."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except RunFolderError:
         return {}
-    return data if isinstance(data, dict) else {}

@@ -15,8 +15,9 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
-from fairprune_framework.errors import RunFolderError
+from fairprune_framework.errors import RunFolderError, shown
 from fairprune_framework.utilities import stopping
+from fairprune_framework.utilities.files import parse_json
 
 FILE = ".lock"
 _held: dict[Path, int] = {}
@@ -105,8 +106,8 @@ def _is_shared(handle: int) -> bool:
 
 def _read(handle: int) -> dict[str, object]:
     try:
-        data = json.loads(os.pread(handle, 4096, 0))
-    except ValueError:
+        data = parse_json(os.pread(handle, 4096, 0).decode())
+    except ValueError:  # half-written, or not ours
         return {}
     return data if isinstance(data, dict) else {}
 
@@ -115,7 +116,12 @@ def _holder(handle: int) -> str:
     data = _read(handle)
     if not data:
         return "by another process"
-    return f"by process {data.get('process')} on {data.get('host')} since {data.get('start')}"
+    return f"by process {shown(data.get('process'))} on {_word(data.get('host'))} since {_word(data.get('start'))}"
+
+
+def _word(value: object) -> str:
+    """A word of the file, which anybody may have written: no control characters, and not long."""
+    return shown(value)[1:-1] if isinstance(value, str) else shown(value)
 
 
 def _alive(handle: int) -> bool:

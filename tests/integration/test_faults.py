@@ -219,6 +219,24 @@ def test_a_signal_that_is_swallowed_is_not_lost(
     assert fairprune("prune", "--output", done).code == 0
 
 
+def test_a_signal_after_the_last_micro_batch_is_not_lost(fairprune: Any, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from fairprune_framework.auditing.distributed.checkpoint_callback import CheckpointCallback
+
+    usual, before = CheckpointCallback.on_predict_end, (done / "statistics.safetensors").read_bytes()
+
+    def signalled(self: Any, *words: Any) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        usual(self, *words)
+
+    monkeypatch.setattr(CheckpointCallback, "on_predict_end", signalled)
+    answer = fairprune("audit", "--output", done, "--overwrite")
+    assert (answer.code, len(answer.errors)) == (143, 1), answer.err
+    assert leftovers(done) == []
+    monkeypatch.undo()
+    assert fairprune("audit", "--output", done, "--overwrite").code == 0
+    assert (done / "statistics.safetensors").read_bytes() == before
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_an_interrupt_that_the_shell_ignores_stays_ignored(fairprune: Any, done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As under `nohup`, and in the background of a script."""

@@ -118,6 +118,9 @@ class CheckpointCallback(Callback):
         else:
             part = self._part()
         self._release()
+        if self._stop and self._rank == 0:  # it came after the last micro-batch
+            self._save()
+            raise Interrupted(f"stopped by SIGTERM; {self._progress()}")
         if part is not None and self._rank == 0:
             if self.before is not None:
                 part.add(self.before)
