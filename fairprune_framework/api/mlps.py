@@ -24,7 +24,7 @@ from fairprune_framework.api.decoders import decoder_modules, text_config
 from fairprune_framework.api.interfaces import ArchitectureAdapter, Handler
 from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
 from fairprune_framework.api.types import Role, Site, Slice, Tap
-from fairprune_framework.api.widths import EXPERT_FIELDS, FIELDS, SHARED_FIELDS, StoredWidth, stored_width
+from fairprune_framework.api.widths import EXPERT_FIELDS, FIELDS, SHARED_FIELDS, stored_width
 from fairprune_framework.errors import UnsupportedArchitecture
 
 
@@ -151,7 +151,7 @@ def _site(model: nn.Module, name: str, found: Projections, layer: int) -> Site:
         config_fields={width.field: width.times} if width.field else {},
         width_group=width.field or name,
         taps=frozenset(taps),
-        surgery=_obstacle(name, found.out, out, columns, width),
+        surgery=_obstacle(name, found.out, out),
     )
 
 
@@ -179,11 +179,11 @@ def _slices(model: nn.Module, name: str, found: Projections, columns: int, width
     return slices
 
 
-def _obstacle(name: str, path: str, out: Any, columns: int, width: StoredWidth) -> str | None:
+def _obstacle(name: str, path: str, out: Any) -> str | None:
     """Why the neurons of a site cannot be cut, as `Site.surgery` says it."""
     if isinstance(out, nn.Linear) and tuple(out.weight.shape) != (out.out_features, out.in_features):
         return f"{name}.{path} holds packed weights ({type(out).__name__}): load the model in bfloat16"
-    return None if width.field else f"no config field holds its width, {columns}: it can be zeroed and scaled, not made smaller"
+    return None
 
 
 def _points(site: Site, found: Projections) -> list[TapPoint]:

@@ -80,7 +80,7 @@ class Site:
     multiple: int = 1
     """The stored width must be a multiple of this: grouped matrix products of experts want rows of 16 bytes."""
     surgery: str | None = None
-    """Why this site cannot be cut ("4-bit weights: load in bf16"); None: it can."""
+    """Why this site cannot be cut ("4-bit weights: load in bf16"); None: it can, if `config_fields` or exact widths store it."""
 
 
 def _floor(value: float) -> int:

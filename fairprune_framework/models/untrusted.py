@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.errors import RunFolderError, UserError, shown
+from fairprune_framework.models.uneven import refuse_shapes
 from fairprune_framework.utilities.files import read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
@@ -69,8 +70,9 @@ def refuse_oversized(folder: Path, name: str) -> None:
         return
     config = _json(folder / "config.json")
     text = config.get("text_config")
-    config |= text if isinstance(text, dict) else {}
     total = sum(math.prod(shape) for shape in shapes.values())
+    refuse_shapes(config, total, name)
+    config |= text if isinstance(text, dict) else {}
     layers = 1 + max((int(found[1]) for key in shapes if (found := _LAYER.search(key))), default=len(shapes))
     limits = {"num_hidden_layers": layers, **dict.fromkeys(_SIZES, total)}
     for field, most in limits.items():

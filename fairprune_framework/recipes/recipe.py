@@ -121,6 +121,14 @@ class Recipe:
         stage="plan",
         adopted=True,
     )
+    widths: Literal["uniform", "exact"] = option(
+        "uniform",
+        "uniform: one width for all layers, what is planned beyond it stored as zeros; exact: each layer its own width, in files that "
+        "transformers reads with trust_remote_code.",
+        group="how much",
+        stage="prune",
+        adopted=True,
+    )
     max_layer_share: float = option(1.0, "No layer loses more than this share of its neurons.", group="how much", stage="plan")
     protected_layers: tuple[int, ...] = option(
         (), "Layers that are left alone.", group="how much", stage="plan", metavar="0,1,..."

@@ -10,6 +10,7 @@ from typing import Any
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, LEGITIMATE_MARGIN
 from fairprune_framework.reporting.charts.chart import percent
 from fairprune_framework.reporting.run_data import Source
+from fairprune_framework.utilities.files import in_mb
 
 HEADLINES = {
     "fairer": "The pruned model reacts less to the attribute, by clearly more than to neutral edits, and kept most of what should differ.",
@@ -151,6 +152,9 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
     before, after = record.get("parameters_before"), record.get("parameters_after")
     if before and after and record.get("removal"):
         facts.append(("parameters", f"{after / 1e6:,.1f} M", f"{before / 1e6:,.1f} M before"))
+        read, written = (record["removal"].get(f"bytes_{when}") for when in ("before", "after"))
+        if read and written:
+            facts.append(("files with weights", in_mb(written), f"{in_mb(read)} before"))
     return facts
 
 

@@ -12,6 +12,7 @@ from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.models.loading import public_name
 from fairprune_framework.recipes.recipe import Recipe
+from fairprune_framework.utilities.files import in_mb
 
 WIDTH = 80
 
@@ -47,7 +48,8 @@ def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan 
         removal = record["removal"]
         note = f"; {removal['note']}" if removal["note"] else ""
         before, after = removal["parameters_before"], removal["parameters_after"]
-        facts.append(("model/", f"{before:,} -> {after:,} parameters, reload verified{note}"))
+        size = f"{in_mb(removal['bytes_before'])} -> {in_mb(removal['bytes_after'])}"
+        facts.append(("model/", f"{before:,} -> {after:,} parameters, {size} of weights, reload verified{note}"))
     for name, text in facts:
         lines += _wrapped(f"{name:<8} {text}", indent=9)
     if evaluation is not None:

@@ -16,7 +16,9 @@ def check(run: Run) -> None:
     """Raise `UserError` for a model that cannot be pruned so, or could not be saved once it is."""
     loaded, operator, protected = run.loaded, run.recipe.operator, set(run.recipe.protected_layers)
     if operator is not None and "plan_file" not in run.record:  # of a plan that was given, the planned sites alone, later
-        refuse_obstacles((site for site in loaded.architecture.sites.values() if site.layer not in protected), operator)
+        refuse_obstacles(
+            (site for site in loaded.architecture.sites.values() if site.layer not in protected), operator, run.recipe.widths
+        )
     if (original := loaded.folder) is not None:
         sites = loaded.architecture.sites.values()
         check_savable(original, loaded.model, sorted({slice_.parameter for site in sites for slice_ in site.slices}))
@@ -57,6 +59,7 @@ def run(run: Run) -> list[str]:
         folder / "model",
         probe_ids=ids[:, : int(mask.sum(1).min())],
         round_to=recipe.round_to,
+        widths=recipe.widths,
         reload=lambda saved: load_model(str(saved), dtype=recipe.dtype, trust_remote_code=recipe.trust_remote_code)[0].to(
             loaded.device
         ),

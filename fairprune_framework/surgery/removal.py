@@ -1,7 +1,8 @@
 """Pruning a model: cut, zero or scale in place, save, reload, compare with the masked original, restore the model in memory.
 
 A width group is stored as wide as its least-cut site allows, rounded up to the budget's multiple; planned units beyond that
-are stored as zeros. The model in memory is as before when `save_pruned_model` returns, and also when it raises.
+are stored as zeros. With uniform widths a group is what one config field describes, with exact ones what one tensor holds.
+The model in memory is as before when `save_pruned_model` returns, and also when it raises.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ import gc
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,9 @@ from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.functional.divergence import kl_divergence
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.loading import parameter_count
-from fairprune_framework.models.saving import save_like, save_new
+from fairprune_framework.models.saving import save_like, save_new, shards
+from fairprune_framework.models.uneven import FILE as UNEVEN
+from fairprune_framework.models.uneven import check_plain, mark
 from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.masking import check_plan, masked
 from fairprune_framework.surgery.restoration import capture, save
@@ -36,8 +39,22 @@ MAX_KL = 1e-6
 """Between removed and masked, in float32 (measured: 8e-5 on logits, since matrix shapes change)."""
 
 
+Widths = Literal["uniform", "exact"]
+
+
 @dataclass(frozen=True, kw_only=True)
-class Removal:
+class Sizes:
+    """How large the model is, before and after."""
+
+    parameters_before: int
+    parameters_after: int
+    bytes_before: int
+    """Of the files with weights; of the tensors in memory, where there are no files of the original."""
+    bytes_after: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal(Sizes):
     """What was done, as `run.json` tells it."""
 
     operator: str
@@ -50,8 +67,6 @@ class Removal:
     """Planned units of which the output weights were scaled."""
     widths: Mapping[str, tuple[int, int]]
     """Width group -> (before, after)."""
-    parameters_before: int
-    parameters_after: int
     parameters_effective: int
     """Without those of units stored as zeros."""
     max_difference: float
@@ -95,6 +110,25 @@ def stored_widths(plan: Plan, sites: Mapping[str, Site], round_to: int) -> dict[
         widths[group] = max(widths.get(group, 0), kept)
         multiples[group] = math.lcm(multiples.get(group, round_to), site.multiple)
     return {group: min(-(-width // multiples[group]) * multiples[group], group[1]) for group, width in widths.items()}
+
+
+def stored_sites(sites: Mapping[str, Site], widths: Widths) -> dict[str, Site]:
+    """The sites with the width groups in which they are stored: with exact widths those that one tensor of output weights holds, such
+    as the experts of a layer, and no config field."""
+    if widths == "uniform":
+        return dict(sites)
+    outs = {name: min((s.parameter for s in site.slices if s.role == "out"), default=name) for name, site in sites.items()}
+    return {name: replace(site, width_group=outs[name], config_fields={}) for name, site in sites.items()}
+
+
+def obstacle(site: Site, widths: Widths) -> str | None:
+    """Why the neurons of a site cannot be cut out of its tensors; None: they can."""
+    if site.surgery is not None or site.config_fields or widths == "exact":
+        return site.surgery
+    return (
+        f"no config field holds its width, {site.units * site.unit_width}: --widths exact stores it beside the config, "
+        "--operator zero and scale keep it"
+    )
 
 
 @contextmanager
@@ -163,8 +197,6 @@ def _cut(value: Tensor, slices: list[tuple[Slice, Tensor]]) -> Tensor:
 
 
 def _narrowed(site: Site, slices: list[Slice]) -> Site:
-    from dataclasses import replace
-
     return replace(site, slices=tuple(slices))
 
 
@@ -175,11 +207,11 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
     return model(input_ids=ids.to(device), use_cache=False).logits.float().cpu()  # type: ignore[no-any-return]
 
 
-def refuse_obstacles(sites: Iterable[Site], operator: Operator) -> None:
+def refuse_obstacles(sites: Iterable[Site], operator: Operator, widths: Widths = "uniform") -> None:
     """Raise `UserError` where an operator cannot be carried out on one of the sites."""
     for site in sites:
-        if operator == "remove" and site.surgery:
-            raise UserError(f"{site.name} cannot be cut: {site.surgery}")
+        if operator == "remove" and (why := obstacle(site, widths)):
+            raise UserError(f"{site.name} cannot be cut: {why}")
         if operator == "scale" and any(slice_.role == "inner_norm" for slice_ in site.slices):
             raise UserError(f"{site.name} cannot be scaled: a norm between its neurons and its output weights would undo it")
 
@@ -193,6 +225,7 @@ def save_pruned_model(
     *,
     probe_ids: Tensor,
     round_to: int = 1,
+    widths: Widths = "uniform",
     reload: Callable[[Path], nn.Module],
     restoration: Path | None = None,
     original: Path | None = None,
@@ -203,7 +236,9 @@ def save_pruned_model(
     Args:
         target: folder that must not exist; it appears only when everything held.
         probe_ids: (B, T) token ids on which logits are compared.
-        reload: loads a folder in the dtype that the model has, by plain `from_pretrained`.
+        widths: `uniform`: one config field says a width, for all its layers; `exact`: each layer has its own, and `model/` a
+            modelling file.
+        reload: loads a folder in the dtype that the model has: `from_pretrained`, or with exact widths `load_model`.
         restoration: file to write what was taken to, so that `fairprune restore` can put it back; None: not wanted.
         original: the folder that the model was loaded from, whose files are kept; None: there is none.
         dtype: of the saved weights, where the user asked for one; None: each keeps the original's.
@@ -213,29 +248,33 @@ def save_pruned_model(
         VerificationFailed: the removed model differs from the masked one, or the reloaded from the removed.
     """
     check_plan(plan, model, architecture)
-    refuse_obstacles([architecture.sites[name] for name, units in plan.sites.items() if units], plan.operator)
-    widths = stored_widths(plan, architecture.sites, round_to)
+    refuse_obstacles([architecture.sites[name] for name, units in plan.sites.items() if units], plan.operator, widths)
+    if exact := widths == "exact" and plan.operator == "remove":
+        check_plain(model)
+    sites = stored_sites(architecture.sites, "exact" if exact else "uniform")
+    stored = stored_widths(plan, sites, round_to)
     before = parameter_count(model)
     config: Any = model.config
-    fields = new_fields(architecture.sites, widths, config.get_text_config())
+    fields = new_fields(sites, stored, config.get_text_config())
     with in_float32(model):
         with masked(model, architecture, plan.sites, plan.scaling):
             expected = logits_of(model, probe_ids)
-        normed = plan.operator == "remove" and _has_inner_norm(architecture.sites)
+        normed = plan.operator == "remove" and _has_inner_norm(sites)
         if plan.operator == "scale" or normed:  # 16-bit weights are rounded when scaled: the arithmetic is proven before that
-            with pruned_in_place(model, plan, architecture.sites, widths):
+            with pruned_in_place(model, plan, sites, stored):
                 difference, kl = _compare(logits_of(model, probe_ids), expected)
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(target) as temporary:
-        with pruned_in_place(model, plan, architecture.sites, widths):
+        with pruned_in_place(model, plan, sites, stored):
             after = parameter_count(model)
-            pruned = fingerprint(model)
+            pruned, parameters = fingerprint(model), changed_parameters(plan, sites)
             if original is None:
                 save_new(model, tokenizer, temporary)
                 files: tuple[str, ...] = ()
             else:
-                parameters = changed_parameters(plan, architecture.sites)
                 files = tuple(save_like(original, temporary, model, parameters=parameters, fields=fields, dtype=dtype))
+            if exact or (temporary / UNEVEN).is_file():
+                mark(temporary, model, parameters)
             with in_float32(model):
                 cut_logits = logits_of(model, probe_ids)
         if not (plan.operator == "scale" or normed):
@@ -254,10 +293,18 @@ def save_pruned_model(
         gc.collect()
         stopping.check()
         if restoration is not None:
-            save(capture(model, plan, architecture.sites, widths, pruned), restoration)
+            save(capture(model, plan, sites, stored, pruned), restoration)
+        written = sum(file.stat().st_size for file in shards(temporary))
         move_folder(temporary, target)
-    per_unit = {name: unit_parameters(model, site) for name, site in architecture.sites.items()}
-    return _report(plan, architecture.sites, per_unit, widths, before, after, difference, kl, files)
+    per_unit = {name: unit_parameters(model, site) for name, site in sites.items()}
+    read = sum(file.stat().st_size for file in shards(original)) if original is not None else 0
+    sizes = Sizes(
+        parameters_before=before,
+        parameters_after=after,
+        bytes_before=read or sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
+        bytes_after=written,
+    )
+    return _report(plan, sites, per_unit, stored, sizes, difference, kl, files)
 
 
 def _has_inner_norm(sites: Mapping[str, Site]) -> bool:
@@ -275,8 +322,7 @@ def _report(
     sites: Mapping[str, Site],
     per_unit: Mapping[str, int],
     widths: Mapping[tuple[str, int], int],
-    before: int,
-    after: int,
+    sizes: Sizes,
     difference: float,
     kl: float,
     files: tuple[str, ...],
@@ -286,7 +332,7 @@ def _report(
     padded = {name: len(plan.sites.get(name, ())) - count for name, count in gone.items()}
     scaled = plan.count if plan.operator == "scale" else 0
     note = ("scaled, not smaller" if scaled else "zeroed, not smaller") if cut_units == 0 and plan.count else None
-    effective = after - sum(per_unit[name] * count for name, count in padded.items() if not scaled)
+    effective = sizes.parameters_after - sum(per_unit[name] * count for name, count in padded.items() if not scaled)
     return Removal(
         operator=plan.operator,
         units=plan.count,
@@ -294,8 +340,7 @@ def _report(
         padded=plan.count - cut_units - scaled,
         scaled=scaled,
         widths={f"{group}": (width, stored) for (group, width), stored in widths.items()},
-        parameters_before=before,
-        parameters_after=after,
+        **asdict(sizes),
         parameters_effective=effective,
         max_difference=difference,
         kl=kl,

@@ -56,6 +56,7 @@ def restore_folder(
         UserError: no such model or restoration, one that belongs to another model, or an output that holds something.
         VerificationFailed: what would come out is not, bit by bit, the original; nothing is written.
     """
+    from fairprune_framework.models import uneven
     from fairprune_framework.models.loading import load_model
     from fairprune_framework.models.saving import save_like
     from fairprune_framework.models.weights import weights_digest
@@ -71,6 +72,7 @@ def restore_folder(
     restoration = kept.load(beside)
     model, tokenizer = load_model(str(source), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     kept.restore_in_place(model, restoration)
+    uneven.forget(model, restoration.slices)
     if target is None:
         return model, tokenizer
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +80,7 @@ def restore_folder(
     with temporary_folder(target) as temporary:
         fields = restoration.config
         save_like(source, temporary, model, parameters=sorted(restoration.slices), fields=fields, back=True)
+        uneven.mark(temporary, model, restoration.slices)
         if weights_digest(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != restoration.weights:
             raise VerificationFailed("the reloaded model is not the original. Nothing was kept.")
         move_folder(temporary, target)

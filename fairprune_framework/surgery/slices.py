@@ -7,13 +7,13 @@ and returns the old one, so that it can be restored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.types import Site, Slice
 from fairprune_framework.errors import FairpruneError
+from fairprune_framework.models.uneven import put
 
 
 def positions(slice_: Slice, units: Tensor) -> Tensor:
@@ -151,10 +151,5 @@ def set_parameter(model: nn.Module, name: str, value: Tensor) -> nn.Parameter:
     module = model.get_submodule(path)
     old: nn.Parameter = getattr(module, attribute)
     new = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=old.requires_grad)
-    setattr(module, attribute, new)
-    if isinstance(module, nn.Linear) and attribute == "weight":
-        module.out_features, module.in_features = new.shape
-    elif attribute == "weight" and hasattr(module, "nf"):  # Conv1D of transformers: (in, out)
-        transposed: Any = module
-        transposed.nx, transposed.nf = new.shape
+    put(module, attribute, new)
     return old

@@ -22,7 +22,14 @@ from fairprune_framework.models.coverage import coverage_gap
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.masking import masked
-from fairprune_framework.surgery.removal import MAX_DIFFERENCE, logits_of, pruned_in_place, save_pruned_model, stored_widths
+from fairprune_framework.surgery.removal import (
+    MAX_DIFFERENCE,
+    logits_of,
+    obstacle,
+    pruned_in_place,
+    save_pruned_model,
+    stored_widths,
+)
 from fairprune_framework.surgery.slices import part, positions, zero_
 from fairprune_framework.testing.families import EXAMPLES, small_model
 from fairprune_framework.testing.report import Check, CheckSkipped, require
@@ -113,7 +120,7 @@ class AdapterBench:
 
     def plan(self) -> Plan:
         """A plan that removes some units of every site."""
-        why = next((site.surgery for site in self.sites if site.surgery), None)
+        why = next((why for site in self.sites if (why := obstacle(site, "uniform"))), None)
         if why:
             raise CheckSkipped(f"the model cannot be pruned: {why}")
         return Plan(

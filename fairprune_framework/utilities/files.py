@@ -29,6 +29,11 @@ _UNFINISHED = re.compile(r"\.+[^/]+\.[a-z0-9_]{8}\.tmp")
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
+def in_mb(size: int) -> str:
+    """Bytes in megabytes: 1,234.5 MB."""
+    return f"{size / 1e6:,.1f} MB"
+
+
 def digest(value: Any) -> str:
     """sha256 of a JSON value in its canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()

@@ -91,6 +91,8 @@ class RemovalRecord(Schema):
     padded: Count
     parameters_before: Count
     parameters_after: Count
+    bytes_before: Count
+    bytes_after: Count
     max_difference: Number
     note: str | None = None
 

@@ -108,9 +108,6 @@ class Experts(ArchitectureAdapter):
                         width_group=field or name,
                         multiple=GROUPED,
                         taps=frozenset(taps),
-                        surgery=None
-                        if field
-                        else f"no config field says that the experts of {name} have {layout.units} neurons",
                     )
                 )
         if not sites:
