@@ -13,6 +13,7 @@ from fairprune_framework.api.types import Operator, Site
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.models.loading import parameter_count, public_name
+from fairprune_framework.models.uneven import check_plain
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.selection.plugins import missing_taps
 from fairprune_framework.surgery.removal import refuse_obstacles
@@ -44,13 +45,17 @@ def examine(recipe: Recipe) -> dict[str, Any]:
         "confirmed": len(sites) - len(loaded.unconfirmed),
         "unconfirmed": list(loaded.unconfirmed),
         "operators": {operator: _obstacle(sites, operator) for operator in get_args(Operator)},
+        "exact_widths": _obstacle(sites, "remove", model),
         "plugins": {kind: _plugins(kind, sites) for kind in SCORERS},
     }
 
 
-def _obstacle(sites: Sequence[Site], operator: Operator) -> str | None:
+def _obstacle(sites: Sequence[Site], operator: Operator, exact: Any = None) -> str | None:
+    """Why an operator cannot be carried out; with a model, of removal with exact widths."""
     try:
-        refuse_obstacles(sites, operator)
+        refuse_obstacles(sites, operator, "uniform" if exact is None else "exact")
+        if exact is not None:
+            check_plain(exact)
     except UserError as error:
         return str(error)
     return None
@@ -84,6 +89,7 @@ def render(report: Mapping[str, Any]) -> str:
         ("confirmed", f"{report['confirmed']} of {report['sites']}: a changed neuron changes the logits"),
     ]
     rows += [(operator, why or "possible") for operator, why in report["operators"].items()]
+    rows.append(("exact", report["exact_widths"] or "possible: remove --widths exact"))
     for kind, plugins in report["plugins"].items():
         lacking = {name: why for name, why in plugins.items() if why}
         rows.append((kind, f"{len(plugins) - len(lacking)} of {len(plugins)} plugins can look at these sites"))
