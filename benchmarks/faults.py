@@ -110,18 +110,19 @@ def record(results: list[dict[str, Any]]) -> str:
         "(timings in `run.json`, the report and the table of an ablation apart), or what a command said that is not one line and a "
         "documented exit code.",
         "",
-        f"| part | trials | {' | '.join(trials.KINDS)} | seconds | what |",
-        f"|---|---:|{'---:|' * len(trials.KINDS)}---:|---|",
+        f"| part | seed | trials | {' | '.join(trials.KINDS)} | seconds | what |",
+        f"|---|---:|---:|{'---:|' * len(trials.KINDS)}---:|---|",
     ]
     for each in results:
         kinds = Counter(kind for finding in each["findings"] for kind in finding["found"])
         counts = " | ".join(str(kinds[kind]) for kind in trials.KINDS)
-        lines.append(f"| {each['part']} | {each['trials']:,} | {counts} | {each['seconds']:,} | {WHAT[each['part']]} |")
+        share = f"{each['trials']:,} of {each['wanted']:,}"
+        lines.append(f"| {each['part']} | {each['seed']} | {share} | {counts} | {each['seconds']:,} | {WHAT[each['part']]} |")
     lines += ["", "## Findings", ""]
     for each in results:
         for finding in each["findings"]:
             told = "; ".join(f"{kind}: {' '.join(text.split())[:300]}" for kind, text in finding["found"].items())
-            lines.append(f"- {each['part']}: {finding['what']}: `{told.replace('`', '')}`")
+            lines.append(f"- {each['part']}, seed {each['seed']}: {finding['what']}: `{told.replace('`', '')}`")
     if not any(each["findings"] for each in results):
         lines.append("None.")
     return "\n".join(lines) + "\n"
@@ -144,9 +145,9 @@ def main() -> int:
         bench = Bench(Path(scratch) / "bench")
         for part in words.parts or COUNTS:
             result = done(part, bench, max(1, round(COUNTS[part] * words.share)), words.seed, words.minutes)
-            (folder / f"{part}.json").write_text(json.dumps(result, indent=1))
+            (folder / f"{part}-{words.seed}.json").write_text(json.dumps(result, indent=1))
     give(
-        record([json.loads((folder / f"{part}.json").read_text()) for part in COUNTS if (folder / f"{part}.json").exists()]),
+        record([json.loads(path.read_text()) for part in COUNTS for path in sorted(folder.glob(f"{part}-*.json"))]),
         words.record,
     )
     return 0

@@ -6,6 +6,7 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -64,6 +65,8 @@ What is done is not repeated; --overwrite does it again. `fairprune COMMAND
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Console script `fairprune`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and texts go to any terminal, as they go to stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     if not os.environ.get("FAIRPRUNE_DEBUG"):
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what it says of lost connections is said in one line here
     if launched_ranks()[1] > 1:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairprune_framework.errors import RunFolderError, shortened
 from fairprune_framework.evaluation.rows import ResultRow
 
 if TYPE_CHECKING:
@@ -72,9 +73,7 @@ class Evaluation:
 
     @classmethod
     def load(cls, folder: Path) -> Evaluation:
-        """Read both files."""
-        import pyarrow.parquet as pq
-
+        """Read both files; raises `RunFolderError` where one is absent or damaged."""
         from fairprune_framework.evaluation.files import EvaluationFile
         from fairprune_framework.utilities.schemas import read_checked
 
@@ -82,10 +81,20 @@ class Evaluation:
         known = {"format", "applied_by", "n_unequal", "results", "generations"}
         return cls(
             rows=tuple(ResultRow.from_json(row) for row in data["results"]),
-            items=tuple(pq.read_table(folder / "evaluation_items.parquet").to_pylist()),
+            items=_table(folder / "evaluation_items.parquet"),
             generations=tuple(data["generations"]),
             n_unequal=data["n_unequal"],
             applied_by=data["applied_by"],
-            samples=tuple(pq.read_table(folder / SAMPLES).to_pylist()) if (folder / SAMPLES).is_file() else (),
+            samples=_table(folder / SAMPLES) if (folder / SAMPLES).is_file() else (),
             extra={key: value for key, value in data.items() if key not in known},
         )
+
+
+def _table(path: Path) -> tuple[dict[str, Any], ...]:
+    import pyarrow
+    import pyarrow.parquet as pq
+
+    try:
+        return tuple(pq.read_table(path).to_pylist())
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise RunFolderError(f"cannot read {path}: {shortened(' '.join(str(error).split()), 200)}") from error

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,15 @@ def card(source: Source) -> Any:
     return ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        title=title,
+        title=_cell(title),
         base=f"`{_cell(name)}`",
-        version=record.get("versions", {}).get("fairprune_framework", __version__),
+        version=_cell(record.get("versions", {}).get("fairprune_framework", __version__)),
         units=f"{sum(len(units) for units in plan.get('sites', {}).values()):,}",
         share=f"{(plan.get('achieved') or {}).get('fraction') or 0:.2%} of all",
-        verdict=prose.verdict(source),
+        verdict=_escaped(prose.verdict(source)),
         removed=_removed(source),
         plugins=_plugins(source),
-        hashes=[(what, f"`{value}`") for what, value in sorted(record.get("hashes", {}).items())],
+        hashes=[(_cell(what), f"`{_cell(value)}`") for what, value in sorted(record.get("hashes", {}).items())],
         versions=", ".join(f"{_cell(what)} {_cell(value)}" for what, value in record.get("versions", {}).items()),
         seed=record.get("seeds", {}).get("run"),
         rows=_rows(source),
@@ -117,6 +118,17 @@ def _cell(text: Any) -> str:
     return re.sub(r"([|<>`\[\]*])", r"\\\1", flat)
 
 
+def _escaped(verdict: prose.Verdict) -> prose.Verdict:
+    """The verdict as text: a run's reasons may hold what a stranger wrote."""
+    return replace(
+        verdict,
+        word=_cell(verdict.word),
+        headline=_cell(verdict.headline),
+        sentences=[_cell(sentence) for sentence in verdict.sentences],
+        limits=[_cell(line) for line in verdict.limits],
+    )
+
+
 def _language(source: Source) -> str | None:
     name = str(source.recipe.get("prompts") or "")
     return name.partition(":")[2] if re.fullmatch(r"builtin:[a-z]{2}", name) else None
@@ -161,7 +173,7 @@ def _plugins(source: Source) -> list[tuple[str, ...]]:
         spec = source.recipe.get(kind)
         options = {name: value for name, value in spec.items() if name != "plugin"} if isinstance(spec, Mapping) else {}
         shown = ", ".join(f"{name} = {json.dumps(value)}" for name, value in options.items()) or "defaults"
-        rows.append((kind, _cell(entry["name"]), _cell(f"{entry['distribution']} {entry['version']}"), _cell(shown)))
+        rows.append((_cell(kind), _cell(entry["name"]), _cell(f"{entry['distribution']} {entry['version']}"), _cell(shown)))
     return rows
 
 

@@ -57,7 +57,7 @@ def page(sources: Sequence[Source]) -> str:
         charts = list(comparison.charts)
     data = packed([chart.to_json() for chart in charts])
     library = _library()
-    nonce = hashlib.sha256((data + sources[0].folder.name).encode()).hexdigest()[:32]
+    nonce = hashlib.sha256((data + sources[0].folder.name).encode(errors="backslashreplace")).hexdigest()[:32]
     source = sources[0]
     return str(
         _environment()
@@ -208,4 +208,4 @@ def write_page(sources: Sequence[Source], path: Path) -> None:
     """Write the page, whole or not at all."""
     from fairprune_framework.utilities.files import write_text
 
-    write_text(path, page(sources))
+    write_text(path, page(sources).encode(errors="backslashreplace").decode())  # the name of a folder need not be UTF-8

@@ -91,6 +91,8 @@ def readers(bench: Bench) -> dict[str, Reader]:
                        {"statistics.json": stored("statistics.json")}),
         "scores": Reader("scores.safetensors", stored("scores.safetensors"), read_tensors),
         "evaluation": Reader("evaluation.json", stored("evaluation.json"), lambda path: Evaluation.load(path.parent), items),
+        "evaluation items": Reader("evaluation_items.parquet", items["evaluation_items.parquet"], lambda path: Evaluation.load(path.parent),
+                                   {**items, "evaluation.json": stored("evaluation.json")}),
         "restoration": Reader("restoration.safetensors", stored("restoration.safetensors"), restoration.load),
         "calibration": Reader("calibration.jsonl", stored("calibration.jsonl"), Calibration.load),
         "checkpoint": Reader(kept.name, kept.read_bytes(), lambda path: Checkpoint(path.parent, {}).load()),

@@ -42,7 +42,6 @@ OF_A_RUN: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("plan.json", ("prune", "--output", "COPY", "--overwrite")),
     ("plan.json", ("report", "COPY")),
     ("evaluation.json", ("report", "COPY")),
-    ("evaluation_items.parquet", ("report", "COPY")),
     ("exhibits.json", ("report", "COPY")),
     ("exhibits.safetensors", ("report", "COPY")),
     ("restoration.safetensors", ("restore", "COPY", "--output", "OUT")),

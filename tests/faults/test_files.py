@@ -38,6 +38,7 @@ NAMES = (
         "sums",
         "scores",
         "evaluation",
+        "evaluation items",
         "restoration",
         "calibration",
     ),

@@ -575,6 +575,16 @@ def test_calibration_file_that_is_not_there(hostile: Hostile) -> None:
     assert "there is no calibration file" in hostile.run("--calibration", hostile.folder / "nowhere.txt")
 
 
+def test_names_go_to_an_ascii_terminal(finished: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(finished, tmp_path / "Prüfung")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    command = [sys.executable, "-m", "fairprune_framework", "report", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Pr\\" in done.stdout
+    assert "fung/report.html" in done.stdout
+
+
 # -- through the installed command -----------------------------------------------------------------------------------------
 
 

@@ -88,6 +88,22 @@ def test_hostile_names_stay_text(finished: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.embedded
+def test_what_a_stranger_wrote_into_the_record_is_text(finished: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(finished, tmp_path / "run"))
+    path = folder / "run.json"
+    evil = "<script>x</script> [click](https://evil.example) `code`\n# heading"
+    record = json.loads(path.read_text())
+    record |= {"verdict": "abstained", "abstained": True, "abstained_because": evil, "verdict_because": evil}
+    record["hashes"]["prompts"] = evil
+    record["versions"]["fairprune_framework"] = evil
+    path.write_text(json.dumps(record))
+    text = str(card(read_source(folder)))
+    assert "evil.example" in text
+    assert "<script" not in text.replace("\\<script", "")
+    assert "[click](" not in text.replace("\\[click\\](", "")
+    assert "\n# heading" not in text
+
+
 def test_the_embedded_model_is_named(finished: Path, tmp_path: Path, fairprune: Callable[..., Any]) -> None:
     run = Path(shutil.copytree(finished, tmp_path / "run"))
     recipe = (run / "recipe.yaml").read_text().split("\n")
