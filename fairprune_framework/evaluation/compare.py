@@ -11,6 +11,7 @@ from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast, vocabularies
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
 from fairprune_framework.evaluation import exhibits
+from fairprune_framework.evaluation.continuation_rows import continuation_rows
 from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
 from fairprune_framework.evaluation.group_rows import group_rows
 from fairprune_framework.evaluation.language_rows import language_rows
@@ -44,6 +45,8 @@ class Measured:
     text: TextLoss
     judged: dict[str, tuple[list[ContrastMeasure], list[SentenceMeasure]]] = field(default_factory=dict)
     tasks: list[TaskResult] = field(default_factory=list)
+    sentiments: Mapping[str, list[list[float]]] = field(default_factory=dict)
+    """Of sampled continuations, by contrast and variant; empty: not asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +103,9 @@ def measured(
                 micro_batch_tokens=subject.max_tokens,
             )
         )
+    if recipe.continuations:
+        heldout = [one for one in material.prompts.aligned if one.split in (None, "heldout")]
+        result.sentiments = subject.sentiments(heldout, recipe.seed)
     if recipe.decisions is not None:
         result.tasks += subject.task(
             TaskSettings(
@@ -172,6 +178,10 @@ def compared(
     together = [one | two for one, two in zip(items, sentences, strict=True)]
     rows += sentence_rows(sentences, seed)
     rows += group_rows(together, seed)
+    if before.sentiments:
+        heard = {"before": before.sentiments, "after": after.sentiments if after else {}}
+        together = [item | {f"sentiment_{when}": found.get(item["id"]) for when, found in heard.items()} for item in together]
+        rows += continuation_rows(together, seed)
     rows += language_rows(before.text, after.text if after else None, kl, seed)
     samples: list[dict[str, Any]] = []
     for name, judging in material.judged.items():

@@ -24,6 +24,7 @@ from fairprune_framework.evaluation.metrics.generation import BEAMS, NEW_TOKENS,
 from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader, token_valences
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss, text_loss, windows_of
+from fairprune_framework.evaluation.metrics.samples import SAMPLES, TOKENS, compounds, sampled
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
 from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of
 from fairprune_framework.evaluation.tasks.harness import language_model, run_task
@@ -188,6 +189,21 @@ class Subject:
         key = {"text": digest([list(document) for document in documents])}
         loss = self._kept(name, key, lambda: asdict(text_loss(self.model, documents, self.max_tokens)))
         return TextLoss(nll=tuple(loss["nll"]), tokens=tuple(loss["tokens"]))
+
+    def sentiments(self, aligned: Sequence[AlignedContrast], seed: int) -> dict[str, list[list[float]]]:
+        """Contrast -> of each variant the compound sentiments of its sampled continuations."""
+
+        def make() -> Any:
+            with bar("continuations", sum(len(one.variants) for one in aligned), "texts") as advance:
+                return compounds(self.tokenizer, sampled(self.model, aligned, self.tokenizer.eos_token_id, seed, advance))
+
+        key = {
+            "texts": _texts(aligned),
+            "templates": [one.template_id for one in aligned],
+            "seed": seed,
+            "size": [SAMPLES, TOKENS],
+        }
+        return dict(zip([one.id for one in aligned], self._kept("continuations", key, make), strict=True))
 
     def generations(self, prompts: Sequence[str]) -> list[Continuation]:
         """The continuation of each prompt."""

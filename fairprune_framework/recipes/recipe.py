@@ -229,6 +229,12 @@ class Recipe:
         stage="evaluate",
         metavar="SET",
     )
+    continuations: bool = option(
+        False,
+        "Continue every held-out text 16 times by 20 tokens, before and after, and compare the sentiment between groups.",
+        group="judging",
+        stage="evaluate",
+    )
     random_sets: int = option(
         19,
         "random sets of neurons, matched to the plan by layer and activation norm, that the effect must exceed for the word "

@@ -95,7 +95,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     plan = run.read_plan() if run.folder.has("plan") else None
     units, multiplier = (plan.sites, plan.scaling) if plan is not None else ({}, 0.0)
     saved = run.folder / "model"
-    kept = recipe.suite or recipe.decisions or recipe.judge_prompts or recipe.against or recipe.cache
+    kept = recipe.suite or recipe.decisions or recipe.continuations or recipe.judge_prompts or recipe.against or recipe.cache
     cache = MeasurementCache(Path(recipe.cache or run.folder / "cache") if kept else None, run.notify)
     judging = run.calibration.judging
     material = Material(recipe=recipe, prompts=run.prompts, judged=run.judged, documents=judging)

@@ -43,10 +43,33 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
 
 def test_a_run_is_judged_by_more(fairprune: Any, finished: Path, winobias: Path, data: Path, tmp_path: Path) -> None:
     shutil.copytree(finished, tmp_path / "run")
+    decisions = tmp_path / "decisions.jsonl"
+    asked = [
+        {"template_id": name, "attribute": "age", "group": g, "text": f"The {g} {name}"} for name in OCCUPATIONS for g in "ab"
+    ]
+    decisions.write_text("".join(json.dumps(row) + "\n" for row in asked))
     words = ["evaluate", "--output", tmp_path / "run", "--judge-prompts", f"wino={winobias}", "--suite", "boolq"]
-    words += ["--task-data", data, "--task-limit", 9, "--cache", tmp_path / "cache"]
+    words += [
+        "--task-data",
+        data,
+        "--task-limit",
+        9,
+        "--cache",
+        tmp_path / "cache",
+        "--continuations",
+        "--decisions",
+        decisions,
+    ]
     answer = fairprune(*words, "--overwrite")
     assert answer.code == 0, answer.err
+    items = pq.read_table(tmp_path / "run" / "evaluation_items.parquet").to_pylist()
+    heard = [item for item in items if item["sentiment_before"]]
+    assert heard
+    for item in heard:
+        assert len(item["sentiment_before"]) == len(item["sentiment_after"]) == len(item["attributes"])
+        assert {len(samples) for samples in (*item["sentiment_before"], *item["sentiment_after"])} == {16}
+    metrics = {row["metric"] for row in json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"]}
+    assert {"sentiment-distance", "negative-share-of-group", "negative-share-gap", "decisions/gap-age"} <= metrics
     rows = rows_of(tmp_path / "run")
     assert {"wino/next-token-divergence", "wino/sequence-gap", "wino/stereotype-preference", "boolq/acc"} <= rows.keys()
     assert (rows["boolq/acc"]["n"], rows["wino/stereotype-preference"]["n"]) == (9, 20)

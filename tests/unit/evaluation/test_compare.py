@@ -71,3 +71,17 @@ def test_everything_is_measured_on_the_same_material(monkeypatch: pytest.MonkeyP
     assert (found.judged, found.tasks) == ({}, [])
     assert heard == ["measuring own-contrasts", "measuring generations", "measuring calibration"]
     assert [each.id for each in found.sentences] == [c.id for c in PROMPTS.aligned]
+
+
+def test_continuations_are_of_judging_contrasts_and_the_same_for_a_model_that_did_not_change() -> None:
+    recipe = Recipe(continuations=True, accelerator="cpu")
+    prompts = PromptSet(tiny_contrasts(), lambda: Encoder(tiny_tokenizer()), split="template:0.5")
+    material = Material(recipe=recipe, prompts=prompts, judged={}, documents=DOCUMENTS)
+    before, after = (measured(subject(), material) for _ in range(2))
+    judging = {one.id for one in prompts.aligned if one.split == "heldout"}
+    assert set(before.sentiments) == judging
+    assert judging < {one.id for one in prompts.aligned}
+    assert before.sentiments == after.sentiments
+    assert all(len(samples) == 16 for variants in before.sentiments.values() for samples in variants)
+    changed = measured(subject(units={"model.layers.0.mlp": range(24)}), material)
+    assert changed.sentiments.keys() == judging
