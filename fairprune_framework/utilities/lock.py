@@ -72,9 +72,12 @@ def acquire(folder: Path, *, shared: bool = False) -> bool:
 
 
 def release(folder: Path) -> None:
-    """Give the lock back and remove its file; nothing where this process does not hold it."""
+    """Give the lock back and remove its file; nothing where this process does not hold it, or the folder could not be made."""
     with stopping.shielded():
-        folder = folder.resolve()
+        try:
+            folder = folder.resolve()
+        except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file may have: nobody holds it
+            return
         if (handle := _held.pop(folder, None)) is not None:
             if not _is_shared(handle):
                 (folder / FILE).unlink(missing_ok=True)

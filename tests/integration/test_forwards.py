@@ -61,8 +61,9 @@ def test_the_judging_text_is_computed_once_in_each_model_and_mask(
 ) -> None:
     """The original bare and masked, then the smaller model; where the run abstains, the original alone."""
     forwards = Forwards(monkeypatch)
-    text = ("--calibration-tokens", 80, "--calibration-documents", 8)  # longer than what `prune` verifies a saved model on
-    answer = fairprune("run", llama, "--prompts", prompts, "--output", tmp_path, "--budget", "0.1", *text, *options)
+    short = ("--calibration-tokens", 80, "--calibration-documents", 8)  # longer than what `prune` verifies a saved model on
+    text = ("--recipe", "exchange", "--budget", "0.1", *short)
+    answer = fairprune("run", llama, "--prompts", prompts, "--output", tmp_path, *text, *options)
     assert answer.code == 0, answer.err
     assert json.loads((tmp_path / "run.json").read_text())["abstained"] is (len(expected) == 1)
     documents = [tuple(json.loads(line)["ids"]) for line in (tmp_path / "calibration.jsonl").read_text().splitlines()][1::2]

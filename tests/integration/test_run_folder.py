@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,10 +61,8 @@ def test_the_same_command_again_does_nothing(
     fairprune: Any, snapshot: Any, folder: Path, llama: Path, prompts: Path, quick: Any, no_model: None
 ) -> None:
     before = snapshot(folder, times=True)
-    began = time.perf_counter()
     answer = fairprune("run", llama, "--prompts", prompts, "--output", folder, *quick)
     assert answer.code == 0, answer.err
-    assert time.perf_counter() - began < 2
     assert answer.err.count("done before") == 7
     assert snapshot(folder, times=True) == before
     assert "folder   " in answer.out
