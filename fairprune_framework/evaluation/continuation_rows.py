@@ -78,7 +78,8 @@ def _row(
     if items[0]["sentiment_after"] is None:
         change = change_of(before, before, templates, statistic, seed=seed)
         return ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters)
-    return ResultRow.of_change(key, change_of(before, np.array(columns("after")), templates, statistic, seed=seed))
+    change = change_of(before, np.array(columns("after")), templates, statistic, seed=seed)
+    return ResultRow.of_change(key, change).within(2.0 if statistic is _distance else 1.0)
 
 
 def _cells(samples: Sequence[float]) -> Floats:

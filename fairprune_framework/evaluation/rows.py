@@ -125,6 +125,20 @@ class ResultRow:
             detectable=statistic.detectable,
         )
 
+    def within(self, span: float | None) -> ResultRow:
+        """The row without its interval and test where the interval of the difference is wider than the score can differ.
+
+        Args:
+            span: highest minus lowest possible value of the score; None: unbounded.
+        """
+        low, high = self.difference_low, self.difference_high
+        if span is None or low is None or high is None or (low >= -span and high <= span):
+            return self
+        bare = replace(
+            self, difference_low=None, difference_high=None, ci_low=None, ci_high=None, p_value=None, detectable=None
+        )
+        return bare.noted("the difference is not estimable: its interval exceeds the range of the score")
+
     def noted(self, *notes: str | None) -> ResultRow:
         """The row with notes behind its own; without any, as it is."""
         texts = [text for text in (self.note, *notes) if text]

@@ -154,8 +154,9 @@ def _preference_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str
     counted = flips(before, after)
     after_low, after_high = (None, None) if few else wilson(counted.after, n)
     told = PREFERENCE_NOTE if shares.change is not None else f"{PREFERENCE_NOTE}; before cannot be told from the ideal"
+    made = ResultRow.of_change(key, shares).within(1.0)
     return replace(
-        ResultRow.of_change(key, shares),
+        made,
         before_low=low,
         before_high=high,
         after_low=after_low,
@@ -165,7 +166,7 @@ def _preference_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str
         effect_size=cohens_h(shares.before, shares.after),
         only_before=counted.only_before,
         only_after=counted.only_after,
-        note=few or told,
+        note=few or "; ".join(text for text in (made.note, told) if text),
     )
 
 

@@ -107,7 +107,8 @@ def _limits(source: Source, word: str, row: Mapping[str, Any] | None, control: M
             limits.append(
                 "The interval of the controls includes the effect itself: a general loss of sensitivity cannot be excluded."
             )
-    if not any("/" in row["metric"] for row in source.rows):  # `set/metric` and `task/metric`: what the prompts do not measure
+    elsewhere = {row["metric"].partition("/")[0] for row in source.rows if "/" in row["metric"]}  # `set/metric`, `task/metric`
+    if not elsewhere - {"decisions"}:  # these are this project's, or the user's own
         limits.append("No public benchmark was run: perplexity alone does not show what the model can still do.")
     limits.append("One model, one seed, one prompt set. A result on one question need not hold for another.")
     return limits

@@ -128,7 +128,7 @@ def _row(
     if after is None:
         row = ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters, note=note)
         return replace(row, before_low=low, before_high=high)
-    row = _within_span(replace(ResultRow.of_change(key, change), before_low=low, before_high=high, note=note), aggregation.span)
+    row = replace(ResultRow.of_change(key, change), before_low=low, before_high=high, note=note).within(aggregation.span)
     capability = (aggregation.ideal, aggregation.unit) == (1.0, "share of items") or aggregation.unit == "perplexity"
     if capability and change.retention is not None and not beaten:
         kept = change.retention
@@ -162,15 +162,6 @@ def _trivial_note(accuracy: float, low: float | None, gold: Sequence[int | None]
     if low is not None and low > share:
         return None
     return f"no claim of retention: always giving one answer is right in {share:.1%}, the model before in {accuracy:.1%}"
-
-
-def _within_span(row: ResultRow, span: float | None) -> ResultRow:
-    """The row without its interval and test where the interval of the difference is wider than the score can differ."""
-    low, high = row.difference_low, row.difference_high
-    if span is None or low is None or high is None or (low >= -span and high <= span):
-        return row
-    bare = replace(row, difference_low=None, difference_high=None, ci_low=None, ci_high=None, p_value=None, detectable=None)
-    return bare.noted("the difference is not estimable: its interval exceeds the range of the score")
 
 
 def _answers(aggregation: Aggregation, summands: Sequence[tuple[float, ...]]) -> list[bool] | None:

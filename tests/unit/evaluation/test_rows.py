@@ -96,3 +96,16 @@ def test_a_change_that_is_not_estimable_says_why() -> None:
     change = paired_change(before, after, ["age"] * 10, [f"T{i}" for i in range(10)])
     assert change.not_estimable is not None
     assert ResultRow.of_change(KEY, change).note == change.not_estimable
+
+
+@pytest.mark.parametrize(("bound", "kept"), [(0.9, True), (1.0, True), (1.2, False)])
+def test_an_interval_wider_than_the_score_is_not_estimable(bound: float, kept: bool) -> None:
+    key = RowKey(metric="share", unit="share", ideal=0.5)
+    row = replace(
+        ResultRow.alone(key, 0.6, n=9), after=0.7, difference=0.1, difference_low=-0.3, difference_high=bound, p_value=0.1
+    )
+    found = row.within(1.0)
+    assert (found.difference_high, found.p_value) == ((bound, 0.1) if kept else (None, None))
+    assert ("not estimable" in str(found.note)) is not kept
+    assert (found.difference, found.after) == (0.1, 0.7)
+    assert row.within(None) == row

@@ -7,6 +7,17 @@ from typing import Any
 
 import pytest
 
+from fairprune_framework.evaluation.metrics.names import (
+    GROUP_PERPLEXITY,
+    GROUP_VALENCE,
+    NEGATIVE_GAP,
+    NEGATIVE_SHARE,
+    PERPLEXITY_GAP,
+    PREFERENCES,
+    SENTIMENT_DISTANCE,
+    SHARED_PERPLEXITY,
+    VALENCE_GAP,
+)
 from fairprune_framework.evaluation.verdict import WORDS
 from fairprune_framework.reporting.prose import HEADLINES, diff_tokens, verdict
 from fairprune_framework.reporting.run_data import Source
@@ -32,9 +43,12 @@ OWN = (
     _row("next-token-divergence", split="heldout"),
     _row("activation-difference", split="heldout"),
     _row("sequence-gap", split="heldout"),
-    _row("stereotype-preference", split="heldout"),
+    *(_row(metric, split="heldout") for metric in PREFERENCES),
+    *(_row(metric, split="heldout") for metric in (SHARED_PERPLEXITY, VALENCE_GAP, GROUP_VALENCE, GROUP_PERPLEXITY)),
+    *(_row(metric, split="heldout") for metric in (PERPLEXITY_GAP, SENTIMENT_DISTANCE, NEGATIVE_SHARE, NEGATIVE_GAP)),
     _row("perplexity"),
     _row("kl-to-original"),
+    _row("decisions/gap-gender"),
 )
 """Every metric that a run measures without a benchmark."""
 
