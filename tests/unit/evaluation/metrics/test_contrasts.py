@@ -54,6 +54,11 @@ SETS = {
     "three of unequal length": [contrast("x", (6, 2, 3), (7, 2, 4), (8, 2, 5))],
     "nothing after the attribute": [contrast("x", (3, 2, 3), (4, 2, 4))],
     "an attribute of no token": [contrast("x", (4, 2, 2), (5, 2, 3))],
+    "twelve of equal length": [contrast("x", *[(6, 2, 3)] * 12)],
+    "ten of unequal length, beside a pair": [
+        contrast("x", *[(5 + v % 3, 2, 3 + v % 3) for v in range(10)]),
+        contrast("y", (5, 1, 2), (5, 1, 2)),
+    ],
     "a mixture": [
         contrast("x", (5, 1, 2), (5, 1, 2)),
         contrast("y", (6, 2, 3), (7, 2, 4), (8, 2, 5)),
