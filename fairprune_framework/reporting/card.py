@@ -114,19 +114,19 @@ def _licence(base: str, licence: str | None) -> str:
 
 def _cell(text: Any) -> str:
     """Text for a table: as text, never as markup."""
-    flat = " ".join(str(text).split())
-    return re.sub(r"([|<>`\[\]*])", r"\\\1", flat)
+    return _text(" ".join(str(text).split()))
+
+
+def _text(line: str) -> str:
+    """A line as text, on one line; its spaces stay what they are."""
+    return re.sub(r"([|<>`\[\]*])", r"\\\1", re.sub(r"[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029]+", " ", line))
 
 
 def _escaped(verdict: prose.Verdict) -> prose.Verdict:
     """The verdict as text: a run's reasons may hold what a stranger wrote."""
-    return replace(
-        verdict,
-        word=_cell(verdict.word),
-        headline=_cell(verdict.headline),
-        sentences=[_cell(sentence) for sentence in verdict.sentences],
-        limits=[_cell(line) for line in verdict.limits],
-    )
+    word, headline = _text(verdict.word), _text(verdict.headline)
+    sentences, limits = ([_text(line) for line in lines] for lines in (verdict.sentences, verdict.limits))
+    return replace(verdict, word=word, headline=headline, sentences=sentences, limits=limits)
 
 
 def _language(source: Source) -> str | None:
