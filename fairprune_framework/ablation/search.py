@@ -152,6 +152,7 @@ class Ablation:
             self.notify(
                 f"{len(templates)} judging templates are too few for an interval ({MIN_CLUSTERS} are needed): none is given"
             )
+        self.judged_on(evaluator.contrasts)  # before the cells: who goes on after a kill may find all of them done
         order = sorted(left, key=lambda cell: (repr(cell.recipe.bias), repr(cell.recipe.importance), cell.recipe.seed))
         began = time.perf_counter()
         for done, cell in enumerate(order, 1):
@@ -160,7 +161,6 @@ class Ablation:
             write_json(self.folder / "cells" / f"{cell.id}.json", columns)
             spent = time.perf_counter() - began
             self.notify(f"cell {done} of {len(order)}: {spent:.0f} s, about {spent / done * (len(order) - done):.0f} s left")
-        self.judged_on(evaluator.contrasts)
 
     def judged_on(self, contrasts: Sequence[Any]) -> None:
         """Record the number of judging contrasts and templates."""

@@ -69,6 +69,13 @@ class LoadedModel:
         if self._given is not None:
             if self._given[1] is None:
                 raise UserError("a model in memory needs its tokenizer: tokenizer=...")
+            if any(
+                hasattr(parameter, "placements") for parameter in self._given[0].parameters()
+            ):  # DTensor, of FSDP2 or a TP plan
+                raise UserError(
+                    "the model in memory is sharded over a device mesh: evaluation and pruning need whole parameters. Give it whole, "
+                    "and take the strategy fsdp to share an audit"
+                )
             return self._given
         recipe = self._recipe
         if recipe.model is None:

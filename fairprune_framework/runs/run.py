@@ -22,7 +22,7 @@ from fairprune_framework.errors import RunFolderError
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.recipe import FIELDS, STAGE_FIELDS, Recipe
-from fairprune_framework.runs.folder import CONTRASTS, RunFolder
+from fairprune_framework.runs.folder import CONTRASTS, RECIPE, RunFolder
 from fairprune_framework.selection.decide import Selection
 from fairprune_framework.selection.plugins import Plugins
 from fairprune_framework.selection.scoring import load_scores
@@ -129,6 +129,8 @@ class Run:
         """Calibration text: from the folder, from the recipe's file, or sampled and kept."""
         path, key = self.folder / CALIBRATION, self._calibration_key
         if self.has_calibration:
+            if not (self.folder / RECIPE).is_file():  # killed between the two files of `save`
+                self.folder.save()
             return self._kept_calibration(path)
         text = made(self.recipe, self.loaded, self.notify)
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -158,6 +158,28 @@ def test_one_process_writes_an_ablation_and_parts_share_it(fairprune: Any, llama
     assert leftovers(out) == []
 
 
+def test_an_ablation_stopped_after_its_cells_goes_on(
+    fairprune: Any, llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fairprune_framework.ablation import search
+
+    grid, out, usual = tmp_path / "grid.yaml", tmp_path / "g", search.write_json
+    grid.write_text("bias: variance\nbudget: ['0.1']\ncalibration_tokens: 16\ncalibration_documents: 8\n")
+    words = ("ablate", grid, "--model", llama, "--prompts", prompts, "--output", out)
+
+    def stopped(path: Path, data: Any) -> None:
+        usual(path, data)
+        if path.parent.name == "cells":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(search, "write_json", stopped)
+    assert fairprune(*words).code == 130
+    monkeypatch.undo()
+    answer = fairprune(*words)
+    assert answer.code == 0, answer.err
+    assert (out / "ablation.json").is_file()
+
+
 def test_a_report_sweeps_what_a_killed_one_left(fairprune: Any, done: Path) -> None:
     left = done / ".report.html.abcd1234.tmp"
     left.write_text("")

@@ -88,3 +88,21 @@ def test_sites_that_no_token_reaches_are_told() -> None:
     heard: list[str] = []
     _ = LoadedModel(Recipe(), model=model, tokenizer=tiny_tokenizer(), notify=heard.append).architecture
     assert heard == ["4 sites could not be verified: no token reached them"]
+
+
+def test_a_model_that_fsdp2_has_sharded_is_refused(llama: Path, tmp_path: Path) -> None:
+    """Under `inference_mode` its parameters could not be gathered."""
+    import torch
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    from fairprune_framework.models.loading import load_model
+
+    model, tokenizer = load_model(str(llama))
+    distributed.init_process_group("gloo", store=distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        fully_shard(model, mesh=torch.distributed.device_mesh.init_device_mesh("cpu", (1,)))
+        with pytest.raises(UserError, match="is sharded over a device mesh"):
+            _ = LoadedModel(Recipe(), model=model, tokenizer=tokenizer).model
+    finally:
+        distributed.destroy_process_group()
