@@ -39,13 +39,16 @@ def check(run: Run, *, planning: bool = False) -> None:
         planning: the stages to come make a plan.
 
     Raises:
-        UserError: an unknown task, absent data, a set that may not judge, two things to compare with.
+        UserError: an empty text to generate from, an unknown task, absent data, a set that may not judge, two things to compare with.
     """
     recipe = run.recipe
     if recipe.against is not None and (planning or run.folder.has("plan") or "plan_file" in run.record):
         raise UserError(
             "--against compares two models, without a plan: `fairprune evaluate A --against B` in a folder of its own"
         )
+    for text in recipe.generate:
+        if not text.strip() or not run.loaded.encoder.ids(text):
+            raise UserError(f"--generate {text!r} is no text to go on from")
     if recipe.judge_prompts:
         _ = run.judged
     if recipe.decisions is not None:

@@ -101,6 +101,7 @@ def test_identical_models_differ_by_exactly_nothing(fairprune: Any, llama: Path,
     ("options", "text"),
     [
         (["--suite", "boolq,bbq", "--task-data", "{data}"], "the data of the task 'bbq' are absent: put"),
+        (["--generate", " "], "--generate ' ' is no text to go on from"),
         (["--suite", "boolq", "--task-limit", "many"], "--task-limit must be a number"),
         (["--suite", "boolq", "--task-limit", "bolq=3"], "Did you mean 'boolq'?"),
         (["--judge-prompts", "own={prompts}"], "the set 'own' cannot judge: its contrast"),

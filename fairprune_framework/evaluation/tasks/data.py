@@ -40,6 +40,8 @@ class LocalTask:
     """The split that lm-eval judges on; None: the task is ours, and has no other source than local files."""
     fetch: str
     """Where the data come from, for the error where they are absent."""
+    fields: tuple[str, ...] = ()
+    """What every item must have; empty: the task has a reader of its own."""
     strata: tuple[str, ...] = ()
     """Fields of an item: a limit holds for each combination of their values."""
     category: str | None = None
@@ -54,24 +56,28 @@ LOCAL: Mapping[str, LocalTask] = {
         files=("lambada/*.jsonl",),
         split="test",
         fetch="the hub data set EleutherAI/lambada_openai, one {text} a line",
+        fields=("text",),
     ),
     "boolq": LocalTask(
         folder="super_glue/boolq",
         files=("boolq/*.jsonl",),
         split="validation",
         fetch="the hub data set aps/super_glue, boolq, split validation, one {question, passage, label} a line",
+        fields=("question", "passage", "label"),
     ),
     "wikitext": LocalTask(
         folder="wikitext",
         files=("wikitext2/test_docs.jsonl",),
         split="test",
         fetch="the hub data set EleutherAI/wikitext_document_level, wikitext-2-raw-v1, split test, one {page} a line",
+        fields=("page",),
     ),
     "crows_pairs_english": LocalTask(
         folder="crows_pairs",
         files=("crows_pairs/*.csv",),
         split="test",
         fetch="crows_pairs_anonymized.csv of github.com/nyu-mll/crows-pairs",
+        fields=("sent_more", "sent_less", "stereo_antistereo", "bias_type"),
         category="bias_type",
     ),
     "bbq": LocalTask(
@@ -79,6 +85,7 @@ LOCAL: Mapping[str, LocalTask] = {
         files=("bbq/*.jsonl",),
         split="test",
         fetch="data/*.jsonl of github.com/nyu-mll/BBQ, any categories",
+        fields=("context", "question", "ans0", "ans1", "ans2", "label", "answer_info", "category", "context_condition"),
         strata=("category", "context_condition"),
         category="category",
         cluster=("category", "question_index"),
@@ -88,6 +95,7 @@ LOCAL: Mapping[str, LocalTask] = {
         files=("winogender/*.jsonl",),
         split="test",
         fetch="the hub data set oskarvanderwal/winogender, all, one {sentence, pronoun, occupation, participant, label, gender} a line",
+        fields=("sentence", "pronoun", "occupation", "participant", "label", "gender"),
         category="gender",
         cluster=("occupation", "participant"),
     ),
@@ -151,7 +159,7 @@ def check_data(tasks: Sequence[str], folder: Path | None) -> None:
     """Say what is missing before anything runs.
 
     Raises:
-        UserError: no folder, a task whose files are absent, one that has no local layout, or one that has nothing else.
+        UserError: no folder, a task whose files are absent or lack a field, one that has no local layout, or one that has nothing else.
     """
     if folder is None:
         for task in tasks:
@@ -173,6 +181,8 @@ def check_data(tasks: Sequence[str], folder: Path | None) -> None:
                 f"the data of the task {task!r} are absent: put {local.fetch}, into {folder / local.files[0]}; "
                 "without --task-data lm-eval fetches them from the hub"
             )
+        if local.fields:
+            _rows_of(local, folder)
 
 
 def files_of(local: LocalTask, folder: Path) -> list[Path]:
@@ -185,18 +195,28 @@ def read_items(task: str, folder: Path, limit: int | None) -> Items:
 
     Raises:
         PromptError: a file that cannot be read.
+        UserError: an item lacks a field.
     """
     local = LOCAL[task]
-    rows: list[Mapping[str, Any]] = []
+    rows = _rows_of(local, folder)
     digest = hashlib.sha256()
     for path in files_of(local, folder):
         digest.update(path.read_bytes())
+    chosen = drawn([tuple(str(row[name]) for name in local.strata) for row in rows], limit, task)
+    return Items(rows=tuple(rows[i] for i in chosen), ids=tuple(chosen), sha256=digest.hexdigest())
+
+
+def _rows_of(local: LocalTask, folder: Path) -> list[Mapping[str, Any]]:
+    """The items of all files of a task, each with its fields."""
+    found: list[Mapping[str, Any]] = []
+    for path in files_of(local, folder):
         for row in formats.rows(path):
             if row.problem is not None:
                 raise UserError(f"{row.where}: {row.problem}")
-            rows.append(row.data)
-    chosen = drawn([tuple(str(row[name]) for name in local.strata) for row in rows], limit, task)
-    return Items(rows=tuple(rows[i] for i in chosen), ids=tuple(chosen), sha256=digest.hexdigest())
+            if missing := [name for name in local.fields if name not in row.data]:
+                raise UserError(f"{row.where}: the field {missing[0]!r} is missing, one of {', '.join(local.fields)}")
+            found.append(row.data)
+    return found
 
 
 def drawn(strata: Sequence[object], limit: int | None, task: str) -> list[int]:

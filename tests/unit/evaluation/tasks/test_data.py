@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_the_hash_is_of_all_files_of_a_task(data: Path) -> None:
 
 def test_an_item_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "boolq").mkdir()
-    (tmp_path / "boolq" / "x.jsonl").write_text('{"question": 1}\n{broken\n')
+    (tmp_path / "boolq" / "x.jsonl").write_text('{"question": "a", "passage": "b", "label": 1}\n{broken\n')
     with pytest.raises(UserError, match=r"x\.jsonl, line 2: not JSON"):
         read_items("boolq", tmp_path, None)
+
+
+@pytest.mark.parametrize("missing", ["question", "passage", "label"])
+def test_a_missing_field_is_named_before_anything_runs(missing: str, tmp_path: Path) -> None:
+    (tmp_path / "boolq").mkdir()
+    item = {"question": "a", "passage": "b", "label": 1}
+    lines = [item, {name: value for name, value in item.items() if name != missing}]
+    (tmp_path / "boolq" / "x.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with pytest.raises(UserError, match=rf"x.jsonl, line 2: the field '{missing}' is missing"):
+        check_data(["boolq"], tmp_path)
