@@ -157,7 +157,17 @@ def test_it_is_used_in_a_run(python: Path, tmp_path: Path) -> None:
         "--bias.power",
         "2",
     )
-    small = ("--budget", "2/layer", "--calibration-documents", "4", "--calibration-tokens", "16", "--force")
+    small = (
+        "--policy",
+        "uniform",
+        "--budget",
+        "2/layer",
+        "--calibration-documents",
+        "4",
+        "--calibration-tokens",
+        "16",
+        "--force",
+    )
     call(python.parent / "fairprune", *command, *small, cwd=tmp_path)
     assert "mean-deviation" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
     told = json.dumps(json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))["plugins"])
