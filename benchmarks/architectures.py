@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import without_place
 from torch import Tensor, nn
 
 from fairprune_framework.api import Site, layer_path
@@ -332,7 +333,9 @@ def page(records: list[dict[str, Any]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
         why = record.get("failed", {}).get("text", "") or "; ".join(record.get("obstacles", [])[:1])
         if why and record["verdict"] != "not buildable":
-            reasons += textwrap.wrap(f"- `{record['family']}`: {why}", 128, subsequent_indent="  ", break_on_hyphens=False)
+            reasons += textwrap.wrap(
+                f"- `{record['family']}`: {without_place(why)}", 128, subsequent_indent="  ", break_on_hyphens=False
+            )
     lines += ["", "## Why not", "", *(reasons or ["Every family that can be built works."])]
     return "\n".join(lines) + "\n"
 

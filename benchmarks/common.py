@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,6 +32,11 @@ def machine() -> str:
     found = versions()
     packages = ", ".join(f"{key} {found[key]}" for key in ("python", "torch", "lightning", "transformers"))
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads; {packages}"
+
+
+def without_place(text: str) -> str:
+    """A message without the temporary folder that it names: a record is of no machine."""
+    return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s]+/", "", text)
 
 
 def paired(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -30,7 +30,7 @@ import fuzzing  # noqa: E402 - after what torch reads when it is imported
 import inputs  # noqa: E402
 import trials  # noqa: E402
 from commands import COMMANDS, Bench  # noqa: E402
-from common import give, machine  # noqa: E402
+from common import give, machine, without_place  # noqa: E402
 
 COUNTS = {"kills": 200, "ranks": 40, "disks": 40, "pairs": 8, "inputs": 700, "fuzz": 250_000}
 """Part -> how many trials."""
@@ -121,7 +121,9 @@ def record(results: list[dict[str, Any]]) -> str:
     lines += ["", "## Findings", ""]
     for each in results:
         for finding in each["findings"]:
-            told = "; ".join(f"{kind}: {' '.join(text.split())[:300]}" for kind, text in finding["found"].items())
+            told = "; ".join(
+                f"{kind}: {' '.join(without_place(text).split())[:300]}" for kind, text in finding["found"].items()
+            )
             lines.append(f"- {each['part']}, seed {each['seed']}: {finding['what']}: `{told.replace('`', '')}`")
     if not any(each["findings"] for each in results):
         lines.append("None.")
