@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from fairprune_framework.api.types import Scores, Stream
 
+SPARED_FROM = 0.5
+"""Standard errors over documents."""
 CONTROL, LEGITIMATE, RECALL = ControlSlopes(), LegitimateSlopes(), RecallSlopes()
 
 
@@ -30,6 +32,8 @@ class Held:
     lift: float = 0.0
     """How far the divergence of controls is to rise, nats for each nat of fall of the bias: what is held on the contrasts that chose falls
     on others with it, and less so where it was asked to rise. At least 0."""
+    spare: bool = False
+    """Units that support recall are left alone: held to first order in sum, recall does not carry over to other texts."""
     required: bool = True
     """Whether prompts without contrasts of what is held are an error; otherwise that is not held."""
 
@@ -39,7 +43,7 @@ class Held:
 
     def statistics(self) -> tuple[Statistic, ...]:
         """What a policy needs for them: a gradient pass over the stream of each."""
-        wanted = ((CONTROL, self.controls), (LEGITIMATE, self.legitimate), (RECALL, self.recall))
+        wanted = ((CONTROL, self.controls), (LEGITIMATE, self.legitimate), (RECALL, self.recall or self.spare))
         return tuple(statistic for statistic, asked in wanted if asked)
 
     def needs(self) -> Needs:
@@ -48,6 +52,13 @@ class Held:
             statistics=self.statistics(),
             optional_streams=frozenset() if self.required else frozenset({"controls", "legitimate"}),
         )
+
+    def open_units(self, allowed: Mapping[str, Tensor], context: PolicyContext) -> Mapping[str, Tensor]:
+        """Of the units that may change, site -> (N,) bool, those that need not be spared: a mean slope of recall half a standard error
+        below 0 counts, as in `protected-global`."""
+        if not self.spare:
+            return allowed
+        return {name: may & ~RECALL.supports(context.at(name), SPARED_FROM) for name, may in allowed.items()}
 
     def control_slopes(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats, and `lift` times the bias.

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fairprune_framework.api.interfaces import Observation, Pass, Statistic
+from fairprune_framework.api.interfaces import Observation, Pass, SiteContext, Statistic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +73,15 @@ class RecallSlopes(Statistic):
 
         slope_CN = obs.product_sums()
         return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}
+
+    def supports(self, at: SiteContext, margin: float) -> Tensor:
+        """(N,) bool: without the unit recalled words would be less likely, to first order: its mean slope over documents lies below 0 by
+        more than `margin` standard errors."""
+        total_N, squares_N, count_N = at.sums[f"{self.name}.moments"]
+        count_N = count_N.clamp_min(2)
+        mean_N: Tensor = total_N / count_N
+        error_N: Tensor = ((squares_N / count_N - mean_N.square()).clamp_min(0) / (count_N - 1)).sqrt()
+        return mean_N.lt(-margin * error_N)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,8 @@ class Gates(SelectionPolicy):
     """Cost of the gates, as a share of the second-order cost of removing the `reference` share of all neurons."""
     reference: float = 0.0043
     """How many neurons that is, taken by bias / (importance + median importance) ** 0.5."""
+    spare: bool = False
+    """Leave alone what supports recall: half a standard error over documents, as `protected-global` does."""
     lift: float = 0.0
     """How far the divergence of controls of `select` is to rise, nats for each nat that the demographic one falls, to first order."""
 
@@ -61,7 +63,7 @@ class Gates(SelectionPolicy):
         return self._held().needs()
 
     def _held(self) -> Held:
-        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall, lift=self.lift)
+        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall, lift=self.lift, spare=self.spare)
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`; raises `ValueError` for an importance below 0, and without controls where they are needed."""
@@ -74,7 +76,7 @@ class Gates(SelectionPolicy):
             return Choice(units={}, reason="all layers are protected")
         cost_of = {name: values + self._floor(scores) for name, values in scores.importance.items()}
         worth = {name: bias.square() / cost_of[name] for name, bias in scores.bias.items()}
-        open_units = {name: may & (scores.bias[name] != 0) for name, may in allowed.items()}
+        open_units = self._held().open_units({name: may & (scores.bias[name] != 0) for name, may in allowed.items()}, context)
         chosen = select_top(replace(scores, signed=False), budget, worth, open_units, "no neuron has a bias other than 0")
         if not any(map(len, chosen.units.values())):
             return chosen

@@ -23,7 +23,6 @@ from fairprune_framework.api import (
     RecallSlopes,
     Scores,
     SelectionPolicy,
-    SiteContext,
     eligible,
     select_top,
 )
@@ -63,17 +62,9 @@ class ProtectedGlobal(SelectionPolicy):
             return Choice(units={}, reason="all layers are protected")
         biased = {name: may & (scores.bias[name] > 0) for name, may in allowed.items()}
         if self.recall:
-            biased = {name: may & ~self._recalls(context.at(name)) for name, may in biased.items()}
+            biased = {name: may & ~RECALL.supports(context.at(name), self.margin) for name, may in biased.items()}
         nothing = f"the budget {budget} and what is protected leave no neuron with a bias above 0"
         return select_top(scores, budget, self._worth(scores), biased, nothing)
-
-    def _recalls(self, at: SiteContext) -> Tensor:
-        """(N,) bool: the mean slope over documents is below 0 by more than `margin` standard errors."""
-        total_N, squares_N, count_N = at.sums[f"{RECALL.name}.moments"]
-        count_N = count_N.clamp_min(2)
-        mean_N: Tensor = total_N / count_N
-        error_N: Tensor = ((squares_N / count_N - mean_N.square()).clamp_min(0) / (count_N - 1)).sqrt()
-        return mean_N.lt(-self.margin * error_N)
 
     def _worth(self, scores: Scores) -> Mapping[str, Tensor]:
         if self.exchange == 0:

@@ -97,6 +97,8 @@ class Knapsack(SelectionPolicy):
     """The margin of right words, where the attribute should matter, does not fall, to first order."""
     recall: bool = False
     """Recalled words of the calibration text become no less likely, to first order."""
+    spare: bool = False
+    """Leave alone what supports recall: half a standard error over documents, as `protected-global` does."""
     lift: float = 0.0
     """With `specific`, how far it is to rise, nats for each nat that the demographic one falls."""
     required: bool = True
@@ -113,7 +115,12 @@ class Knapsack(SelectionPolicy):
 
     def _held(self) -> Held:
         return Held(
-            controls=self.specific, legitimate=self.legitimate, recall=self.recall, lift=self.lift, required=self.required
+            controls=self.specific,
+            legitimate=self.legitimate,
+            recall=self.recall,
+            lift=self.lift,
+            spare=self.spare,
+            required=self.required,
         )
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
@@ -123,6 +130,7 @@ class Knapsack(SelectionPolicy):
         from scipy.sparse import csr_array
 
         allowed, count = biased(scores, eligible(scores, budget)), budget.units(scores.sites)
+        allowed = dict(self._held().open_units(allowed, context))
         if not count or not any(bool(may.any()) for may in allowed.values()):
             return Choice(units={}, reason=NONE)
         names, bias, importance, may = _joined(scores, allowed)

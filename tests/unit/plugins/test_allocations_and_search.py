@@ -226,6 +226,24 @@ def test_knapsack_lifts_controls_by_a_multiple_of_what_it_takes() -> None:
     assert sum(slope[unit] for unit in held) > -2.0 * sum(map(bias, held)) + 2 * np.abs(row).max()
 
 
+def test_knapsack_and_gates_spare_what_supports_recall() -> None:
+    generator = torch.Generator().manual_seed(5)
+    documents = {name: torch.randn(6, 48, generator=generator, dtype=torch.float64) for name in NAMES}
+    moments = {n: torch.stack([x.sum(0), x.square().sum(0), torch.full((48,), 6.0).double()]) for n, x in documents.items()}
+    error = {name: x.std(0, correction=1) / 6**0.5 for name, x in documents.items()}
+    spared = {(n, u) for n in NAMES for u in range(48) if documents[n].mean(0)[u] < -0.5 * error[n][u]}
+
+    def at(name: str) -> Any:
+        return SimpleNamespace(sums={"recall-slopes.moments": moments[name]})
+
+    for policy, options in (("knapsack", {"cost": 1.0}), ("gates", {"specific": False, "legitimate": False, "recall": False})):
+        free = set(choose(policy, "60n", at=at, **options))
+        kept = set(choose(policy, "60n", at=at, spare=True, **options))
+        assert free & spared
+        assert kept
+        assert not kept & spared
+
+
 def test_knapsack_says_which_contrasts_are_missing() -> None:
     with pytest.raises(ValueError, match="stream 'legitimate'"):
         choose("knapsack", "20n", at=streams(), legitimate=True)
