@@ -120,7 +120,7 @@ class AdapterBench:
 
     def plan(self) -> Plan:
         """A plan that removes some units of every site."""
-        why = next((why for site in self.sites if (why := obstacle(site, "uniform"))), None)
+        why = next((why for site in self.sites if (why := obstacle(site, "exact"))), None)
         if why:
             raise CheckSkipped(f"the model cannot be pruned: {why}")
         return Plan(
@@ -363,6 +363,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
                 at.architecture,
                 Path(folder) / "model",
                 probe_ids=at.ids,
+                widths="exact" if any(obstacle(site, "uniform") for site in at.sites) else "uniform",
                 reload=_reload,
             )
         require(done.cut > 0 and done.parameters_after < done.parameters_before, "no parameter was removed")

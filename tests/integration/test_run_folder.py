@@ -220,10 +220,13 @@ def test_evaluating_a_model_alone_fills_before_alone(fairprune: Any, llama: Path
         "valence-gap",
         "activation-difference",
         "sequence-gap",
+        "shared-token-perplexity",
+        "valence-of-group",
+        "perplexity-of-group",
         "perplexity",
     }
     for row in found["results"]:
-        assert row["before"] > 0
+        assert row["before"] > 0 or row["metric"] == "valence-of-group"  # it has a sign
         assert [row[name] for name in ("after", "difference", "change", "ci_low", "ci_high", "p_value")] == [None] * 6
     assert "verdict" not in record(tmp_path / "run")
     assert not (tmp_path / "run" / "model").exists()
@@ -407,8 +410,15 @@ def test_evaluation_json(finished: Path) -> None:
             assert row["change"] == pytest.approx((row["after"] - row["before"]) / abs(row["before"] - row["ideal"]))
         assert row["difference"] == pytest.approx(row["after"] - row["before"])
     metrics = {row["metric"] for row in found["results"]}
-    contrast_metrics = {"activation-difference", "next-token-divergence", "valence-gap", "sequence-gap"}
-    assert metrics == contrast_metrics | {"perplexity", "kl-to-original"}
+    contrast_metrics = {
+        "activation-difference",
+        "next-token-divergence",
+        "valence-gap",
+        "sequence-gap",
+        "shared-token-perplexity",
+    }
+    of_groups = {"valence-of-group", "perplexity-of-group", "perplexity-gap"}
+    assert metrics == contrast_metrics | of_groups | {"perplexity", "kl-to-original"}
     places = {(row["split"], row["control"]) for row in found["results"] if row["metric"] == "next-token-divergence"}
     assert places == {("select", False), ("heldout", False), ("select", True), ("heldout", True)}
     layers = {row["layer"] for row in found["results"] if row["metric"] == "activation-difference"}

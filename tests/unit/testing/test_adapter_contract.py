@@ -131,7 +131,10 @@ BAD_ADAPTERS = [
     ("neuron-tap-feeds-out", shown(half)),
     ("slices-match-units", shown(rolled)),
     ("zeroed-equals-removed", shown(rolled)),
-    ("removed-equals-reloaded", sites(lambda model, found: [replace(site, config_fields={}) for site in found])),
+    (
+        "removed-equals-reloaded",
+        sites(lambda model, found: [replace(site, config_fields={"max_position_embeddings": 1}) for site in found]),
+    ),
 ]
 
 
