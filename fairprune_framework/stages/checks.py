@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from fairprune_framework.calibration.text import from_file
 from fairprune_framework.errors import UserError
+from fairprune_framework.models.rotary import batch_limit, refuse_longer
 from fairprune_framework.recipes.recipe import budget_of
 from fairprune_framework.runs.run import Run
 from fairprune_framework.stages.audit import parallelism_of
@@ -36,6 +38,7 @@ def prepare(run: Run, stages: tuple[str, ...], redo: Collection[str] = ()) -> bo
     if "read" in stages:
         _ = run.prompts.contrasts
     _ = run.loaded.model, run.loaded.architecture, run.fingerprint
+    _refuse_long_texts(run)
     if "audit" in stages:
         run.plugins.check_sites(run.loaded.architecture.sites.values())
     recipe = run.recipe
@@ -46,6 +49,19 @@ def prepare(run: Run, stages: tuple[str, ...], redo: Collection[str] = ()) -> bo
             f"the audit in {run.folder} holds no {missing}: run `fairprune audit --overwrite` with these options first"
         )
     return True
+
+
+def _refuse_long_texts(run: Run) -> None:
+    """Raise `UserError` for texts of which the answer would depend on the rest of their batch."""
+    config: Any = getattr(run.loaded.model, "config", None)
+    config = config.get_text_config() if config is not None else None
+    if batch_limit(config) is None:
+        return
+    texts = (tokens for one in (*run.prompts.aligned, *run.prompts.legitimate) for tokens in one.variants)
+    refuse_longer(config, max((len(tokens.ids) for tokens in texts), default=0), "the longest text of the prompts")
+    if run.recipe.calibration is not None or run.has_calibration:
+        longest = max(map(len, (*run.calibration.scoring, *run.calibration.judging)), default=0)
+        refuse_longer(config, longest, "the longest calibration document")
 
 
 def missing_statistics(run: Run) -> str | None:
