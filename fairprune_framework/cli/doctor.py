@@ -161,7 +161,7 @@ def _add_options(parser: Any) -> None:
 
 
 def _run(values: dict[str, Any]) -> int:
-    if values.get("model"):
+    if values.get("model") is not None:
         return _model(values)
     if given := [name for name in ("architecture", "dtype", *UNSAFE) if values.get(name)]:
         raise UserError(f"--{given[0].replace('_', '-')} is of a model: fairprune doctor MODEL")
@@ -175,7 +175,7 @@ def _model(values: Mapping[str, Any]) -> int:
     from fairprune_framework.analysis import model
 
     names = ("model", "architecture", "dtype")
-    options = {name: values[name] for name in names if values.get(name)} | unsafe_options(values)
+    options = {name: values[name] for name in names if values.get(name) is not None} | unsafe_options(values)
     report = model.examine(load_recipe(None, options))
     print(json.dumps(report, indent=1) if values.get("json") else model.render(report))
     return 0

@@ -23,6 +23,7 @@ from fairprune_framework.cli.options import (
     new_parser,
     one_line,
     option_strings,
+    refuse_empty,
     split_plugin_options,
 )
 from fairprune_framework.errors import FairpruneError, Interrupted, UserError
@@ -164,6 +165,7 @@ def _dispatch(words: list[str]) -> int:
         if action is None:
             parser.parse_args([title, "--help"])
         values, title = values.get(action) or {}, f"{title} {action}"
+    refuse_empty(values)
     command = commands[title]
     if plugin_options and not command.plugin_options:
         raise UserError(f"`fairprune {title}` has no option --{next(iter(plugin_options))}")

@@ -61,6 +61,17 @@ def pairs(given: Sequence[str], wanted: str) -> dict[str, str]:
     return {field: column for field, _, column in parts}
 
 
+def refuse_empty(values: Mapping[str, Any]) -> None:
+    """Refuse a word that is given and empty, such as an unset variable of a shell; a recipe refuses its own.
+
+    Raises:
+        UserError: with the name of the option.
+    """
+    for name, value in values.items():
+        if name not in FIELDS and (value == "" or (isinstance(value, list) and "" in value)):
+            raise UserError(f"{name.replace('_', '-')!r} must not be empty. Got '' instead.")
+
+
 def option_strings(parser: Any) -> list[str]:
     """The long options of a parser."""
     return [option for action in parser._actions for option in action.option_strings if option.startswith("--")]

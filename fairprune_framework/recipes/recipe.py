@@ -306,6 +306,9 @@ class Recipe:
         if self.budget is not None:
             object.__setattr__(self, "budget", str(self.budget))
             budget_of(self)
+        for name in FIELDS:
+            if getattr(self, name) == "":
+                raise UserError(f"The {name!r} of a recipe must not be empty. Got '' instead.")
 
     @property
     def is_distributed(self) -> bool:

@@ -30,6 +30,10 @@ def prepare(run: Run, stages: tuple[str, ...], redo: Collection[str] = ()) -> bo
     }:  # a report is made of files alone
         return False
     run.plugins.check_names()
+    if run.recipe.against is not None and ({"plan", "prune"} & {*stages} or run.folder.has("plan")):
+        raise UserError(
+            "--against compares two models, without a plan: `fairprune evaluate A --against B` in a folder of its own"
+        )
     if "score" in stages:
         budget_of(run.recipe)
         _ = run.plugins.all

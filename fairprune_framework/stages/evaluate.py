@@ -27,25 +27,22 @@ from fairprune_framework.evaluation.tasks import decisions
 from fairprune_framework.evaluation.tasks.data import check_data, limits_of, tasks_of
 from fairprune_framework.evaluation.verdict import VerdictInputs, verdict_of
 from fairprune_framework.models.architecture import recognise
-from fairprune_framework.models.loading import load_model
+from fairprune_framework.models.loading import load_model, load_tokenizer
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.progress import bar
 
 
-def check(run: Run, *, planning: bool = False) -> None:
+def check(run: Run) -> None:
     """Everything about the evaluation that can be wrong with the input, before a model is measured.
 
-    Args:
-        planning: the stages to come make a plan.
-
     Raises:
-        UserError: an empty text to generate from, an unknown task, absent data, a set that may not judge, two things to compare with.
+        UserError: an empty text to generate from, an unknown task, absent data, a set that may not judge, another model that is not there
+            or has another tokenizer.
     """
     recipe = run.recipe
-    if recipe.against is not None and (planning or run.folder.has("plan") or "plan_file" in run.record):
-        raise UserError(
-            "--against compares two models, without a plan: `fairprune evaluate A --against B` in a folder of its own"
-        )
+    if recipe.against is not None:
+        theirs = load_tokenizer(recipe.against, trust_remote_code=recipe.trust_remote_code)
+        _refuse_other_tokenizer(run, recipe.against, run.loaded.tokenizer, theirs)
     for text in recipe.generate:
         if not text.strip() or not run.loaded.encoder.ids(text):
             raise UserError(f"--generate {text!r} is no text to go on from")
@@ -53,11 +50,13 @@ def check(run: Run, *, planning: bool = False) -> None:
         _ = run.judged
     if recipe.decisions is not None:
         decisions.read(decisions.path_of(recipe.decisions))
+    tasks = tasks_of(recipe.suite)
+    limits_of(recipe.task_limit, tasks)
     if recipe.suite:
         from fairprune_framework.evaluation.tasks.harness import check_tasks
 
-        tasks = tasks_of(recipe.suite)
-        limits_of(recipe.task_limit, tasks)
+        if not tasks:
+            raise UserError(f"--suite names no task. Got {','.join(recipe.suite)!r} instead.")
         check_tasks(tasks)
         check_data(tasks, None if recipe.task_data is None else Path(recipe.task_data))
 
@@ -199,8 +198,12 @@ def _other_model(run: Run, name: str, tokenizer: Any) -> Any:
     other, theirs = load_model(
         name, dtype=recipe.dtype, trust_remote_code=recipe.trust_remote_code, allow_pickle=recipe.allow_pickle
     )
+    _refuse_other_tokenizer(run, name, tokenizer, theirs)
+    return other.to(run.loaded.device)
+
+
+def _refuse_other_tokenizer(run: Run, name: str, tokenizer: Any, theirs: Any) -> None:
     if theirs.get_vocab() != tokenizer.get_vocab():
         raise UserError(
             f"{name} has another tokenizer than {run.recipe.model}: their answers cannot be compared token by token"
         )
-    return other.to(run.loaded.device)

@@ -199,6 +199,10 @@ def test_an_adapter_that_does_not_fit(hostile: Hostile) -> None:
         (["--split", "tempalte:0.5"], "The split must be"),
         (["--split", "template:2"], "must be in (0, 1)"),
         (["--chat-template"], "has no chat template"),
+        (["--task-limit", "-1"], "--task-limit must be a number such as 400"),
+        (["--task-limit", "boolq=5"], "--task-limit names 'boolq', which does not run"),
+        (["--suite", ","], "--suite names no task"),
+        (["--against", "nowhere"], "--against compares two models, without a plan"),
         (["--columns", "prompt_1"], "--columns must be FIELD=COLUMN"),
         (["--overwritte"], "unrecognized arguments: --overwritte. Did you mean '--overwrite'?"),
         (["--budgte=0.1"], "Did you mean '--budget'?"),
@@ -249,6 +253,56 @@ def test_counts_are_at_least_1(hostile: Hostile, budget: str) -> None:
 def test_commands(hostile: Hostile, words: list[str], expected: str) -> None:
     places = {"MODEL": hostile.model, "SET": hostile.prompts, "OUT": hostile.output}
     assert expected in hostile.refused(*[places.get(word, word) for word in words])
+
+
+EMPTY = {
+    **{
+        name: f"run MODEL --prompts SET --output OUT --{name}"
+        for name in (
+            *("recipe", "revision", "split", "budget", "factor", "bias", "calibration", "log", "task-data", "task-limit"),
+            *("decisions", "against", "cache"),
+        )
+    },
+    "model": "doctor",
+    "model, to read": "audit --prompts SET --output OUT",
+    "model, to check": "prompts check SET --model",
+    "prompts": "run MODEL --output OUT --prompts",
+    "set": "prompts check --model MODEL",
+    "output": "run MODEL --prompts SET --output",
+    "output, a report": "report RUN --output",
+    "output, restored": "restore RUN --output",
+    "figures": "report RUN --figures",
+    "restoration": "restore RUN --output OUT --restoration",
+    "plan": "prune MODEL --output OUT --plan",
+    "runs": "report RUN",
+    "run": "explore",
+    "unit": "inspect RUN --unit",
+    "repo": "push RUN --repo",
+    "grid": "ablate --output OUT",
+    "host": "explore RUN --host",
+    "source": "restore --output OUT",
+}
+"""What is empty -> the words before it: a variable of a shell that is not set, in quotes."""
+
+
+@pytest.mark.parametrize("what", EMPTY)
+def test_a_word_that_is_empty(hostile: Hostile, finished: Path, what: str) -> None:
+    places = {"MODEL": hostile.model, "SET": hostile.prompts, "OUT": hostile.output, "RUN": finished}
+    before = hostile.picture(finished, times=True)
+    message = hostile.refused(*[places.get(word, word) for word in EMPTY[what].split()], "")
+    assert what.partition(",")[0] in message.replace("_", "-")
+    assert hostile.picture(finished, times=True) == before
+
+
+def test_another_model_is_looked_for_before_one_is_measured(hostile: Hostile) -> None:
+    words = ("evaluate", hostile.model, "--prompts", hostile.prompts, "--output", hostile.output, "--against")
+    assert "nowhere" in hostile.refused(*words, hostile.folder / "nowhere")
+    from fairprune_framework.testing.tiny import tiny_tokenizer
+
+    other, tokenizer = copied(hostile, "other"), tiny_tokenizer()
+    tokenizer.add_tokens(["unheard"])
+    tokenizer.save_pretrained(other)
+    assert "has another tokenizer than" in hostile.refused(*words, other)
 
 
 # -- prompt sets -----------------------------------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ from fairprune_framework.recipes.recipe import Recipe, budget_of, choices_of
         ({"bias": 5}, "'bias'"),
         ({"bias": {"relative": True}}, "'bias'"),
         ({"bias": ""}, "'bias'"),
+        ({"cache": ""}, "'cache' of a recipe must not be empty"),
     ],
 )
 def test_refused(values: dict[str, Any], expected: str) -> None:
