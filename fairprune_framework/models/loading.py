@@ -210,6 +210,11 @@ def _reading(name: str) -> Iterator[None]:
         with quietly():
             yield
     except Exception as error:  # transformers, tokenizers and file formats raise many types; the user needs one line
+        if "trust_remote_code=True" in str(error):
+            raise UserError(
+                f"{name!r} comes with code of its own, which must run to load it: look at it, and give --trust-remote-code if you trust "
+                "its source"
+            ) from error
         lines = str(error).strip().splitlines()
         first = lines[0].rstrip(" .:") if lines else "no reason was given"
         if not isinstance(error, (OSError, ValueError)):

@@ -191,6 +191,31 @@ def test_asked_for_by_name_it_runs_and_is_named(
     assert not stranger.marker.exists()
 
 
+@pytest.mark.parametrize("words", ["prompts check PROMPTS --model MODEL --json", "audit MODEL --prompts PROMPTS --output OUT"])
+def test_a_tokenizer_with_code_of_its_own_is_refused_without_a_question(
+    words: str, tmp_path: Path, llama: Path, prompts: Path, monkeypatch: pytest.MonkeyPatch, fairprune: Callable[..., Any]
+) -> None:
+    """transformers would ask on stdout; somebody there says yes to anything."""
+    monkeypatch.chdir(tmp_path)
+    model = tmp_path / "m"
+    shutil.copytree(llama, model)
+    code = (
+        "open('code-ran', 'w')\nfrom transformers import PreTrainedTokenizerFast\nclass Mine(PreTrainedTokenizerFast): pass\n"
+    )
+    (model / "tokenization_mine.py").write_text(code)
+    config = json.loads((model / "tokenizer_config.json").read_text())
+    config |= {"tokenizer_class": "Mine", "auto_map": {"AutoTokenizer": [None, "tokenization_mine.Mine"]}}
+    (model / "tokenizer_config.json").write_text(json.dumps(config))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    places = {"PROMPTS": prompts, "MODEL": model, "OUT": tmp_path / "out"}
+    command = [places.get(word, word) for word in words.split()]
+    answer = fairprune(*command)
+    assert (answer.code, answer.out, len(answer.errors)) == (2, "", 1)
+    assert answer.errors[0].endswith("give --trust-remote-code if you trust its source")
+    assert not (tmp_path / "code-ran").exists()
+    assert not (tmp_path / "out").exists()
+
+
 # -- models ----------------------------------------------------------------------------------------------------------------
 
 

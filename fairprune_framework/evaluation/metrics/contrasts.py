@@ -62,13 +62,14 @@ def pair_difference(observation: Observation, tap: Tap) -> Tensor:
     """Mean over pairs, tokens (or slots) and features of |a1 - a2|: (C,) float64."""
     equal_C = observation.equal_length
     result = torch.zeros(len(equal_C), dtype=torch.float64, device=equal_C.device)
-    for wanted, values, mask in (
-        (True, observation.acts, observation.mask),
-        (False, observation.aligned, observation.aligned_mask),
+    for chosen, values, mask in (
+        (equal_C, observation.acts, observation.mask),
+        (~equal_C, observation.aligned, observation.aligned_mask),
     ):
-        chosen = equal_C if wanted else ~equal_C
+        if chosen.all():
+            return _mean_over_pairs(values[tap], mask)
         if chosen.any():
-            result = torch.where(chosen, _mean_over_pairs(values[tap], mask), result)
+            result[chosen] = _mean_over_pairs(values[tap][chosen], mask[chosen])
     return result
 
 
@@ -77,25 +78,25 @@ MANY = 8
 
 
 def _mean_over_pairs(acts_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
-    if acts_CVSK.shape[1] > MANY:
-        return torch.stack([_of_many(acts_VSK, mask_VS) for acts_VSK, mask_VS in zip(acts_CVSK, mask_CVS, strict=True)])
-    return _over_all_pairs(acts_CVSK, mask_CVS)
+    """`(C, V, S, K)`, `(C, V, S)` bool, where the variants that a contrast has share their slots -> `(C,)` float64."""
+    if acts_CVSK.shape[1] <= MANY:
+        return _over_all_pairs(acts_CVSK, mask_CVS)
+    each = zip(acts_CVSK, mask_CVS, strict=True)
+    return torch.stack([_of_many(acts_VSK[mask_VS.any(1)][:, mask_VS.any(0)]) for acts_VSK, mask_VS in each])
 
 
-def _of_many(acts_VSK: Tensor, mask_VS: Tensor) -> Tensor:
+def _of_many(values_VSK: Tensor) -> Tensor:
     """Of one contrast. Sorted, the sum over pairs of |a1 - a2| is that of the gaps, gap k counted k (V - k) times."""
-    present = mask_VS.any(1)
-    mask_vS = mask_VS[present]
-    if len(mask_vS) <= MANY or not bool((mask_vS == mask_vS[:1]).all()):
-        return _over_all_pairs(acts_VSK.unsqueeze(0), mask_VS.unsqueeze(0))[0]
-    values_vsK = acts_VSK[present][:, mask_vS[0]]
-    if values_vsK.dtype in (torch.bfloat16, torch.float16):
-        values_vsK = values_vsK.float()
-    gaps_gsK = values_vsK.sort(0).values.diff(dim=0)
-    below_g = torch.arange(1, len(mask_vS), device=gaps_gsK.device)
-    weight_g = below_g * (len(mask_vS) - below_g)
-    per_token_s = torch.einsum("g,gsk->sk", weight_g.to(gaps_gsK.dtype), gaps_gsK).mean(-1).double()
-    return per_token_s.mean() * 2 / (len(mask_vS) * (len(mask_vS) - 1))
+    variants = len(values_VSK)
+    if variants <= MANY:
+        return _over_all_pairs(values_VSK.unsqueeze(0), values_VSK.new_ones(1, *values_VSK.shape[:2], dtype=torch.bool))[0]
+    if values_VSK.dtype in (torch.bfloat16, torch.float16):
+        values_VSK = values_VSK.float()
+    gaps_GSK = values_VSK.sort(0).values.diff(dim=0)
+    below_G = torch.arange(1, variants, device=gaps_GSK.device)
+    weight_G = below_G * (variants - below_G)
+    per_token_S = torch.einsum("g,gsk->sk", weight_G.to(gaps_GSK.dtype), gaps_GSK).mean(-1).double()
+    return per_token_S.mean() * 2 / (variants * (variants - 1))
 
 
 def _over_all_pairs(acts_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:

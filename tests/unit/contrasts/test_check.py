@@ -51,6 +51,25 @@ def test_what_is_skipped_is_named(llama: Path, tmp_path: Path, write_prompts: Ca
     assert "2 contrasts, 4 texts (4 distinct)" in text
 
 
+def test_all_values_of_a_contrast_are_counted(llama: Path, tmp_path: Path, write_prompts: Callable[..., Path]) -> None:
+    """Statistics tell 16 values of a category apart; what a set holds is another question."""
+    people = [f"man {number}" for number in range(135)]
+    rows = [
+        {
+            "id": f"q{question}",
+            "category": "people",
+            "variants": [{"attribute": who, "text": f"The {who} walked to office {question}"} for who in people],
+        }
+        for question in range(2)
+    ]
+    found = check_prompts(str(write_prompts(tmp_path / "x.jsonl", rows)), str(llama))
+    (row,) = found["categories"]
+    assert row["attributes"] == sorted(people)
+    assert (found["contrasts"], found["texts"], found["distinct_texts"]) == (2, 270, 270)
+    (line,) = [line for line in render(found).splitlines() if line.startswith("  people")]
+    assert line.split()[1:4] == ["2", "2", "135"]  # contrasts, templates, values
+
+
 def test_the_table_is_at_most_100_columns_wide(llama: Path, prompts: Path) -> None:
     report = check_prompts(str(prompts), str(llama))
     lines = render({**report, "set": "x", "model": "m"}).splitlines()

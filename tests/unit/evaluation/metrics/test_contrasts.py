@@ -15,12 +15,13 @@ from scipy.stats import entropy
 from torch import Tensor, nn
 
 from fairprune_framework.api.decoders import text_decoder
-from fairprune_framework.api.interfaces import Pass
+from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.observation import Geometry, observe
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import FairpruneError
+from fairprune_framework.evaluation.metrics import contrasts as metric
 from fairprune_framework.evaluation.metrics.contrasts import TAPS, measure_contrasts, pair_difference
 from fairprune_framework.evaluation.metrics.movement import MovementReader, measure_movements
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
@@ -59,6 +60,13 @@ SETS = {
         contrast("x", *[(5 + v % 3, 2, 3 + v % 3) for v in range(10)]),
         contrast("y", (5, 1, 2), (5, 1, 2)),
     ],
+    "many of unequal length, beside many of equal length and a pair": [
+        contrast("x", *[(5 + v % 4, 2, 3 + v % 4) for v in range(135)]),
+        contrast("y", *[(6, 2, 3)] * 20),
+        contrast("z", (5, 1, 2), (7, 1, 4)),
+    ],
+    "many of which one has no attribute": [contrast("x", (4, 2, 2), *[(5 + v % 2, 2, 3 + v % 2) for v in range(11)])],
+    "many with nothing that all have": [contrast("x", (2, 2, 2), *[(3 + v % 2, 2, 3 + v % 2) for v in range(11)])],
     "a mixture": [
         contrast("x", (5, 1, 2), (5, 1, 2)),
         contrast("y", (6, 2, 3), (7, 2, 4), (8, 2, 5)),
@@ -73,26 +81,44 @@ def difference_by_definition(one: AlignedContrast, acts: Mapping[tuple[int, ...]
         slotted = []
         for tokens, values in zip(one.variants, texts, strict=True):
             slots = [values[tokens.start : tokens.end].mean(0)] if all(v.end > v.start for v in one.variants) else []
-            slotted.append(np.stack([*slots, *values[tokens.end :]]))
+            slotted.append(np.array([*slots, *values[tokens.end :]]))
         texts = slotted
-    return float(np.mean([np.abs(a - b).mean() for a, b in combinations(texts, 2)]))
+    return float(np.mean([np.abs(a - b).mean() if a.size else 0.0 for a, b in combinations(texts, 2)]))
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_pair_difference_against_numpy(name: str) -> None:
-    contrasts = SETS[name]
+def observed(contrasts: list[AlignedContrast]) -> tuple[Observation, tuple[str, ...], dict[tuple[int, ...], Any]]:
+    """What a site shows of random activations, the ids in its order, and the activations of each text."""
     (batch,) = compose(contrasts, {"a": 4}, 10**6)
     values = np.random.default_rng(3).normal(size=(*batch.input_ids.shape, 7))
     texts = {}
     for ids, mask, acts in zip(batch.input_ids, batch.attention_mask, values, strict=True):
         length = int(mask.sum())
         texts[tuple(ids[:length].tolist())] = acts[:length]
-    model = tiny_model("llama")
-    site = next(iter(recognise(model).sites.values()))
-    observation = observe(site, {"gate": torch.from_numpy(values).reshape(-1, 7)}, None, Geometry(batch), Pass(), {})
-    found = dict(zip(batch.ids, pair_difference(observation, "gate").tolist(), strict=True))
-    for one in contrasts:
+    site = next(iter(recognise(tiny_model("llama")).sites.values()))
+    acts = {"gate": torch.from_numpy(values).reshape(-1, 7)}
+    return observe(site, acts, None, Geometry(batch), Pass(), {}), batch.ids, texts  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_pair_difference_against_numpy(name: str) -> None:
+    observation, ids, texts = observed(SETS[name])
+    found = dict(zip(ids, pair_difference(observation, "gate").tolist(), strict=True))
+    for one in SETS[name]:
         assert found[one.id] == pytest.approx(difference_by_definition(one, texts), rel=1e-12), one.id
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_pairs_are_gone_through_one_by_one_only_where_they_are_few(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = []
+
+    def pairs(variants: range, size: int) -> list[tuple[int, ...]]:
+        looked_at.append(len(variants))
+        return list(combinations(variants, size))
+
+    observation, _, _ = observed(SETS[name])
+    monkeypatch.setattr(metric, "combinations", pairs)
+    pair_difference(observation, "gate")
+    assert max(looked_at, default=0) <= metric.MANY
 
 
 # -- the article's number -------------------------------------------------------------------------------------------------
