@@ -7,7 +7,7 @@ RUN := runs/demo
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures faults versions bench clean coverage help
+.PHONY: docs demo test lint types imports pytest golden slow older-reader architectures faults versions bench clean coverage mutation help
 
 help:
 	@echo "make demo   audit, prune and judge the embedded model; leaves $(RUN)"
@@ -17,6 +17,7 @@ help:
 	@echo "make architectures  docs/reference/architectures.md: every family of transformers, taken through surgery (ten minutes)"
 	@echo "make faults kills, dead ranks, full disks, concurrent runs, bad input and fuzzed files; a record in benchmarks/ (an hour)"
 	@echo "make coverage  lines and branches of the package that the unit tests reach; build/coverage/html"
+	@echo "make mutation  200 random changes of the formulas, and which of them the unit tests notice"
 	@echo "make versions WHICH=oldest  the tests on the oldest supported torch, transformers, lightning and lm-eval; or newest"
 	@echo "make docs   the documentation site, in build/site/"
 	@echo "make clean  remove .venv and what tools left"
@@ -91,6 +92,9 @@ coverage: .venv/.ready-dev
 		OMP_NUM_THREADS=1 nice -n 10 $(BIN)/coverage run -m pytest -m "not slow" $$part || exit 1; done
 	$(BIN)/coverage combine && $(BIN)/coverage html --quiet --directory build/coverage/html
 	$(BIN)/coverage report --fail-under 92
+
+mutation: .venv/.ready-dev
+	$(BIN)/python benchmarks/mutation.py --count 200 --results build/mutation.jsonl
 
 faults: .venv/.ready-dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/faults.py --record benchmarks/faults_$$(uname -m)-$$(nproc)core_$$(date +%Y%m).md

@@ -84,7 +84,7 @@ def _confirm_group(model: nn.Module, architecture: Architecture, names: Sequence
             f"{architecture.name}: a forward pass under its taps raised {type(error).__name__}: {error}"
         ) from error
     if not torch.isfinite(logits[0]).all():
-        raise FairpruneError(f"the logits of {type(model).__name__} are not finite on plain tokens: the weights are damaged")
+        raise UserError(f"the logits of {type(model).__name__} are not finite on plain tokens: the weights are damaged")
     change = (logits[1:-1] - logits[0]).abs().amax((1, 2))
     noise = (logits[-1] - logits[0]).abs().max()
     for name, moved in zip(names, change, strict=True):

@@ -7,7 +7,12 @@ from functools import cached_property
 from typing import Any
 
 from fairprune_framework.errors import PromptError, UserError, shown
+from fairprune_framework.utilities.deadline import within
 
+PATIENCE = 10.0
+"""Seconds for a chat template to wrap one text."""
+LONGEST_TEMPLATE = 100_000
+"""Characters that a chat template may add to a text."""
 Encoded = tuple[list[int], list[tuple[int, int]] | None]
 """Token ids of a text, and the characters of each token: (0, 0) for a special token; None where the tokenizer cannot tell."""
 
@@ -73,13 +78,17 @@ class Encoder:
         """The text in its chat template, if one is used.
 
         Raises:
-            UserError: the template fails, or leaves out the text.
+            UserError: the template fails, goes on for ever, leaves out the text, or adds what is no text.
         """
         if not self._chat:
             return text
         turn = [{"role": "user", "content": text}]
         try:
-            wrapped = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+            with within(PATIENCE):
+                wrapped = str(self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True))
+            if len(wrapped) > len(text) + LONGEST_TEMPLATE:
+                raise ValueError(f"it adds {len(wrapped) - len(text):,} characters to a text")
+            wrapped.encode()
         except Exception as error:  # a template is a program of its author: it may raise anything
             raise UserError(
                 f"the chat template of the tokenizer fails: {type(error).__name__}: {shown(str(error))}. Omit --chat-template, or mend it"

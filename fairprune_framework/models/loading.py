@@ -56,7 +56,7 @@ def load_model(
     _refuse_adapter_on_hub(name, source, extra)
     pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
     with _reading(name):
-        tokenizer = AutoTokenizer.from_pretrained(source, **common)
+        tokenizer = _tried(AutoTokenizer.from_pretrained(source, **common))
         options = {"dtype": dtype, "ignore_mismatched_sizes": True, **common, **pickles}
         if (content := _config_of(source, extra)).get(FIELD):
             model, loaded = load_uneven(source, content, **options)
@@ -140,7 +140,13 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
     source, extra = _located(name, None)
     _needs_sentencepiece(Path(source))
     with _reading(name):
-        return AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra)
+        return _tried(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra))
+
+
+def _tried(tokenizer: Any) -> Any:
+    """The tokenizer back, once it has taken a text: what is wrong with its settings shows only then."""
+    tokenizer(["a text"])
+    return tokenizer
 
 
 def _needs_sentencepiece(folder: Path) -> None:

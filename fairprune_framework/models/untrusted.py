@@ -33,8 +33,8 @@ def refuse_code(folder: Path, name: str, *, trust_remote_code: bool, allow_pickl
     """Look at a model's folder before transformers does.
 
     Raises:
-        UserError: its only weights are pickles, its index names files that are no safetensors of this folder, or its config
-            asks for a kernel from the hub; and the option that allows it was not given.
+        UserError: its only weights are pickles, its index names files that are no safetensors of this folder, or its config, or a part
+            of it, asks for a kernel from the hub; and the option that allows it was not given. Or one of the two files is no JSON.
     """
     weights = list(folder.glob("*.safetensors"))
     if not weights and not allow_pickle:
@@ -44,17 +44,19 @@ def refuse_code(folder: Path, name: str, *, trust_remote_code: bool, allow_pickl
                 f"the weights of {name!r} are a pickle ({pickles[0]}), which can run code: convert them to safetensors, or give "
                 "--allow-pickle if you trust their source"
             )
-    for file in _shards(folder / "model.safetensors.index.json"):
+    for file in _shards(folder / "model.safetensors.index.json", name):
         if not isinstance(file, str) or "/" in file or "\\" in file or not file.endswith(".safetensors"):
             raise UserError(f"the index of the weights of {name!r} names {shown(file)}, which is no safetensors file beside it")
-    config = _json(folder / "config.json")
-    for field in _KERNELS:
-        value = config.get(field)
-        if not trust_remote_code and isinstance(value, (str, dict)) and "/" in str(value):
-            raise UserError(
-                f"the config of {name!r} asks for compiled code from the hub ({field}: {shown(value)}): remove that field, or give "
-                "--trust-remote-code if you trust its source"
-            )
+    parts: list[Any] = [_json(folder / "config.json", name)]
+    for part in parts:
+        fields = part.items() if isinstance(part, dict) else ()
+        for field, value in fields:
+            if field in _KERNELS and not trust_remote_code and isinstance(value, (str, dict)) and "/" in str(value):
+                raise UserError(
+                    f"the config of {name!r} asks for compiled code from the hub ({field}: {shown(value)}): remove that field, or give "
+                    "--trust-remote-code if you trust its source"
+                )
+            parts.append(value)
 
 
 def refuse_oversized(folder: Path, name: str) -> None:
@@ -68,7 +70,7 @@ def refuse_oversized(folder: Path, name: str) -> None:
         shapes |= _shapes(path, name)
     if not shapes:
         return
-    config = _json(folder / "config.json")
+    config = _json(folder / "config.json", name)
     text = config.get("text_config")
     total = sum(math.prod(shape) for shape in shapes.values())
     refuse_shapes(config, total, name)
@@ -99,14 +101,20 @@ def _shapes(path: Path, name: str) -> dict[str, list[int]]:
         raise UserError(f"cannot load the model {name!r}: {path.name} is damaged: {' '.join(str(error).split())}") from error
 
 
-def _shards(index: Path) -> list[Any]:
-    found = _json(index).get("weight_map")
+def _shards(index: Path, name: str) -> list[Any]:
+    found = _json(index, name).get("weight_map")
     return list(found.values()) if isinstance(found, dict) else []
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is none, and where transformers will say what is wrong with it."""
-    try:
-        return read_json(path)
-    except RunFolderError:
+def _json(path: Path, name: str) -> dict[str, Any]:
+    """The JSON object that transformers will read there, NaN and Infinity included; empty where there is no file.
+
+    Raises:
+        UserError: no JSON, no object, or a key occurs twice: what is looked at here would not be what is loaded.
+    """
+    if not path.exists():
         return {}
+    try:
+        return read_json(path, constants="keep")
+    except RunFolderError as error:
+        raise UserError(f"cannot load the model {name!r}: {error}") from error

@@ -194,11 +194,14 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def parse_json(text: str, surrogates: Literal["refuse", "keep"] = "refuse") -> Any:
+def parse_json(
+    text: str, surrogates: Literal["refuse", "keep"] = "refuse", constants: Literal["refuse", "keep"] = "refuse"
+) -> Any:
     """Parse a JSON text.
 
     Args:
         surrogates: what becomes of half a surrogate pair; `keep` is for a caller that names the field which holds it.
+        constants: what becomes of NaN and Infinity; `keep` is for files of others, which hold them.
 
     Raises:
         ValueError: not JSON, nested too deeply, a number beyond range, or a key that occurs twice, where Python would drop the
@@ -214,6 +217,8 @@ def parse_json(text: str, surrogates: Literal["refuse", "keep"] = "refuse") -> A
         return found
 
     def constant(name: str) -> float:
+        if constants == "keep":
+            return float(name)
         raise ValueError(f"{name} is not JSON")
 
     try:
@@ -229,14 +234,14 @@ def parse_json(text: str, surrogates: Literal["refuse", "keep"] = "refuse") -> A
         raise ValueError(shortened(str(error), 497)) from None
 
 
-def read_json(path: Path, format: str | None = None) -> dict[str, Any]:
-    """Read a JSON object, of the format given.
+def read_json(path: Path, format: str | None = None, constants: Literal["refuse", "keep"] = "refuse") -> dict[str, Any]:
+    """Read a JSON object, of the format given; `constants` as for `parse_json`.
 
     Raises:
         RunFolderError: absent, broken, or of another format.
     """
     try:
-        data = parse_json(path.read_text(encoding="utf-8"))
+        data = parse_json(path.read_text(encoding="utf-8"), constants=constants)
     except FileNotFoundError:
         raise RunFolderError(f"{path} is missing") from None
     except (OSError, ValueError) as error:

@@ -250,13 +250,26 @@ def test_an_index_names_safetensors_of_its_own_folder(tmp_path: Path, llama: Pat
         load_model(str(tmp_path / "m"))
 
 
-def test_a_config_brings_no_kernel(tmp_path: Path, llama: Path) -> None:
+KERNEL = '"attn_implementation": "someone/kernel"'
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        (KERNEL, "asks for compiled code from the hub"),
+        (f'{KERNEL}, "time_step_limit": [0.0, Infinity]', "asks for compiled code from the hub"),
+        (f'"text_config": {{{KERNEL}}}', "asks for compiled code from the hub"),
+        (f'"attn_implementation": "sdpa", {KERNEL}', "the key 'attn_implementation' occurs twice"),
+        (f'{KERNEL}, "x": "\\ud800"', "cannot load the model"),
+    ],
+)
+def test_a_config_brings_no_kernel(fields: str, expected: str, tmp_path: Path, llama: Path) -> None:
     from fairprune_framework.models.loading import load_model
 
     shutil.copytree(llama, tmp_path / "m")
-    config = json.loads((tmp_path / "m" / "config.json").read_text())
-    (tmp_path / "m" / "config.json").write_text(json.dumps(config | {"attn_implementation": "someone/kernel"}))
-    with pytest.raises(UserError, match="asks for compiled code from the hub"):
+    config = (tmp_path / "m" / "config.json").read_text()
+    (tmp_path / "m" / "config.json").write_text(f"{config.rstrip().removesuffix('}')}, {fields}}}")
+    with pytest.raises(UserError, match=expected):
         load_model(str(tmp_path / "m"))
 
 

@@ -18,6 +18,8 @@ from fairprune_framework.errors import RankFailed, UserError
 
 SHARDED = ("fsdp", "tensor_parallel")
 """Strategies under which no rank holds the whole model: all ranks compute in lockstep."""
+MOST_PROCESSES = 16
+"""Processes that one command starts, on a machine with fewer processors or GPUs."""
 BY_MULTIPROCESSING = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 """Strategies whose ranks are all children of this process, rank 0 too."""
 
@@ -77,6 +79,8 @@ class Parallelism:
             raise UserError(f"--strategy {self.strategy} works on one node: take ddp for {self.nodes} nodes")
         if self.external and not _torchrun() and "SLURM_NTASKS_PER_NODE" not in os.environ:  # Lightning derives ranks from it
             raise UserError("SLURM started the ranks with --ntasks alone: give --ntasks-per-node, as many as --devices")
+        if not self.external and self.devices > (most := max(MOST_PROCESSES, os.cpu_count() or 1)):
+            raise UserError(f"--devices {self.devices} are more processes than this machine bears: it starts at most {most}")
         if not self.external or self.devices < 1:
             return
         world = launched_ranks()[1]

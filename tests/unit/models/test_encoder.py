@@ -124,9 +124,19 @@ def test_a_token_beyond_the_embedding_is_named() -> None:
         ("{{ 1 / 0 }}", "fails: ZeroDivisionError"),
         ("a fixed prompt", "leaves out or changes the text"),
         ("{{ messages[0].content | upper }}", "leaves out or changes the text"),
+        (
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "fails: TimeoutError: 'not done after 0.2 s'",
+        ),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "fails: RecursionError"),
+        ("{{ messages[0].content }}{{ 'x' * 200000 }}", "it adds 200,000 characters to a text"),
+        ("\ud800{{ messages[0].content }}", "fails: UnicodeEncodeError"),
+        (5, "fails: TypeError"),
+        ({"tool": "x"}, "fails: ValueError"),
     ],
 )
-def test_a_chat_template_that_cannot_be_used(template: str, words: str) -> None:
+def test_a_chat_template_that_cannot_be_used(template: object, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fairprune_framework.models.encoder.PATIENCE", 0.2 if "TimeoutError" in words else 60)
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = template
     with pytest.raises(UserError, match=words):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,22 @@ def test_a_broken_config_is_one_line(copied: Path) -> None:
     with pytest.raises(UserError, match="cannot load the model") as caught:
         load_model(str(copied))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["config.json", "model.safetensors.index.json"])
+def test_a_key_that_occurs_twice(field: str, copied: Path) -> None:
+    """transformers would take the last one, without a word."""
+    (copied / field).write_text('{"vocab_size": 5, "vocab_size": 6}')
+    with pytest.raises(UserError, match="the key 'vocab_size' occurs twice"):
+        load_model(str(copied))
+
+
+@pytest.mark.parametrize("load", [load_model, load_tokenizer])
+def test_a_tokenizer_that_takes_no_text(load: Callable[[str], Any], copied: Path) -> None:
+    config = json.loads((copied / "tokenizer_config.json").read_text())
+    (copied / "tokenizer_config.json").write_text(json.dumps(config | {"model_max_length": "x"}))
+    with pytest.raises(UserError, match=r"cannot load the model .*: TypeError"):
+        load(str(copied))
 
 
 def test_quiet_is_undone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,6 +89,7 @@ def test_strategies_mean_something_on_several_devices_alone(
     ("parallelism", "variables", "text"),
     [
         (Parallelism(strategy="ddp"), {}, "--strategy ddp needs more than one device"),
+        (Parallelism(devices=10**5), {}, "--devices 100000 are more processes than this machine bears"),
         (Parallelism(devices=2, nodes=2, strategy="ddp_fork"), {}, "works on one node: take ddp for 2 nodes"),
         (Parallelism(devices=2), TORCHRUN, "torchrun started 8 processes, but --devices 2 times --nodes 1 is 2"),
         (Parallelism(devices=4, nodes=2), {"SLURM_PROCID": "3", "SLURM_NTASKS": "8"}, "give --ntasks-per-node"),
