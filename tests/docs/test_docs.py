@@ -40,6 +40,7 @@ STAND_INS = {
     "builtin:en-small": "tiny.jsonl",
     "builtin:en-1": "tiny.jsonl",
     "builtin:en": "tiny.jsonl",
+    "builtin:es": "tiny.jsonl",
 }
 WIDTH = 128
 
