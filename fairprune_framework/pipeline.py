@@ -170,12 +170,39 @@ def evaluate(run: Run | None = None, output: str | Path | None = None, **options
 
 
 def restore(
-    run: Run | str | Path, output: str | Path | None = None, *, restoration: str | Path | None = None, **allowed: bool
+    run: Run | str | Path,
+    output: str | Path | None = None,
+    *,
+    restoration: str | Path | None = None,
+    layers: Collection[int] = (),
+    categories: Collection[str] = (),
+    neurons: Collection[str] = (),
+    architecture: str | None = None,
+    **allowed: bool,
 ) -> tuple[Any, Any]:
-    """The original model and its tokenizer, from a pruned one: bit by bit what was pruned. See `surgery/restore.py`."""
+    """The original model and its tokenizer, from a pruned one: bit by bit what was pruned.
+
+    Args:
+        run: a run, or its folder, or that of a pruned model.
+        output: folder to make; None: nothing is written.
+        restoration: the file; None: the one in or beside the folder.
+        layers, categories: put back only the neurons of these layers and of these categories; the rest of the plan stays carried out.
+        neurons: and these, `LAYER:UNIT` or `SITE:UNIT`.
+        architecture: adapter that the run named, where only a part is put back.
+        allowed: `trust_remote_code`, `allow_pickle`, as `load_model`.
+
+    Raises:
+        UserError: no such model, restoration, layer, category or neuron.
+        VerificationFailed: what would come out is not, bit by bit, what it should be; nothing is written.
+    """
+    from fairprune_framework.recipes.recipe import PluginSpec
+    from fairprune_framework.surgery.partial import Part
     from fairprune_framework.surgery.restore import restore_folder
 
-    return restore_folder(_folder(run), output, restoration, **allowed)
+    part = Part(layers=tuple(layers), categories=tuple(categories), neurons=tuple(neurons))
+    adapter = PluginSpec(plugin=architecture) if architecture else None
+    done = restore_folder(_folder(run), output, restoration, part=part or None, architecture=adapter, **allowed)
+    return done.model, done.tokenizer
 
 
 def report(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from fairprune_framework.analysis.common import opened_run
 from fairprune_framework.api.types import Scores, Site
-from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.evaluation.metrics.movement import MovementReader, described_movement, measure_movements
+from fairprune_framework.models.neurons import located
 from fairprune_framework.recipes.recipe import budget_of
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.progress import Notify, silent
@@ -45,22 +44,6 @@ def inspect(run: Run | str | Path, unit: str, notify: Notify = silent) -> dict[s
         "contrasts": moved_by(opened, site, index)[:MOST],
         **_tokens(opened, site, index),
     }
-
-
-def located(text: str, sites: Mapping[str, Site]) -> tuple[Site, int]:
-    """The site and the unit of `SITE:I`."""
-    if (match := re.fullmatch(r"(.+):(\d{1,18})", text.strip())) is None:
-        raise UserError(f"--unit must be SITE:I, such as {next(iter(sites))}:0. Got {text!r} instead.")
-    name, index = match[1], int(match[2])
-    if re.fullmatch(r"\d{1,18}", name):
-        of_layer = [site for site in sites.values() if site.layer == int(name)]
-        if len(of_layer) == 1:
-            name = of_layer[0].name
-    if name not in sites:
-        raise UserError(f"the model has no site {name!r}.{did_you_mean(name, sites)}")
-    if index >= sites[name].units:
-        raise UserError(f"{name} has {sites[name].units} neurons, counted from 0. Got {index} instead.")
-    return sites[name], index
 
 
 def _scores_of(scores: Scores, site: Site, index: int) -> dict[str, Any]:

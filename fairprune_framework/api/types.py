@@ -193,8 +193,9 @@ class Choice:
     factors: Mapping[str, Tensor] = field(default_factory=dict)
     """For the operator `scale`: site -> (n,) float, parallel to `units`, a factor in [0, 10] for each; in place of `factor`."""
     categories: Mapping[str, Tensor] = field(default_factory=dict)
-    """site -> (n,) int64, parallel to `units`: the categories for which a unit was chosen, bit k for the k-th of the sorted names;
-    the plan keeps it."""
+    """site -> (n,) int64, parallel to `units`: the categories for which a unit was chosen, bit k for the k-th of the sorted names.
+    The plan keeps it, and `restore --category` goes by it; where a policy does not say, the category in which the unit's bias
+    ranks highest."""
     reason: str | None = None
     """Why nothing was chosen, or less than asked."""
 
@@ -227,6 +228,8 @@ class Plan:
     factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of the operator `scale`: site -> a factor for each of its units, in place of the one `factor`."""
     categories: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """site -> for each unit the categories that it was chosen for, bit k for the k-th of `category_names`."""
+    category_names: tuple[str, ...] = ()
     abstained: bool = False
     reason: str | None = None
 
@@ -252,6 +255,7 @@ class Plan:
             **({"factors": {site: list(each) for site, each in self.factors.items()}} if self.factors else {}),
             "sites": {site: list(units) for site, units in self.sites.items()},
             "categories": {site: list(bits) for site, bits in self.categories.items()},
+            "category_names": list(self.category_names),
             "requested": dict(self.requested),
             "achieved": dict(self.achieved),
             "abstained": self.abstained,
@@ -278,6 +282,7 @@ class Plan:
                 factors={str(site): tuple(each) for site, each in (data.get("factors") or {}).items()},
                 sites=sites,
                 categories={site: tuple(bits) for site, bits in (data.get("categories") or {}).items()},
+                category_names=tuple(data.get("category_names") or ()),
                 requested=dict(data.get("requested") or {}),
                 achieved=dict(data.get("achieved") or {}),
                 abstained=bool(data.get("abstained", False)),
@@ -293,6 +298,8 @@ class Plan:
             check_factor(plan.factor, where)
         elif plan.factor is not None:
             raise UserError(f"The 'factor' of {where} must be null: the operator {plan.operator!r} does not scale.")
+        if any(len(bits) != len(sites.get(site, ())) for site, bits in plan.categories.items()):
+            raise UserError(f"The 'categories' of {where} must name one number for each unit of a site.")
         for site, units in sites.items():
             if odd := [unit for unit in units if type(unit) is not int]:
                 raise UserError(f"The units of site {site!r} in {where} must be whole numbers. Got {odd[0]!r} instead.")

@@ -1,4 +1,4 @@
-"""`fairprune restore`: the original model from a pruned one."""
+"""`fairprune restore`: the original model from a pruned one, or a part of it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,19 @@ from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_unsafe, unsafe_options
+from fairprune_framework.errors import UserError
 
 
 def _add_options(parser: Any) -> None:
     parser.add_argument("source", help="a run folder, or the folder of a pruned model")
     parser.add_argument("--output", required=True, help="the folder to make, in the layout of Hugging Face")
     parser.add_argument("--restoration", help="the file to restore from; by default the one in or beside the folder")
+    parser.add_argument("--layer", action="append", help="put back the neurons of this layer alone. May be given again.")
+    text = "put back those of this category alone; with --layer those of both. May be given again."
+    parser.add_argument("--category", action="append", help=text)
+    text = "put back this one: LAYER:UNIT, or SITE:UNIT where a layer has several sites. May be given again."
+    parser.add_argument("--neuron", action="append", help=text)
+    parser.add_argument("--architecture", help="adapter, where the run named one and a part is put back")
     add_json(parser)
     add_unsafe(parser)
 
@@ -21,17 +28,45 @@ def _add_options(parser: Any) -> None:
 def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.models.loading import parameter_count
     from fairprune_framework.models.weights import fingerprint
+    from fairprune_framework.recipes.recipe import PluginSpec
+    from fairprune_framework.surgery.partial import Part
     from fairprune_framework.surgery.restore import restore_folder
 
-    model, _ = restore_folder(Path(values["source"]), values["output"], values.get("restoration"), **unsafe_options(values))
-    facts = {"output": values["output"], "parameters": parameter_count(model), "fingerprint": fingerprint(model)}
+    part = Part(
+        layers=tuple(map(_number, values.get("layer") or ())),
+        categories=tuple(values.get("category") or ()),
+        neurons=tuple(values.get("neuron") or ()),
+    )
+    done = restore_folder(
+        Path(values["source"]),
+        values["output"],
+        values.get("restoration"),
+        part=part or None,
+        architecture=PluginSpec(plugin=values["architecture"]) if values.get("architecture") else None,
+        **unsafe_options(values),
+    )
+    facts = {"output": values["output"], "parameters": parameter_count(done.model), "fingerprint": fingerprint(done.model)}
+    facts |= {"neurons_back": done.back, "neurons_out": done.out}
     if values.get("json"):
         print(json.dumps(facts, indent=1))
+    elif done.out:
+        print(f"{facts['output']}: {facts['parameters']:,} parameters, {done.back} neurons are back and {done.out} still out")
     else:
         print(f"{facts['output']}: {facts['parameters']:,} parameters, bit by bit the original ({facts['fingerprint'][:12]})")
     return 0
 
 
+def _number(word: str) -> int:
+    if not word.isdecimal() or len(word) > 9:
+        raise UserError(f"--layer must be the number of a layer, counted from 0. Got {word!r} instead.")
+    return int(word)
+
+
 COMMANDS = (
-    Command(name="restore", help="make the original model from a pruned one, bit by bit", add_options=_add_options, run=_run),
+    Command(
+        name="restore",
+        help="make the original model from a pruned one, bit by bit, or put back a part of it",
+        add_options=_add_options,
+        run=_run,
+    ),
 )

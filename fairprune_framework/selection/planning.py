@@ -82,7 +82,8 @@ def make_plan(
         operator=operator,
         factor=factor,
         factors=factors_of(choice, kept),
-        categories=categories_of(choice, kept),
+        categories=categories_of(choice, kept, scores),
+        category_names=tuple(sorted(scores.by_category)) if kept else (),
         sites={name: tuple(sorted(units.tolist())) for name, units in kept.items()},
         requested={"budget": str(budget), "units": budget.units(scores.sites)},
         achieved=achieved,
@@ -100,13 +101,25 @@ def factors_of(choice: Choice, kept: dict[str, Tensor]) -> dict[str, tuple[float
     return found
 
 
-def categories_of(choice: Choice, kept: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """site -> the bit masks of the units that were kept, in the order of their indices; of the sites for which the choice has them."""
+def categories_of(choice: Choice, kept: dict[str, Tensor], scores: Scores) -> dict[str, tuple[int, ...]]:
+    """site -> the bit masks of the units that were kept, in the order of their indices: those of the choice, or where it has none the
+    categories in which the unit's bias has the highest rank among all units."""
     found: dict[str, tuple[int, ...]] = {}
+    ranks: list[Tensor] = []
+    values = [scores.by_category[category] for category in sorted(scores.by_category)]
     for name, units in kept.items():
+        ordered = units.sort().values
         if name in choice.categories:
             known = dict(zip(choice.units[name].tolist(), choice.categories[name].tolist(), strict=True))
-            found[name] = tuple(known[unit] for unit in sorted(units.tolist()))
+            found[name] = tuple(known[unit] for unit in ordered.tolist())
+        elif values and all(name in each for each in values):
+            ranks = ranks or [torch.cat([each[site].double() for site in sorted(each)]).sort().values for each in values]
+            shares = [
+                torch.searchsorted(ranked, each[name][ordered].double()) / len(ranked)
+                for ranked, each in zip(ranks, values, strict=True)
+            ]
+            best = torch.stack(shares) == torch.stack(shares).amax(0)
+            found[name] = tuple(sum(1 << bit for bit, one in enumerate(column) if one) for column in best.T.tolist())
     return found
 
 

@@ -136,6 +136,15 @@ def pruned_in_place(
     model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int]
 ) -> Iterator[None]:
     """The model with the plan carried out in its weights and config; everything is put back afterwards, bit by bit."""
+    with carry_out(model, plan, sites, widths):
+        yield
+
+
+def carry_out(model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int]) -> ExitStack:
+    """Carry the plan out in the weights and config of a model, in place.
+
+    Returns: what undoes it, bit by bit, when it is closed; let go of, the model stays as it is now.
+    """
     config: Any = model.config
     config = config.get_text_config()
     with ExitStack() as stack:
@@ -169,7 +178,7 @@ def pruned_in_place(
         for field, width in new_fields(sites, widths, config).items():
             stack.callback(write_field, config, field, read_field(config, field))
             write_field(config, field, width)
-        yield
+        return stack.pop_all()
 
 
 def new_fields(sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int], config: Any) -> dict[str, int]:
@@ -293,7 +302,7 @@ def save_pruned_model(
         gc.collect()
         stopping.check()
         if restoration is not None:
-            save(capture(model, plan, sites, stored, pruned), restoration)
+            save(capture(model, plan, sites, stored, pruned, exact=exact, round_to=round_to), restoration)
         written = sum(file.stat().st_size for file in shards(temporary))
         move_folder(temporary, target)
     per_unit = {name: unit_parameters(model, site) for name, site in sites.items()}

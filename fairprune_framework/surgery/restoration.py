@@ -24,7 +24,7 @@ from fairprune_framework.models.weights import fingerprint, weights_digest
 from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
 from fairprune_framework.utilities.files import parse_json, write_tensors
 
-FORMAT = "fairprune-restoration/2"
+FORMAT = "fairprune-restoration/3"
 FILE = "restoration.safetensors"
 WIDTH_FIELDS = re.compile(
     r"(?:[a-z0-9]+_config\.)?(?:[a-z0-9]+_)*(?:intermediate|ffn|d?ff|mlp|inner|expert|feed_forward)(?:_[a-z0-9]+)*(?:\.[0-9]+)?"
@@ -37,9 +37,12 @@ WIDTH_FIELDS = re.compile(
 class Restoration:
     """What a removal took, and where it belongs."""
 
-    model: str
-    fingerprint: str
-    """Of the original."""
+    plan: Plan
+    """What was carried out; it names the original model, and its fingerprint."""
+    exact: bool
+    """Whether each layer was stored in its own width."""
+    round_to: int
+    """What stored widths are multiples of."""
     weights: str
     """Digest of every bit of the original, also of what was not changed."""
     pruned: str
@@ -66,7 +69,14 @@ def bytes_hash(tensor: Tensor) -> str:
 
 @torch.no_grad()
 def capture(
-    model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int], pruned: str
+    model: nn.Module,
+    plan: Plan,
+    sites: Mapping[str, Site],
+    widths: Mapping[tuple[str, int], int],
+    pruned: str,
+    *,
+    exact: bool = False,
+    round_to: int = 1,
 ) -> Restoration:
     """Take note of the original before `plan` is carried out at these stored widths.
 
@@ -74,6 +84,7 @@ def capture(
         model: the original, unchanged.
         widths: (width group, width) -> stored width, as `stored_widths` gives it.
         pruned: fingerprint of the model as pruned.
+        exact, round_to: how `widths` came about.
     """
     config: Any = model.config
     config = config.get_text_config()
@@ -104,8 +115,9 @@ def capture(
             slices.setdefault(slice_.parameter, []).append((name, slice_))
     changed = {parameter: model.get_parameter(parameter) for parameter in slices}
     return Restoration(
-        model=plan.model,
-        fingerprint=plan.fingerprint,
+        plan=plan,
+        exact=exact,
+        round_to=round_to,
         weights=weights_digest(model),
         pruned=pruned,
         config=fields,
@@ -120,7 +132,10 @@ def capture(
 def save(restoration: Restoration, path: Path) -> None:
     """Write the file atomically."""
     content = {
-        "model": {"name": restoration.model, "fingerprint": restoration.fingerprint, "weights": restoration.weights},
+        "plan": restoration.plan.to_json(),
+        "exact": restoration.exact,
+        "round_to": restoration.round_to,
+        "weights": restoration.weights,
         "pruned": restoration.pruned,
         "config": dict(restoration.config),
         "units": {site: [list(cut), list(overwritten)] for site, (cut, overwritten) in restoration.units.items()},
@@ -155,9 +170,10 @@ def load(path: Path) -> Restoration:
         data = parse_json(header["fairprune"])
         parameters = data["parameters"]
         found = Restoration(
-            model=data["model"]["name"],
-            fingerprint=data["model"]["fingerprint"],
-            weights=data["model"]["weights"],
+            plan=Plan.from_json(data["plan"], f"the plan in {path.name}"),
+            exact=data["exact"],
+            round_to=data["round_to"],
+            weights=data["weights"],
             pruned=data["pruned"],
             config=data["config"],
             shapes={name: tuple(entry["shape"]) for name, entry in parameters.items()},
@@ -181,9 +197,14 @@ def _read_slice(data: Mapping[str, Any]) -> tuple[str, Slice]:
 
 def _check(found: Restoration) -> None:
     """Raise `ValueError` where a file says what no removal writes. What does not fit the model is found by `_refuse_misfit`."""
-    texts = (found.model, found.fingerprint, found.weights, found.pruned, *found.hashes.values())
+    texts = (found.weights, found.pruned, *found.hashes.values())
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a name or hash is no text")
+    if type(found.exact) is not bool or type(found.round_to) is not int or found.round_to < 1:
+        raise ValueError("what stored widths follow from is neither true nor false, or no number")
+    planned = {site: sorted(units) for site, units in found.plan.sites.items() if units}
+    if {site: sorted((*cut, *over)) for site, (cut, over) in found.units.items()} != planned:
+        raise ValueError("its units are not those of its plan")
     for field, value in found.config.items():
         if not WIDTH_FIELDS.fullmatch(field) or not (value is None or (type(value) is int and value >= 1)):
             raise ValueError(f"the config field {shown(field)}: {shown(value)} is no width of an MLP")
@@ -222,7 +243,7 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
     """
     if (actual := fingerprint(model)) != restoration.pruned:
         raise UserError(
-            f"the restoration is for another model: it undoes {restoration.pruned[:12]} (from {restoration.model}), "
+            f"the restoration is for another model: it undoes {restoration.pruned[:12]} (from {restoration.plan.model}), "
             f"this one is {actual[:12]}"
         )
     config: Any = model.config

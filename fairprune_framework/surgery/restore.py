@@ -1,15 +1,35 @@
-"""`fairprune restore`: a run folder or a pruned model's folder in, the original model out, checked before it appears."""
+"""`fairprune restore`: a run folder or a pruned model's folder in, the original model out, checked before it appears; or the model as
+it would be, had a part of the plan not been carried out."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from fairprune_framework.api.widths import read_field
 from fairprune_framework.errors import RunFolderError, UserError, VerificationFailed
 from fairprune_framework.surgery import restoration as kept
+from fairprune_framework.surgery.partial import Part, without
 from fairprune_framework.utilities import integrity
-from fairprune_framework.utilities.files import move_folder, refuse_unwritable, sweep, temporary_folder
+from fairprune_framework.utilities.files import move_folder, refuse_unwritable, sweep, temporary_folder, write_json
 from fairprune_framework.utilities.schemas import RunRecord, read_checked
+
+if TYPE_CHECKING:
+    from fairprune_framework.recipes.recipe import PluginSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """A model that got back what was taken from it."""
+
+    model: Any
+    tokenizer: Any
+    back: int
+    """Neurons that are as they were in the original."""
+    out: int
+    """Neurons that are still removed, zeroed or scaled."""
 
 
 def found_in(folder: Path, file: str | Path | None = None) -> tuple[Path, Path]:
@@ -38,22 +58,30 @@ def restore_folder(
     output: str | Path | None = None,
     file: str | Path | None = None,
     *,
+    part: Part | None = None,
+    architecture: PluginSpec | None = None,
     trust_remote_code: bool = False,
     allow_pickle: bool = False,
-) -> tuple[Any, Any]:
+) -> Restored:
     """Load the pruned model, put back what was taken, and save it where `output` says.
+
+    Of a part, bit by bit the model is made that the plan without it makes of the original; `output` then holds a restoration for what
+    is still out, and `plan.json` of it.
 
     Args:
         folder: a run folder, or the folder of a pruned model.
         output: folder to make; it must not exist, or be empty. None: nothing is written.
         file: the restoration; by default the one in or beside the folder.
+        part: the neurons to put back; None: all.
+        architecture: adapter that knows the original, where a part is put back; None: the one that fits.
         trust_remote_code, allow_pickle: as `load_model`.
 
     Returns:
-        (model, tokenizer), on the CPU, in the dtype that was pruned.
+        The model on the CPU, in the dtype that was pruned.
 
     Raises:
-        UserError: no such model or restoration, one that belongs to another model, or an output that holds something.
+        UserError: no such model or restoration, one that belongs to another model, a part that is none, or an output that holds
+            something.
         VerificationFailed: what would come out is not, bit by bit, the original; nothing is written.
     """
     from fairprune_framework.models import uneven
@@ -72,16 +100,57 @@ def restore_folder(
     restoration = kept.load(beside)
     model, tokenizer = load_model(str(source), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     kept.restore_in_place(model, restoration)
+    rest = _carried_out_again(model, restoration, part, architecture) if part else None
+    out = 0 if rest is None else rest.plan.count
+    done = Restored(model=model, tokenizer=tokenizer, back=restoration.plan.count - out, out=out)
     uneven.forget(model, restoration.slices)
     if target is None:
-        return model, tokenizer
+        return done
+    expected = restoration.weights if rest is None else weights_digest(model)
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, target.name)
     with temporary_folder(target) as temporary:
-        fields = restoration.config
+        config = model.config.get_text_config()
+        fields = restoration.config if rest is None else {field: read_field(config, field) for field in restoration.config}
         save_like(source, temporary, model, parameters=sorted(restoration.slices), fields=fields, back=True)
         uneven.mark(temporary, model, restoration.slices)
-        if weights_digest(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != restoration.weights:
-            raise VerificationFailed("the reloaded model is not the original. Nothing was kept.")
+        if weights_digest(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != expected:
+            raise VerificationFailed("the reloaded model is not the restored one. Nothing was kept.")
+        if rest is not None:
+            kept.save(rest, temporary / kept.FILE)
+            write_json(temporary / "plan.json", rest.plan.to_json())
         move_folder(temporary, target)
-    return model, tokenizer
+    return done
+
+
+def _carried_out_again(
+    model: Any, restoration: kept.Restoration, part: Part, spec: PluginSpec | None
+) -> kept.Restoration | None:
+    """Carry out, on the original, the plan without a part of it.
+
+    Returns: what undoes that; None where nothing is left to carry out.
+    """
+    from fairprune_framework.models.architecture import recognise
+    from fairprune_framework.models.weights import fingerprint
+    from fairprune_framework.surgery.masking import check_plan
+    from fairprune_framework.surgery.removal import carry_out, stored_sites, stored_widths
+
+    architecture, plan = recognise(model, spec), restoration.plan
+    check_plan(plan, model, architecture)
+    _refuse_other_slices(architecture.sites, restoration, architecture.name)
+    rest = without(plan, part.of(plan, architecture.sites))
+    if rest.count == 0:
+        return None
+    sites = stored_sites(architecture.sites, "exact" if restoration.exact else "uniform")
+    widths = stored_widths(rest, sites, restoration.round_to)
+    how = {"exact": restoration.exact, "round_to": restoration.round_to}
+    captured = kept.capture(model, rest, sites, widths, "", **how)
+    carry_out(model, rest, sites, widths)
+    return replace(captured, pruned=fingerprint(model))
+
+
+def _refuse_other_slices(sites: Mapping[str, Any], restoration: kept.Restoration, name: str) -> None:
+    """Raise `UserError` where an adapter finds planned neurons in other places than the one with which they were taken."""
+    taken = {(site, slice_) for pieces in restoration.slices.values() for site, slice_ in pieces}
+    if {(site, slice_) for site in restoration.units for slice_ in sites[site].slices} != taken:
+        raise UserError(f"the neurons were taken from other places than {name} names: give --architecture of the run")

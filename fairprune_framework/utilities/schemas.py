@@ -227,6 +227,7 @@ class PlanFile(Schema):
     factor: Number | None = None
     sites: dict[str, list[Count]]
     categories: dict[str, list[Count]] | None = {}
+    category_names: list[str] | None = []
     requested: Requested | None = None
     achieved: Achieved | None = None
     abstained: bool = False

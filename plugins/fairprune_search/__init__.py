@@ -17,7 +17,7 @@ import math
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -190,14 +190,17 @@ class CategoryIntersection(SelectionPolicy):
         """See `SelectionPolicy.select`."""
         allowed = biased(scores, eligible(scores, budget))
         votes = {name: torch.zeros(len(may), dtype=torch.long) for name, may in allowed.items()}
-        for found in scores.by_category.values():
+        bits = {name: torch.zeros(len(may), dtype=torch.long) for name, may in allowed.items()}
+        for place, (_, found) in enumerate(sorted(scores.by_category.items())):
             here = {name: found[name].masked_fill(~may, -torch.inf) for name, may in allowed.items() if name in found}
             for name, top in top_share(here, self.share).items() if here else ():
                 votes[name] += top
+                bits[name] += top.long() << place
         wanted = self.least or len(scores.by_category)
         both = {name: may & (votes[name] >= wanted) for name, may in allowed.items()}
         nothing = f"no neuron with a bias above 0 is in the top {self.share:.1%} of {wanted} categories"
-        return select_top(scores, budget, scores.bias, both, nothing)
+        choice = select_top(scores, budget, scores.bias, both, nothing)
+        return replace(choice, categories={name: bits[name][units] for name, units in choice.units.items()})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,8 +18,10 @@ from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.weights import fingerprint
+from fairprune_framework.surgery.partial import Part, without
 from fairprune_framework.surgery.removal import save_pruned_model
-from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
+from fairprune_framework.testing.families import small_model
+from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
 
 IDS = torch.randint(3, 500, (1, 8), generator=torch.Generator().manual_seed(0))
 
@@ -29,24 +31,40 @@ def reload(folder: Path) -> nn.Module:
     return model.eval()
 
 
-def pruned(model: nn.Module, folder: Path, counts: tuple[int, ...], operator: Any = "remove") -> Path:
-    """Random units of each site go, as many as `counts` says in turn."""
+def planned(model: nn.Module, counts: tuple[int, ...], operator: str) -> Plan:
+    """Random units of each site, as many as `counts` says in turn; those of even index were chosen for a, of odd index for b."""
     architecture = recognise(model)
     draw = torch.Generator().manual_seed(1)
     sites = {
         name: tuple(sorted(torch.randperm(site.units, generator=draw)[: counts[place % len(counts)]].tolist()))
         for place, (name, site) in enumerate(architecture.sites.items())
     }
-    words: dict[str, Any] = {"operator": operator}
+    words: dict[str, Any] = {"operator": operator, "category_names": ("a", "b")}
+    words["categories"] = {name: tuple(1 + unit % 2 for unit in units) for name, units in sites.items()}
     if operator == "by unit":
         factors = {name: tuple(0.25 * (unit % 7) for unit in units) for name, units in sites.items()}
-        words = {"operator": "scale", "factors": factors}
-    plan = Plan(model="tiny", fingerprint=fingerprint(model), sites=sites, requested={}, achieved={}, **words)
+        words |= {"operator": "scale", "factors": factors}
+    return Plan(model="tiny", fingerprint=fingerprint(model), sites=sites, requested={}, achieved={}, **words)
+
+
+def carried_out(model: nn.Module, plan: Plan, folder: Path, widths: Any = "uniform") -> Path:
     file = folder / "restoration.safetensors"
     save_pruned_model(
-        model, tiny_tokenizer(), plan, architecture, folder / "model", probe_ids=IDS, reload=reload, restoration=file
+        model,
+        tiny_tokenizer(),
+        plan,
+        recognise(model),
+        folder / "model",
+        probe_ids=IDS,
+        widths=widths,
+        reload=lambda saved: fp.load_model(str(saved))[0],
+        restoration=file,
     )
     return folder / "model"
+
+
+def pruned(model: nn.Module, folder: Path, counts: tuple[int, ...], operator: str = "remove") -> Path:
+    return carried_out(model, planned(model, counts, operator), folder)
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3", "phi3", "mixtral"])
@@ -67,6 +85,69 @@ def test_every_weight_comes_back(family: str, counts: tuple[int, ...], operator:
         for name, value in model.state_dict().items():
             assert state[name].dtype == value.dtype
             assert torch.equal(state[name], value), name
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "layer": {"layers": (1,)},
+    "category": {"categories": ("b",)},
+    "both": {"layers": (0,), "categories": ("a",)},
+    "one": {"neurons": ("FIRST",)},
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "counts", "operator", "widths", "what"),
+    [
+        ("llama", (19, 8), "remove", "uniform", "layer"),
+        ("llama", (19, 8), "remove", "exact", "category"),
+        ("llama", (7,), "by unit", "uniform", "both"),
+        ("phi3", (9, 12), "remove", "exact", "both"),
+        ("phi3", (7,), "zero", "uniform", "one"),
+        ("mixtral", (9,), "remove", "uniform", "category"),
+        ("mixtral", (8,), "remove", "exact", "layer"),
+        ("mixtral", (7,), "by unit", "uniform", "one"),
+        ("bitnet", (9, 12), "remove", "exact", "category"),
+        ("bitnet", (7,), "zero", "uniform", "layer"),
+        ("opt", (9, 12), "remove", "exact", "one"),
+        ("opt", (7,), "by unit", "uniform", "category"),
+        ("gpt2", (9, 12), "remove", "uniform", "category"),
+        ("gpt2", (9, 12), "remove", "exact", "layer"),
+    ],
+)
+def test_a_part_comes_back_as_if_it_had_not_been_planned(
+    family: str, counts: tuple[int, ...], operator: str, widths: str, what: str, tmp_path: Path
+) -> None:
+    model: Any = tiny_model(family) if family in FAMILIES else small_model(family)
+    plan = planned(model, counts, operator)
+    sites = recognise(model).sites
+    first = next(name for name, units in plan.sites.items() if units)
+    asked = {
+        name: tuple(each.replace("FIRST", f"{first}:{plan.sites[first][0]}") if name == "neurons" else each for each in value)
+        for name, value in PARTS[what].items()
+    }
+    part = Part(**asked)
+    rest = without(plan, part.of(plan, sites))
+    assert 0 < rest.count < plan.count
+    folder = carried_out(model, plan, tmp_path / "all", widths)
+    expected, _ = fp.load_model(str(carried_out(model, rest, tmp_path / "rest", widths)))
+    found, _ = fp.restore(folder, tmp_path / "some", **asked)
+    on_disk, _ = fp.load_model(str(tmp_path / "some"))
+    for each in (found, on_disk):
+        state = each.state_dict()
+        assert all(torch.equal(state[name], value) for name, value in expected.state_dict().items())
+    assert json.loads((tmp_path / "some" / "config.json").read_text()) == json.loads(
+        (tmp_path / "rest" / "model" / "config.json").read_text()
+    )
+    assert json.loads((tmp_path / "some" / "plan.json").read_text())["sites"] == {n: list(u) for n, u in rest.sites.items()}
+    whole, _ = fp.restore(tmp_path / "some", tmp_path / "whole")
+    assert all(torch.equal(whole.state_dict()[name], value) for name, value in model.state_dict().items())
+    assert not (tmp_path / "whole" / "plan.json").exists()
+
+
+def test_all_parts_are_the_whole(tmp_path: Path) -> None:
+    folder = pruned(tiny_model("llama"), tmp_path, (8,))
+    fp.restore(folder, tmp_path / "out", layers=(0, 1))
+    assert not (tmp_path / "out" / "restoration.safetensors").exists()
 
 
 def test_bfloat16_comes_back_in_bfloat16(tmp_path: Path) -> None:
@@ -123,6 +204,39 @@ def test_from_the_command_line(fairprune: Any, finished: Path, llama: Path, tmp_
         assert torch.equal(again.state_dict()[name], value), name
     assert (tmp_path / "original" / "tokenizer.json").is_file()
     assert "bit by bit the original" in fairprune("restore", finished / "model", "--output", tmp_path / "two").out
+
+
+def test_a_part_from_the_command_line(fairprune: Any, finished: Path, tmp_path: Path) -> None:
+    plan = json.loads((finished / "plan.json").read_text())
+    name, units = next((name, units) for name, units in plan["sites"].items() if units)
+    count = sum(map(len, plan["sites"].values()))
+    out = tmp_path / "out"
+    answer = fairprune("restore", finished, "--output", out, "--neuron", f"{name}:{units[0]}")
+    assert answer.code == 0, answer.err
+    assert f"1 neurons are back and {count - 1} still out" in answer.out
+    layer = name.split(".")[2]
+    answer = fairprune("restore", finished, "--output", tmp_path / "layer", "--layer", layer, "--json")
+    assert json.loads(answer.out)["neurons_back"] >= len(units)
+    category, total = plan["category_names"][0], 0
+    for bits in plan["categories"].values():
+        total += sum(each & 1 for each in bits)
+    answer = fairprune("restore", finished, "--output", tmp_path / "of", "--category", category, "--json")
+    assert json.loads(answer.out)["neurons_back"] == total, answer.err
+    free = next(unit for unit in range(99) if unit not in units)
+    for words, expected in (
+        (("--neuron", f"{name}:{free}"), f"the plan did not take unit {free}"),
+        (("--neuron", "0"), "--neuron must be SITE:I"),
+        (("--neuron", f"{name}:100000"), "counted from 0. Got 100000"),
+        (("--layer", "77"), "the plan took no neuron from layer 77; it did from"),
+        (("--layer", "x"), "--layer must be the number of a layer"),
+        (("--category", "nonsense"), "no category 'nonsense'; there is"),
+        (("--neuron", f"{name}:{units[0]}", "--architecture", "nonsense"), "no architecture named 'nonsense'"),
+    ):
+        answer = fairprune("restore", finished, "--output", tmp_path / "no", *words)
+        assert answer.code == 2, answer
+        assert len(answer.errors) == 1
+        assert expected in answer.errors[0]
+        assert not (tmp_path / "no").exists()
 
 
 def test_bad_input_is_one_line(fairprune: Any, finished: Path, llama: Path, tmp_path: Path) -> None:

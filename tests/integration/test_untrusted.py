@@ -314,6 +314,9 @@ HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
     "a parameter that is none": lambda c: c["parameters"].update(nowhere=c["parameters"].popitem()[1]),
     "hashes of numbers": lambda c: first(c).update(sha256=5),
     "no pieces": lambda c: first(c).update(pieces=[]),
+    "a plan of other units": lambda c: c["plan"]["sites"].popitem(),
+    "no plan": lambda c: c.pop("plan"),
+    "a width rounded to nothing": lambda c: c.update(round_to=0),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -176,10 +176,10 @@ class Fixed(SelectionPolicy):
         return self.choice
 
 
-def plan(choice: Any, budget: str = "3n", **more: Any) -> Any:
+def plan(choice: Any, budget: str = "3n", given: Scores | None = None, **more: Any) -> Any:
     at = policy_context("scale", 0.05, None, torch.Generator())
     words = {"model": "m", "fingerprint": "f", "operator": "remove", **more}
-    return make_plan(scores(), Fixed(choice=choice), Budget.parse(budget), at, "x:p", **words)
+    return make_plan(given or scores(), Fixed(choice=choice), Budget.parse(budget), at, "x:p", **words)
 
 
 def test_a_plan_names_sorted_units_and_counts_them() -> None:
@@ -315,6 +315,21 @@ def test_categories_go_with_the_units_that_are_kept() -> None:
     assert found.sites == {"layers.0.b": (2,), "layers.1.a": (0, 5)}
     assert found.categories == {"layers.1.a": (2, 1)}
     assert Plan.from_json(found.to_json()).categories == found.categories
+
+
+def test_a_unit_belongs_to_the_category_in_which_its_bias_ranks_highest() -> None:
+    def among(first: list[float]) -> dict[str, torch.Tensor]:
+        return {name: torch.tensor(first if name == "layers.1.a" else [0.0] * units) for name, (_, units) in SIZES.items()}
+
+    by_category = {
+        "b": among([9, 1, 2, 3, 4, 5, 6, 7]),  # above 22, 15, 16, 17, ... units
+        "a": among([0.01, 0.1, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07]),  # above 15, 22, 16, 17, ...
+    }
+    choice = Choice(units={"layers.1.a": torch.tensor([3, 1, 0])})
+    found = plan(choice, given=replace(scores(), by_category=by_category))
+    assert found.category_names == ("a", "b")
+    assert found.categories == {"layers.1.a": (0b10, 0b01, 0b11)}
+    assert Plan.from_json(found.to_json()) == found
 
 
 @pytest.mark.parametrize("bits", [torch.tensor([1, 2]), torch.tensor([0.5, 1.0, 2.0]), torch.tensor([1, -1, 0])])

@@ -82,7 +82,7 @@ def test_what_is_no_restoration(tmp_path: Path) -> None:
         kept.load(tmp_path / "absent")
     path = tmp_path / "x.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(UserError, match=r"must be of format 'fairprune-restoration/2'\. Got None"):
+    with pytest.raises(UserError, match=r"must be of format 'fairprune-restoration/3'\. Got None"):
         kept.load(path)
     save_file({"x": torch.zeros(1)}, path, metadata={"format": kept.FORMAT, "fairprune": "{}"})
     with pytest.raises(UserError, match="is damaged: KeyError"):
