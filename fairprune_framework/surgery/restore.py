@@ -110,7 +110,8 @@ def restore_folder(
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, target.name)
     with temporary_folder(target) as temporary:
-        config = model.config.get_text_config()
+        config: Any = model.config
+        config = config.get_text_config()
         fields = restoration.config if rest is None else {field: read_field(config, field) for field in restoration.config}
         save_like(source, temporary, model, parameters=sorted(restoration.slices), fields=fields, back=True)
         uneven.mark(temporary, model, restoration.slices)
@@ -143,8 +144,7 @@ def _carried_out_again(
         return None
     sites = stored_sites(architecture.sites, "exact" if restoration.exact else "uniform")
     widths = stored_widths(rest, sites, restoration.round_to)
-    how = {"exact": restoration.exact, "round_to": restoration.round_to}
-    captured = kept.capture(model, rest, sites, widths, "", **how)
+    captured = kept.capture(model, rest, sites, widths, "", exact=restoration.exact, round_to=restoration.round_to)
     carry_out(model, rest, sites, widths)
     return replace(captured, pruned=fingerprint(model))
 
