@@ -56,12 +56,16 @@ def targets() -> dict[Path, list[Path]]:
         for path in sorted((ROOT / "fairprune_framework" / folder).glob("*.py")):
             mirror = unit / folder / f"test_{path.stem}.py"
             if path.stem not in ("__init__", "triton_kernels"):  # kernels need a GPU
-                speak = [
-                    test
-                    for test, text in texts.items()
-                    if path.parent.name in text or any(f'"{name}"' in text for name in names)
-                ]
-            found[path] = speak or tests
+                found[path] = [mirror] if mirror.is_file() else sorted((unit / folder).glob("test_*.py"))
+    texts = {test: test.read_text(encoding="utf-8") for test in sorted((unit / "plugins").glob("test_*.py"))}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    entries = [pair for kind in KINDS for pair in project["entry-points"][f"fairprune.{kind}"].items()]
+    for path in sorted((ROOT / "plugins").glob("fairprune_*/*.py")):
+        package = path.parent.name
+        names = [f'"{name}"' for name, value in entries if value.partition(":")[0] == package]
+        if names:  # no adapter, which is structure and no formula
+            speak = [test for test, text in texts.items() if package in text or any(name in text for name in names)]
+            found[path] = speak or list(texts)
     return found
 
 
