@@ -29,6 +29,7 @@ from fairprune_framework.evaluation.verdict import VerdictInputs, verdict_of
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.loading import load_model, load_tokenizer
 from fairprune_framework.runs.run import Run
+from fairprune_framework.utilities.files import refuse_unwritable
 from fairprune_framework.utilities.progress import bar
 
 
@@ -38,6 +39,7 @@ def check(run: Run) -> None:
     Raises:
         UserError: an empty text to generate from, an unknown task, absent data, a set that may not judge, another model that is not there
             or has another tokenizer.
+        RunFolderError: the cache cannot be made.
     """
     recipe = run.recipe
     if recipe.against is not None:
@@ -50,6 +52,8 @@ def check(run: Run) -> None:
         _ = run.judged
     if recipe.decisions is not None:
         decisions.read(decisions.path_of(recipe.decisions))
+    if recipe.cache is not None:
+        refuse_unwritable(Path(recipe.cache))
     tasks = tasks_of(recipe.suite)
     limits_of(recipe.task_limit, tasks)
     if recipe.suite:
@@ -58,7 +62,7 @@ def check(run: Run) -> None:
         if not tasks:
             raise UserError(f"--suite names no task. Got {','.join(recipe.suite)!r} instead.")
         check_tasks(tasks)
-        check_data(tasks, None if recipe.task_data is None else Path(recipe.task_data))
+    check_data(tasks, None if recipe.task_data is None else Path(recipe.task_data))
 
 
 def run(run: Run) -> list[str]:

@@ -156,7 +156,7 @@ class Result:
     findings: list[dict[str, Any]]
 
 
-def campaign(bench: Bench, count: int, seed: int, seconds: float) -> Result:
+def campaign(bench: Bench, count: int, seed: int | str, seconds: float) -> Result:
     """So many executions over all readers in turn, or as many as the time allows; mutations of a mutation are mutated again."""
     memory = Path("/dev/shm")
     root = (memory if os.access(memory, os.W_OK) else bench.root) / f"fairprune-fuzz-{os.getpid()}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import mutations
@@ -53,12 +52,14 @@ SEALED = frozenset({"run.json", "recipe.yaml", "calibration.jsonl"})
 """Files without a hash in `run.json`: a change that makes sense is theirs to make."""
 
 
-def trials_of(bench: Bench, count: int, draw: random.Random) -> Iterator[Trial]:
-    """So many trials, over all files in turn; every third of a run's files has the hash of what it now holds."""
-    cases = [(name, words, False) for name, words in USER] + [(name, words, True) for name, words in OF_A_RUN]
-    for number in range(count):
-        name, words, of_a_run = cases[number % len(cases)]
-        yield one(bench, name, words, draw, of_a_run=of_a_run, resealed=of_a_run and draw.random() < 0.4)
+CASES = [(name, words, False) for name, words in USER] + [(name, words, True) for name, words in OF_A_RUN]
+"""(file, command, whether it is one of a run)."""
+
+
+def trial_of(bench: Bench, number: int, draw: random.Random) -> Trial:
+    """The trial of a number, over all files in turn; some of a run's files have the hash of what they now hold."""
+    name, words, of_a_run = CASES[number % len(CASES)]
+    return one(bench, name, words, draw, of_a_run=of_a_run, resealed=of_a_run and draw.random() < 0.4)
 
 
 def one(bench: Bench, name: str, words: tuple[str, ...], draw: random.Random, *, of_a_run: bool, resealed: bool) -> Trial:

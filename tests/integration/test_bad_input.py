@@ -202,6 +202,7 @@ def test_an_adapter_that_does_not_fit(hostile: Hostile) -> None:
         (["--task-limit", "-1"], "--task-limit must be a number such as 400"),
         (["--task-limit", "boolq=5"], "--task-limit names 'boolq', which does not run"),
         (["--suite", ","], "--suite names no task"),
+        (["--task-data", "nowhere"], "--task-data: there is no folder nowhere"),
         (["--against", "nowhere"], "--against compares two models, without a plan"),
         (["--columns", "prompt_1"], "--columns must be FIELD=COLUMN"),
         (["--overwritte"], "unrecognized arguments: --overwritte. Did you mean '--overwrite'?"),
@@ -489,6 +490,17 @@ def test_an_output_that_cannot_be_made(
     before = sorted(place.iterdir())
     assert expected in hostile.refused(*words[command], "--output", name)
     assert sorted(place.iterdir()) == before
+
+
+@pytest.mark.parametrize("what", ["long name", "loop", "below a file", "NUL"])
+def test_a_cache_that_cannot_be_made(hostile: Hostile, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = hostile.folder / "place"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    (place / "loop").symlink_to("loop")
+    (place / "file").write_text("x")
+    name, expected = IMPOSSIBLE[what]
+    assert expected in hostile.run("--cache", name)
 
 
 @pytest.mark.parametrize("axis", ["bias", "importance", "policy", "operator", "budget", "seed", "controls"])

@@ -11,7 +11,7 @@ import yaml
 from fairprune_framework.errors import RunFolderError, UnknownName, UserError
 from fairprune_framework.recipes.loading import read_shipped, with_defaults
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe
-from fairprune_framework.runs.open import open_run
+from fairprune_framework.runs.open import open_existing, open_run
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 
@@ -79,3 +79,15 @@ def test_wrong_options_name_their_place(kept: Path) -> None:
     (kept / "recipe.yaml").write_text(yaml.safe_dump({**content, "nonsense": 1}))
     with pytest.raises(UserError, match=r"recipe\.yaml has no option 'nonsense'"):
         open_run(kept, {})
+
+
+def test_a_folder_that_must_be_there(kept: Path, tmp_path: Path) -> None:
+    assert open_existing(str(kept), {"seed": 3}).recipe.seed == 3
+    (tmp_path / "file").write_text("x")
+    for name in ("nowhere", "file", "a\0b", "x" * 300):
+        with pytest.raises(RunFolderError, match="there is no run folder"):
+            open_existing(tmp_path / name)
+    with pytest.raises(RunFolderError, match="is not a run folder"):
+        open_existing(tmp_path)
+    with pytest.raises(UserError, match="must name a folder"):
+        open_run("", {})
