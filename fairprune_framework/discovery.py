@@ -12,7 +12,7 @@ import hashlib
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -34,6 +34,8 @@ GROUPS: Mapping[Kind, str] = {
     "architecture": "fairprune.architecture_adapters",
 }
 RECIPES = "fairprune.recipes"
+UNKNOWN = "unknown"
+"""Name of a distribution that does not say its own."""
 INTERFACES: Mapping[Kind, str] = {
     "bias": "BiasScorer",
     "importance": "ImportanceScorer",
@@ -61,13 +63,57 @@ class Entry:
 
 def entries(kind: str) -> list[Entry]:
     """All entry points of one kind (`bias`, `importance`, `policy`, `architecture`, `recipe`), sorted by name."""
-    group = RECIPES if kind == "recipe" else GROUPS[kind]  # type: ignore[index]
-    found: dict[tuple[str, str], Entry] = {}
-    for point in metadata.entry_points(group=group):
-        distribution, version = (point.dist.name, point.dist.version) if point.dist else ("unknown", "0")
+    return every_entry()[kind]
+
+
+def every_entry() -> dict[str, list[Entry]]:
+    """Kind -> its entry points, sorted by name, from one reading of what is installed."""
+    kinds = {RECIPES: "recipe", **{group: kind for kind, group in GROUPS.items()}}
+    found: dict[str, dict[tuple[str, str], Entry]] = {kind: {} for kind in (*GROUPS, "recipe")}
+    for point, distribution, version in offers():
+        kind = kinds[point.group]
         entry = Entry(kind=kind, name=point.name, distribution=distribution, version=version, value=point.value)
-        found.setdefault((point.name, distribution.lower().replace("_", "-")), entry)  # first on the path wins, as in imports
-    return sorted(found.values(), key=lambda entry: (entry.name, entry.distribution))
+        found[kind].setdefault((point.name, normalised(distribution)), entry)  # first on the path wins, as in imports
+    return {kind: sorted(each.values(), key=lambda entry: (entry.name, entry.distribution)) for kind, each in found.items()}
+
+
+def offers() -> Iterator[tuple[metadata.EntryPoint, str, str]]:
+    """The entry points of plugins and recipes, each with name and version of its distribution; of several distributions of one name
+    those of the first on the path.
+
+    The entry points of each distribution are read once, and METADATA, which is parsed whole, of those alone that offer something
+    here. A distribution whose entry points cannot be parsed is left out, and named on stderr: it hides no others, as it would from
+    `importlib.metadata.entry_points`.
+    """
+    seen: set[str] = set()
+    for distribution in metadata.distributions():
+        own: list[metadata.EntryPoint] | None
+        try:
+            own = [point for point in distribution.entry_points if point.group in (RECIPES, *GROUPS.values())]
+        except Exception:
+            own = None
+        if own == []:
+            continue
+        name, version = _name_and_version(distribution)
+        if own is None:
+            print(f"fairprune: the entry points of {name} cannot be read, and are left out", file=sys.stderr)
+        elif name == UNKNOWN or normalised(name) not in seen:
+            seen.add(normalised(name))
+            yield from ((point, name, version) for point in own)
+
+
+def _name_and_version(distribution: metadata.Distribution) -> tuple[str, str]:
+    """Of a distribution, as it says; what it does not say is unknown, and 0."""
+    try:
+        said: Any = distribution.metadata
+        return said.get("Name") or UNKNOWN, said.get("Version") or "0"
+    except Exception:  # no METADATA, or none that can be read: its plugins are there all the same
+        return UNKNOWN, "0"
+
+
+def normalised(distribution: str) -> str:
+    """The name of a distribution as it is compared."""
+    return distribution.lower().replace("_", "-")
 
 
 def find(kind: str, name: str) -> Entry:
@@ -78,8 +124,8 @@ def find(kind: str, name: str) -> Entry:
     """
     distribution, _, short = name.rpartition(":")
     known = entries(kind)
-    wanted = distribution.lower().replace("_", "-")
-    matches = [e for e in known if e.name == short and (not wanted or e.distribution.lower().replace("_", "-") == wanted)]
+    wanted = normalised(distribution)
+    matches = [e for e in known if e.name == short and (not wanted or normalised(e.distribution) == wanted)]
     if not matches:
         names = sorted({entry.name for entry in known})
         raise UnknownName(
@@ -164,7 +210,7 @@ def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Pl
 
 
 def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plugin:
-    """Instantiate a loaded plugin class from the options of a recipe."""
+    """Instantiate a loaded plugin class from the options of a recipe; raises as `build` does."""
     fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}  # type: ignore[arg-type]
     try:
         hints = typing.get_type_hints(plugin)
@@ -179,19 +225,28 @@ def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plug
                 f"Its options: {', '.join(fields) or 'none'}."
             )
         values[option] = _checked(entry, option, hints[option], value)
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
+    if missing := [name for name in required_options(plugin) if name not in values]:
         raise UserError(f"{entry.label} needs the option {missing[0]!r}.")
     try:
-        return plugin(**values)
+        made = plugin(**values)
     except ValueError as error:
         raise UserError(f"{entry.label}: {error}") from error
     except Exception as error:
         raise BrokenPlugin(f"{entry.label} cannot be made: {type(error).__name__}: {error}") from error
+    try:
+        made.needs()
+    except Exception as error:
+        raise BrokenPlugin(f"{entry.label} does not say what it needs: {type(error).__name__}: {error}") from error
+    return made
+
+
+def required_options(plugin: type[Plugin]) -> list[str]:
+    """The options of a plugin class that have no default."""
+    return [
+        field.name
+        for field in dataclasses.fields(plugin)  # type: ignore[arg-type]
+        if field.init and field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
 
 
 def _checked(entry: Entry, option: str, hint: Any, value: Any) -> Any:

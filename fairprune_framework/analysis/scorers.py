@@ -13,7 +13,7 @@ from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting, streams_of
 from fairprune_framework.auditing.sums import CONTROLS, LEGITIMATE
-from fairprune_framework.errors import FairpruneError, UserError
+from fairprune_framework.errors import BrokenPlugin, FairpruneError, UserError
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import services
 from fairprune_framework.selection.plugins import Plugins
@@ -44,7 +44,13 @@ def score_many(
     skipped: dict[str, str] = {}
     plugins: dict[str, BiasScorer] = {}
     for name in names:
-        plugin = cast(BiasScorer, discovery.build("bias", name))
+        try:
+            plugin = cast(BiasScorer, discovery.build("bias", name))
+        except (BrokenPlugin, UserError) as error:
+            if bias != "all":
+                raise
+            skipped[name] = str(error).partition("\n")[0]
+            continue
         if (reason := _not_for(plugin, opened)) is not None:
             skipped[name] = reason
         else:

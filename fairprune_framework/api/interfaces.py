@@ -13,8 +13,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Stream, Tap
 
@@ -99,7 +99,7 @@ class Observation:
     attribute: Tensor
     """(C, V) int64: which value of the contrast's category, below `values`; -1 for an absent variant."""
     values: int
-    """Size of the largest vocabulary of attribute values of any category: the same in all micro-batches."""
+    """Size of the largest vocabulary of attribute values of any category of the stream: the same in all its micro-batches."""
     equal_length: Tensor
     """(C,) bool: all present variants have the same number of tokens."""
     weights: Mapping[str, Tensor]
@@ -121,6 +121,18 @@ class Observation:
     before: Mapping[str, Tensor]
     """"<statistic name>.<output>" -> (G, R, K) float64: what the statistics named in `Statistic.after` came to at this site over the
     same stream, by category; empty without any. `obs.before[name][obs.category]` is (C, R, K)."""
+    made: dict[tuple[Any, ...], tuple[tuple[Any, ...], Tensor]] = field(default_factory=dict, compare=False, repr=False)
+    """What `once` has computed: function and identities of its inputs -> these inputs, and the result."""
+
+    def once(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
+        """`function(*inputs)`, computed once for all statistics that ask for the same function of the same tensors at this site.
+
+        Nobody may change the result, which others are given too. A function of a module: a lambda is another one at every call.
+        """
+        key = (function, *map(id, inputs))
+        if key not in self.made:
+            self.made[key] = (inputs, function(*inputs))  # the inputs are kept, so that no other takes their place in memory
+        return self.made[key][1]
 
     def products(self, tap: Tap = "neuron") -> Tensor:
         """Activation x gradient, (C, V, T, K), at least float32, 0 outside the mask; a new tensor at every call."""

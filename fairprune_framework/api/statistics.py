@@ -14,28 +14,69 @@ if TYPE_CHECKING:
     from fairprune_framework.api.types import Tap
 
 
+def shared_slots(obs: Observation, tap: Tap = "neuron") -> Tensor:
+    """`obs.aligned`, (C, V, S, K) float64, with 0 where `aligned_mask` is False. Made once for all statistics: not to be changed."""
+    return obs.once(_shared_slots, obs.aligned[tap], obs.aligned_mask)
+
+
+def _shared_slots(aligned_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
+    if mask_CVS.device.type == "cpu" and bool(mask_CVS.all()):  # elsewhere, looking at a value waits for all work
+        return aligned_CVSK.double()
+    return aligned_CVSK.double().masked_fill(~mask_CVS.unsqueeze(-1), 0)
+
+
 def slot_means(obs: Observation, tap: Tap = "neuron") -> Tensor:
-    """Mean over the shared slots of each variant, (C, V, K) float64; 0 for an absent variant, or a contrast without a shared slot."""
+    """Mean over the shared slots of each variant, (C, V, K) float64; 0 for an absent variant, or a contrast without a shared slot. Made
+    once for all statistics: not to be changed."""
+    return obs.once(_slot_means, shared_slots(obs, tap), obs.aligned_mask, obs.slot_weight)
+
+
+def _slot_means(acts_CVSK: Tensor, mask_CVS: Tensor, weight_CS: Tensor) -> Tensor:
     import torch
 
-    weight_CVS = obs.aligned_mask * obs.slot_weight.unsqueeze(1)
-    acts_CVSK = obs.aligned[tap].double().masked_fill(~obs.aligned_mask.unsqueeze(-1), 0)
-    return torch.einsum("cvs,cvsk->cvk", weight_CVS, acts_CVSK)
+    return torch.einsum("cvs,cvsk->cvk", mask_CVS * weight_CS.unsqueeze(1), acts_CVSK)
 
 
 def value_of_variants(obs: Observation) -> Tensor:
-    """Which attribute value each variant has, (C, V, A) float64, one 1 in a row; zeros for a variant without a shared slot."""
+    """Which attribute value each variant has, (C, V, A) float64, one 1 in a row; zeros for a variant without a shared slot. Made once
+    for all statistics: not to be changed."""
+    return obs.once(_value_of_variants, obs.attribute, obs.aligned_mask, obs.values)
+
+
+def _value_of_variants(attribute_CV: Tensor, mask_CVS: Tensor, values: int) -> Tensor:
     import torch
 
-    values_A = torch.arange(obs.values, device=obs.attribute.device)
-    return ((obs.attribute.unsqueeze(-1) == values_A) & obs.aligned_mask.any(2).unsqueeze(-1)).double()
+    values_A = torch.arange(values, device=attribute_CV.device)
+    return ((attribute_CV.unsqueeze(-1) == values_A) & mask_CVS.any(2).unsqueeze(-1)).double()
 
 
 def deviations(obs: Observation, tap: Tap = "neuron") -> Tensor:
-    """`slot_means` less their mean over the variants of a contrast, (C, V, K) float64; 0 where there is none."""
-    means_CVK, seen_CV1 = slot_means(obs, tap), obs.aligned_mask.any(2).unsqueeze(-1)
+    """`slot_means` less their mean over the variants of a contrast, (C, V, K) float64; 0 where there is none. Made once for all
+    statistics: not to be changed."""
+    return obs.once(_deviations, slot_means(obs, tap), obs.aligned_mask)
+
+
+def _deviations(means_CVK: Tensor, mask_CVS: Tensor) -> Tensor:
+    seen_CV1 = mask_CVS.any(2).unsqueeze(-1)
     mean_C1K = means_CVK.sum(1, keepdim=True) / seen_CV1.sum(1, keepdim=True).clamp_min(1)
     return (means_CVK - mean_C1K) * seen_CV1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValueDeviation(Statistic):
+    """For each attribute value the sum of its deviations from the mean of its contrast, and in how many contrasts."""
+
+    name: str = "value-deviation"
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Outputs `sum`: (C, A, N), and `count`: (C, A, 1)."""
+        import torch
+
+        value_CVA = value_of_variants(obs)
+        return {
+            "sum": torch.einsum("cva,cvn->can", value_CVA, deviations(obs)),
+            "count": value_CVA.sum(1).unsqueeze(-1),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from fairprune_framework.api.interfaces import Observation, Pass, Statistic
 from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
-from fairprune_framework.auditing.identity import described, own_sums, stored_names
+from fairprune_framework.auditing.identity import described, stored_names
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.reductions import by_group, joined, marked, reduction_of, without_neutral
@@ -299,7 +299,7 @@ class Accumulator:
         """What the statistics that one comes after have summed at a site, (G, R, K) each."""
         key = (statistic, stream, site)
         if key not in self._finished:
-            found = {} if self.before is None else own_sums(self.before.by_category(stream, site), statistic.after())
+            found = {} if self.before is None else self.before.by_category(stream, site, statistic.after())
             self._finished[key] = {name: value.to(device) for name, value in found.items()}
         return self._finished[key]
 
@@ -307,7 +307,7 @@ class Accumulator:
         """What was summed, rounded to float64."""
         ran = {f"{pass_.stream}/{described(statistic)}" for pass_, every in self._listening.items() for statistic in every}
         names = {stream: tuple(groups) for stream, groups in self.categories.items()}
-        return finished(self.sums, names, self.counts, self.clusters, tuple(sorted(ran)), composition)
+        return finished(self.sums.words(), names, self.counts, self.clusters, tuple(sorted(ran)), composition)
 
 
 def _check(statistic: Statistic, name: str, summands_CRK: Tensor, contrasts: int) -> None:

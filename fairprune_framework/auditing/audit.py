@@ -33,7 +33,6 @@ from fairprune_framework.auditing.sums import (
     LEGITIMATE,
     OF_PROMPTS,
     Statistics,
-    StatisticSums,
     finished,
 )
 from fairprune_framework.calibration.text import Calibration
@@ -45,14 +44,13 @@ from fairprune_framework.surgery.slices import weights_of
 
 def work_of(job: Job, passes: Sequence[Pass], streams: Mapping[str, Windows]) -> list[Work]:
     """The passes of an audit over its streams, ready to be assigned; none over a stream that has nothing."""
-    largest = max(job.values.values(), default=1)
     return [
         Work(
             pass_=pass_,
             number=number,
             windows=streams[pass_.stream],
             count=-(-job.sizes[pass_.stream] // WINDOW),
-            values=1 if pass_.stream == CALIBRATION else largest,
+            values=job.largest.get(pass_.stream, 1),
             max_tokens=job.max_tokens,
             share_up_to=job.share_up_to,
         )
@@ -204,11 +202,9 @@ def perform(
     if keep and checkpoint is not None and not parallelism.forked:  # forked ranks have written it
         checkpoint.session += 1
         checkpoint.begin(part)
-    sums = StatisticSums()
-    sums.add(part.words)
     ran = tuple(sorted(demand.names(len({site.layer for site in architecture.sites.values()}))))
     return Outcome(
-        statistics=finished(sums, job.categories, part.counts, callback.accumulator.clusters, ran, part.done.composition),
+        statistics=finished(part.words, job.categories, part.counts, callback.accumulator.clusters, ran, part.done.composition),
         seconds=elapsed if parallelism.forked else bar.seconds,  # this process has no bar of its own
         contrasts=part.done.contrasts,
         resumed=done,
@@ -250,8 +246,8 @@ def audit(
         max_tokens=micro_batch_tokens,
         share_up_to=share_up_to,
     )
-    sites, groups = list(architecture.sites.values()), {stream: len(names) for stream, names in job.categories.items()}
-    sizes = sums_bytes(demand, model, sites, groups, max(values.values(), default=1))
+    groups = {stream: len(names) for stream, names in job.categories.items()}
+    sizes = sums_bytes(demand, model, list(architecture.sites.values()), groups, job.largest)
     refuse_large(sizes, next((parameter.device for parameter in model.parameters()), torch.device("cpu")))
     streams = HeldStreams(Held(contrasts), Held(controls), Held(documents), Held(legitimate))
     outcome: Outcome | None = None

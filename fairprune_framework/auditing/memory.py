@@ -26,13 +26,13 @@ OF_UNITS: frozenset[Tap] = frozenset({"gate", "up", "neuron"})
 
 
 def sums_bytes(
-    demand: Demand, model: nn.Module, sites: Sequence[Site], groups: Mapping[Stream, int], values: int
+    demand: Demand, model: nn.Module, sites: Sequence[Site], groups: Mapping[Stream, int], values: Mapping[Stream, int]
 ) -> dict[Statistic, int]:
     """Statistic -> bytes of its sums over all sites; of one that cannot be asked without a contrast, 0.
 
     Args:
         groups: stream -> how many categories it has; calibration text has one.
-        values: size of the largest vocabulary of attribute values.
+        values: stream -> size of the largest vocabulary of attribute values of its categories; 1 where it is not named.
     """
     layers = len({site.layer for site in sites})
     numbers: dict[tuple[Any, ...], dict[str, tuple[int, int]]] = {}
@@ -52,7 +52,7 @@ def sums_bytes(
                         for each in statistic.after()
                         for output, size in numbers.get((each, *shape[1:]), {}).items()
                     }
-                    numbers[shape] = _shapes(statistic, pass_, model, site, values, before)
+                    numbers[shape] = _shapes(statistic, pass_, model, site, values.get(pass_.stream, 1), before)
                 for output, (rows, columns) in numbers[shape].items():  # passes of one stream add to one sum
                     outputs[pass_.stream, site.name, output] = WORDS * count * rows * columns
         found[statistic] = sum(outputs.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,16 @@ class Job:
     """What `Open` needs in addition."""
     before: Statistics | None = None
     """What earlier readings of the streams came to."""
+
+    @property
+    def largest(self) -> dict[Stream, int]:
+        """Stream -> size of the largest vocabulary of its own categories: the rows that statistics keep a value in."""
+        return {stream: largest_of(self.values, names) for stream, names in self.categories.items()}
+
+
+def largest_of(values: Mapping[str, int], categories: Iterable[str]) -> int:
+    """Size of the largest vocabulary of some categories; 1 without any."""
+    return max((values.get(category, 1) for category in categories), default=1)
 
 
 Open = Callable[[Job], Mapping[str, Windows]]

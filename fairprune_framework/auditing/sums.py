@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from fairprune_framework.api.types import Stream
+from fairprune_framework.auditing.identity import own_sums
 from fairprune_framework.auditing.reductions import (
     merged,
     neutral,
@@ -30,6 +31,9 @@ from fairprune_framework.errors import RunFolderError, shown
 from fairprune_framework.functional.compensated import rounded
 from fairprune_framework.utilities.files import digest, read_tensors, repr_digest, write_json, write_tensors
 from fairprune_framework.utilities.schemas import StatisticsFile, read_checked
+
+if TYPE_CHECKING:
+    from fairprune_framework.api.interfaces import Statistic
 
 CONTRASTS: Literal["contrasts"] = "contrasts"
 CONTROLS: Literal["controls"] = "controls"
@@ -78,13 +82,6 @@ class StatisticSums(Metric):
             words_2GRK, chosen = getattr(self, key), index[value_GRK.device]
             added = with_value(key, words_2GRK.index_select(1, chosen), value_GRK)
             setattr(self, key, words_2GRK.index_copy_(1, chosen, added))
-
-    def add(self, words: Mapping[str, Tensor]) -> None:
-        """Add other sums of the same kind: key -> (2, G, R, K)."""
-        for key, words_2GRK in words.items():
-            self._know(key, tuple(words_2GRK.shape[1:]), words_2GRK.device)
-            known = getattr(self, key)
-            setattr(self, key, merged(key, torch.stack([known, words_2GRK.to(known.device)])))
 
     def _know(self, key: str, shape: tuple[int, ...], device: torch.device) -> None:
         if key not in self._defaults:
@@ -142,27 +139,40 @@ class Statistics:
         """Sites that have a sum."""
         return {key.partition("/")[2].rpartition("/")[0] for key in self.sums}
 
-    def of(self, stream: Stream, site: str, group: int | None) -> dict[str, Tensor]:
+    def of(
+        self, stream: Stream, site: str, group: int | None, statistics: Sequence[Statistic] | None = None
+    ) -> dict[str, Tensor]:
         """`<statistic>.<output>` -> (R, K) of one site in one category, or (None) in all together.
+
+        Of all statistics, or of some alone under their own names.
 
         A site that the stream never reached has zeros, as far as a site beside it was reached: experts of a block are equally wide.
         """
-        found = self._named(stream, site)
-        found = {name: over(name, value, 0) if group is None else value[group] for name, value in found.items()}
-        return {unmarked(name): without_neutral(name, value) for name, value in found.items()}
+        return {
+            unmarked(name): without_neutral(name, over(name, value, 0) if group is None else value[group])
+            for name, value in self._named(stream, site, statistics).items()
+        }
 
-    def by_category(self, stream: Stream, site: str) -> dict[str, Tensor]:
+    def by_category(self, stream: Stream, site: str, statistics: Sequence[Statistic] | None = None) -> dict[str, Tensor]:
         """As `of`, of all categories: (G, R, K)."""
-        found = self._named(stream, site)
+        found = self._named(stream, site, statistics)
         return {unmarked(name): without_neutral(name, value) for name, value in found.items()}
 
-    def _named(self, stream: Stream, site: str) -> dict[str, Tensor]:
-        prefix = f"{stream}/{site}/"
-        found = {key[len(prefix) :]: value for key, value in self.sums.items() if key.startswith(prefix)}
+    def _named(self, stream: Stream, site: str, statistics: Sequence[Statistic] | None) -> dict[str, Tensor]:
+        found: Mapping[str, Tensor] = self._places.get(f"{stream}/{site}", {})
         if not found:
             block = f"{stream}/{site.rpartition('.')[0]}."
-            beside = {key.rpartition("/")[2]: value for key, value in self.sums.items() if key.startswith(block)}
+            beside = {name: value for at, sums in self._places.items() if at.startswith(block) for name, value in sums.items()}
             found = {name: torch.zeros_like(value) for name, value in beside.items()}
+        return dict(found) if statistics is None else own_sums(found, statistics)
+
+    @cached_property
+    def _places(self) -> dict[str, dict[str, Tensor]]:
+        """`<stream>/<site>` -> `<statistic>.<output>` -> sum."""
+        found: dict[str, dict[str, Tensor]] = {}
+        for key, value in self.sums.items():
+            place, _, name = key.rpartition("/")
+            found.setdefault(place, {})[name] = value
         return found
 
     def count(self, stream: Stream, group: int | None) -> int:
@@ -268,20 +278,22 @@ def _template_number(category: str, template_id: str) -> int:
 
 
 def finished(
-    sums: StatisticSums,
+    words: Mapping[str, Tensor],
     categories: Mapping[Stream, Sequence[str]],
     counts: Mapping[str, Sequence[int]],
     clusters: int,
     statistics: tuple[str, ...],
     composition: str,
 ) -> Statistics:
-    """Round sums to the result of an audit. With clusters, their sums are added as double-doubles first, so that a category's sum is
+    """Round sums, key -> (2, G, R, K), to the result of an audit.
+
+    With clusters, their sums are added as double-doubles first, so that a category's sum is
     the same with and without them; those of other streams are not summed by cluster."""
     named, controls, legitimate = (tuple(categories.get(stream, ())) for stream in OF_PROMPTS)
     shaped = {stream: tuple(each) for stream, each in counts.items() if each}
     if clusters == 1:
         return Statistics(
-            sums=sums.totals(),
+            sums={key: rounded(each) for key, each in words.items()},
             categories=named,
             control_categories=controls,
             legitimate_categories=legitimate,
@@ -290,11 +302,11 @@ def finished(
             composition=composition,
         )
     totals, apart = {}, {}
-    for key, words in sums.words().items():
+    for key, each in words.items():
         if not key.startswith(f"{CONTRASTS}/"):
-            totals[key] = rounded(words)
+            totals[key] = rounded(each)
             continue
-        words_2GB = words.reshape(2, len(named), clusters, *words.shape[2:])
+        words_2GB = each.reshape(2, len(named), clusters, *each.shape[2:])
         totals[key] = rounded(merged(key, words_2GB.transpose(1, 2).transpose(0, 1).contiguous()))
         apart[key] = rounded(words_2GB)
     by_cluster = torch.tensor(counts[CONTRASTS]).reshape(len(named), clusters)

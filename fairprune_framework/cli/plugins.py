@@ -25,15 +25,11 @@ def _add_list_options(parser: Any) -> None:
 
 def _list(values: dict[str, Any]) -> int:
     rows = []
-    for kind in (*discovery.GROUPS, "recipe"):
-        for entry in discovery.entries(kind):
+    for kind, found in discovery.every_entry().items():
+        for entry in found:
             row = {**dataclasses.asdict(entry), "state": "not loaded", "error": None}
             if values.get("load") and kind != "recipe":
-                try:
-                    discovery.load(entry)
-                    row["state"] = "ok"
-                except FairpruneError as error:
-                    row |= {"state": "broken", "error": one_line(error)}
+                row |= _state(entry)
             rows.append(row)
     if values.get("json"):
         print(json.dumps(rows, indent=1))
@@ -46,6 +42,18 @@ def _list(values: dict[str, Any]) -> int:
         if row["error"]:
             print(f"\n{row['error']}")
     return 0
+
+
+def _state(entry: discovery.Entry) -> dict[str, Any]:
+    """Whether a plugin can be loaded and made with its defaults, and says what it needs."""
+    try:
+        plugin = discovery.load(entry)
+        if required := discovery.required_options(plugin):
+            return {"state": f"needs {', '.join(required)}"}
+        discovery.make(entry, plugin, {})
+    except FairpruneError as error:
+        return {"state": "broken", "error": one_line(error)}
+    return {"state": "ok"}
 
 
 def _add_named(parser: Any) -> None:

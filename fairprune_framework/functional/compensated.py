@@ -18,7 +18,8 @@ def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """
     total = a + b
     b_part = total - a
-    return total, (a - (total - b_part)) + (b - b_part)
+    a_error = (total - b_part).neg_().add_(a)  # a - (total - b_part), and so below: in place, for memory costs more than sums
+    return total, a_error.add_(b_part.neg_().add_(b))
 
 
 def add_value(sum_2: Tensor, value: Tensor) -> Tensor:

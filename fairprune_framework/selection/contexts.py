@@ -12,7 +12,6 @@ from torch import Tensor
 from fairprune_framework.api.interfaces import Needs, Probe, SiteContext, Statistic, StreamSums
 from fairprune_framework.api.types import Site, Stream
 from fairprune_framework.auditing.demand import streams_of
-from fairprune_framework.auditing.identity import own_sums
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.utilities.files import repr_digest
@@ -86,8 +85,8 @@ class _Reader:
         return self.sums(stream, None if category is None else names.index(category))
 
     def sums(self, stream: Stream, group: int | None) -> StreamSums:
-        found = self.statistics.of(stream, self.site.name, group)
-        found = own_sums(found, [statistic for statistic in self.own if stream in streams_of([statistic], 1)])
+        own = [statistic for statistic in self.own if stream in streams_of([statistic], 1)]
+        found = self.statistics.of(stream, self.site.name, group, own)
         return StreamSums(
             sums=NamedSums(found, stream),
             count=self.statistics.count(stream, group),

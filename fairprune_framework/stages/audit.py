@@ -23,7 +23,7 @@ from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.memory import in_words, refuse_large, sums_bytes
 from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
 from fairprune_framework.auditing.runner import logger_class, loggers_of
-from fairprune_framework.auditing.streams import FiledStreams, Job
+from fairprune_framework.auditing.streams import FiledStreams, Job, largest_of
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
 from fairprune_framework.recipes.recipe import Recipe
@@ -291,7 +291,7 @@ def _sums_of(run: Run) -> dict[Statistic, int]:
     loaded, alignment = run.loaded, run.prompts.alignment
     groups = {stream: len(alignment.feeds[stream].categories) for stream in OF_PROMPTS}
     sites = list(loaded.architecture.sites.values())
-    values = max(run.prompts.values.values(), default=1)
+    values = {stream: largest_of(run.prompts.values, alignment.feeds[stream].categories) for stream in OF_PROMPTS}
     return sums_bytes(run.plugins.demand(len(loaded.layers)), loaded.model, sites, groups, values)
 
 

@@ -79,6 +79,11 @@ class Watched(Wrapped):
         for name, value in _shown(obs, self.taps).items():
             if not torch.equal(value, before[name]):
                 self.faults.append(f"statistic {self.name!r} changes {name} of its observation")
+        for (function, *_), (inputs, result) in obs.made.items():
+            if not torch.equal(function(*inputs), result):
+                self.faults.append(
+                    f"statistic {self.name!r} changes {function.__name__.lstrip('_')}, which others are given too"
+                )
         if any(not torch.equal(first[name], value) for name, value in second.items()):
             self.faults.append(f"statistic {self.name!r} gives different summands for the same observation")
         return second
@@ -147,8 +152,9 @@ class Bench:
         }
         batches: list[MicroBatch] = []
         for pass_ in passes_of(with_earlier(self.scorer.needs().statistics), len(self.architecture.sites)):
-            values = {"": 1} if pass_.stream == CALIBRATION else self.values
-            batches += compose(shown[pass_.stream], values, tokens, pass_=pass_)
+            texts = shown[pass_.stream]
+            values = {each.category: self.values.get(each.category, 1) for each in texts}
+            batches += compose(texts, values, tokens, pass_=pass_)
         return batches
 
     def scores(

@@ -23,8 +23,8 @@ from fairprune_framework.api import (
     SiteContext,
     Statistic,
     Tap,
-    deviations,
-    value_of_variants,
+    ValueDeviation,
+    shared_slots,
 )
 
 
@@ -75,7 +75,7 @@ class SlotDifference(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        acts_CVSN = obs.aligned["neuron"].double().masked_fill(~obs.aligned_mask.unsqueeze(-1), 0)
+        acts_CVSN = shared_slots(obs)
         pair_CVV = _pairs(obs.aligned_mask.any(2))
         total_CN = acts_CVSN.new_zeros(acts_CVSN.shape[0], acts_CVSN.shape[-1])
         for one in range(acts_CVSN.shape[1]):
@@ -100,26 +100,11 @@ class TokenAbsDifference(BiasScorer):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValueDeviation(Statistic):
-    """For each attribute value the sum of its deviations from the mean of its contrast, and in how many contrasts."""
-
-    name: str = "value-deviation"
-
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Outputs `sum`: (C, A, N), and `count`: (C, A, 1)."""
-        value_CVA = value_of_variants(obs)
-        return {
-            "sum": torch.einsum("cva,cvn->can", value_CVA, deviations(obs)),
-            "count": value_CVA.sum(1).unsqueeze(-1),
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
 class SignedDifference(BiasScorer):
     """|mean over contrasts of a value's deviation|, the largest over values. Unit: activation."""
 
     def needs(self) -> Needs:
-        """The statistic above, from one forward."""
+        """Deviations of each value, from one forward."""
         return Needs(statistics=(ValueDeviation(),))
 
     def score(self, at: SiteContext) -> Tensor:

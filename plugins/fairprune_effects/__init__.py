@@ -22,6 +22,7 @@ from fairprune_framework.api import (
     Observation,
     SiteContext,
     Statistic,
+    ValueDeviation,
     deviations,
     slot_means,
     value_of_variants,
@@ -31,24 +32,15 @@ TINY = 1e-12
 UNPAIRED = {"zero-difference": "groups are compared without pairing, so equal variants of different contrasts still differ"}
 
 
-def _moments(obs: Observation, values_CVN: Tensor) -> Mapping[str, Tensor]:
-    value_CVA = value_of_variants(obs)
-    return {
-        "sum": torch.einsum("cva,cvn->can", value_CVA, values_CVN),
-        "squares": torch.einsum("cva,cvn->can", value_CVA, values_CVN.square()),
-        "count": value_CVA.sum(1).unsqueeze(-1),
-    }
-
-
 @dataclass(frozen=True, kw_only=True)
-class DeviationMoments(Statistic):
-    """For each value: sum, sum of squares and count of its deviations from the mean of its contrast."""
+class DeviationSquares(Statistic):
+    """For each value the sum of squares of its deviations from the mean of its contrast."""
 
-    name: str = "deviation-moments"
+    name: str = "deviation-squares"
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Outputs `sum`, `squares`: (C, A, N), and `count`: (C, A, 1)."""
-        return _moments(obs, deviations(obs))
+        """See `Statistic.summands`. Output `sum`: (C, A, N)."""
+        return {"sum": torch.einsum("cva,cvn->can", value_of_variants(obs), deviations(obs).square())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +60,8 @@ class PairedEffect(BiasScorer):
             raise ValueError(f"The 'fdr' must be in (0, 1]. Got {self.fdr} instead.")
 
     def needs(self) -> Needs:
-        """The statistic above, from one forward."""
-        return Needs(statistics=(DeviationMoments(),))
+        """Deviations of each value and their squares, from one forward."""
+        return Needs(statistics=(ValueDeviation(), DeviationSquares()))
 
     def score(self, at: SiteContext) -> Tensor:
         """See `BiasScorer.score`."""
@@ -101,7 +93,9 @@ class PairedEffect(BiasScorer):
 
     def _effects(self, at: SiteContext) -> tuple[Tensor, Tensor]:
         """(A, N) d_z, 0 for a value in fewer than two contrasts; (A, 1) contrasts."""
-        total_AN, squares_AN, n_A1 = (at.sums[f"deviation-moments.{x}"] for x in ("sum", "squares", "count"))
+        total_AN, n_A1, squares_AN = (
+            at.sums[x] for x in ("value-deviation.sum", "value-deviation.count", "deviation-squares.sum")
+        )
         mean_AN = total_AN / n_A1.clamp_min(1)
         variance_AN = (squares_AN - n_A1 * mean_AN.square()).clamp_min(0) / (n_A1 - 1).clamp_min(1)
         return (mean_AN.abs() / (variance_AN.sqrt() + TINY)).masked_fill(n_A1 < 2, 0), n_A1
@@ -115,7 +109,12 @@ class GroupMoments(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `sum`, `squares`: (C, A, N), and `count`: (C, A, 1)."""
-        return _moments(obs, slot_means(obs))
+        value_CVA, means_CVN = value_of_variants(obs), slot_means(obs)
+        return {
+            "sum": torch.einsum("cva,cvn->can", value_CVA, means_CVN),
+            "squares": torch.einsum("cva,cvn->can", value_CVA, means_CVN.square()),
+            "count": value_CVA.sum(1).unsqueeze(-1),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

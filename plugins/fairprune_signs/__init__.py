@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext, Statistic, value_of_variants
+from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext, Statistic, shared_slots, value_of_variants
 
 UNPAIRED = {"zero-difference": "values are compared over all texts, so equal variants of different contrasts still differ"}
 
@@ -81,21 +82,20 @@ class Wins(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `won`: (C, A, N), and `all`: (C, A, 1)."""
-        acts_CVSN = obs.aligned["neuron"].masked_fill(~obs.aligned_mask.unsqueeze(-1), 0)
-        seen_CV, value_CVA = obs.aligned_mask.any(2), value_of_variants(obs)
-        all_CA = value_CVA.new_zeros(value_CVA.shape[0], value_CVA.shape[2])
-        won_CAN = all_CA.unsqueeze(-1).repeat(1, 1, acts_CVSN.shape[-1])
-        for one in range(acts_CVSN.shape[1]):
-            for two in range(acts_CVSN.shape[1]):
-                if one == two:
-                    continue
-                both_C = (seen_CV[:, one] & seen_CV[:, two]).double()
-                above_CSN = ((acts_CVSN[:, one] - acts_CVSN[:, two]).sign().double() + 1) / 2
-                share_CN = torch.einsum("cs,csn->cn", obs.slot_weight, above_CSN)
-                own_CA = value_CVA[:, one] * both_C.unsqueeze(1)
-                won_CAN = won_CAN + own_CA.unsqueeze(-1) * share_CN.unsqueeze(1)
-                all_CA = all_CA + own_CA
-        return {"won": won_CAN, "all": all_CA.unsqueeze(-1)}
+        acts_CVSN, seen_CV, value_CVA = shared_slots(obs), obs.aligned_mask.any(2), value_of_variants(obs)
+        seen_CVV = (seen_CV.unsqueeze(1) & seen_CV.unsqueeze(2)).double()
+        lead_CVN = acts_CVSN.new_zeros(*seen_CV.shape, acts_CVSN.shape[-1])
+        for one, two in combinations(range(acts_CVSN.shape[1]), 2):
+            above_CSN = (acts_CVSN[:, one] - acts_CVSN[:, two]).sign_()
+            ahead_CN = torch.einsum("cs,csn->cn", obs.slot_weight, above_CSN) * seen_CVV[:, one, two].unsqueeze(1)
+            lead_CVN[:, one] += ahead_CN  # shares of slots won less lost: what one has, the other lacks
+            lead_CVN[:, two] -= ahead_CN
+        others_CV = (seen_CVV.sum(2) - 1).clamp_min(0)
+        won_CVN = (lead_CVN + others_CV.unsqueeze(-1)) / 2
+        return {
+            "won": torch.einsum("cva,cvn->can", value_CVA, won_CVN),
+            "all": torch.einsum("cva,cv->ca", value_CVA, others_CV).unsqueeze(-1),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

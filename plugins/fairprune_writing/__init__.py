@@ -23,6 +23,7 @@ from fairprune_framework.api import (
     Statistic,
     Tap,
     deviations,
+    shared_slots,
     value_of_variants,
 )
 
@@ -38,7 +39,7 @@ class Steering(Statistic):
         """See `Statistic.summands`. Outputs `size`: (C, 1, N), `away`: (C, A, H), and `seen`: (C, 1, 1)."""
         variants_C1 = obs.aligned_mask.any(2).sum(1, keepdim=True).clamp_min(1)
         weight_CVS = obs.aligned_mask * obs.slot_weight.unsqueeze(1) / variants_C1.unsqueeze(2)
-        size_CVSN = obs.aligned["neuron"].double().masked_fill(~obs.aligned_mask.unsqueeze(-1), 0).abs()
+        size_CVSN = shared_slots(obs).abs()
         return {
             "size": torch.einsum("cvs,cvsn->cn", weight_CVS, size_CVSN).unsqueeze(1),
             "away": torch.einsum("cva,cvh->cah", value_of_variants(obs), deviations(obs, "layer")),
@@ -59,7 +60,10 @@ class SteeringProjection(BiasScorer):
         """See `BiasScorer.score`."""
         size_N = at.sums["steering.size"][0] / at.sums["steering.seen"][0].clamp_min(1)
         away_AH = at.sums["steering.away"] / at.sums["steering.count"].clamp_min(1)
-        return size_N * (at.weights["out"].double() @ away_AH.T).abs().amax(1)
+        along_AN: Tensor = (
+            away_AH @ at.weights["out"].double().T
+        )  # values first: a tenth of the time, for weights are stored (H, N)
+        return size_N * along_AN.abs().amax(0)
 
 
 @dataclass(frozen=True, kw_only=True)

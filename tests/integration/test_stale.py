@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from fairprune_framework import discovery
+
 SOURCE = """
 from dataclasses import dataclass
 from fairprune_framework.api import BiasScorer, Needs, Statistic
@@ -40,14 +42,12 @@ def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     file = tmp_path / "stale_plugin.py"
     file.write_text(SOURCE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    known = metadata.entry_points
+    known = discovery.offers
 
-    def more(**words: Any) -> Any:
-        if words.get("group") != "fairprune.bias_scorers":
-            return known(**words)
-        return [*known(**words), metadata.EntryPoint("stale", "stale_plugin:Stale", "fairprune.bias_scorers")]
+    def more() -> Any:
+        return [*known(), (metadata.EntryPoint("stale", "stale_plugin:Stale", "fairprune.bias_scorers"), "unknown", "0")]
 
-    monkeypatch.setattr(metadata, "entry_points", more)
+    monkeypatch.setattr(discovery, "offers", more)
 
     def edit(old: str, new: str) -> None:
         text = file.read_text()

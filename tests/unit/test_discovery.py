@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -63,6 +65,12 @@ class Future(Toy):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Wanting(Toy):
+    def needs(self) -> Any:
+        raise RuntimeError("of what")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Other(ImportanceScorer):
     def score(self, at: Any) -> Any:
         raise NotImplementedError
@@ -73,13 +81,6 @@ class Hints(Toy):
     odd: NoSuchName = 0  # type: ignore[name-defined]  # noqa: F821
 
 
-class Distribution:
-    """As much of a distribution as an entry point shows."""
-
-    def __init__(self, name: str, version: str) -> None:
-        self.name, self.version = name, version
-
-
 Install = Callable[[Sequence[tuple[str, str, str]]], None]
 
 
@@ -87,24 +88,17 @@ Install = Callable[[Sequence[tuple[str, str, str]]], None]
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Replace all installed bias scorers by (distribution, name, value)."""
     module = types.ModuleType("toys")
-    for thing in (Toy, Strict, Thawed, Bare, Unfinished, Future, Other, Hints):
+    for thing in (Toy, Strict, Thawed, Bare, Unfinished, Future, Wanting, Other, Hints):
         setattr(module, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, "toys", module)
     # `Hints` looks its names up in its own module
     monkeypatch.setattr(Hints, "__module__", __name__)
 
     def put(offers: Sequence[tuple[str, str, str]]) -> None:
-        def entry_points(*, group: str) -> list[Any]:
-            if group != BIAS:
-                return []
-            points = []
-            for distribution, name, value in offers:
-                point = metadata.EntryPoint(name, value, group)
-                vars(point).update(dist=Distribution(distribution, "1.2"))
-                points.append(point)
-            return points
+        def found() -> list[Any]:
+            return [(metadata.EntryPoint(name, value, BIAS), distribution, "1.2") for distribution, name, value in offers]
 
-        monkeypatch.setattr(metadata, "entry_points", entry_points)
+        monkeypatch.setattr(discovery, "offers", found)
 
     return put
 
@@ -129,6 +123,67 @@ def test_listing_imports_nothing(install: Install) -> None:
     install([("a", "toy", "no_such_module:Toy")])
     assert [entry.name for entry in discovery.entries("bias")] == ["toy"]
     assert "no_such_module" not in sys.modules
+
+
+@pytest.fixture
+def crowded(tmp_path: Path) -> Path:
+    """Sixty distributions with a plugin that must not be imported, as many without, and what is wrong in some way."""
+    for number in range(120):
+        info = tmp_path / f"made_up_{number}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: made-up-{number}\nVersion: 1.0\n")
+        if number < 60:
+            (info / "entry_points.txt").write_text(f"[{BIAS}]\nmade-up-{number} = made_up_{number}:Score\n")
+            (tmp_path / f"made_up_{number}.py").write_text("raise RuntimeError('imported')\n")
+    bare = tmp_path / "bare-1.0.dist-info"
+    bare.mkdir()
+    (bare / "entry_points.txt").write_text(f"[{BIAS}]\nbare = bare:Score\n")
+    return tmp_path
+
+
+def test_listing_many_imports_nothing_and_reads_each_file_once(crowded: Path) -> None:
+    counting = """
+import collections, importlib.metadata as metadata, sys
+read = collections.Counter()
+known = metadata.PathDistribution.read_text
+def counted(self, name):
+    read[str(self._path), name] += 1
+    return known(self, name)
+metadata.PathDistribution.read_text = counted
+from fairprune_framework.cli import main
+assert main(["plugins", "list"]) == 0
+own = [module for module in sys.modules if module.partition(".")[0] in ("torch", "transformers", "lightning", "numpy")]
+own += [module for module in sys.modules if module.startswith(("made_up", "fairprune_")) and not module.startswith("fairprune_framework")]
+metadata_read = {path for path, name in read if name == "METADATA"}
+print("modules", own)
+twice = [key for key, count in read.items() if count > 1 and (key[1] == "entry_points.txt" or "made_up_" in key[0])]
+print("read twice", twice)
+made_up = [int(path.split("made_up_")[1].split("-")[0]) for path in metadata_read if "made_up_" in path]
+print("metadata of those without a plugin", [number for number in made_up if number >= 60])
+"""
+    words = {**os.environ, "PYTHONPATH": os.pathsep.join([str(crowded), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", counting], env=words, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert sum("made-up-" in line for line in done.stdout.splitlines()) == 60
+    assert done.stdout.splitlines()[-3:] == ["modules []", "read twice []", "metadata of those without a plugin []"]
+    (bare,) = [line.split() for line in done.stdout.splitlines() if " bare " in line]
+    assert bare == ["bias", "bare", "unknown", "0", "not", "loaded"]
+
+
+@pytest.mark.parametrize("text", [f"[{BIAS}]\nno value\n", "nothing\n", f"[{BIAS}]\nodd = !:\n= :\n", "\x00[\n"])
+def test_entry_points_that_cannot_be_read_hide_no_others(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {kind: [entry.label for entry in discovery.entries(kind)] for kind in discovery.GROUPS}
+    odd = tmp_path / "odd-1.0.dist-info"
+    odd.mkdir()
+    (odd / "METADATA").write_text("Metadata-Version: 2.1\nName: odd\nVersion: 1.0\n")
+    (odd / "entry_points.txt").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for kind, labels in known.items():
+        assert [entry.label for entry in discovery.entries(kind) if entry.distribution != "odd"] == labels
+    for entry in discovery.entries("bias"):
+        if entry.distribution == "odd":
+            with pytest.raises(BrokenPlugin):
+                discovery.load(entry)
 
 
 def test_two_distributions_with_one_name(install: Install) -> None:
@@ -175,7 +230,9 @@ def test_broken_plugins_raise_when_used_and_break_no_other(install: Install, val
 
 
 def test_plugins_that_cannot_be_made(install: Install) -> None:
-    install([("bad", "unfinished", "toys:Unfinished"), ("bad", "hints", "toys:Hints")])
+    install([("bad", "unfinished", "toys:Unfinished"), ("bad", "hints", "toys:Hints"), ("bad", "wanting", "toys:Wanting")])
+    with pytest.raises(BrokenPlugin, match="does not say what it needs: RuntimeError: of what"):
+        discovery.build("bias", "wanting")
     with pytest.raises(BrokenPlugin, match="cannot be made: TypeError"):
         discovery.build("bias", "unfinished")
     with pytest.raises(BrokenPlugin, match="annotations cannot be read: NameError"):

@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from torch import Tensor
 
+from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import Needs, Observation, Outputs, Pass, Plugin, Statistic
 from fairprune_framework.auditing.demand import Demand, passes_of, selecting
 from fairprune_framework.contrasts.alignment import AlignedContrast
@@ -90,3 +91,9 @@ def test_only_demographic_contrasts_of_select_feed_scores() -> None:
     assert [contrast.id for contrast in selecting(asked)] == ["None-demographic", "select-demographic"]
     assert [contrast.id for contrast in selecting(asked, "controls")] == ["None-control", "select-control"]
     assert [contrast.id for contrast in selecting(asked, "legitimate")] == ["None-legitimate", "select-legitimate"]
+
+
+def test_relatives_of_two_packages_share_a_statistic() -> None:
+    plugins = [discovery.build("bias", name) for name in ("signed-difference", "paired-effect", "eta-squared", "d-prime")]
+    names = [statistic.name for statistic in Demand.of(plugins, 2).statistics]
+    assert names == ["value-deviation", "deviation-squares", "group-moments"]

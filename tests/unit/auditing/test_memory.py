@@ -10,6 +10,7 @@ from fairprune_framework.auditing import memory
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.memory import WORDS, in_words, refuse_large, sums_bytes
+from fairprune_framework.auditing.streams import largest_of
 from fairprune_framework.auditing.sums import OBSERVED
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
@@ -24,12 +25,17 @@ SITES = list(ARCHITECTURE.sites.values())
 CONTRASTS = [contrast for contrast in tiny_contrasts() if not contrast.control]
 CONTROLS = [contrast for contrast in tiny_contrasts() if contrast.control]
 VALUES = {category: len(names) for category, names in vocabularies([*tiny_contrasts(), *tiny_legitimate()]).items()}
+LARGEST = {
+    "contrasts": largest_of(VALUES, {each.category for each in CONTRASTS}),
+    "controls": largest_of(VALUES, {each.category for each in CONTROLS}),
+    "legitimate": largest_of(VALUES, {each.category for each in tiny_legitimate()}),
+}
 EVERY = [entry for kind in ("bias", "importance") for entry in discovery.entries(kind)]
 
 
 def sizes(demand: Demand) -> dict[str, int]:
     groups = {"contrasts": len({c.category for c in CONTRASTS}), "controls": 1, "legitimate": 1}
-    found = sums_bytes(demand, MODEL, SITES, groups, max(VALUES.values()))  # type: ignore[arg-type]
+    found = sums_bytes(demand, MODEL, SITES, groups, LARGEST)  # type: ignore[arg-type]
     return {statistic.name: size for statistic, size in found.items()}
 
 
@@ -55,7 +61,7 @@ def test_announced_as_it_turns_out(entry: discovery.Entry) -> None:
 
 def test_the_square_ones_are_named_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     demand = Demand.of([discovery.build("importance", "obs"), discovery.build("bias", "variance")], len(SITES))
-    found = sums_bytes(demand, MODEL, SITES, {"contrasts": 2}, 4)
+    found = sums_bytes(demand, MODEL, SITES, {"contrasts": 2}, {"contrasts": 4})
     assert in_words(found).endswith("GB of it for 'gram'")
     refuse_large(found, torch.device("cpu"))
     monkeypatch.setattr(memory, "memory_of", lambda device: 3.0 * sum(found.values()) - 4)

@@ -78,8 +78,8 @@ def test_the_state_keeps_them_beside_sums() -> None:
     high, total = "contrasts/site/x.y:max", "contrasts/site/x.z"
     for part in (VALUES[:4], VALUES[4:]):
         sums.update({high: part.amax(0, keepdim=True), total: part.sum(0, keepdim=True)})
-    sums.add({high: torch.stack([torch.full((1, 2, 3), 9.0), torch.zeros(1, 2, 3)]).double()})
-    found = finished(sums, {"contrasts": ("a",)}, {"contrasts": [7]}, 1, ("contrasts/x",), "hash")
+    sums.update({high: torch.full((1, 2, 3), 9.0).double()})
+    found = finished(sums.words(), {"contrasts": ("a",)}, {"contrasts": [7]}, 1, ("contrasts/x",), "hash")
     np.testing.assert_array_equal(found.of("contrasts", "site", 0)["x.y"], np.full((2, 3), 9.0))
     np.testing.assert_allclose(found.of("contrasts", "site", None)["x.z"], VALUES.numpy().sum(0), rtol=1e-14)
     assert set(found.by_category("contrasts", "site")) == {"x.y", "x.z"}
@@ -89,7 +89,7 @@ def test_resampled_highest_are_those_of_the_clusters_that_were_drawn() -> None:
     values = torch.arange(4, dtype=torch.float64).reshape(4, 1, 1)
     sums = StatisticSums()
     sums.update({"contrasts/site/x.y:max": values})
-    found = finished(sums, {"contrasts": ("a",)}, {"contrasts": [1, 1, 1, 1]}, 4, ("contrasts/x",), "hash")
+    found = finished(sums.words(), {"contrasts": ("a",)}, {"contrasts": [1, 1, 1, 1]}, 4, ("contrasts/x",), "hash")
     assert found.sums["contrasts/site/x.y:max"].item() == 3
     drawn = [one.of("contrasts", "site", 0)["x.y"].item() for one in resampled(found, 200, torch.Generator().manual_seed(0))]
     assert set(drawn) <= {0.0, 1.0, 2.0, 3.0}

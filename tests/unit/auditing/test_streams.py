@@ -97,3 +97,12 @@ def test_controls_are_a_stream_of_their_own_and_held_out_ones_are_in_none(
     found = {stream: [one.id for _, part in windows(lambda number: True) for one in part] for stream, windows in opened.items()}
     assert found["controls"] == controls[1:]
     assert not set(found["contrasts"]) & set(controls)
+
+
+def test_each_stream_keeps_rows_for_its_own_vocabularies(contrasts: list[Contrast]) -> None:
+    job = replace(
+        job_of(contrasts, []),
+        categories={"contrasts": ("age", "gender"), "controls": ("colour",), "legitimate": ()},
+        values={"age": 3, "gender": 2, "colour": 9, "elsewhere": 17},
+    )
+    assert job.largest == {"contrasts": 3, "controls": 9, "legitimate": 1}

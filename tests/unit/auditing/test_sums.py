@@ -29,7 +29,7 @@ def test_resampled_statistics_are_weighted_sums_of_clusters() -> None:
     sums = StatisticSums()
     sums.update({"contrasts/site/x.y": values, "calibration/site/x.y": values[:1]})
     counts = {"contrasts": [5, 1, 2, 3, 4, 4, 0, 0], "calibration": [7]}
-    found = finished(sums, {"contrasts": ("a", "b")}, counts, 4, ("contrasts/x",), "hash")
+    found = finished(sums.words(), {"contrasts": ("a", "b")}, counts, 4, ("contrasts/x",), "hash")
     np.testing.assert_allclose(found.sums["contrasts/site/x.y"], values.numpy().reshape(2, 4, 3, 5).sum(1), rtol=1e-12)
     assert found.counts == {"contrasts": (11, 8), "calibration": (7,)}
     means = []

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from fairprune_framework import discovery
+
 
 def test_plugins_list(fairprune: Any) -> None:
     answer = fairprune("plugins", "list")
@@ -30,15 +32,12 @@ def test_plugins_list_load_and_json(fairprune: Any) -> None:
 def test_a_broken_plugin_breaks_no_list(fairprune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import metadata
 
-    real = metadata.entry_points
+    real = discovery.offers
 
-    def more(**words: Any) -> Any:
-        found = list(real(**words))
-        if words.get("group") == "fairprune.bias_scorers":
-            found.append(metadata.EntryPoint("shaky", "no_such_module:Shaky", "fairprune.bias_scorers"))
-        return found
+    def more() -> Any:
+        return [*real(), (metadata.EntryPoint("shaky", "no_such_module:Shaky", "fairprune.bias_scorers"), "unknown", "0")]
 
-    monkeypatch.setattr(metadata, "entry_points", more)
+    monkeypatch.setattr(discovery, "offers", more)
     answer = fairprune("plugins", "list", "--load")
     assert answer.code == 0
     assert "bias 'shaky' of unknown 0 cannot be loaded from no_such_module:Shaky: ModuleNotFoundError" in answer.out
@@ -50,7 +49,7 @@ def test_plugins_show(fairprune: Any) -> None:
     assert answer.code == 0
     found = json.loads(answer.out)
     assert found["options"] == {"fdr": {"default": 1.0, "type": "a number"}}
-    assert (found["statistics"], found["needs"]) == (["deviation-moments"], [])
+    assert (found["statistics"], found["needs"]) == (["value-deviation", "deviation-squares"], [])
     assert list(found["exemptions"]) == ["zero-difference", "precision"]
     assert "fairprune_effects" in found["source"]
     text = fairprune("plugins", "show", "importance", "wanda").out

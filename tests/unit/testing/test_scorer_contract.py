@@ -17,6 +17,7 @@ from fairprune_framework.api import (
     Pass,
     SiteContext,
     Statistic,
+    slot_means,
 )
 from fairprune_framework.testing.contracts import check_plugin
 
@@ -263,6 +264,7 @@ class Reading(Good):
         ("no-mutation", scorer(remembered)),
         ("no-mutation", streaming(lambda obs, rows: rows + 0 * obs.aligned["neuron"].mul_(2).sum())),
         ("no-mutation", streaming(less_each_time)),
+        ("no-mutation", streaming(lambda obs, rows: rows + 0 * slot_means(obs).abs_().sum())),
         ("experts", streaming(not_guarded)),
         ("bfloat16", streaming(through_numpy)),
     ],
