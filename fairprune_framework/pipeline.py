@@ -83,10 +83,12 @@ def _run_stages(run: Run, stages: tuple[str, ...], redo: Collection[str]) -> Run
 def _do(run: Run, name: str, *, again: bool) -> None:
     finished = not again and _finished(run, name)
     if name == "audit" and run.recipe.is_distributed:
-        from fairprune_framework.auditing.distributed.parallel import broadcast
+        from fairprune_framework.auditing.distributed import liveness, parallel
         from fairprune_framework.stages.audit import parallelism_of
 
-        broadcast(parallelism_of(run.recipe), "leave" if finished else "audit")
+        parallel.broadcast(parallelism_of(run.recipe), "leave" if finished else "audit")
+        if finished and (live := liveness.current()) is not None:
+            live.stop()  # the others leave, as they should: what is left to do needs none of them
     if finished:
         run.notify(f"{name}: done before")
         return

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.errors import PromptError, did_you_mean, shortened
+from fairprune_framework.errors import PromptError, did_you_mean, shortened, shown
 from fairprune_framework.utilities.files import parse_json
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
@@ -197,6 +197,11 @@ def _parquet(path: Path) -> Iterator[Row]:
     count = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            if len(set(names)) < len(names):
+                raise PromptError(
+                    f"{path}: the column {shown(next(name for name in names if names.count(name) > 1))} occurs twice"
+                )
             for batch in file.iter_batches():
                 for data in batch.to_pylist():
                     count += 1
@@ -205,7 +210,7 @@ def _parquet(path: Path) -> Iterator[Row]:
         raise PromptError(f"{path}, row {count + 1} or one after it: a text that is not UTF-8") from error
     except (pyarrow.ArrowException, OSError) as error:
         raise PromptError(f"{path}: not a Parquet file: {first_line(error)}") from error
-    except (ValueError, OverflowError) as error:  # a date or a time that Python cannot hold
+    except (ValueError, OverflowError, KeyError) as error:  # a date or a time that Python cannot hold, an unknown time zone
         raise PromptError(f"{path}, row {count + 1} or one after it: a value beyond range: {first_line(error)}") from error
 
 

@@ -208,7 +208,7 @@ def _word(data: Mapping[str, Any], field: str) -> str | None:
     value = data.get(field)
     if _empty(value):
         return None
-    if isinstance(value, list | tuple | Mapping):
+    if isinstance(value, list | tuple | Mapping | bytes):
         raise PromptError(f"the field {field!r} must be a text. Got {shown(value)} instead.")
     return _text(_printed(value, field), field).strip()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
@@ -57,3 +58,14 @@ def option(
 def options_of(recipe: type) -> dict[str, Option]:
     """Field -> its `Option`, in the order of the fields."""
     return {item.name: cast(Option, item.metadata[_KEY]) for item in dataclasses.fields(recipe)}
+
+
+def storable(value: Any) -> bool:
+    """No text in a value, however deep, holds half of a surrogate pair, which no file can."""
+    if dataclasses.is_dataclass(value):
+        value = vars(value)
+    if isinstance(value, Mapping):
+        return all(map(storable, (*value.keys(), *value.values())))
+    if isinstance(value, (list, tuple)):
+        return all(map(storable, value))
+    return not isinstance(value, str) or not any("\ud800" <= letter <= "\udfff" for letter in value)

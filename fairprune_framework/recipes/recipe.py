@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fairprune_framework import discovery
 from fairprune_framework.api.types import Budget, Operator, check_factor
 from fairprune_framework.errors import UserError, did_you_mean
-from fairprune_framework.recipes.option import Option, Stage, option, options_of
+from fairprune_framework.recipes.option import Option, Stage, option, options_of, storable
 
 PLUGIN_KINDS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy", "architecture")
 
@@ -309,6 +309,8 @@ class Recipe:
         for name in FIELDS:
             if getattr(self, name) == "":
                 raise UserError(f"The {name!r} of a recipe must not be empty. Got '' instead.")
+            if not storable(getattr(self, name)):
+                raise UserError(f"The {name!r} of a recipe holds half of a surrogate pair, or bytes that are not UTF-8.")
 
     @property
     def is_distributed(self) -> bool:

@@ -382,6 +382,8 @@ def test_numbers_keys_and_depths_of_json(hostile: Hostile, suffix: str, content:
         ("date32", [0, 2**31 - 1], "a value beyond range"),
         ("date64", [0, 2**62], "a value beyond range"),
         ("timestamp", [0, 2**50], "a value beyond range"),
+        ("zone", [0, 1], "a value beyond range: 'Nowhere/City'"),
+        ("binary", [b"a", b"b"], "the field 'category' must be a text"),
     ],
 )
 def test_values_of_parquet_that_python_cannot_hold(hostile: Hostile, kind: str, values: list[Any], expected: str) -> None:
@@ -391,14 +393,27 @@ def test_values_of_parquet_that_python_cannot_hold(hostile: Hostile, kind: str, 
     if kind == "text":
         raw = pyarrow.array(values, pyarrow.binary())
         column = pyarrow.StringArray.from_buffers(len(raw), raw.buffers()[1], raw.buffers()[2])
+    elif kind == "binary":
+        column = pyarrow.array(values, pyarrow.binary())
     else:
-        target = pyarrow.timestamp("s") if kind == "timestamp" else getattr(pyarrow, kind)()
+        times = {"timestamp": pyarrow.timestamp("s"), "zone": pyarrow.timestamp("s", "Nowhere/City")}
+        target = times[kind] if kind in times else getattr(pyarrow, kind)()
         column = pyarrow.array(values, pyarrow.int32() if kind == "date32" else pyarrow.int64()).view(target)
     table = pyarrow.table({"prompt_1": [BLACK, BLACK], "prompt_2": [WHITE, WHITE], "category": column})
     pyarrow.parquet.write_table(table, hostile.folder / "prompts.parquet")
     message = hostile.run(prompts=hostile.folder / "prompts.parquet")
     assert "prompts.parquet" in message
     assert expected in message
+
+
+def test_a_column_that_occurs_twice(hostile: Hostile) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    columns = [pyarrow.array([text]) for text in (BLACK, WHITE, "race", "age")]
+    table = pyarrow.Table.from_arrays(columns, names=["prompt_1", "prompt_2", "category", "category"])
+    pyarrow.parquet.write_table(table, hostile.folder / "prompts.parquet")
+    assert "the column 'category' occurs twice" in hostile.run(prompts=hostile.folder / "prompts.parquet")
 
 
 @pytest.mark.parametrize(
@@ -500,7 +515,7 @@ def test_a_cache_that_cannot_be_made(hostile: Hostile, what: str, monkeypatch: p
     (place / "loop").symlink_to("loop")
     (place / "file").write_text("x")
     name, expected = IMPOSSIBLE[what]
-    assert expected in hostile.run("--cache", name)
+    assert expected in hostile.run("--recipe", "relative-variance", "--cache", name)
 
 
 @pytest.mark.parametrize("axis", ["bias", "importance", "policy", "operator", "budget", "seed", "controls"])

@@ -441,3 +441,23 @@ def test_rates_go_to_a_logger(words: Callable[..., list[str]], tmp_path: Path, f
     assert rows
     assert "wrong" in fairprune(*words(tmp_path / "other", "--log", "wrong")).err
     assert not (tmp_path / "other" / "statistics.json").exists()
+
+
+def test_ranks_that_leave_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the audit was done before, the others end at once, and the rest is done without them, however long it takes."""
+    from types import SimpleNamespace
+
+    from fairprune_framework import pipeline
+    from fairprune_framework.auditing.distributed import liveness, parallel
+
+    told: list[object] = []
+    monkeypatch.setattr(pipeline, "_finished", lambda run, name: True)
+    monkeypatch.setattr(parallel, "broadcast", lambda parallelism, text: told.append(text))
+    live = liveness.Liveness(0, 2, 60.0).start()
+    recipe = SimpleNamespace(
+        is_distributed=True, accelerator="cpu", devices=2, nodes=1, strategy="auto", compile=False, rank_timeout=60
+    )
+    pipeline._do(SimpleNamespace(recipe=recipe, notify=told.append), "audit", again=False)  # type: ignore[arg-type]
+    assert told == ["leave", "audit: done before"]
+    assert live._ended.is_set()
+    assert liveness.current() is None

@@ -41,6 +41,10 @@ from fairprune_framework.recipes.recipe import Recipe, budget_of, choices_of
         ({"bias": {"relative": True}}, "'bias'"),
         ({"bias": ""}, "'bias'"),
         ({"cache": ""}, "'cache' of a recipe must not be empty"),
+        ({"generate": ["a", "\ud800"]}, "The 'generate' of a recipe holds half of a surrogate pair"),
+        ({"columns": {"id": "\udfff"}}, "The 'columns' of a recipe holds half of a surrogate pair"),
+        ({"model": "a\udcffb"}, "The 'model' of a recipe holds half of a surrogate pair, or bytes"),
+        ({"bias": {"plugin": "variance", "x": "\ud800"}}, "The 'bias' of a recipe holds half of a surrogate pair"),
     ],
 )
 def test_refused(values: dict[str, Any], expected: str) -> None:
