@@ -63,7 +63,7 @@ def document(path: Path) -> Any:
     Raises:
         PromptError: unreadable, not UTF-8, or malformed, with the line.
     """
-    text = "".join(text for _, text in _lines(path))
+    text = "".join(text for _, text in text_lines(path))
     if path.suffix.lower() == ".json":
         try:
             return parse_json(text, "keep")
@@ -100,7 +100,7 @@ def _yaml(text: str, where: str) -> Any:
         raise PromptError(f"{where}: not YAML: {error}") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Decode a text file line by line; a byte order mark at its head is dropped."""
     for number, raw in _raw_lines(path):
         try:
@@ -167,7 +167,7 @@ def _kind(value: Any) -> str:
 
 
 def _table(path: Path, delimiter: str) -> Iterator[Row]:
-    reader = csv.reader((text for _, text in _lines(path)), delimiter=delimiter, strict=True)
+    reader = csv.reader((text for _, text in text_lines(path)), delimiter=delimiter, strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         if not any(header):

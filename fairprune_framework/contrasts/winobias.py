@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fairprune_framework.contrasts.formats import Row
+from fairprune_framework.contrasts.formats import Row, text_lines
 from fairprune_framework.errors import PromptError
 
 _FILE = re.compile(r"(?P<side>pro|anti)_stereotyped_(?P<kind>type[12])\.txt\.(?P<part>dev|test)")
@@ -56,7 +56,7 @@ def lines(path: Path) -> Iterator[Line]:
     """The lines of a folder with any of the files, or of one file and its counterpart.
 
     Raises:
-        PromptError: a file without its counterpart, or with another number of lines; a line without a number.
+        PromptError: a file without its counterpart, or with another number of lines; a line without a number or that is not UTF-8.
     """
     names = [child.name for child in path.iterdir()] if path.is_dir() else [path.name]
     folder = path if path.is_dir() else path.parent
@@ -93,7 +93,7 @@ def rows(path: Path) -> Iterator[Row]:
 
 def _sentences(file: Path) -> list[str]:
     sentences = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in text_lines(file):
         if not line.strip():
             continue
         match = _LINE.fullmatch(line)

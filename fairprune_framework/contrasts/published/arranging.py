@@ -76,6 +76,12 @@ def text_of(data: Mapping[str, Any], field: str) -> str:
 
 
 def word_of(data: Mapping[str, Any], field: str) -> str | None:
-    """A field as text without outer blanks; None where it is absent or empty."""
+    """A field, a text or a number, as text without outer blanks; None where it is absent or empty.
+
+    Raises:
+        PromptError: it is an array or an object.
+    """
     value = data.get(field)
+    if isinstance(value, list | tuple | Mapping):
+        raise PromptError(f"the field {field!r} must be a text or a number. Got {value!r:.60} instead.")
     return None if value is None else str(value).strip() or None

@@ -85,4 +85,6 @@ def _joined(labels: Iterable[str]) -> set[str]:
 def _stereotyped(data: Mapping[str, Any]) -> frozenset[str]:
     metadata = data.get("additional_metadata")
     groups = metadata.get("stereotyped_groups") if isinstance(metadata, Mapping) else None
-    return frozenset(str(group).lower() for group in groups) if isinstance(groups, list | tuple) else frozenset()
+    if not (groups is None or isinstance(groups, list | tuple)):
+        raise PromptError(f"the 'stereotyped_groups' of BBQ must be an array. Got {groups!r:.60} instead.")
+    return frozenset(str(group).lower() for group in groups or ())

@@ -171,3 +171,49 @@ def test_the_first_token_of_right_words() -> None:
 def test_right_words_that_begin_with_the_same_token() -> None:
     with pytest.raises(PromptError, match="'zzq' \\(man\\) and 'zzw' \\(woman\\) begin with the same token"):
         align(ENCODER, legitimate(("zzq",), ("zzw",)), {})
+
+
+@pytest.mark.parametrize(
+    ("texts", "spans"),
+    [
+        (
+            ["\u0e04\u0e19\u0e14\u0e33\u0e40\u0e14\u0e34\u0e19", "\u0e04\u0e19\u0e02\u0e32\u0e27\u0e40\u0e14\u0e34\u0e19"],
+            ["\u0e14\u0e33", "\u0e02\u0e32\u0e27"],
+        ),
+        (["האיש היהודי נכנס", "האיש המוסלמי נכנס"], ["היהודי", "המוסלמי"]),
+        (["הָאִישׁ נִכְנַס", "הָאִשָּׁה נִכְנַס"], ["הָאִישׁ", "הָאִשָּׁה"]),
+        (["한국인은 가게에 들어갔다", "일본인은 가게에 들어갔다"], ["한국인은", "일본인은"]),
+        (["흑인 남자가 말했다", "백인 남자가 말했다"], ["흑인", "백인"]),
+        (
+            ["A \U0001f469\u200d\U0001f680 flew", "A \U0001f468\u200d\U0001f680 flew"],
+            ["\U0001f469\u200d\U0001f680", "\U0001f468\u200d\U0001f680"],
+        ),
+        (["A \U0001f1e9\U0001f1ea fan", "A \U0001f1e9\U0001f1f0 fan"], ["\U0001f1e9\U0001f1ea", "\U0001f1e9\U0001f1f0"]),
+        (["A cafe\u0301 owner", "A cafe owner"], ["cafe\u0301", "cafe"]),
+        (
+            ["\uff22\uff4c\uff41\uff43\uff4b man", "\uff37\uff48\uff49\uff54\uff45 man"],
+            ["\uff22\uff4c\uff41\uff43\uff4b", "\uff37\uff48\uff49\uff54\uff45"],
+        ),
+        (["می\u200cروم خانه", "می\u200cرود خانه"], ["می\u200cروم", "می\u200cرود"]),
+        (["মুসলিম লোক", "হিন্দু লোক"], ["মুসলিম", "হিন্দু"]),
+        (["رجل مسلم قال", "رجل مسيحي قال"], ["مسلم", "مسيحي"]),
+        (["\u0130stanbul man", "Istanbul man"], ["\u0130stanbul", "Istanbul"]),
+    ],
+    ids=[
+        "thai",
+        "hebrew",
+        "points",
+        "korean",
+        "hangul",
+        "joined",
+        "flags",
+        "marks",
+        "wide",
+        "persian",
+        "bengali",
+        "arabic",
+        "dotted",
+    ],
+)
+def test_spans_in_many_scripts_as_their_readers_set_them(texts: list[str], spans: list[str]) -> None:
+    assert [text[start:end] for text, (start, end) in zip(texts, attribute_spans(texts), strict=True)] == spans

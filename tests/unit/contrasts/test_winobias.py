@@ -64,3 +64,11 @@ def test_two_lines_share_their_template_and_the_place_is_a_line(tmp_path: Path) 
     assert [row.data["template_id"] for row in found] == [f"type1-dev-{k}" for k in (1, 1, 2, 2, 3)]
     assert [row.where.rpartition("line ")[2] for row in found] == list("12345")
     assert found[2].data["variants"][0] == {"attribute": "pro", "text": "The baker saw number 3 ."}
+
+
+@pytest.mark.parametrize("content", ["1 [The baker] said that thé [he] .\n".encode("latin-1"), bytes(range(128, 256))])
+def test_another_encoding_is_named(content: bytes, tmp_path: Path) -> None:
+    file = winobias(tmp_path, PRO, ANTI)
+    file.write_bytes(content)
+    with pytest.raises(PromptError, match=r"line 1: not UTF-8 text .* save the file as UTF-8"):
+        list(layout.rows(tmp_path))
