@@ -96,9 +96,10 @@ def _do(run: Run, name: str, *, again: bool) -> None:
     if run.folder.path.is_dir():
         run.folder.own()
     began = time.perf_counter()
-    files = stage(name).run(run)
+    with run.counting(name) as counted:
+        files = stage(name).run(run)
     stopping.check()
-    run.folder.finish(name, time.perf_counter() - began, files)
+    run.folder.finish(name, time.perf_counter() - began, files, counted.to_json(run.forward_rate))
 
 
 def _finished(run: Run, name: str) -> bool:

@@ -110,6 +110,8 @@ class Outcome:
     """Micro-batches computed in halves after running out of memory: if there are any, bits may differ from an audit without."""
     checkpoint_seconds: float
     micro_batch_tokens: int = 0
+    limit: float | None = None
+    """Tokens per second of bare forwards, measured before; None: too few micro-batches to measure it."""
 
     def joined(self, later: Outcome) -> Outcome:
         """With a later reading of the same streams."""
@@ -121,6 +123,7 @@ class Outcome:
             resumed=self.resumed + later.resumed,
             splits=self.splits + later.splits,
             checkpoint_seconds=self.checkpoint_seconds + later.checkpoint_seconds,
+            limit=self.limit or later.limit,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -133,6 +136,7 @@ class Outcome:
             "micro_batch_tokens": self.micro_batch_tokens,
             "out_of_memory_splits": self.splits,
             "threads": torch.get_num_threads(),
+            "forward_tokens_per_second": None if self.limit is None else round(self.limit, 1),
         }
 
 
@@ -211,6 +215,7 @@ def perform(
         splits=part.splits,
         checkpoint_seconds=checkpointing.seconds,
         micro_batch_tokens=job.max_tokens,
+        limit=limit,
     )
 
 

@@ -54,6 +54,11 @@ class LoadedModel:
         """Whether the model was passed in memory."""
         return self._given is not None
 
+    @property
+    def is_loaded(self) -> bool:
+        """The model is in memory."""
+        return "_pair" in self.__dict__
+
     def under(self, recipe: Recipe) -> LoadedModel:
         """The model for another recipe: this one if the relevant fields are equal."""
         if all(getattr(recipe, name) == getattr(self._recipe, name) for name in FIELDS):

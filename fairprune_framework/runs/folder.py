@@ -269,7 +269,8 @@ class RunFolder(os.PathLike[str]):
             provenance.remove(self.path / name)
         for each in later:
             self.record["stages"].pop(each, None)
-            self.record.get("seconds", {}).pop(each, None)
+            for about in ("seconds", "work"):
+                self.record.get(about, {}).pop(each, None)
         if stage in ("read", "audit", "score"):
             self.record.pop("plan_file", None)
         if stage in ("read", "audit", "score", "plan", "prune"):
@@ -277,8 +278,12 @@ class RunFolder(os.PathLike[str]):
                 self.record.pop(name, None)
         self.save()
 
-    def finish(self, stage: str, seconds: float, files: Sequence[str]) -> None:
-        """Write down that a stage is done."""
+    def finish(self, stage: str, seconds: float, files: Sequence[str], work: Mapping[str, Any] | None = None) -> None:
+        """Write down that a stage is done.
+
+        Args:
+            work: what models computed in it.
+        """
         inputs = self._inputs(self._names(stage))
         self.record["stages"][stage] = {"key": self.key(stage), "files": integrity.seal(self.path, files)}
         self.record["inputs"] = self.record.get("inputs", {}) | inputs
@@ -287,6 +292,8 @@ class RunFolder(os.PathLike[str]):
             self.record["plugin_sources"] = self.record.get("plugin_sources", {}) | sources
         self._given -= inputs.keys()
         self.record.setdefault("seconds", {})[stage] = round(seconds, 3)
+        if work:
+            self.record.setdefault("work", {})[stage] = dict(work)
         self.save()
         self.notify(f"{stage}: {seconds:.1f} s")
 

@@ -5,7 +5,8 @@ The composition root: everything that a stage needs hangs here, and nothing belo
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.models.loaded import LoadedModel
+from fairprune_framework.models.work import Ledger
 from fairprune_framework.recipes.recipe import FIELDS, STAGE_FIELDS, Recipe
 from fairprune_framework.runs.folder import CONTRASTS, RECIPE, RunFolder
 from fairprune_framework.selection.decide import Selection
@@ -65,6 +67,9 @@ class Run:
             self.folder = RunFolder(recipe, folder, overwrite=overwrite, notify=notify, contents=self._contents, given=given)
         self.loaded = loaded or LoadedModel(recipe, place=self.folder.place_of_model(), notify=notify)
         self.plugins = Plugins(recipe, also)
+        self.work: dict[str, Ledger] = {}
+        """Stage -> what models computed in it, of the stages that were done now."""
+        self._watched: ExitStack | None = None
         if prompts is not None:
             self.prompts = prompts
         if calibration is not None:
@@ -103,6 +108,34 @@ class Run:
             seed=recipe.seed,
             judging=recipe.judge_prompts,
         )
+
+    @contextmanager
+    def counting(self, stage: str) -> Iterator[Ledger]:
+        """Count what models compute in a stage: the run's own, and those that the stage gives to `watch`.
+
+        Nothing is counted where other processes compute too, or what is compiled does.
+        """
+        ledger = self.work[stage] = Ledger()
+        with ExitStack() as watched:
+            if not self.recipe.is_distributed and not self.recipe.compile:
+                self._watched = watched
+                if self.loaded.is_loaded:
+                    self.watch(self.loaded.model, "original", stage)
+            try:
+                yield ledger
+            finally:
+                self._watched = None
+
+    def watch(self, model: Any, name: str, stage: str) -> None:
+        """Count what a further model computes until the end of the stage."""
+        if self._watched is not None:
+            self._watched.enter_context(self.work[stage].watching(model, name))
+
+    @property
+    def forward_rate(self) -> float | None:
+        """Tokens per second of bare forwards, as the audit measured it; None: it did not."""
+        rate: float | None = self.record.get("audit", {}).get("forward_tokens_per_second")
+        return rate
 
     @property
     def record(self) -> dict[str, Any]:

@@ -137,6 +137,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
         del original, masked, changed
         loaded.release()
         other = _other_model(run, str(saved) if saved.is_dir() else str(recipe.against), tokenizer)
+        run.watch(other, "other", "evaluate")
         architecture = recognise(other, recipe.architecture)
         subject = Subject(other, tokenizer, architecture, cache, encoder=encoder, max_tokens=max_tokens, notify=run.notify)
         after = measured(subject, material)

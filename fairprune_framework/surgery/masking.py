@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fairprune_framework.api.types import Plan, Scaling, Site, Tap
 from fairprune_framework.errors import UserError
+from fairprune_framework.models import work
 from fairprune_framework.models.architecture import Architecture, recognise
 
 
@@ -40,7 +41,7 @@ def masked(
         return values * scale.index_copy(0, chosen, factors[site.name].to(scale))
 
     sites = [architecture.sites[name] for name in columns]
-    with architecture.adapter.tap(model, sites, frozenset({"neuron"}), mask):
+    with work.under(units, factor), architecture.adapter.tap(model, sites, frozenset({"neuron"}), mask):
         yield
 
 

@@ -139,6 +139,7 @@ class RunRecord(Schema):
     calibration: CalibrationRecord | None = None
     architecture: str | None = None
     seconds: dict[str, Number] = {}
+    work: dict[str, dict[str, Number | None]] = {}
     audit: dict[str, Any] = {}
     micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
     parameters_before: Count | None = None

@@ -58,7 +58,17 @@ COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 INPUTS = {*FAMILIES, PROMPTS, OTHER_PROMPTS, GRID}
 
 VOLATILE = frozenset(
-    {"seconds", "checkpoint_seconds", "masking_ms", "planning_seconds", "key", "statistic_sources", "plugin_sources"}
+    {
+        "seconds",
+        "checkpoint_seconds",
+        "masking_ms",
+        "planning_seconds",
+        "least_seconds",
+        "forward_tokens_per_second",
+        "key",
+        "statistic_sources",
+        "plugin_sources",
+    }
 )
 """Keys and columns that differ from run to run, or with every edit of a plugin: timings, and hashes of sources."""
 
