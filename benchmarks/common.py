@@ -39,15 +39,21 @@ def without_place(text: str) -> str:
     return re.sub(rf"{re.escape(tempfile.gettempdir())}/[^/\s]+/", "", text)
 
 
-def paired(functions: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Wall seconds of each function in turn, A B C A B C ..., after one uncounted round."""
+def paired(
+    functions: Mapping[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
+    """Seconds of each function in turn, A B C A B C ..., after one uncounted round.
+
+    Args:
+        clock: wall seconds; `time.process_time` where other programs run.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for turn in range(rounds + 1):
         for name, function in functions.items():
-            began = time.perf_counter()
+            began = clock()
             function()
             if turn:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(clock() - began)
     return seconds
 
 

@@ -204,7 +204,8 @@ def record(run: Run, clock: Clock, rate: Rate, options: argparse.Namespace, load
     lines = [
         f"# {options.title}, {time.strftime('%d %B %Y')}",
         "",
-        f"`python benchmarks/run_profile.py --model {options.model} --prompts {options.prompts} --threads {options.threads}`; {machine()}.",
+        f"`python benchmarks/run_profile.py --model {options.model} --prompts {options.prompts} --threads {options.threads}`.",
+        f"{machine()}.",
         f"Load {load:.1f} before and {os.getloadavg()[0]:.1f} after: other programs ran, so that CPU seconds count, not wall seconds.",
         f"Bare forwards between the stages: {tokens:,.0f} tokens per CPU second ({min(rate.rates):,.0f} to {max(rate.rates):,.0f}).",
         "",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -24,26 +24,37 @@ class NegativeLogLikelihood:
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, 1, T, vocab) logits -> (C,)."""
-        if self.labels == "model":
-            outputs = replace(outputs, tokens=_drawn(outputs))
-        return -(outputs.token_log_p()[:, 0] * outputs.mask[:, 0, 1:]).sum(-1)
+        if self.labels == "text":
+            return -outputs.token_log_p()[:, 0].sum(-1)
+        following_CVT = torch.zeros_like(outputs.mask)
+        following_CVT[:, :, :-1] = outputs.mask[:, :, 1:]
+        uniform = _uniform(outputs).flatten()
+
+        def of_drawn(logits_MW: Tensor, places: Tensor) -> Tensor:
+            return _log_p_of_drawn(logits_MW, uniform[places])
+
+        return -outputs.over_positions(of_drawn, following_CVT)[:, 0].sum(-1)
 
 
-@torch.no_grad()
-def _drawn(outputs: Outputs) -> Tensor:
-    """(C, 1, T) int64: at each position but the first a token that the model draws there, by uniform numbers that depend on the document
-    alone, not on its batch or device."""
-    drawn = outputs.tokens.clone()
-    for logits_TW, ids, mask, row in zip(
-        outputs.logits[:, 0], outputs.tokens[:, 0], outputs.mask[:, 0], drawn[:, 0], strict=True
-    ):
+def _uniform(outputs: Outputs) -> Tensor:
+    """(C, 1, T) float32: uniform numbers that depend on the document alone, not on its batch or device."""
+    found = torch.zeros(outputs.tokens.shape)
+    for ids, mask, row in zip(outputs.tokens[:, 0], outputs.mask[:, 0], found[:, 0], strict=True):
         document = ids[mask]
         seed = zlib.crc32(document.cpu().numpy().tobytes())
-        uniform_T1 = torch.rand(len(document) - 1, 1, generator=torch.Generator().manual_seed(seed)).to(logits_TW.device)
-        reached_TW = logits_TW[: len(document) - 1].float().log_softmax(-1).exp().cumsum(-1)
-        drawn_T1 = torch.searchsorted(reached_TW, uniform_T1 * reached_TW[:, -1:])
-        row[1 : len(document)] = drawn_T1.squeeze(-1).clamp_max(logits_TW.shape[-1] - 1)
-    return drawn
+        row[: len(document) - 1] = torch.rand(len(document) - 1, 1, generator=torch.Generator().manual_seed(seed)).squeeze(1)
+    return found.to(outputs.tokens.device)
+
+
+def _log_p_of_drawn(logits_MW: Tensor, uniform_M: Tensor) -> Tensor:
+    """log p of a token that the model draws at each position: (M,), at least float32, nats."""
+    log_p_MW = logits_MW.to(torch.promote_types(logits_MW.dtype, torch.float32)).log_softmax(-1)
+    with torch.no_grad():
+        narrow_MW = log_p_MW if log_p_MW.dtype == torch.float32 else logits_MW.float().log_softmax(-1)
+        reached_MW = narrow_MW.exp().cumsum_(-1)
+        drawn_M1 = torch.searchsorted(reached_MW, uniform_M.unsqueeze(1) * reached_MW[:, -1:])
+        drawn_M1.clamp_max_(logits_MW.shape[-1] - 1)
+    return log_p_MW.gather(1, drawn_M1).squeeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +80,7 @@ class RecallLoss:
         same_CTT = (tokens_CT.unsqueeze(2) == tokens_CT.unsqueeze(1)) & mask_CT.unsqueeze(1)
         times_CT = same_CTT.tril(-2).sum(2)
         recalled_CT = outputs.rare[:, 0] & (times_CT >= 1) & (times_CT <= 3) & mask_CT
-        return -(outputs.token_log_p()[:, 0] * recalled_CT[:, 1:]).sum(-1)
+        return -outputs.token_log_p(recalled_CT[:, 1:].unsqueeze(1))[:, 0].sum(-1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -174,6 +174,7 @@ def perform(
         weights_of=weights_of if demand.weights else None,
         clusters=CLUSTERS if demand.clusters else 1,
         early=not parallelism.sharded and not parallelism.compile,
+        compiled=parallelism.compile,
     )
     checkpointing = CheckpointCallback(callback, checkpoint, every, parallelism, before)
     total = 0

@@ -48,6 +48,7 @@ class ActivationStatisticsCallback(Callback):
         clusters: hashed clusters per category that are summed apart, for bootstrap replicates; 1: none.
         early: raise `StopForward` out of a forward without objective when it has passed every site, where forwards before it showed
             each site once. The module must catch it, as `TrunkModule` does; not for forwards that ranks compute in lockstep.
+        compiled: forwards are compiled around what is listened to.
 
     Raises:
         UserError: a statistic asks for logits, a scale or a layer without an objective.
@@ -64,8 +65,12 @@ class ActivationStatisticsCallback(Callback):
         weights_of: WeightsOf | None = None,
         clusters: int = 1,
         early: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.model, self.adapter, self.sites, self.early = model, adapter, tuple(sites), early
+        self._take: Callable[..., Tensor | None] = self._handle
+        if compiled:
+            self._take = torch.compiler.disable(self._handle)  # type: ignore[no-untyped-call]
         self.accumulator = Accumulator(
             model=model,
             statistics=statistics,
@@ -110,7 +115,7 @@ class ActivationStatisticsCallback(Callback):
         if torch.is_inference_mode_enabled() and any(pass_.objective for pass_ in self.passes):
             raise FairpruneError("passes with an objective need gradients: Trainer(inference_mode=False)")
         taps = frozenset(tap for taps in self.accumulator.taps.values() for tap in taps)
-        self._stack.enter_context(self.adapter.tap(self.model, self.sites, taps | {"neuron"}, self._handle))
+        self._stack.enter_context(self.adapter.tap(self.model, self.sites, taps | {"neuron"}, self._take))
 
     def on_predict_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -242,7 +247,10 @@ class ActivationStatisticsCallback(Callback):
             self._rows[site.name] = rows
         if pass_.objective is not None:
             scale = pass_.scale if tap == "neuron" else 1.0
-            leaf = values * scale if values.requires_grad else (values.detach() * scale).requires_grad_()
+            if values.requires_grad and tap == "neuron" and scale == 1.0:
+                leaf = values  # the output projection reads it: no copy is needed
+            else:
+                leaf = values * scale if values.requires_grad else (values.detach() * scale).requires_grad_()
             self._leaves.append((site, tap, leaf, values.detach()))
             return leaf
         if shared:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fairprune_framework.api.interfaces import Outputs
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.errors import ContractViolation, FairpruneError
+from fairprune_framework.models.head import Answers, answers_of, over_positions
 
 
 @contextmanager
@@ -57,28 +58,80 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
     """
     objective = batch.pass_.objective
     assert objective is not None
-    last = batch.attention_mask.sum(1) - 1
-    only_last = last_token_only(model, lambda: last) if batch.pass_.logits == "last" else nullcontext()
-    with torch.enable_grad(), frozen(model), only_last:
-        mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
-        logits = model(input_ids=batch.input_ids, attention_mask=mask, use_cache=False).logits
-        shown = logits[:, -1][batch.text] if batch.pass_.logits == "last" else logits[batch.text]
-        steps = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
-        mask = (steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1)
-        outputs = Outputs(
-            logits=shown,
-            tokens=batch.input_ids[batch.text],
-            mask=mask,
-            attribute=batch.attribute,
-            lean=batch.lean,
-            rare=torch.zeros_like(mask) if batch.rare is None else batch.rare,
-            right=batch.right,
-        )
+    steps = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+    mask = (steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1)
+    given: dict[str, Any] = {
+        "tokens": batch.input_ids[batch.text],
+        "mask": mask,
+        "attribute": batch.attribute,
+        "lean": batch.lean,
+        "rare": torch.zeros_like(mask) if batch.rare is None else batch.rare,
+        "right": batch.right,
+    }
+    attention = None if bool(batch.attention_mask.all()) else batch.attention_mask
+    inputs = {"input_ids": batch.input_ids, "attention_mask": attention}
+    with torch.enable_grad(), frozen(model):
+        if batch.pass_.logits == "last":
+            last = batch.attention_mask.sum(1) - 1
+            with last_token_only(model, lambda: last):
+                outputs = Outputs(logits=model(**inputs, use_cache=False).logits[:, -1][batch.text], **given)
+        elif _is_sharded(model):
+            outputs = Outputs(logits=model(**inputs, use_cache=False).logits[batch.text], **given)
+        else:
+            outputs = PositionOutputs(answers_of(model, **inputs), batch.text, given)
         objective_C = objective(outputs)
     if not isinstance(objective_C, Tensor) or objective_C.shape != (len(batch.ids),):
         got = tuple(objective_C.shape) if isinstance(objective_C, Tensor) else type(objective_C).__name__
         raise ContractViolation(f"objective {objective!r} must return ({len(batch.ids)},). Got {got} instead.")
     return objective_C
+
+
+def _is_sharded(model: nn.Module) -> bool:
+    """Ranks hold parts of its weights, and compute in lockstep: none may run the head more often than they do."""
+    return any(hasattr(parameter, "placements") for parameter in model.parameters())
+
+
+class PositionOutputs(Outputs):
+    """Outputs that make the logits of few positions at a time, and all of them only where `logits` is looked at.
+
+    Args:
+        answers: of the forward, with its graph.
+        text: (C, V) int64, row of each variant.
+        given: the other fields.
+    """
+
+    def __init__(
+        self,
+        answers: Answers | None = None,
+        text: Tensor | None = None,
+        given: Mapping[str, Any] | None = None,
+        **fields: Any,
+    ) -> None:
+        self.__dict__.update({"_answers": answers, "_text": text, **(given or {}), **fields})
+
+    def __getattr__(self, name: str) -> Tensor:
+        """`logits`, when it is first asked for."""
+        answers, text = self.__dict__.get("_answers"), self.__dict__.get("_text")
+        if name != "logits" or answers is None or text is None:
+            raise AttributeError(name)
+        rows, columns = answers.hidden_BTH.shape[:2]
+        every = torch.arange(rows * columns, device=text.device)
+        logits = answers.logits((every // columns, every % columns))
+        self.__dict__["logits"] = logits.view(rows, columns, -1)[text]
+        return self.logits
+
+    def over_positions(self, function: Callable[[Tensor, Tensor], Tensor], where: Tensor) -> Tensor:
+        """See `Outputs.over_positions`."""
+        answers: Answers | None = self.__dict__.get("_answers")
+        text_CV: Tensor | None = self.__dict__.get("_text")
+        if answers is None or text_CV is None:
+            return super().over_positions(function, where)
+        places = where.flatten().nonzero().squeeze(1)
+        length = where.shape[-1]
+        text = text_CV.flatten()[places // length]
+        values = over_positions(answers, (text, places % length), lambda logits, part: function(logits, places[part]))
+        found = torch.zeros(where.numel(), dtype=values.dtype, device=values.device)
+        return found.index_put((places,), values).view(where.shape)
 
 
 def gradients(objective_C: Tensor, taps: Sequence[Tensor]) -> list[Tensor]:

@@ -38,7 +38,7 @@ class TrunkModule(LightningModule):
         super().__init__()
         self.model = model
         self._trunk = [text_decoder(model)]  # in a list: not a second submodule
-        self.compile_trunk = compile
+        self._compiled: Any = [torch.compile(self._trunk[0])] if compile else []
         self.parallelize: Callable[[Any], None] | None = None
         """Distributes the parameters over a device mesh, under `fsdp` and `tensor_parallel`."""
         self.lockstep = False
@@ -84,10 +84,28 @@ class TrunkModule(LightningModule):
     def _forward(self, batch: MicroBatch) -> None:
         if batch.paths is not None:
             assert batch.position_ids is not None
-            self._trunk[0](**forward_inputs(self.model, batch.input_ids, batch.position_ids, batch.paths))
+            inputs = forward_inputs(self.model, batch.input_ids, batch.position_ids, batch.paths)
+        else:
+            mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
+            inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "use_cache": False}
+        if not self._compiled:
+            self._trunk[0](**inputs)
             return
-        mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
-        self._trunk[0](input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
+        with torch._dynamo.config.patch(suppress_errors=True):  # what cannot be compiled runs as it is
+            self._compiled[0](**inputs)
+
+
+def cannot_compile() -> str | None:
+    """Why nothing can be compiled here, in one line, tried on one addition; None: it can."""
+    try:
+        torch.compile(_incremented)(torch.zeros(2))
+    except Exception as error:  # whatever a compiler that is absent or broken raises
+        return shortened(" ".join(f"{type(error).__name__}: {error}".split()))
+    return None
+
+
+def _incremented(value: Tensor) -> Tensor:
+    return value + 1
 
 
 class _Stream(IterableDataset[MicroBatch]):

@@ -7,7 +7,7 @@ a decoder that computes nothing and a head whose input is replaced by the positi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,10 +31,15 @@ class Answers:
         self._model, self._decoder, self._output, self._inputs = model, decoder, output, inputs
         self.hidden_BTH = hidden_BTH
         """Input of the head at every position."""
+        self.width = vocabulary_of(model)
+        """Of the logits."""
 
     def logits(self, positions: Positions) -> Tensor:
         """(M, W) logits of some positions, in the model's dtype."""
-        hidden_MH = self.hidden_BTH[positions]
+        return self.logits_from(self.hidden_BTH[positions])
+
+    def logits_from(self, hidden_MH: Tensor) -> Tensor:
+        """(M, W) logits of vectors that the head is given in place of its own."""
 
         def replaced(_module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
             return (hidden_MH.unsqueeze(0), *args[1:])
@@ -47,16 +52,57 @@ class Answers:
             handle.remove()
         return logits
 
-    def parts(self, positions: Positions, width: int) -> Iterator[tuple[slice, Tensor]]:
-        """The logits of many positions in parts of at most `VALUES` logits, each with its place among them.
+    def parts(self, positions: Positions, width: int, most: int | None = None) -> Iterator[tuple[slice, Tensor]]:
+        """The logits of many positions in parts, each with its place among them.
 
         Args:
             width: of the vocabulary.
+            most: logits of a part; None: `VALUES`.
         """
-        step = max(1, VALUES // width)
+        step = max(1, (VALUES if most is None else most) // width)
         for start in range(0, len(positions[0]), step):
             part = slice(start, start + step)
             yield part, self.logits((positions[0][part], positions[1][part]))
+
+
+def over_positions(answers: Answers, positions: Positions, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
+    """A number from the logits of each position, (M,), with its gradient; at most `VALUES` logits are in memory.
+
+    The gradient of each number is taken while its logits are there, and what is kept of it is as large as the head's input.
+
+    Args:
+        function: the logits of a part of the positions and its place among them -> a number of each row, of that row alone.
+    """
+    hidden_MH = answers.hidden_BTH[positions]
+    if not hidden_MH.requires_grad:
+        parts = [function(logits, part) for part, logits in answers.parts(positions, answers.width)]
+        return torch.cat(parts) if parts else hidden_MH.new_zeros(0, dtype=torch.promote_types(hidden_MH.dtype, torch.float32))
+    values: list[Tensor] = []
+    slopes_MH = torch.empty_like(hidden_MH, requires_grad=False)
+    step = max(1, VALUES // answers.width)
+    for start in range(0, len(hidden_MH), step):
+        part = slice(start, start + step)
+        leaf = hidden_MH[part].detach().requires_grad_()
+        found = function(answers.logits_from(leaf), part)
+        slopes_MH[part] = torch.autograd.grad(found.sum(), leaf)[0] if found.requires_grad else 0
+        values.append(found.detach())
+    narrow = torch.promote_types(hidden_MH.dtype, torch.float32)
+    given = torch.cat(values) if values else hidden_MH.new_zeros(0, dtype=narrow, requires_grad=False)
+    return _Known.apply(hidden_MH, given, slopes_MH)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Known(torch.autograd.Function):
+    """Numbers of rows whose gradients are known."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden_MH: Tensor, values_M: Tensor, slopes_MH: Tensor) -> Tensor:
+        ctx.save_for_backward(slopes_MH)
+        return values_M.clone()
+
+    @staticmethod
+    def backward(ctx: Any, upstream_M: Tensor) -> tuple[Tensor, None, None]:
+        (slopes_MH,) = ctx.saved_tensors
+        return slopes_MH * upstream_M.to(slopes_MH.dtype).unsqueeze(1), None, None
 
 
 def answers_of(model: nn.Module, **inputs: Any) -> Answers:

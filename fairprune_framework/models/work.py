@@ -139,7 +139,7 @@ class Ledger:
 
     @contextmanager
     def watching(self, model: nn.Module, name: str) -> Iterator[None]:
-        """Count what a model computes inside the context.
+        """Count what a model computes inside the context, which does not keep the model in memory.
 
         Args:
             name: of the model: what tells its forwards from those of another.
@@ -152,7 +152,7 @@ class Ledger:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             ids = kwargs.get("input_ids", args[0] if args else None)
             if isinstance(ids, Tensor) and ids.ndim == 2 and not getattr(module.forward, "computes_nothing", False):
-                self._forward((name, str(next(decoder.parameters()).dtype)), sizes, ids, kwargs)
+                self._forward((name, str(next(module.parameters()).dtype)), sizes, ids, kwargs)
 
         def asked(_module: nn.Module, _args: tuple[Any, ...], logits: Tensor) -> None:
             positions = logits.shape[:-1].numel()
@@ -162,6 +162,7 @@ class Ledger:
         handles = [decoder.register_forward_pre_hook(before, with_kwargs=True)]
         if head is not None:
             handles.append(head.register_forward_hook(asked))
+        del model, decoder, head
         try:
             yield
         finally:

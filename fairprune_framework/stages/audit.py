@@ -22,7 +22,7 @@ from fairprune_framework.auditing.distributed.model_parallel import check_tensor
 from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.memory import in_words, refuse_large, sums_bytes
 from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
-from fairprune_framework.auditing.runner import logger_class, loggers_of
+from fairprune_framework.auditing.runner import cannot_compile, logger_class, loggers_of
 from fairprune_framework.auditing.streams import FiledStreams, Job, largest_of
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
@@ -71,6 +71,11 @@ def check(run: Run) -> None:
         categories={},
     )
     check_parallelism(run)
+    budget, longest = run.recipe.micro_batch_tokens, run.prompts.alignment.longest
+    if 0 < budget < longest:
+        raise UserError(
+            f"--micro-batch-tokens {budget} is less than the longest text of the prompts, {longest} tokens: give at least as many"
+        )
     feeds = run.prompts.alignment.feeds
     refuse_large(_sums_of(run), loaded.device)
     if not feeds[CONTRASTS].contrasts:
@@ -149,10 +154,10 @@ def _audit(run: Run, demand: Demand, sharing: Sharing) -> Outcome:
         facts={"vocabularies": prompts.contrasts.vocabularies},
     )
     outcome: Outcome | None = None
-    readings = demand.readings(len(loaded.layers))
+    readings, parallelism = demand.readings(len(loaded.layers)), _what_compiles(run)
     for number, part in enumerate(readings):
         job = replace(job, before=None if outcome is None else outcome.statistics)
-        found = _reading(run, part, number, job, keep=number + 1 < len(readings))
+        found = _reading(run, part, number, job, parallelism, keep=number + 1 < len(readings))
         outcome = found if outcome is None else outcome.joined(found)
     assert outcome is not None
     if outcome.splits:
@@ -167,9 +172,9 @@ def _checkpoint_of(run: Run, number: int) -> Path:
     return run.folder / CHECKPOINT / (f"reading-{number}" if number else "")
 
 
-def _reading(run: Run, demand: Demand, number: int, job: Job, *, keep: bool) -> Outcome:
+def _reading(run: Run, demand: Demand, number: int, job: Job, parallelism: Parallelism, *, keep: bool) -> Outcome:
     """Do what is left of one reading of the streams."""
-    loaded, folder, parallelism = run.loaded, run.folder, parallelism_of(run.recipe)
+    loaded, folder = run.loaded, run.folder
     streams = FiledStreams(folder.path, loaded.encoder)
     checkpoint = Checkpoint(_checkpoint_of(run, number), binding(run, demand, job), run.notify)
     if folder.overwrite and checkpoint.folder.is_dir():
@@ -203,6 +208,15 @@ def _reading(run: Run, demand: Demand, number: int, job: Job, *, keep: bool) -> 
     return outcome
 
 
+def _what_compiles(run: Run) -> Parallelism:
+    """The way to compute, without compiling where that fails; said to who asked for it."""
+    parallelism = parallelism_of(run.recipe)
+    if not parallelism.compile or (because := cannot_compile()) is None:
+        return parallelism
+    run.notify(f"--compile: torch.compile fails here ({because}); the audit goes on without it")
+    return replace(parallelism, compile=False)
+
+
 def run_worker_rank(run: Run) -> int:
     """Compute this rank's part of the audit of a run, as a rank that is not 0; returns the exit code.
 
@@ -214,6 +228,7 @@ def run_worker_rank(run: Run) -> int:
         parallel.init_process_group(parallelism)
         if parallel.broadcast(parallelism, None) == "leave":
             return 0
+        compiling = _what_compiles(run)
         for number, part in enumerate(run.plugins.demand(len(loaded.layers)).readings(len(loaded.layers))):
             checkpoint = Checkpoint(_checkpoint_of(run, number), {})
             perform(
@@ -222,7 +237,7 @@ def run_worker_rank(run: Run) -> int:
                 part,
                 None,
                 FiledStreams(run.folder.path, loaded.encoder),
-                parallelism=parallelism,
+                parallelism=compiling,
                 checkpoint=checkpoint,
                 every=run.recipe.checkpoint_every,
             )

@@ -23,6 +23,7 @@ from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.functional.divergence import kl_divergence
 from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.models.head import Answers, answers_of
 from fairprune_framework.models.loading import parameter_count
 from fairprune_framework.models.saving import save_like, save_new, shards
 from fairprune_framework.models.uneven import FILE as UNEVEN
@@ -37,6 +38,8 @@ from fairprune_framework.utilities.files import move_folder, temporary_folder
 MAX_DIFFERENCE = 1e-3
 MAX_KL = 1e-6
 """Between removed and masked, in float32 (measured: 8e-5 on logits, since matrix shapes change)."""
+WIDE_VALUES = 2**22
+"""Logits that are compared at once: 32 MiB in float64."""
 
 
 Widths = Literal["uniform", "exact"]
@@ -267,11 +270,11 @@ def save_pruned_model(
     fields = new_fields(sites, stored, config.get_text_config())
     with in_float32(model):
         with masked(model, architecture, plan.sites, plan.scaling):
-            expected = logits_of(model, probe_ids)
+            expected = _answers(model, probe_ids)
         normed = plan.operator == "remove" and _has_inner_norm(sites)
         if plan.operator == "scale" or normed:  # 16-bit weights are rounded when scaled: the arithmetic is proven before that
             with pruned_in_place(model, plan, sites, stored):
-                difference, kl = _compare(logits_of(model, probe_ids), expected)
+                difference, kl = _compare(_answers(model, probe_ids), expected)
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(target) as temporary:
         with pruned_in_place(model, plan, sites, stored):
@@ -285,18 +288,19 @@ def save_pruned_model(
             if exact or (temporary / UNEVEN).is_file():
                 mark(temporary, model, parameters)
             with in_float32(model):
-                cut_logits = logits_of(model, probe_ids)
-        if not (plan.operator == "scale" or normed):
-            difference, kl = _compare(cut_logits, expected)
+                cut = _answers(model, probe_ids)
+        with in_float32(model):
+            if not (plan.operator == "scale" or normed):
+                difference, kl = _compare(cut, expected)
         if not (difference <= MAX_DIFFERENCE and kl <= MAX_KL):
             raise VerificationFailed(
                 f"the removed model differs from the masked one: logits by {difference:.2e} (at most {MAX_DIFFERENCE:g}), "
                 f"KL {kl:.2e} (at most {MAX_KL:g}). Nothing was kept."
             )
         again = reload(temporary)
-        with in_float32(again):
-            reloaded_logits = logits_of(again, probe_ids)
-        if not torch.equal(reloaded_logits, cut_logits):
+        with in_float32(model), in_float32(again):
+            same = all(map(torch.equal, _logits(_answers(again, probe_ids)), _logits(cut)))
+        if not same:
             raise VerificationFailed("the reloaded model does not answer as the removed one. Nothing was kept.")
         del again
         gc.collect()
@@ -320,10 +324,31 @@ def _has_inner_norm(sites: Mapping[str, Site]) -> bool:
     return any(slice_.role == "inner_norm" for site in sites.values() for slice_ in site.slices)
 
 
-def _compare(logits: Tensor, expected: Tensor) -> tuple[float, float]:
-    """Largest difference of logits, and mean KL(expected || logits) in nats."""
-    log_p, log_q = (torch.log_softmax(each.double(), -1) for each in (expected, logits))
-    return (logits - expected).abs().max().item(), kl_divergence(log_p, log_q).mean().item()
+@torch.no_grad()
+def _answers(model: nn.Module, ids: Tensor) -> Answers:
+    """The forward of unpadded token ids (B, T), for logits at every position."""
+    return answers_of(model, input_ids=ids.to(next(model.parameters()).device))
+
+
+@torch.no_grad()
+def _logits(answers: Answers) -> Iterator[Tensor]:
+    """The logits at all positions, (M, vocab) float32 on the CPU, few at a time. What is behind the decoder is not pruned, so that they
+    are the same before and after `pruned_in_place` ends."""
+    rows, columns = answers.hidden_BTH.shape[:2]
+    every = torch.arange(rows * columns, device=answers.hidden_BTH.device)
+    for _, logits in answers.parts((every // columns, every % columns), answers.width, WIDE_VALUES):
+        yield logits.float().cpu()
+
+
+def _compare(found: Answers, expected: Answers) -> tuple[float, float]:
+    """Largest difference of logits, and mean KL(expected || found) in nats."""
+    differences: list[float] = []
+    divergences: list[Tensor] = []
+    for logits, wanted in zip(_logits(found), _logits(expected), strict=True):
+        log_p, log_q = (torch.log_softmax(each.double(), -1) for each in (wanted, logits))
+        differences.append(float((logits - wanted).abs().max()))
+        divergences.append(kl_divergence(log_p, log_q))
+    return max(differences), float(torch.cat(divergences).mean())
 
 
 def _report(

@@ -183,6 +183,8 @@ def test_an_adapter_that_does_not_fit(hostile: Hostile) -> None:
         (["--seed", "-1"], "'seed'"),
         (["--seed", str(2**70)], "'seed'"),
         (["--micro-batch-tokens", "-1"], "'micro_batch_tokens'"),
+        (["--micro-batch-tokens", "4"], "--micro-batch-tokens 4 is less than the longest text of the prompts, "),
+        (["--accelerator", "gpu"], "PyTorch finds none on this machine"),
         (["--calibration-tokens", "1"], "'calibration_tokens'"),
         (["--calibration-documents", "2"], "'calibration_documents'"),
         (["--max-perplexity-increase", "-0.1"], "must not be negative"),

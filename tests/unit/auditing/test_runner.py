@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from lightning.pytorch.loggers import CSVLogger
+from safetensors.torch import load_file
 
-from fairprune_framework.auditing.runner import loggers_of
+from fairprune_framework.auditing.runner import cannot_compile, loggers_of
 from fairprune_framework.errors import UserError
 
 
@@ -38,3 +41,47 @@ def test_a_logger_that_cannot_be_made(name: str, text: str, tmp_path: Path) -> N
     assert text in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def audited(fairprune: Any, llama: Path, prompts: Path, folder: Path, *more: str) -> tuple[Any, dict[str, torch.Tensor]]:
+    """What the command said, and the sums of the audit."""
+    answer = fairprune("audit", llama, "--prompts", prompts, "--output", folder, "--recipe", "variance", *more)
+    assert answer.code == 0, answer.err
+    return answer, load_file(folder / "statistics.safetensors")
+
+
+def test_a_compiled_trunk_gives_the_same_sums(
+    fairprune: Any, llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled by a backend that needs no C++ compiler."""
+    compiled: list[Any] = []
+    compile = torch.compile
+
+    def watched(function: Any) -> Any:
+        compiled.append(function)
+        return compile(function, backend="eager")
+
+    _, expected = audited(fairprune, llama, prompts, tmp_path / "plain")
+    assert not compiled
+    monkeypatch.setattr(torch, "compile", watched)
+    answer, found = audited(fairprune, llama, prompts, tmp_path / "compiled", "--compile")
+    assert [type(each).__name__ for each in compiled][1:] == ["LlamaModel"]
+    assert "goes on without it" not in answer.err
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-7)
+
+
+def test_a_compile_that_fails_is_one_line_and_the_audit_goes_on(
+    fairprune: Any, llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(function: Any) -> Any:
+        raise RuntimeError("no compiler\nwas found")
+
+    _, expected = audited(fairprune, llama, prompts, tmp_path / "plain")
+    monkeypatch.setattr(torch, "compile", broken)
+    answer, found = audited(fairprune, llama, prompts, tmp_path / "compiled", "--compile")
+    line = "--compile: torch.compile fails here (RuntimeError: no compiler was found); the audit goes on without it"
+    assert answer.err.count(line) == 1
+    assert all(found[name].equal(value) for name, value in expected.items())
+    assert cannot_compile() == "RuntimeError: no compiler was found"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,18 @@ def test_what_is_generated_is_counted_apart() -> None:
     assert ledger.forwards == 3
     assert ledger.generated == ledger.tokens
     assert ledger.least_flop == 0
+
+
+def test_a_model_that_is_let_go_of_is_not_kept() -> None:
+    """`evaluate` has one model in memory at a time."""
+    model: Any = tiny_model("llama")
+    gone, ledger = weakref.ref(model), Ledger()
+    with ledger.watching(model, "original"):
+        model(input_ids=IDS)
+        del model
+        gc.collect()
+        assert gone() is None
+    assert ledger.forwards == 1
 
 
 @torch.inference_mode()
