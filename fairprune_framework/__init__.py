@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from fairprune_framework.utilities.after_import import after_import
 from fairprune_framework.utilities.versions import __version__
 
 _EXPORTS = {
@@ -32,6 +33,7 @@ _EXPORTS = {
     "transfer": "analysis.transfer",
     "audit": "pipeline",
     "evaluate": "pipeline",
+    "export": "pipeline",
     "figures": "reporting",
     "load_model": "models.loading",
     "plan": "pipeline",
@@ -62,7 +64,7 @@ if TYPE_CHECKING:
     from fairprune_framework.contrasts.schema import Contrast, Variant
     from fairprune_framework.models.architecture import recognise
     from fairprune_framework.models.loading import load_model
-    from fairprune_framework.pipeline import audit, evaluate, plan, prune, report, restore, run, score
+    from fairprune_framework.pipeline import audit, evaluate, export, plan, prune, report, restore, run, score
     from fairprune_framework.recipes.recipe import Recipe
     from fairprune_framework.reporting import figures
     from fairprune_framework.runs.run import Run
@@ -75,3 +77,11 @@ def __getattr__(name: str) -> Any:
     if name == "figures":  # a module, not a name in one
         return import_module(f"{__name__}.reporting.figures")
     return getattr(import_module(f"{__name__}.{_EXPORTS[name]}"), name)
+
+
+def _know_uneven_models(module: Any) -> None:
+    """Classes of transformers build models of uneven width from their config alone, once this package is imported."""
+    import_module(f"{__name__}.models.uneven").know(module.PreTrainedModel)
+
+
+after_import("transformers.modeling_utils", _know_uneven_models)

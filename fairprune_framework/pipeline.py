@@ -208,6 +208,26 @@ def restore(
     return done.model, done.tokenizer
 
 
+def export(run: Run | str | Path, output: str | Path, *, format: str, **allowed: bool) -> dict[str, Any]:
+    """Write the pruned model of a run, or the model in a folder, for another program.
+
+    Args:
+        output: the folder to make, or the file that ends in `.gguf`.
+        format: `hf`: plain transformers, uneven layers filled up with zeros; `vllm`: as stored; `gguf`: one file for llama.cpp.
+        allowed: `trust_remote_code`, `allow_pickle`, as `load_model`.
+
+    Returns:
+        `format`, `output`, `bytes`, `filled` (parameters filled up), `architecture` (of a GGUF file), `serve` (how it is read).
+
+    Raises:
+        UserError: no such model, an output that is taken, or a model that the format cannot hold; the text says why.
+        VerificationFailed: what was written does not answer as the model; nothing is kept.
+    """
+    from fairprune_framework.surgery.export import export as write
+
+    return write(_folder(run), output, format, **allowed).to_json()
+
+
 def report(
     *runs: Run | str | Path,
     output: str | Path | None = None,

@@ -36,6 +36,7 @@ MODULES = (
     "inspect",
     "report",
     "restore",
+    "export",
     "push",
     "explore",
     "doctor",

@@ -8,6 +8,7 @@ a subclass, for transformers and vLLM with `trust_remote_code=True`.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import json
 import math
@@ -73,8 +74,10 @@ def narrow(model: nn.Module, shapes: Mapping[str, Sequence[int]], prefix: str = 
 
 def uneven_shapes(model: Any, names: Iterable[str]) -> dict[str, list[int]]:
     """Those of these parameters, and of those that the config names already, that its other fields do not give this shape."""
+    config = copy.deepcopy(model.config)
+    vars(config).pop(FIELD, None)
     with torch.device("meta"):
-        plain = type(model)(copy.deepcopy(model.config))
+        plain = type(model)(config)
     wanted = sorted({*names, *(getattr(model.config, FIELD, None) or {})})
     shapes = {name: list(model.get_parameter(name).shape) for name in wanted}
     return {name: shape for name, shape in shapes.items() if shape != list(plain.get_parameter(name).shape)}
@@ -128,6 +131,29 @@ def source_of(model: Any) -> str:
     return "".join(parts)
 
 
+def know(base: Any) -> None:
+    """Make every class below `PreTrainedModel` narrow its parameters as `uneven_shapes` of its config says, so that its own and the
+    Auto classes' `from_pretrained` and `from_config` read such a folder without `trust_remote_code`; other models are as they were.
+    """
+    ended = base.post_init
+    if getattr(ended, "knows_uneven", False):
+        return
+
+    @functools.wraps(ended)
+    def post_init(self: Any) -> None:
+        ended(self)
+        if shapes := getattr(self.config, FIELD, None):
+            own = dict(self.named_parameters())
+            for prefix in ("", f"{self.base_model_prefix}."):
+                mine = {name: shape for name, shape in shapes.items() if name.removeprefix(prefix) in own}
+                if len(mine) == len(shapes):
+                    narrow(self, mine, prefix)
+                    return
+
+    post_init.knows_uneven = True  # type: ignore[attr-defined]
+    base.post_init = post_init
+
+
 def load_uneven(source: str, content: Mapping[str, Any], **options: Any) -> tuple[nn.Module, Mapping[str, Any]]:
     """The model of a folder with `uneven_shapes`, and what transformers says of loading it; runs no code of the folder.
 
@@ -155,7 +181,7 @@ def load_uneven(source: str, content: Mapping[str, Any], **options: Any) -> tupl
     return model, loaded
 
 
-def refuse_shapes(content: Mapping[str, Any], total: int, name: str) -> None:
+def check_uneven_shapes(content: Mapping[str, Any], total: int, name: str) -> None:
     """Raise `UserError` for shapes in a config that are none, or larger than the `total` numbers that its weights hold."""
     shapes = content.get(FIELD)
     if shapes is None:
@@ -164,7 +190,7 @@ def refuse_shapes(content: Mapping[str, Any], total: int, name: str) -> None:
         sizes = shape if isinstance(shape, list) and shape else [0]
         if any(type(size) is not int or size < 1 for size in sizes) or math.prod(sizes) > total:
             raise UserError(
-                f"the config of {name!r} gives {shown(parameter)} the shape {shown(shape)}, which its weights do not hold"
+                f"{FIELD} of the config of {name!r} gives {shown(parameter)} the shape {shown(shape)}, which its weights do not hold"
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.errors import RunFolderError, UserError, shown
-from fairprune_framework.models.uneven import refuse_shapes
+from fairprune_framework.models.uneven import check_uneven_shapes
 from fairprune_framework.utilities.files import read_json
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
@@ -73,7 +73,7 @@ def refuse_oversized(folder: Path, name: str) -> None:
     config = _json(folder / "config.json", name)
     text = config.get("text_config")
     total = sum(math.prod(shape) for shape in shapes.values())
-    refuse_shapes(config, total, name)
+    check_uneven_shapes(config, total, name)
     config |= text if isinstance(text, dict) else {}
     layers = 1 + max((int(found[1]) for key in shapes if (found := _LAYER.search(key))), default=len(shapes))
     limits = {"num_hidden_layers": layers, **dict.fromkeys(_SIZES, total)}

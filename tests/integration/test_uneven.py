@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText
 
 import fairprune_framework as fp
 from fairprune_framework.api.types import Plan
@@ -33,7 +33,7 @@ LAYOUTS = (
 @pytest.fixture(autouse=True)
 def own_auto_classes() -> Iterator[None]:
     """transformers keeps the code that it ran as the class of the family, for the rest of the process."""
-    auto: list[Any] = [AutoModelForCausalLM, AutoModelForImageTextToText]
+    auto: list[Any] = [AutoModel, AutoModelForCausalLM, AutoModelForImageTextToText]
     before = [dict(each._model_mapping._extra_content) for each in auto]
     yield
     for each, content in zip(auto, before, strict=True):
@@ -90,6 +90,26 @@ def test_each_layer_is_stored_in_its_own_width(layout: str, tmp_path: Path) -> N
     again, _ = load_model(str(tmp_path / "original"))
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
+
+
+def test_auto_classes_know_uneven_models_once_this_package_is_imported(tmp_path: Path) -> None:
+    model = whole("llama", tmp_path / "whole")
+    prune(model, tmp_path / "whole", tmp_path / "run")
+    folder = tmp_path / "run" / "model"
+    expected = logits_of(load_model(str(folder))[0], IDS)
+    plain = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
+    assert type(plain).__module__ == "transformers.models.llama.modeling_llama"
+    assert torch.equal(logits_of(plain, IDS), expected)
+    trunk = AutoModel.from_pretrained(folder, dtype="auto")
+    assert trunk.layers[0].mlp.up_proj.weight.shape == plain.model.layers[0].mlp.up_proj.weight.shape
+    prompts = torch.randint(3, 300, (8, 5), generator=torch.Generator().manual_seed(2))
+    ours, _ = load_model(str(folder))
+    theirs = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype="auto").eval()
+    assert type(theirs).__module__.startswith("transformers_modules.")
+    words: Any = {"max_new_tokens": 64, "min_new_tokens": 64, "do_sample": False}
+    answers = [each.generate(prompts, **words) for each in (ours, theirs, plain)]
+    assert answers[0].shape == (8, 69)
+    assert all(torch.equal(each, answers[0]) for each in answers[1:])
 
 
 def test_an_uneven_model_is_pruned_again_and_restored_in_two_steps(tmp_path: Path) -> None:
