@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,8 +15,6 @@ if TYPE_CHECKING:
 
     from fairprune_framework.api.types import Scores, Stream
 
-SPARED_FROM = 0.5
-"""Standard errors over documents."""
 CONTROL, LEGITIMATE, RECALL = ControlSlopes(), LegitimateSlopes(), RecallSlopes()
 
 
@@ -32,18 +31,22 @@ class Held:
     lift: float = 0.0
     """How far the divergence of controls is to rise, nats for each nat of fall of the bias: what is held on the contrasts that chose falls
     on others with it, and less so where it was asked to rise. At least 0."""
-    spare: bool = False
-    """Units that support recall are left alone: held to first order in sum, recall does not carry over to other texts."""
+    spare: float | None = None
+    """Nothing that supports recall is turned down or removed, nothing that opposes it turned up: a unit whose mean slope of recall lies
+    more than so many standard errors over documents from 0. Held in sum alone, recall does not carry over to other texts. None: any
+    unit may be moved."""
     required: bool = True
     """Whether prompts without contrasts of what is held are an error; otherwise that is not held."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.lift < float("inf"):
             raise ValueError(f"The 'lift' must be a number of at least 0. Got {self.lift} instead.")
+        if self.spare is not None and not math.isfinite(self.spare):
+            raise ValueError(f"The 'spare' must be a finite number of standard errors. Got {self.spare} instead.")
 
     def statistics(self) -> tuple[Statistic, ...]:
         """What a policy needs for them: a gradient pass over the stream of each."""
-        wanted = ((CONTROL, self.controls), (LEGITIMATE, self.legitimate), (RECALL, self.recall or self.spare))
+        wanted = ((CONTROL, self.controls), (LEGITIMATE, self.legitimate), (RECALL, self.recall or self.spare is not None))
         return tuple(statistic for statistic, asked in wanted if asked)
 
     def needs(self) -> Needs:
@@ -53,12 +56,17 @@ class Held:
             optional_streams=frozenset() if self.required else frozenset({"controls", "legitimate"}),
         )
 
-    def open_units(self, allowed: Mapping[str, Tensor], context: PolicyContext) -> Mapping[str, Tensor]:
-        """Of the units that may change, site -> (N,) bool, those that need not be spared: a mean slope of recall half a standard error
-        below 0 counts, as in `protected-global`."""
-        if not self.spare:
+    def may_fall(self, allowed: Mapping[str, Tensor], context: PolicyContext) -> Mapping[str, Tensor]:
+        """Of the units that may change, site -> (N,) bool, those that may be removed or turned down."""
+        if self.spare is None:
             return allowed
-        return {name: may & ~RECALL.supports(context.at(name), SPARED_FROM) for name, may in allowed.items()}
+        return {name: may & ~RECALL.supports(context.at(name), self.spare) for name, may in allowed.items()}
+
+    def may_rise(self, allowed: Mapping[str, Tensor], context: PolicyContext) -> Mapping[str, Tensor]:
+        """Of the units that may change, site -> (N,) bool, those that may be turned up."""
+        if self.spare is None:
+            return allowed
+        return {name: may & ~RECALL.opposes(context.at(name), self.spare) for name, may in allowed.items()}
 
     def control_slopes(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats, and `lift` times the bias.

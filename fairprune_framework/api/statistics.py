@@ -118,11 +118,20 @@ class RecallSlopes(Statistic):
     def supports(self, at: SiteContext, margin: float) -> Tensor:
         """(N,) bool: without the unit recalled words would be less likely, to first order: its mean slope over documents lies below 0 by
         more than `margin` standard errors."""
+        mean_N, error_N = self._mean_and_error(at)
+        return mean_N.lt(-margin * error_N)
+
+    def opposes(self, at: SiteContext, margin: float) -> Tensor:
+        """(N,) bool: with more of the unit recalled words would be less likely, as `supports` with the other sign."""
+        mean_N, error_N = self._mean_and_error(at)
+        return mean_N.gt(margin * error_N)
+
+    def _mean_and_error(self, at: SiteContext) -> tuple[Tensor, Tensor]:
         total_N, squares_N, count_N = at.sums[f"{self.name}.moments"]
         count_N = count_N.clamp_min(2)
         mean_N: Tensor = total_N / count_N
         error_N: Tensor = ((squares_N / count_N - mean_N.square()).clamp_min(0) / (count_N - 1)).sqrt()
-        return mean_N.lt(-margin * error_N)
+        return mean_N, error_N
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,8 +44,8 @@ class Gates(SelectionPolicy):
     """Cost of the gates, as a share of the second-order cost of removing the `reference` share of all neurons."""
     reference: float = 0.0043
     """How many neurons that is, taken by bias / (importance + median importance) ** 0.5."""
-    spare: bool = False
-    """Leave alone what supports recall: half a standard error over documents, as `protected-global` does."""
+    spare: float | None = None
+    """Leave alone what supports recall: units whose slope lies more than so many standard errors over documents below 0."""
     lift: float = 0.0
     """How far the divergence of controls of `select` is to rise, nats for each nat that the demographic one falls, to first order."""
 
@@ -76,8 +76,10 @@ class Gates(SelectionPolicy):
             return Choice(units={}, reason="all layers are protected")
         cost_of = {name: values + self._floor(scores) for name, values in scores.importance.items()}
         worth = {name: bias.square() / cost_of[name] for name, bias in scores.bias.items()}
-        open_units = self._held().open_units({name: may & (scores.bias[name] != 0) for name, may in allowed.items()}, context)
-        chosen = select_top(replace(scores, signed=False), budget, worth, open_units, "no neuron has a bias other than 0")
+        moved = {name: may & (scores.bias[name] != 0) for name, may in allowed.items()}
+        falls, rises = self._held().may_fall(moved, context), self._held().may_rise(moved, context)
+        useful = {name: torch.where(bias > 0, falls[name], rises[name]) for name, bias in scores.bias.items() if name in moved}
+        chosen = select_top(replace(scores, signed=False), budget, worth, useful, "no neuron has a bias other than 0")
         if not any(map(len, chosen.units.values())):
             return chosen
         names = [name for name, units in chosen.units.items() if len(units)]
@@ -88,7 +90,8 @@ class Gates(SelectionPolicy):
         program = Program(
             slope=joined(scores.bias),
             curvature=joined(cost_of),
-            cap=self.cap,
+            low=-self.cap * joined(falls),
+            high=self.cap * joined(rises),
             equal=_stacked(self._held().control_slopes(scores, names, context), joined),
             at_most=_stacked(self._held().limits(scores, names, context), joined),
         )

@@ -14,20 +14,23 @@ STEPS = 80
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """min over d of slope . d + price / 2 sum curvature d^2, with |d| <= cap, equal @ d = 0 and at_most @ d <= 0."""
+    """min over d of slope . d + price / 2 sum curvature d^2, with low <= d <= high, equal @ d = 0 and at_most @ d <= 0."""
 
     slope: Tensor
     """(N,) float64."""
     curvature: Tensor
     """(N,) float64, above 0."""
-    cap: float
+    low: Tensor
+    """(N,) float64, at most 0."""
+    high: Tensor
+    """(N,) float64, at least 0."""
     equal: Tensor
     """(E, N) float64; (0, 0): no such constraint."""
     at_most: Tensor
     """(M, N) float64, as `equal`."""
 
     def solve(self, cost: float, counted: Tensor) -> Tensor:
-        """The gates d, (N,) float64, whose cost 1/2 sum counted d^2 is at most `cost`, and as near to it as the cap lets it be.
+        """The gates d, (N,) float64, whose cost 1/2 sum counted d^2 is at most `cost`, and as near to it as the bounds let it be.
 
         Args:
             counted: (N,) float64, what the cost counts of each gate.
@@ -56,7 +59,7 @@ class Program:
 
     def at(self, rows_RN: Tensor, dual_R: Tensor, price: float) -> Tensor:
         """The minimiser for given multipliers of the constraints, (N,)."""
-        return (-(self.slope + dual_R @ rows_RN) / (price * self.curvature)).clamp(-self.cap, self.cap)
+        return (-(self.slope + dual_R @ rows_RN) / (price * self.curvature)).clamp(self.low, self.high)
 
     def _dual(self, rows_RN: Tensor, price: float, start_R: Tensor, typical: float) -> Tensor:
         """The multipliers that maximise the dual: concave, once differentiable, its gradient rows @ d."""

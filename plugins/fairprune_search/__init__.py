@@ -97,8 +97,8 @@ class Knapsack(SelectionPolicy):
     """The margin of right words, where the attribute should matter, does not fall, to first order."""
     recall: bool = False
     """Recalled words of the calibration text become no less likely, to first order."""
-    spare: bool = False
-    """Leave alone what supports recall: half a standard error over documents, as `protected-global` does."""
+    spare: float | None = None
+    """Leave alone what supports recall: units whose slope lies more than so many standard errors over documents below 0."""
     lift: float = 0.0
     """With `specific`, how far it is to rise, nats for each nat that the demographic one falls."""
     required: bool = True
@@ -130,7 +130,7 @@ class Knapsack(SelectionPolicy):
         from scipy.sparse import csr_array
 
         allowed, count = biased(scores, eligible(scores, budget)), budget.units(scores.sites)
-        allowed = dict(self._held().open_units(allowed, context))
+        allowed = dict(self._held().may_fall(allowed, context))
         if not count or not any(bool(may.any()) for may in allowed.values()):
             return Choice(units={}, reason=NONE)
         names, bias, importance, may = _joined(scores, allowed)

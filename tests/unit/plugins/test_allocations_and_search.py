@@ -39,6 +39,22 @@ def choose(
     **options: Any,
 ) -> list[Unit]:
     """(site, unit) of what a policy takes, most removable first of each site."""
+    choice = decide(policy, budget, scores, at=at, resampled=resampled, probe=probe, seed=seed, **options)
+    return [(name, int(unit)) for name, units in choice.units.items() for unit in units]
+
+
+def decide(
+    policy: str,
+    budget: str,
+    scores: Scores = SCORES,
+    *,
+    at: Any = None,
+    resampled: Any = None,
+    probe: Any = None,
+    seed: int = 0,
+    **options: Any,
+) -> Choice:
+    """What a policy takes."""
     made = discovery.build("policy", policy, options)
     assert isinstance(made, SelectionPolicy)
     context = PolicyContext(
@@ -49,8 +65,7 @@ def choose(
         probe=probe,
         generator=torch.Generator().manual_seed(seed),
     )
-    choice = made.select(scores, Budget.parse(budget), context)
-    return [(name, int(unit)) for name, units in choice.units.items() for unit in units]
+    return made.select(scores, Budget.parse(budget), context)
 
 
 def every(scores: Scores = SCORES) -> list[Unit]:
@@ -226,22 +241,41 @@ def test_knapsack_lifts_controls_by_a_multiple_of_what_it_takes() -> None:
     assert sum(slope[unit] for unit in held) > -2.0 * sum(map(bias, held)) + 2 * np.abs(row).max()
 
 
-def test_knapsack_and_gates_spare_what_supports_recall() -> None:
+@pytest.mark.parametrize("margin", [0.5, 0.0, -0.5])
+def test_knapsack_and_gates_spare_recall(margin: float) -> None:
+    """What supports it is not removed or turned down, what opposes it is not turned up."""
     generator = torch.Generator().manual_seed(5)
     documents = {name: torch.randn(6, 48, generator=generator, dtype=torch.float64) for name in NAMES}
     moments = {n: torch.stack([x.sum(0), x.square().sum(0), torch.full((48,), 6.0).double()]) for n, x in documents.items()}
-    error = {name: x.std(0, correction=1) / 6**0.5 for name, x in documents.items()}
-    spared = {(n, u) for n in NAMES for u in range(48) if documents[n].mean(0)[u] < -0.5 * error[n][u]}
+    in_errors = {name: x.mean(0) / (x.std(0, correction=1) / 6**0.5) for name, x in documents.items()}
+    signed = replace(SCORES, bias={name: torch.randn(48, generator=generator, dtype=torch.float64) for name in NAMES})
 
     def at(name: str) -> Any:
         return SimpleNamespace(sums={"recall-slopes.moments": moments[name]})
 
-    for policy, options in (("knapsack", {"cost": 1.0}), ("gates", {"specific": False, "legitimate": False, "recall": False})):
-        free = set(choose(policy, "60n", at=at, **options))
-        kept = set(choose(policy, "60n", at=at, spare=True, **options))
-        assert free & spared
-        assert kept
-        assert not kept & spared
+    def moved(policy: str, options: Any) -> list[tuple[float, float]]:
+        """Factor and slope in standard errors of each unit that is planned."""
+        choice = decide(policy, "60n", signed, at=at, **options)
+        factors = choice.factors or {name: torch.zeros(len(units)) for name, units in choice.units.items()}
+        return [
+            (float(factor), float(in_errors[name][unit]))
+            for name, units in choice.units.items()
+            for unit, factor in zip(units, factors[name], strict=True)
+        ]
+
+    gates = {"specific": False, "legitimate": False, "recall": False}
+    for policy, options in (("knapsack", {"cost": 1.0}), ("gates", gates)):
+        free, spared = moved(policy, options), moved(policy, {**options, "spare": margin})
+        assert any(errors < -margin for factor, errors in free if factor < 1)
+        assert [errors for factor, errors in spared if factor < 1]
+        assert not [errors for factor, errors in spared if factor < 1 and errors < -margin]
+        assert not [errors for factor, errors in spared if factor > 1 and errors > margin]
+    assert [errors for factor, errors in moved("gates", {**gates, "spare": margin}) if factor > 1]
+
+
+def test_the_margin_of_spare_is_a_number() -> None:
+    with pytest.raises(ValueError, match="'spare' must be a finite number"):
+        choose("gates", "60n", at=None, spare=float("nan"))
 
 
 def test_knapsack_says_which_contrasts_are_missing() -> None:

@@ -17,16 +17,16 @@ def random_program(seed: int, units: int = 30) -> Program:
     def draw(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    return Program(
-        slope=draw(units), curvature=draw(units).square() + 0.05, cap=0.5, equal=draw(1, units), at_most=draw(3, units)
-    )
+    curvature, low, high = draw(units).square() + 0.05, -draw(units).abs().clamp_max(0.5), draw(units).abs().clamp_max(0.5)
+    low[::5], high[1::5] = 0.0, 0.0  # that may only rise, that may only fall
+    return Program(slope=draw(units), curvature=curvature, low=low, high=high, equal=draw(1, units), at_most=draw(3, units))
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_it_is_the_solution_of_a_general_solver(seed: int) -> None:
     """The least A . d at that cost, under the same constraints, found without duals."""
     program = random_program(seed)
-    free = (-program.slope / program.curvature).clamp(-program.cap, program.cap)
+    free = (-program.slope / program.curvature).clamp(program.low, program.high)
     cost = 0.1 * 0.5 * float((program.curvature * free.square()).sum())
     gates = program.solve(cost, program.curvature)
     slope, curvature = program.slope.numpy(), program.curvature.numpy()
@@ -35,7 +35,7 @@ def test_it_is_the_solution_of_a_general_solver(seed: int) -> None:
         np.zeros(len(slope)),
         jac=lambda d: slope,
         method="SLSQP",
-        bounds=[(-program.cap, program.cap)] * len(slope),
+        bounds=list(zip(program.low.tolist(), program.high.tolist(), strict=True)),
         constraints=[
             LinearConstraint(program.equal.numpy(), 0, 0),
             LinearConstraint(program.at_most.numpy(), -np.inf, 0),
@@ -63,7 +63,8 @@ def test_without_constraints_it_is_the_closed_form() -> None:
     program = Program(
         slope=torch.tensor([1.0, -2.0, 0.0, 4.0]).double(),
         curvature=torch.ones(4).double(),
-        cap=0.5,
+        low=torch.full((4,), -0.5).double(),
+        high=torch.full((4,), 0.5).double(),
         equal=nothing,
         at_most=nothing,
     )
@@ -72,11 +73,12 @@ def test_without_constraints_it_is_the_closed_form() -> None:
     torch.testing.assert_close(program.solve(0.2, program.curvature), torch.tensor([-t, 2 * t, 0.0, -0.5]).double())
 
 
-def test_more_than_the_cap_allows_is_the_cap() -> None:
+def test_more_than_the_bounds_allow_is_the_bounds() -> None:
     nothing = torch.zeros(0, 0, dtype=torch.float64)
     slope = torch.tensor([1.0, -2.0]).double()
-    program = Program(slope=slope, curvature=torch.ones(2).double(), cap=0.25, equal=nothing, at_most=nothing)
-    torch.testing.assert_close(program.solve(100.0, program.curvature), torch.tensor([-0.25, 0.25]).double())
+    low, high = torch.tensor([-0.25, -0.5]).double(), torch.tensor([0.1, 0.125]).double()
+    program = Program(slope=slope, curvature=torch.ones(2).double(), low=low, high=high, equal=nothing, at_most=nothing)
+    torch.testing.assert_close(program.solve(100.0, program.curvature), torch.tensor([-0.25, 0.125]).double())
 
 
 @pytest.mark.parametrize(("field", "value"), [("cap", 0.0), ("cap", 1.5), ("reference", 0.0), ("share", 0.0), ("share", -1.0)])
