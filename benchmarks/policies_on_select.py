@@ -8,7 +8,9 @@ r"""Which plans carry over to other templates? Cross-fitted over two halves of t
 
 A plan is made on one half (contrasts, controls, legitimate contrasts; crossed controls go where their template goes) and measured on
 the other, in both directions: held-out contrasts take no part, in the choice of a recipe either. Costs are those of the scoring half of
-the calibration text, which importance was scored on, and of the other half.
+the calibration text, which importance was scored on, and of the other half. With `--passages FILE`, a .jsonl file of the field `text`,
+also what the plans do to the last word of each: log p in nats a word, and the share of those still predicted; of novels, say, with a
+last word that was named before, which is what LAMBADA asks and no part of LAMBADA.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -33,6 +36,7 @@ from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.contrasts.formats import rows
 from fairprune_framework.functional.divergence import generalised_js
 from fairprune_framework.functional.next_token import legitimate_margin
 from fairprune_framework.runs.open import open_run
@@ -54,7 +58,9 @@ def half_of(contrast: AlignedContrast) -> int:
 class Bench:
     """A model and its `select` contrasts, in two halves."""
 
-    def __init__(self, model: str, prompts: str, policy: str, options: Mapping[str, Any], threads: int) -> None:
+    def __init__(
+        self, model: str, prompts: str, policy: str, options: Mapping[str, Any], threads: int, passages: str | None = None
+    ) -> None:
         torch.set_num_threads(threads)
         self.policy = policy
         self.run = open_run(None, {}, recipe="gates", model=model, prompts=prompts, notify=say)
@@ -68,6 +74,13 @@ class Bench:
         self.fitted = [self.fit(half) for half in self.halves]
         self.before = [self.measured(half) for half in self.halves]
         self.cost_before = self.losses()
+        self.passages = [] if passages is None else [self._split(str(row.data["text"])) for row in rows(Path(passages))]
+        self.words_before = self.last_words()
+
+    def _split(self, text: str) -> tuple[list[int], list[int]]:
+        """Token ids before the last word, and of it."""
+        whole, before = (self.run.loaded.encoder.ids(one) for one in (text, text.rsplit(" ", 1)[0]))
+        return whole[: len(before)], whole[len(before) :]
 
     def fit(self, half: Sequence[AlignedContrast]) -> tuple[Scores, Statistics]:
         """Scores and sums of one half."""
@@ -106,14 +119,14 @@ class Bench:
         found: dict[str, dict[str, list[float]]] = {role: defaultdict(list) for role in ROLES}
         device = self.run.loaded.device
         for contrasts in batched(half, 8):
-            rows = [variant.ids for contrast in contrasts for variant in contrast.variants]
-            ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+            every = [variant.ids for contrast in contrasts for variant in contrast.variants]
+            ids = torch.zeros(len(every), max(map(len, every)), dtype=torch.long)
             mask = torch.zeros_like(ids)
-            for row, tokens in enumerate(rows):
+            for row, tokens in enumerate(every):
                 ids[row, : len(tokens)], mask[row, : len(tokens)] = torch.tensor(tokens), 1
             ids, mask = ids.to(device), mask.to(device)
             hidden = self.model.get_decoder()(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state  # type: ignore[operator]
-            last = hidden[torch.arange(len(rows), device=device), mask.sum(1) - 1]
+            last = hidden[torch.arange(len(every), device=device), mask.sum(1) - 1]
             logits = self.model.get_output_embeddings()(last).cpu()  # type: ignore[operator]
             place = 0
             for contrast in contrasts:
@@ -139,11 +152,28 @@ class Bench:
             means.append(total / count)
         return means
 
-    def row(self, budget: str, options: Mapping[str, Any]) -> tuple[list[int], list[float]]:
+    @torch.inference_mode()
+    def last_words(self) -> list[tuple[float, bool]]:
+        """Of each passage, log p of its last word after the others, nats, and whether each token of it was the likeliest."""
+        found = []
+        for before, word in self.passages:
+            ids = torch.tensor([[*before, *word]], device=self.run.loaded.device)
+            logits = self.model(input_ids=ids, logits_to_keep=len(word) + 1).logits[0, :-1].float().log_softmax(-1).cpu()
+            asked = torch.tensor(word)
+            found.append((float(logits.gather(1, asked[:, None]).sum()), bool((logits.argmax(1) == asked).all())))
+        return found
+
+    def recall(self, after: Sequence[tuple[float, bool]]) -> list[float]:
+        """Mean change of log p, nats a word, its standard error, and words still predicted as a share of those that were."""
+        changes = torch.tensor([b - a for (a, _), (b, _) in zip(self.words_before, after, strict=True)], dtype=torch.float64)
+        kept = sum(hit for _, hit in after) / sum(hit for _, hit in self.words_before)
+        return [float(changes.mean()), float(changes.std() / len(changes) ** 0.5), kept]
+
+    def row(self, budget: str, options: Mapping[str, Any]) -> tuple[list[int], list[float], list[list[float]]]:
         """Neurons planned on each half; relative changes of divergence, controls and margin on the other halves, the ratio of ratios, and
-        of perplexity."""
+        of perplexity; what each half's plan does to last words, where there are passages."""
         after: list[dict[str, dict[str, list[float]]]] = []
-        costs, counts = [], []
+        costs, counts, recalled = [], [], []
         for half in (0, 1):
             choice = self.choice(half, budget, options)
             units = {name: each.tolist() for name, each in choice.units.items()}
@@ -152,9 +182,10 @@ class Bench:
             with masked(self.model, self.architecture, units, factors or 0.0):
                 after.append(self.measured(self.halves[1 - half]))
                 costs.append([math.exp(b - a) - 1 for a, b in zip(self.cost_before, self.losses(), strict=True)])
+                recalled += [self.recall(self.last_words())] if self.passages else []
         ratios = [ratio(self.before[::-1], after, role) for role in ROLES]
         both = ratios[0] / ratios[1]
-        return counts, [*(value - 1 for value in ratios), both, *(sum(each) / 2 for each in zip(*costs, strict=True))]
+        return counts, [*(value - 1 for value in ratios), both, *(sum(each) / 2 for each in zip(*costs, strict=True))], recalled
 
 
 def ratio(before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], role: str) -> float:
@@ -200,29 +231,33 @@ def main() -> None:
     parser.add_argument("--policy", default="gates")
     parser.add_argument("--budgets", nargs="+", default=["0.2"])
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE,VALUE", help="values to try, as JSON")
+    parser.add_argument("--passages", help="a .jsonl file of the field `text`, whose last words are asked")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--record", help="the .md file to write; by default it is printed")
     words = parser.parse_args()
     grid = dict(map(values_of, words.option))
     every = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    bench = Bench(words.model, words.prompts, words.policy, every[0], words.threads)
+    bench = Bench(words.model, words.prompts, words.policy, every[0], words.threads, words.passages)
+    last = "last words, nats (standard error), kept |" if words.passages else ""
     lines = [
         f"# The policy `{words.policy}` cross-fitted on `select` of `{words.prompts}`, {words.model}",
         "",
         f"{time.strftime('%Y-%m-%d')}; {machine()}; float32, seed 0. Fitted on one half of the templates, measured on the other,",
         "both ways: `benchmarks/policies_on_select.py`. No held-out contrast was read.",
         "",
-        "| options | budget | neurons | demographic | controls | margin | ratio of ratios | perplexity, scoring text | other text |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| options | budget | neurons | demographic | controls | margin | ratio of ratios | perplexity, scoring, other text | {last}",
+        "|---|---|---|---|---|---|---|---|" + "---|" * bool(last),
     ]
     for budget, options in itertools.product(words.budgets, every):
-        counts, row = bench.row(budget, options)
+        counts, row, recalled = bench.row(budget, options)
         named = ", ".join(f"{name} {value}" for name, value in options.items()) or "none"
         demographic, controls, margin, both, scoring, other = row
         lines.append(
             f"| {named} | {budget} | {counts[0]}, {counts[1]} | {demographic:+.1%} | {controls:+.1%} | {margin:+.1%} | {both:.2f} "
-            f"| {scoring:+.2%} | {other:+.2%} |"
+            f"| {scoring:+.2%}, {other:+.2%} |"
         )
+        if recalled:
+            lines[-1] += " " + ", ".join(f"{change:+.3f} ({error:.3f}), {kept:.0%}" for change, error, kept in recalled) + " |"
         say(lines[-1])
     text = "\n".join(lines) + "\n"
     give(text, words.record)

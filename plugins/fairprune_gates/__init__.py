@@ -45,7 +45,8 @@ class Gates(SelectionPolicy):
     reference: float = 0.0043
     """How many neurons that is, taken by bias / (importance + median importance) ** 0.5."""
     spare: float | None = None
-    """Leave alone what supports recall: units whose slope lies more than so many standard errors over documents below 0."""
+    """Turn down nothing that supports recall and up nothing that opposes it: mean slopes more than so many standard errors over documents
+    from 0. Below 0: only what moves recall the right way. None: recall is held in sum alone."""
     lift: float = 0.0
     """How far the divergence of controls of `select` is to rise, nats for each nat that the demographic one falls, to first order."""
 

@@ -98,7 +98,8 @@ class Knapsack(SelectionPolicy):
     recall: bool = False
     """Recalled words of the calibration text become no less likely, to first order."""
     spare: float | None = None
-    """Leave alone what supports recall: units whose slope lies more than so many standard errors over documents below 0."""
+    """Leave alone what supports recall: units whose mean slope lies more than so many standard errors over documents below 0. Below 0:
+    take only what opposes it."""
     lift: float = 0.0
     """With `specific`, how far it is to rise, nats for each nat that the demographic one falls."""
     required: bool = True
