@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fairprune_framework.api.interfaces import Needs, PolicyContext, Statistic
+from fairprune_framework.api.interfaces import Needs, PolicyContext, SiteContext, Statistic
 from fairprune_framework.api.statistics import ControlSlopes, LegitimateSlopes, RecallSlopes
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class Held:
     """Nothing that supports recall is turned down or removed, nothing that opposes it turned up: a unit whose mean slope of recall lies
     more than so many standard errors over documents from 0. Held in sum alone, recall does not carry over to other texts. None: any
     unit may be moved."""
+    spare_margin: bool = False
+    """Nothing that supports the margin of right words is turned down or removed, nothing that opposes it turned up, by the sign of the
+    slope of each unit."""
     required: bool = True
     """Whether prompts without contrasts of what is held are an error; otherwise that is not held."""
 
@@ -46,7 +49,11 @@ class Held:
 
     def statistics(self) -> tuple[Statistic, ...]:
         """What a policy needs for them: a gradient pass over the stream of each."""
-        wanted = ((CONTROL, self.controls), (LEGITIMATE, self.legitimate), (RECALL, self.recall or self.spare is not None))
+        wanted = (
+            (CONTROL, self.controls),
+            (LEGITIMATE, self.legitimate or self.spare_margin),
+            (RECALL, self.recall or self.spare is not None),
+        )
         return tuple(statistic for statistic, asked in wanted if asked)
 
     def needs(self) -> Needs:
@@ -58,15 +65,22 @@ class Held:
 
     def may_fall(self, allowed: Mapping[str, Tensor], context: PolicyContext) -> Mapping[str, Tensor]:
         """Of the units that may change, site -> (N,) bool, those that may be removed or turned down."""
-        if self.spare is None:
-            return allowed
-        return {name: may & ~RECALL.supports(context.at(name), self.spare) for name, may in allowed.items()}
+        return self._spared(allowed, context, RECALL.supports, sign=1)
 
     def may_rise(self, allowed: Mapping[str, Tensor], context: PolicyContext) -> Mapping[str, Tensor]:
         """Of the units that may change, site -> (N,) bool, those that may be turned up."""
-        if self.spare is None:
-            return allowed
-        return {name: may & ~RECALL.opposes(context.at(name), self.spare) for name, may in allowed.items()}
+        return self._spared(allowed, context, RECALL.opposes, sign=-1)
+
+    def _spared(
+        self, allowed: Mapping[str, Tensor], context: PolicyContext, harms: Callable[[SiteContext, float], Tensor], sign: int
+    ) -> Mapping[str, Tensor]:
+        """Less the units of which recall would suffer, and of which the margin of right words has a slope of this sign."""
+        if self.spare is not None:
+            allowed = {name: may & ~harms(context.at(name), self.spare) for name, may in allowed.items()}
+        if self.spare_margin:
+            for slopes in self._slopes("legitimate", LEGITIMATE, list(allowed), context):
+                allowed = {name: may & (sign * slopes[name] <= 0) for name, may in allowed.items()}
+        return allowed
 
     def control_slopes(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats, and `lift` times the bias.

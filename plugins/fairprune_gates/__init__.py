@@ -47,6 +47,8 @@ class Gates(SelectionPolicy):
     spare: float | None = None
     """Turn down nothing that supports recall and up nothing that opposes it: mean slopes more than so many standard errors over documents
     from 0. Below 0: only what moves recall the right way. None: recall is held in sum alone."""
+    spare_margin: bool = False
+    """Turn down nothing that supports the margin of right words and up nothing that opposes it, by the sign of each slope."""
     lift: float = 0.0
     """How far the divergence of controls of `select` is to rise, nats for each nat that the demographic one falls, to first order."""
 
@@ -64,7 +66,14 @@ class Gates(SelectionPolicy):
         return self._held().needs()
 
     def _held(self) -> Held:
-        return Held(controls=self.specific, legitimate=self.legitimate, recall=self.recall, lift=self.lift, spare=self.spare)
+        return Held(
+            controls=self.specific,
+            legitimate=self.legitimate,
+            recall=self.recall,
+            lift=self.lift,
+            spare=self.spare,
+            spare_margin=self.spare_margin,
+        )
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`; raises `ValueError` for an importance below 0, and without controls where they are needed."""

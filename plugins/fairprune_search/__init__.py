@@ -100,6 +100,8 @@ class Knapsack(SelectionPolicy):
     spare: float | None = None
     """Leave alone what supports recall: units whose mean slope lies more than so many standard errors over documents below 0. Below 0:
     take only what opposes it."""
+    spare_margin: bool = False
+    """Leave alone what supports the margin of right words, by the sign of each slope."""
     lift: float = 0.0
     """With `specific`, how far it is to rise, nats for each nat that the demographic one falls."""
     required: bool = True
@@ -121,6 +123,7 @@ class Knapsack(SelectionPolicy):
             recall=self.recall,
             lift=self.lift,
             spare=self.spare,
+            spare_margin=self.spare_margin,
             required=self.required,
         )
 

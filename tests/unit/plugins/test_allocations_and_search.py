@@ -273,6 +273,29 @@ def test_knapsack_and_gates_spare_recall(margin: float) -> None:
     assert [errors for factor, errors in moved("gates", {**gates, "spare": margin}) if factor > 1]
 
 
+def test_knapsack_and_gates_spare_the_margin_of_right_words() -> None:
+    slopes = drawn(8)
+    signed = replace(SCORES, bias=drawn(9))
+    at = streams(legitimate=slopes)
+    gates = {"specific": False, "legitimate": False, "recall": False}
+    free = decide("gates", "60n", signed, at=at, **gates)
+    choice = decide("gates", "60n", signed, at=at, spare_margin=True, **gates)
+
+    def harmed(choice: Choice) -> int:
+        moves = {name: choice.factors[name] - 1 for name in choice.factors}
+        return sum(int((moves[name] * slopes[name][choice.units[name]] < 0).sum()) for name in moves)
+
+    assert harmed(free) > 0
+    assert harmed(choice) == 0
+    assert sum(int((factor > 1).sum()) for factor in choice.factors.values()) > 0
+    assert sum(int((factor < 1).sum()) for factor in choice.factors.values()) > 0
+    removed = choose("knapsack", "60n", signed, at=at, spare_margin=True, cost=1.0)
+    assert removed
+    assert max(float(slopes[name][unit]) for name, unit in removed) <= 0
+    with pytest.raises(ValueError, match="stream 'legitimate'"):
+        choose("gates", "60n", signed, at=streams(), spare_margin=True, **gates)
+
+
 def test_the_margin_of_spare_is_a_number() -> None:
     with pytest.raises(ValueError, match="'spare' must be a finite number"):
         choose("gates", "60n", at=None, spare=float("nan"))
