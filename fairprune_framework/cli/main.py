@@ -20,6 +20,7 @@ from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import (
     explain_argument_error,
     join_negative_values,
+    named_with_help,
     new_parser,
     one_line,
     option_strings,
@@ -146,11 +147,23 @@ def build_parser(commands: Sequence[Command]) -> tuple[Any, dict[str, list[str]]
     return parser, known
 
 
+def shown_plugins(asked: Sequence[tuple[str, str]], command: str) -> int:
+    """`--bias NAME --help`: what the named plugins say of themselves and their options."""
+    from fairprune_framework.cli.plugins import render
+
+    for kind, name in asked:
+        print(render(kind, name), end="\n\n")
+    print(f"An option is given as --{asked[0][0]}.OPTION VALUE; `fairprune {command} --help` shows all others.")
+    return 0
+
+
 def _dispatch(words: list[str]) -> int:
     from jsonargparse import ArgumentError
 
     plugin_options, words = split_plugin_options(join_negative_values(words))
     commands = {command.title: command for command in collect()}
+    if (asked := named_with_help(words)) and words[0] in commands and commands[words[0]].plugin_options:
+        return shown_plugins(asked, words[0])
     parser, known = build_parser(tuple(commands.values()))
     try:
         parsed = parser.parse_args(words, defaults=False)

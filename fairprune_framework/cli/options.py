@@ -194,6 +194,21 @@ def split_plugin_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str
     return options, rest
 
 
+def named_with_help(words: Sequence[str]) -> list[tuple[str, str]]:
+    """(kind, name) of the plugins that stand beside `--help`, as in `--bias variance --help`; none without it."""
+    if not {"--help", "-h"} & set(words):
+        return []
+    found: list[tuple[str, str]] = []
+    for number, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        kind = flag.removeprefix("--")
+        if flag.startswith("--") and kind in PLUGIN_KINDS:
+            name = value if equals else next(iter(words[number + 1 : number + 2]), "")
+            if name and not name.startswith("-"):
+                found.append((kind, name))
+    return found
+
+
 def explain_argument_error(text: str, words: Sequence[str], known: Mapping[str, Sequence[str]]) -> str:
     """What the parser says, in the terms of this command line.
 

@@ -101,12 +101,21 @@ def _add_show_options(parser: Any) -> None:
 
 
 def _show(values: dict[str, Any]) -> int:
-    entry = discovery.find(values["kind"], values["name"])
+    if values.get("json"):
+        print(json.dumps(_told(values["kind"], values["name"]), indent=1, default=str))
+    else:
+        print(render(values["kind"], values["name"]))
+    return 0
+
+
+def _told(kind: str, name: str) -> dict[str, Any]:
+    """All that is known of a plugin."""
+    entry = discovery.find(kind, name)
     plugin = discovery.load(entry)
     fields = [field for field in dataclasses.fields(plugin) if field.init]  # type: ignore[arg-type]
     options = {field.name: _default(field) for field in fields}
-    needs = None if dataclasses.MISSING in options.values() else discovery.make(entry, plugin, {}).needs()
-    found = {
+    needs = None if discovery.required_options(plugin) else discovery.make(entry, plugin, {}).needs()
+    return {
         **dataclasses.asdict(entry),
         "doc": inspect.cleandoc(plugin.__doc__ or ""),
         "source": _source(plugin),
@@ -117,19 +126,23 @@ def _show(values: dict[str, Any]) -> int:
         else [name for name in ("weights", "readout", "probe", "replicates") if getattr(needs, name)],
         "exemptions": dict(plugin.exemptions),
     }
-    if values.get("json"):
-        print(json.dumps(found, indent=1, default=str))
-        return 0
-    print(f"{entry.label}\n\n{found['doc']}\n")
-    for name, option in found["options"].items():
-        default = f"default {option['default']!r}" if "default" in option else "must be given"
-        print(f"option      {name}: {option['type']}, {default}")
-    print(f"statistics  {', '.join(found['statistics']) or 'none'}")
-    print(f"needs       {', '.join(found['needs']) or 'nothing more'}")
-    for check, reason in found["exemptions"].items():
-        print(f"exempt      {check}: {reason}")
-    print(f"source      {found['source']}")
-    return 0
+
+
+def render(kind: str, name: str) -> str:
+    """What `fairprune plugins show` says of a plugin.
+
+    Raises:
+        UnknownName, AmbiguousName, BrokenPlugin: as `discovery.find` and `discovery.load`.
+    """
+    found = _told(kind, name)
+    lines = [discovery.find(kind, name).label, "", found["doc"], ""]
+    for option, told in found["options"].items():
+        default = f"default {told['default']!r}" if "default" in told else "must be given"
+        lines.append(f"option      {option}: {told['type']}, {default}")
+    lines.append(f"statistics  {', '.join(found['statistics']) or 'none'}")
+    lines.append(f"needs       {', '.join(found['needs']) or 'nothing more'}")
+    lines += [f"exempt      {check}: {reason}" for check, reason in found["exemptions"].items()]
+    return "\n".join([*lines, f"source      {found['source']}"])
 
 
 def _add_new_options(parser: Any) -> None:

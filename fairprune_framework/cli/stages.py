@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.cli.command import Command
-from fairprune_framework.cli.options import add_json, add_quiet, add_recipe_options, recipe_options
+from fairprune_framework.cli.options import add_json, add_quiet, add_recipe_options, recipe_options, unsafe_options
 from fairprune_framework.errors import UserError
+from fairprune_framework.recipes.recipe import UNSAFE
 from fairprune_framework.utilities.progress import notifier, shown
 
 HELP = {
@@ -52,6 +53,9 @@ def _run(stage: str, values: dict[str, Any]) -> int:
     options = recipe_options(values)
     as_json, quiet, looks = (options.pop(name, False) for name in ("json", "quiet", "look"))
 
+    if stage == "score" and (names := _several(options.get("bias"))):
+        return _score_many(options, names, as_json, notifier(stage, quiet))
+
     from fairprune_framework import pipeline
 
     with shown(not quiet):
@@ -69,6 +73,29 @@ def _run(stage: str, values: dict[str, Any]) -> int:
         plan = done.read_plan() if done.folder.has("plan") else None
         evaluation = done.read_evaluation() if done.folder.has("evaluate") else None
         print(summary(done.folder.path, done.recipe, done.record, plan, evaluation))
+    return 0
+
+
+def _several(bias: str | None) -> str | list[str] | None:
+    """Of `--bias all` or `--bias variance,d-prime`: what to score by; None: one scorer, the run's own."""
+    if bias is None or (bias != "all" and "," not in bias):
+        return None
+    return "all" if bias == "all" else [name.strip() for name in bias.split(",") if name.strip()]
+
+
+def _score_many(options: dict[str, Any], names: str | list[str], as_json: bool, notify: Any) -> int:
+    """Score by several scorers from one audit, beside the scores of the run, which stay as they are."""
+    from fairprune_framework.analysis import scorers
+    from fairprune_framework.runs.open import open_existing
+
+    options = {name: value for name, value in options.items() if name != "bias"}
+    folder, unsafe = options.pop("output"), unsafe_options(options)
+    if others := sorted(set(options) - set(UNSAFE)):
+        raise UserError(
+            f"several scorers are compared under the settings of the run: leave out --{others[0].replace('_', '-')}"
+        )
+    answer = scorers.score_many(open_existing(folder, unsafe, notify=notify), names, notify=notify)
+    print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else scorers.render(answer))
     return 0
 
 

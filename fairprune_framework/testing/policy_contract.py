@@ -21,6 +21,7 @@ from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.selection.contexts import context, generator_for
 from fairprune_framework.selection.planning import check_choice, no_replicates, trim
 from fairprune_framework.surgery.slices import weights_of
+from fairprune_framework.testing.interpreters import answers
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
 
@@ -260,6 +261,13 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
 
         each(check)
 
+    def hash_seed() -> None:
+        one, other = answers("policy", policy)
+        same = _as_sets(one) == _as_sets(other)
+        require(
+            same, "two interpreters choose differently: the choice depends on the order in which a set of words is gone through"
+        )
+
     def no_mutation() -> None:
         def check(at: PolicyBench) -> None:
             groups = {"bias": at.scores.bias, "importance": at.scores.importance, "observed": at.scores.observed}
@@ -291,5 +299,6 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
         "monotonicity": monotonicity,
         "factors-under-scale": factors,
         "site-order": site_order,
+        "hash-seed": hash_seed,
         "no-mutation": no_mutation,
     }

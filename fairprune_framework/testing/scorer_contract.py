@@ -15,6 +15,7 @@ from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.slices import part, positions
+from fairprune_framework.testing.interpreters import answers
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.scorer_bench import Bench, Poisoned, Scorer, SiteScores, Watched
 
@@ -207,6 +208,10 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
             changed.append("the scorer keeps state between calls")
         require(not changed, "; ".join(dict.fromkeys(changed)))
 
+    def hash_seed() -> None:
+        one, other = answers(kind, scorer)
+        check_equal(other, one, "another interpreter, which goes through sets of words in another order,")
+
     def experts() -> None:
         at = bench("mixtral")
         well_formed(at.baseline, at)
@@ -241,6 +246,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         "zero-difference": zero_difference,
         "no-mutation": no_mutation,
         "hoarding": hoarding,
+        "hash-seed": hash_seed,
         "experts": experts,
         "precision": precision,
         "bfloat16": bfloat16,

@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from fairprune_framework import discovery
+from fairprune_framework.api import BiasScorer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanting(BiasScorer):
+    """Has an option without a default."""
+
+    share: float
+
+    def score(self, at: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Abstract(BiasScorer):
+    """Does not say how to score."""
 
 
 def test_plugins_list(fairprune: Any) -> None:
@@ -65,3 +84,27 @@ def test_plugins_check_takes_options_and_exemptions(fairprune: Any) -> None:
     assert len(report["passed"]) == len(report["checks"]) - 1
     for wrong in (["--option", "gamma"], ["--option", "gamma=2"], ["--option", "gama=0.5"], ["--skip", "site-ordr"]):
         assert fairprune("plugins", "check", "policy", "two-stage", *wrong).code == 2
+
+
+def test_help_beside_a_plugin_is_that_of_the_plugin(fairprune: Any) -> None:
+    answer = fairprune("score", "somewhere", "--bias", "variance", "--policy=two-stage", "--help")
+    assert answer.code == 0, answer.err
+    assert "bias 'variance' of fairprune_framework" in answer.out
+    assert "option      relative: true or false, default False" in answer.out
+    assert "policy 'two-stage' of fairprune_framework" in answer.out
+    assert "--bias.OPTION VALUE" in answer.out
+    unknown = fairprune("run", "--bias", "varianec", "--help")
+    assert unknown.code == 2
+    assert "Did you mean 'variance'?" in unknown.err
+
+
+def test_a_plugin_that_needs_an_option_is_shown_as_such(fairprune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    known = discovery.offers
+    points = [metadata.EntryPoint(name, f"{__name__}:{name}", "fairprune.bias_scorers") for name in ("Wanting", "Abstract")]
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(Wanting=Wanting, Abstract=Abstract))
+    monkeypatch.setattr(discovery, "offers", lambda: [*known(), *((point, "toys", "1") for point in points)])
+    answer = fairprune("plugins", "list", "--load", "--json")
+    states = {row["name"]: row["state"] for row in json.loads(answer.out)}
+    assert (states["Wanting"], states["Abstract"]) == ("needs share", "broken")
