@@ -111,8 +111,8 @@ def test_a_lock_that_was_removed_in_between_is_taken_anew(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("process", "host", "refused"),
     [
-        (os.getpid(), None, False),  # left by an earlier life of this number
-        (os.getppid(), None, True),
+        ("own", None, False),  # left by an earlier life of this number
+        ("parent", None, True),
         (2**22 + 5, None, False),  # beyond what the kernel gives out
         (7, "elsewhere", True),
         ("7", None, True),
@@ -126,6 +126,7 @@ def test_where_the_file_system_knows_no_locks(
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", flock)
+    process = {"own": os.getpid(), "parent": os.getppid()}.get(str(process), process)
     data = {} if process is None else {"process": process, "host": host or socket.gethostname()}
     (tmp_path / lock.FILE).write_text(json.dumps(data) if data else "")
     if refused:
