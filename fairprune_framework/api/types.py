@@ -298,13 +298,13 @@ class Plan:
             check_factor(plan.factor, where)
         elif plan.factor is not None:
             raise UserError(f"The 'factor' of {where} must be null: the operator {plan.operator!r} does not scale.")
-        if any(len(bits) != len(sites.get(site, ())) for site, bits in plan.categories.items()):
-            raise UserError(f"The 'categories' of {where} must name one number for each unit of a site.")
         for site, units in sites.items():
             if odd := [unit for unit in units if type(unit) is not int]:
                 raise UserError(f"The units of site {site!r} in {where} must be whole numbers. Got {odd[0]!r} instead.")
             if list(units) != sorted(set(units)) or any(unit < 0 for unit in units):
                 raise UserError(f"The units of site {site!r} in {where} must be sorted, distinct and not negative.")
+        if any(len(bits) != len(sites.get(site, ())) for site, bits in plan.categories.items()):
+            raise UserError(f"The 'categories' of {where} must name one number for each unit of a site.")
         return plan
 
     def _check_factors(self, where: str) -> None:

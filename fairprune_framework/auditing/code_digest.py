@@ -24,6 +24,7 @@ SUMMED_BY = (
     "functional/log_probs.py",
     "functional/triton_kernels.py",
     "models/encoder.py",
+    "models/head.py",
     "stages/audit.py",
     "surgery/slices.py",
     "utilities/files.py",

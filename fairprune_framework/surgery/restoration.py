@@ -170,7 +170,7 @@ def load(path: Path) -> Restoration:
         data = parse_json(header["fairprune"])
         parameters = data["parameters"]
         found = Restoration(
-            plan=Plan.from_json(data["plan"], f"the plan in {path.name}"),
+            plan=_plan_of(path, data["plan"]),
             exact=data["exact"],
             round_to=data["round_to"],
             weights=data["weights"],
@@ -193,6 +193,13 @@ def load(path: Path) -> Restoration:
 def _read_slice(data: Mapping[str, Any]) -> tuple[str, Slice]:
     fields = {name: value for name, value in data.items() if name != "site"}
     return data["site"], Slice(**{**fields, "lead": tuple(fields["lead"])})
+
+
+def _plan_of(path: Path, data: Any) -> Plan:
+    try:
+        return Plan.from_json(data, "its plan")
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from error
 
 
 def _check(found: Restoration) -> None:

@@ -108,7 +108,8 @@ class Expertise(BiasScorer):
     """|2 AUC - 1| of a value against all texts with others, the largest over values; two texts at one place count half. In [0, 1]."""
 
     exemptions: ClassVar[Mapping[str, str]] = {
-        "zero-difference": "values are compared over all texts, so equal variants of different contrasts still differ"
+        "zero-difference": "values are compared over all texts, so equal variants of different contrasts still differ",
+        "precision": "a value at the edge of a bin of the histogram falls on either side of it",
     }
     bins: int = 16
     """Of the histogram. More are more exact, and take more memory."""

@@ -26,6 +26,7 @@ SKIPPED = {
     ("policy", "gates"): {"signed-scores", "factors-under-scale"},
     ("bias", "vocabulary-spread"): NO_TEXT | {"zero-difference"},
     **{("bias", name): {"zero-difference"} for name in UNPAIRED},
+    ("bias", "expertise"): {"zero-difference", "precision"},
 }
 """What plugins cannot be checked for: those that read weights alone, and those that declare an exemption."""
 COUNTS = {"bias": 20, "importance": 15, "policy": 16}

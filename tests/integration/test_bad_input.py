@@ -597,8 +597,15 @@ def test_a_plan_that_is_not_there(hostile: Hostile) -> None:
     ],
 )
 def test_a_plan_that_makes_no_sense(hostile: Hostile, finished: Path, change: dict[str, Any], expected: str) -> None:
-    plan = hostile.file("plan.json", json.dumps(plan_of(finished) | change))
+    plan = hostile.file("plan.json", json.dumps(plan_of(finished) | {"categories": {}} | change))
     assert expected in prune(hostile, plan)
+
+
+def test_a_plan_whose_categories_are_of_other_units(hostile: Hostile, finished: Path) -> None:
+    plan = plan_of(finished)
+    assert plan["categories"]
+    plan["sites"][next(iter(plan["categories"]))].pop()
+    assert "'categories'" in prune(hostile, hostile.file("plan.json", json.dumps(plan)))
 
 
 def test_a_good_plan_with_bad_options(hostile: Hostile, finished: Path) -> None:

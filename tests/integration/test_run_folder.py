@@ -387,6 +387,7 @@ def test_plan_json(finished: Path) -> None:
         "factor",
         "sites",
         "categories",
+        "category_names",
         "requested",
         "achieved",
         "abstained",

@@ -258,11 +258,9 @@ def alone(code: str, *folders: Path) -> Any:
     text = f"""
 import importlib.metadata, json, sys
 mine = {[str(folder) for folder in folders]!r}
-def only(**wanted):
-    found = importlib.metadata.MetadataPathFinder.find_distributions(importlib.metadata.DistributionFinder.Context(path=mine))
-    points = importlib.metadata.EntryPoints([point for dist in found for point in dist.entry_points])
-    return points.select(**wanted)
-importlib.metadata.entry_points = only
+def only():
+    return importlib.metadata.MetadataPathFinder.find_distributions(importlib.metadata.DistributionFinder.Context(path=mine))
+importlib.metadata.distributions = only
 sys.path[:0] = mine
 from fairprune_framework import discovery
 def raised(call, *args):

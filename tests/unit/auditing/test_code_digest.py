@@ -22,6 +22,7 @@ SUMS_NOTHING = {
     "models/loaded.py": "the model, whose fingerprint is in the binding",
     "models/uneven.py": "stores widths; the model has its fingerprint",
     "recipes/recipe.py": "options; those that sums depend on are in the binding",
+    "utilities/deadline.py": "gives up on a template that does not end",
     "utilities/lock.py": "keeps other processes away, and computes nothing",
     "utilities/progress.py": "prints",
     "utilities/schemas.py": "refuses files, and changes none",

@@ -99,8 +99,8 @@ def test_yaml_errors_name_file_and_line(tmp_path: Path) -> None:
 
 
 def test_recipes_know_no_plugin_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    from importlib import metadata
+    from fairprune_framework import discovery
 
-    monkeypatch.setattr(metadata, "entry_points", lambda **_: [])
+    monkeypatch.setattr(discovery, "offers", list)
     with pytest.raises(UnknownName, match="no recipe named 'default'"):
         load_recipe(None, {})

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import fairprune_framework as fp
+from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import Budget, Choice, Needs, PolicyContext, SelectionPolicy
 from fairprune_framework.api.types import Scores
 from fairprune_framework.errors import UserError
@@ -46,17 +47,16 @@ class OftenHighest(SelectionPolicy):
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = metadata.entry_points
+    real = discovery.offers
     module: Any = types.ModuleType("often_highest")
     module.OftenHighest = OftenHighest
     monkeypatch.setitem(sys.modules, "often_highest", module)
 
-    def more(**words: Any) -> Any:
-        if words.get("group") != "fairprune.selection_policies":
-            return real(**words)
-        return [*real(**words), metadata.EntryPoint("often-highest", "often_highest:OftenHighest", words["group"])]
+    def more() -> Any:
+        point = metadata.EntryPoint("often-highest", "often_highest:OftenHighest", "fairprune.selection_policies")
+        return [*real(), (point, "often", "1.0")]
 
-    monkeypatch.setattr(metadata, "entry_points", more)
+    monkeypatch.setattr(discovery, "offers", more)
 
 
 @pytest.fixture(scope="module")
