@@ -35,7 +35,7 @@ def jittered(model: nn.Module, seed: int) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in copied.parameters():
-            weight *= 1 + 2.0**-23 * torch.randn(weight.shape, generator=generator, dtype=torch.float64)
+            weight.mul_(1 + 2.0**-23 * torch.randn(weight.shape, generator=generator, dtype=torch.float64))
     return copied
 
 
