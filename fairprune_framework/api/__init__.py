@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         ImportanceScorer,
         Needs,
         Observation,
-        Outputs,
         Pass,
         Plugin,
         PolicyContext,
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
         NextTokenDivergence,
         RecallLoss,
     )
+    from fairprune_framework.api.outputs import Outputs
     from fairprune_framework.api.rankings import (
         apportion,
         biased,
@@ -90,7 +90,7 @@ _EXPORTS = {
     "NegativeLogLikelihood": "fairprune_framework.api.objectives",
     "NextTokenDivergence": "fairprune_framework.api.objectives",
     "Observation": "fairprune_framework.api.interfaces",
-    "Outputs": "fairprune_framework.api.interfaces",
+    "Outputs": "fairprune_framework.api.outputs",
     "Pass": "fairprune_framework.api.interfaces",
     "Plugin": "fairprune_framework.api.interfaces",
     "PolicyContext": "fairprune_framework.api.interfaces",

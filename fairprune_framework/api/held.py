@@ -20,14 +20,15 @@ CONTROL, LEGITIMATE, RECALL = ControlSlopes(), LegitimateSlopes(), RecallSlopes(
 
 @dataclass(frozen=True, kw_only=True)
 class Held:
-    """Which quantities are held. For a relative change d of every activation (-1: the neuron is removed) their change is slope . d."""
+    """Options of a policy that holds quantities, and what follows from them; a base class before `SelectionPolicy`. For a relative change
+    d of every activation (-1: the neuron is removed) what is held changes by slope . d."""
 
-    controls: bool = True
-    """The divergence of control contrasts of `select`."""
+    specific: bool = True
+    """Hold the divergence of control contrasts of `select`, to first order."""
     legitimate: bool = True
-    """The margin of right words where the attribute should matter."""
+    """Let the margin of right words, where the attribute should matter, not fall, to first order."""
     recall: bool = True
-    """The loss of recalled words of the calibration text."""
+    """Make recalled words of the calibration text no less likely, to first order."""
     lift: float = 0.0
     """How far the divergence of controls is to rise, nats for each nat of fall of the bias: what is held on the contrasts that chose falls
     on others with it, and less so where it was asked to rise. At least 0."""
@@ -50,7 +51,7 @@ class Held:
     def statistics(self) -> tuple[Statistic, ...]:
         """What a policy needs for them: a gradient pass over the stream of each."""
         wanted = (
-            (CONTROL, self.controls),
+            (CONTROL, self.specific),
             (LEGITIMATE, self.legitimate or self.spare_margin),
             (RECALL, self.recall or self.spare is not None),
         )
@@ -88,7 +89,7 @@ class Held:
         Raises:
             ValueError: they are held and required, and the prompts have none.
         """
-        found = self._slopes("controls", CONTROL, names, context) if self.controls else []
+        found = self._slopes("controls", CONTROL, names, context) if self.specific else []
         return [{name: row + self.lift * scores.bias[name] for name, row in slopes.items()} for slopes in found]
 
     def limits(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from fairprune_framework.api.outputs import Outputs
+
 API_VERSION = 1
 """Major version of these interfaces. A plugin of another major version is refused."""
 
@@ -30,60 +32,6 @@ Reduction = Literal["sum", "max", "min"]
 Handler = Callable[[Site, Tap, "Tensor", "Tensor | None"], "Tensor | None"]
 """(site, tap, values (M, K), rows (M,) flat token index into B*T; None = all of them in order). A returned tensor of the same
 shape and dtype replaces the values: masks, scaling and the causal check all go this way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outputs:
-    """What an objective of a gradient pass sees; one micro-batch holds contrasts of one category."""
-
-    logits: Tensor
-    """(C, V, vocab) at the last token, or (C, V, T, vocab) with `logits="all"`: made when it is first asked for, and as large as it says.
-    `over_positions` and `token_log_p` make few at a time."""
-    tokens: Tensor
-    """(C, V, T) int64."""
-    mask: Tensor
-    """(C, V, T) bool."""
-    attribute: Tensor
-    """(C, V) int64, as `Observation.attribute`."""
-    lean: Tensor
-    """(C, V) int64: 1 for a stereotyping variant, -1 for its counterpart (CrowS-Pairs "more" and "less", WinoBias "pro" and "anti"), 0
-    where a contrast names neither."""
-    rare: Tensor
-    """(C, V, T) bool: tokens of calibration text that at most a quarter of its documents hold; False in contrasts."""
-    right: Tensor | None = None
-    """(C, V, W) int64: right next tokens of each variant, -1 behind the last; None but for the stream `legitimate`."""
-
-    def over_positions(self, function: Callable[[Tensor, Tensor], Tensor], where: Tensor) -> Tensor:
-        """A number from the logits of each position, (C, V, T), in the dtype of what `function` returns, with its gradient; 0 elsewhere.
-        Needs `logits="all"`.
-
-        Args:
-            function: logits (M, vocab) of some positions, and their flat places in (C, V, T), (M,) int64 -> (M,), each of its own row
-                alone. It is differentiated when it is called.
-            where: (C, V, T) bool, the positions that are needed.
-        """
-        import torch
-
-        places = where.flatten().nonzero().squeeze(1)
-        values = function(self.logits[where], places)
-        found = torch.zeros(where.numel(), dtype=values.dtype, device=values.device)
-        return found.index_put((places,), values).view(where.shape)
-
-    def token_log_p(self, where: Tensor | None = None) -> Tensor:
-        """log p(token | tokens before it) of all tokens but the first, (C, V, T - 1), at least float32, nats; 0 where there is no token.
-        Needs `logits="all"`.
-
-        Args:
-            where: (C, V, T - 1) bool, the tokens that are needed, 0 elsewhere; None: all.
-        """
-        import torch
-
-        from fairprune_framework.functional.log_probs import log_probs
-
-        wanted = torch.zeros_like(self.mask)
-        wanted[:, :, :-1] = self.mask[:, :, 1:] if where is None else where
-        following = self.tokens.roll(-1, 2).flatten()
-        return self.over_positions(lambda logits, places: log_probs(logits, following[places]), wanted)[:, :, :-1]
 
 
 @dataclass(frozen=True, kw_only=True)

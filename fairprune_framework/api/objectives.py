@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from fairprune_framework.api.interfaces import Outputs
+from fairprune_framework.api.outputs import Outputs
 from fairprune_framework.functional.divergence import generalised_js
 
 Labels = Literal["text", "model"]

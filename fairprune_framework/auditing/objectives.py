@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.interfaces import Outputs
+from fairprune_framework.api.outputs import Outputs
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.errors import ContractViolation, FairpruneError
 from fairprune_framework.models.head import Answers, answers_of, over_positions

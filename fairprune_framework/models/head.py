@@ -147,8 +147,14 @@ def vocabulary_of(model: nn.Module) -> int:
     return int(_head_of(model).weight.shape[0])
 
 
+def output_embeddings(model: nn.Module) -> Any:
+    """The head; None where there is none."""
+    find: Any = getattr(model, "get_output_embeddings", None)
+    return None if find is None else find()
+
+
 def _head_of(model: nn.Module) -> Any:
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = output_embeddings(model)
     if head is None:
         raise FairpruneError(f"{type(model).__name__} has no output embeddings: log-probabilities cannot be read")
     return head

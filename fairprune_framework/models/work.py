@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.decoders import text_config, text_decoder
+from fairprune_framework.models.head import output_embeddings
 from fairprune_framework.utilities.files import digest
 
 State = tuple[str, str, str]
@@ -59,11 +60,6 @@ def under(units: Mapping[str, Sequence[int]], factor: Any) -> Iterator[None]:
         _changed.reset(token)
 
 
-def _head_of(model: nn.Module) -> Any:
-    find: Any = getattr(model, "get_output_embeddings", None)
-    return None if find is None else find()
-
-
 @dataclass(frozen=True, kw_only=True)
 class Sizes:
     """Weights of a model that take part in one token."""
@@ -92,7 +88,7 @@ class Sizes:
             active = weight.numel() * (routed if ".experts." in name else 1.0)
             total += active
             behind += active if id(weight) not in first else 0.0
-        head = _head_of(model)
+        head = output_embeddings(model)
         return cls(decoder=total, behind=behind, head=float(head.weight.numel()) if head is not None else 0.0)
 
 
@@ -147,7 +143,7 @@ class Ledger:
         sizes = Sizes.of(model)
         self._sizes = self._sizes or sizes
         decoder = text_decoder(model)
-        head = _head_of(model)
+        head = output_embeddings(model)
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             ids = kwargs.get("input_ids", args[0] if args else None)

@@ -299,7 +299,8 @@ def save_pruned_model(
             )
         again = reload(temporary)
         with in_float32(model), in_float32(again):
-            same = all(map(torch.equal, _logits(_answers(again, probe_ids)), _logits(cut)))
+            both = zip(_logits(_answers(again, probe_ids)), _logits(cut), strict=True)
+            same = all(torch.equal(theirs, ours) for theirs, ours in both)
         if not same:
             raise VerificationFailed("the reloaded model does not answer as the removed one. Nothing was kept.")
         del again

@@ -17,7 +17,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import Budget, Choice, Held, Needs, PolicyContext, Scores, SelectionPolicy, eligible, select_top
+from fairprune_framework.api import Budget, Choice, Held, PolicyContext, Scores, SelectionPolicy, eligible, select_top
 
 from .program import Program
 
@@ -25,55 +25,27 @@ Joined = Callable[[Mapping[str, Tensor]], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gates(SelectionPolicy):
+class Gates(Held, SelectionPolicy):
     """A factor in [1 - cap, 1 + cap] for each of the most useful neurons; for the operator `scale`."""
 
     exemptions: ClassVar[Mapping[str, str]] = {
         "signed-scores": "a gate turns neurons up that lower the bias, and so plans units below 0 on purpose",
         "factors-under-scale": "gates are factors: the operator scale alone carries them out",
     }
-    specific: bool = True
-    """Keep the divergence of controls where it is, to first order."""
-    legitimate: bool = True
-    """Let the margin of right words, where the attribute should matter, not fall, to first order."""
-    recall: bool = True
-    """Make recalled words of the calibration text no less likely, to first order."""
     cap: float = 0.5
     """Largest change of a factor."""
     share: float = 0.03125
     """Cost of the gates, as a share of the second-order cost of removing the `reference` share of all neurons."""
     reference: float = 0.0043
     """How many neurons that is, taken by bias / (importance + median importance) ** 0.5."""
-    spare: float | None = None
-    """Turn down nothing that supports recall and up nothing that opposes it: mean slopes more than so many standard errors over documents
-    from 0. Below 0: only what moves recall the right way. None: recall is held in sum alone."""
-    spare_margin: bool = False
-    """Turn down nothing that supports the margin of right words and up nothing that opposes it, by the sign of each slope."""
-    lift: float = 0.0
-    """How far the divergence of controls of `select` is to rise, nats for each nat that the demographic one falls, to first order."""
 
     def __post_init__(self) -> None:
-        self._held()
+        super().__post_init__()
         for name, low, high in (("cap", 0, 1), ("reference", 0, 1)):
             if not low < getattr(self, name) <= high:
                 raise ValueError(f"The {name!r} must be above {low} and at most {high}. Got {getattr(self, name)} instead.")
         if self.share <= 0:
             raise ValueError(f"The 'share' must be above 0. Got {self.share} instead.")
-
-    def needs(self) -> Needs:
-        """With `specific` a gradient pass over the controls of `select`, with `legitimate` one over its legitimate contrasts, with
-        `recall` one over half of the calibration text."""
-        return self._held().needs()
-
-    def _held(self) -> Held:
-        return Held(
-            controls=self.specific,
-            legitimate=self.legitimate,
-            recall=self.recall,
-            lift=self.lift,
-            spare=self.spare,
-            spare_margin=self.spare_margin,
-        )
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`; raises `ValueError` for an importance below 0, and without controls where they are needed."""
@@ -87,7 +59,7 @@ class Gates(SelectionPolicy):
         cost_of = {name: values + self._floor(scores) for name, values in scores.importance.items()}
         worth = {name: bias.square() / cost_of[name] for name, bias in scores.bias.items()}
         moved = {name: may & (scores.bias[name] != 0) for name, may in allowed.items()}
-        falls, rises = self._held().may_fall(moved, context), self._held().may_rise(moved, context)
+        falls, rises = self.may_fall(moved, context), self.may_rise(moved, context)
         useful = {name: torch.where(bias > 0, falls[name], rises[name]) for name, bias in scores.bias.items() if name in moved}
         chosen = select_top(replace(scores, signed=False), budget, worth, useful, "no neuron has a bias other than 0")
         if not any(map(len, chosen.units.values())):
@@ -102,8 +74,8 @@ class Gates(SelectionPolicy):
             curvature=joined(cost_of),
             low=-self.cap * joined(falls),
             high=self.cap * joined(rises),
-            equal=_stacked(self._held().control_slopes(scores, names, context), joined),
-            at_most=_stacked(self._held().limits(scores, names, context), joined),
+            equal=_stacked(self.control_slopes(scores, names, context), joined),
+            at_most=_stacked(self.limits(scores, names, context), joined),
         )
         gates = program.solve(self._cost(scores, budget), joined(scores.importance))
         if not bool((gates != 0).any()):

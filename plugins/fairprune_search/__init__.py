@@ -86,7 +86,7 @@ class Pareto(SelectionPolicy):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Knapsack(SelectionPolicy):
+class Knapsack(Held, SelectionPolicy):
     """The set of the most bias within the budget, and within a share of all importance; with constraints on what it must not touch."""
 
     cost: float = 0.01
@@ -97,35 +97,11 @@ class Knapsack(SelectionPolicy):
     """The margin of right words, where the attribute should matter, does not fall, to first order."""
     recall: bool = False
     """Recalled words of the calibration text become no less likely, to first order."""
-    spare: float | None = None
-    """Leave alone what supports recall: units whose mean slope lies more than so many standard errors over documents below 0. Below 0:
-    take only what opposes it."""
-    spare_margin: bool = False
-    """Leave alone what supports the margin of right words, by the sign of each slope."""
-    lift: float = 0.0
-    """With `specific`, how far it is to rise, nats for each nat that the demographic one falls."""
-    required: bool = True
-    """Refuse prompts without contrasts of what is held. False: hold what there is."""
 
     def __post_init__(self) -> None:
-        self._held()
+        super().__post_init__()
         if not 0 < self.cost <= 1:
             raise ValueError(f"The 'cost' must be in (0, 1]. Got {self.cost} instead.")
-
-    def needs(self) -> Needs:
-        """A gradient pass over the controls, the legitimate contrasts and the calibration text, for what is asked."""
-        return self._held().needs()
-
-    def _held(self) -> Held:
-        return Held(
-            controls=self.specific,
-            legitimate=self.legitimate,
-            recall=self.recall,
-            lift=self.lift,
-            spare=self.spare,
-            spare_margin=self.spare_margin,
-            required=self.required,
-        )
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`; raises `ValueError` without contrasts of what is held, where they are required."""
@@ -134,7 +110,7 @@ class Knapsack(SelectionPolicy):
         from scipy.sparse import csr_array
 
         allowed, count = biased(scores, eligible(scores, budget)), budget.units(scores.sites)
-        allowed = dict(self._held().may_fall(allowed, context))
+        allowed = dict(self.may_fall(allowed, context))
         if not count or not any(bool(may.any()) for may in allowed.values()):
             return Choice(units={}, reason=NONE)
         names, bias, importance, may = _joined(scores, allowed)
@@ -165,11 +141,10 @@ class Knapsack(SelectionPolicy):
 
     def _kept(self, scores: Scores, names: list[str], context: PolicyContext) -> list[Any]:
         """Rows, (sum of N,) float64 of unit mean size, of which row . x may not be above 0 for the set x: removal is a change of -1."""
-        held = self._held()
-        if not held.statistics():
+        if not self.statistics():
             return []
-        risen = held.control_slopes(scores, names, context)  # a set that lowers nothing of them: slope . x at most 0
-        fallen = held.limits(scores, names, context)
+        risen = self.control_slopes(scores, names, context)  # a set that lowers nothing of them: slope . x at most 0
+        fallen = self.limits(scores, names, context)
         rows = [*risen, *({name: -values for name, values in row.items()} for row in fallen)]
         joined = [torch.cat([row[name] for name in names]).double() for row in rows]
         return [(row / row.abs().mean().clamp_min(torch.finfo(row.dtype).tiny)).numpy() for row in joined]

@@ -60,9 +60,8 @@ class SteeringProjection(BiasScorer):
         """See `BiasScorer.score`."""
         size_N = at.sums["steering.size"][0] / at.sums["steering.seen"][0].clamp_min(1)
         away_AH = at.sums["steering.away"] / at.sums["steering.count"].clamp_min(1)
-        along_AN: Tensor = (
-            away_AH @ at.weights["out"].double().T
-        )  # values first: a tenth of the time, for weights are stored (H, N)
+        # values first: a tenth of the time, for weights are stored (H, N)
+        along_AN: Tensor = away_AH @ at.weights["out"].double().T
         return size_N * along_AN.abs().amax(0)
 
 

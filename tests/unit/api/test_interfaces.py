@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from fairprune_framework import api
-from fairprune_framework.api.interfaces import BiasScorer, Needs, Observation, Outputs
+from fairprune_framework.api.interfaces import BiasScorer, Needs, Observation
+from fairprune_framework.api.outputs import Outputs
 
 
 def outputs(dtype: torch.dtype) -> Outputs:

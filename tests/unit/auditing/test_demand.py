@@ -11,7 +11,8 @@ import pytest
 from torch import Tensor
 
 from fairprune_framework import discovery
-from fairprune_framework.api.interfaces import Needs, Observation, Outputs, Pass, Plugin, Statistic
+from fairprune_framework.api.interfaces import Needs, Observation, Pass, Plugin, Statistic
+from fairprune_framework.api.outputs import Outputs
 from fairprune_framework.auditing.demand import Demand, passes_of, selecting
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.errors import UserError

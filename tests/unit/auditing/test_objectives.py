@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fairprune_framework.api.interfaces import Outputs, Pass
+from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.api.objectives import NegativeLogLikelihood, RecallLoss
+from fairprune_framework.api.outputs import Outputs
 from fairprune_framework.auditing import objectives
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.micro_batch import MicroBatch

@@ -27,19 +27,9 @@ NAMES = sorted(SCORES.sites)
 Unit = tuple[str, int]
 
 
-def choose(
-    policy: str,
-    budget: str,
-    scores: Scores = SCORES,
-    *,
-    at: Any = None,
-    resampled: Any = None,
-    probe: Any = None,
-    seed: int = 0,
-    **options: Any,
-) -> list[Unit]:
-    """(site, unit) of what a policy takes, most removable first of each site."""
-    choice = decide(policy, budget, scores, at=at, resampled=resampled, probe=probe, seed=seed, **options)
+def choose(policy: str, budget: str, scores: Scores = SCORES, **words: Any) -> list[Unit]:
+    """(site, unit) of what a policy takes, most removable first of each site; words as for `decide`."""
+    choice = decide(policy, budget, scores, **words)
     return [(name, int(unit)) for name, units in choice.units.items() for unit in units]
 
 
