@@ -11,7 +11,7 @@ from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure
 from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE, LEGITIMATE_MARGIN, VALENCE_GAP
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
-from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
+from fairprune_framework.functional.paired_bootstrap import RESAMPLES, PairedChange, paired_change
 
 UNITS = {DIVERGENCE: "nats", ACTIVATION_DIFFERENCE: "activation", VALENCE_GAP: "valence"}
 LEGITIMATE = "legitimate"
@@ -142,7 +142,7 @@ def mean_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str, seed:
         [item["category"] for item in items],
         [item["template_id"] for item in items],
         seed=seed,
-        resamples=2000 if index is None and not alone else 0,
+        resamples=RESAMPLES if index is None and not alone else 0,
     )
     if alone:
         return ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters)

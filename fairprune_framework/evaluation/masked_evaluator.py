@@ -17,7 +17,7 @@ from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS, SEQ
 from fairprune_framework.evaluation.metrics.perplexity import text_loss
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
 from fairprune_framework.evaluation.metrics.shared_tokens import scored_places
-from fairprune_framework.functional.paired_bootstrap import PairedChange, paired_change
+from fairprune_framework.functional.paired_bootstrap import RESAMPLES, PairedChange, paired_change
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import masked
 
@@ -90,7 +90,7 @@ class MaskedEvaluator:
         return MaskedMeasurement(values=values, perplexity=self.original.perplexity)
 
     def change(
-        self, after: MaskedMeasurement, *, control: bool = False, category: str | None = None, resamples: int = 2000
+        self, after: MaskedMeasurement, *, control: bool = False, category: str | None = None, resamples: int = RESAMPLES
     ) -> PairedChange | None:
         """The paired change against the original, with its interval over templates; None where no contrast is of that kind."""
         ids = [c.id for c in self.contrasts if c.control is control and category in (None, c.category)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fairprune_framework.functional.paired_bootstrap import DETECTABLE_STANDARD_ERRORS, MIN_CLUSTERS
+from fairprune_framework.functional.paired_bootstrap import DETECTABLE_STANDARD_ERRORS, MIN_CLUSTERS, RESAMPLES
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
@@ -83,7 +83,7 @@ def change_of(
     statistic: Statistic = mean,
     *,
     ideal: float = 0.0,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
 ) -> StatisticChange:
@@ -171,11 +171,10 @@ class _Draw:
 
     def interval(self, statistic: Statistic, same: bool) -> Interval:
         """Of a statistic that is 0 where nothing changed."""
-        value = float(statistic(self.total_M))
         if same:
-            return Interval(
-                value=0.0, low=0.0 if self.enough else None, high=0.0 if self.enough else None, standard_error=0.0, p_value=1.0
-            )
+            end = 0.0 if self.enough else None
+            return Interval(value=0.0, low=end, high=end, standard_error=0.0, p_value=1.0)
+        value = float(statistic(self.total_M))
         error = self.error(statistic)
         if error is None or not self.enough or not math.isfinite(value):
             return Interval(value=value, low=None, high=None, standard_error=error, p_value=None)
@@ -188,9 +187,9 @@ class _Draw:
 
     def ratio(self, statistic: Statistic, same: bool) -> Interval:
         """Of R - 1 for a ratio R: on log R where all resamples are positive."""
-        value = float(statistic(self.total_M))
         if same:
-            return self.interval(lambda sums: statistic(sums) - 1, True)
+            return self.interval(statistic, same)
+        value = float(statistic(self.total_M))
 
         def logarithm(sums: Floats) -> Floats:
             with np.errstate(divide="ignore", invalid="ignore"):

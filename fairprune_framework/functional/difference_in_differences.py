@@ -32,7 +32,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from fairprune_framework.functional.clusters import Floats, cluster_means, effective_clusters, span_of_ratios
 from fairprune_framework.functional.log_ratio import LogRatio, log_ratio
-from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
+from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, RESAMPLES
 
 _BLOCK = 1 << 19  # resamples times units that are held at once: 4 MiB an array
 
@@ -108,7 +108,7 @@ def difference_in_differences(
     demographic: PairedValues,
     controls: PairedValues,
     *,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
 ) -> DifferenceInDifferences:
@@ -243,7 +243,7 @@ def _prepared(name: str, values: PairedValues) -> _Prepared:
 
 
 Moved = tuple[Floats, Floats]
-"""A log ratio `(R,)`, and by how much it moves without one of the units that were drawn, `(R, U)`."""
+"""A log ratio `(R,)`, not finite where a mean is 0 or negative, and by how much it moves without one unit that was drawn, `(R, U)`."""
 
 
 def _log_ratio_of_means(side: _Prepared) -> Callable[[Floats], Moved]:
@@ -253,7 +253,7 @@ def _log_ratio_of_means(side: _Prepared) -> Callable[[Floats], Moved]:
     def of(counts_RU: Floats) -> Moved:
         B_R, A_R = counts_RU @ b_U, counts_RU @ a_U
         moved_RU = np.log1p(-a_U / A_R[:, None]) - np.log1p(-b_U / B_R[:, None])
-        return np.where((A_R > 0) & (B_R > 0), np.log(A_R) - np.log(B_R), np.nan), moved_RU
+        return np.log(A_R) - np.log(B_R), moved_RU
 
     return of
 

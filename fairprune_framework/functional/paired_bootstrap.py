@@ -38,6 +38,8 @@ from fairprune_framework.functional.clusters import Floats, cluster_means, span_
 
 MIN_CLUSTERS = 8
 """Below this no interval is given, and the verdict is `not-judged`."""
+RESAMPLES = 2000
+"""Of a bootstrap, where a caller does not say how many; the smallest p-value is 1 / (RESAMPLES + 1)."""
 BOUND_LEVEL = 0.99
 """Of one-sided bounds. The verdict rests on these: an interval misses on one side more often than its level says."""
 DETECTABLE_STANDARD_ERRORS = 2.8
@@ -80,7 +82,7 @@ def paired_change(
     clusters: Sequence[object],
     *,
     ideal: float = 0.0,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
 ) -> PairedChange:

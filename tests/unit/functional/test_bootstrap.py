@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from fairprune_framework.functional.bootstrap import BOOTSTRAP_CLUSTERS, change_of, mean
+from fairprune_framework.functional.paired_bootstrap import RESAMPLES
 
 SAMPLES = 250
 
@@ -65,6 +66,13 @@ def test_identical_models_differ_by_exactly_nothing() -> None:
         assert (interval.value, interval.low, interval.high, interval.p_value) == (0.0, 0.0, 0.0, 1.0)
     assert found.retention is not None
     assert (found.retention.value, found.retention.low, found.retention.high) == (1.0, 1.0, 1.0)
+
+
+def test_the_smallest_p_value_is_that_of_the_resamples_named() -> None:
+    """Every cluster moves alike: no resample is as far from 0, and the p-value is (1 + 0) / (1 + resamples)."""
+    before = np.random.default_rng(0).normal(1, 1, 50)
+    assert change_of(ones(before), ones(before + 1), range(50)).difference.p_value == 1 / (RESAMPLES + 1) == 1 / 2001
+    assert change_of(ones(before), ones(before + 1), range(50), resamples=199).difference.p_value == 1 / 200
 
 
 def test_too_few_clusters_give_no_interval() -> None:

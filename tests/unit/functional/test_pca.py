@@ -28,7 +28,14 @@ def test_points_that_do_not_differ_stay_at_the_origin() -> None:
     assert not found.any()
     assert not then.any()
     assert np.isfinite(share).all()
-    assert principal(np.ones((1, 6)), None)[0].shape == (1, 2)
+
+
+def test_a_single_point_has_no_direction() -> None:
+    found, then, share = principal(np.ones((1, 6)), np.full((1, 6), 3.0))
+    assert then is not None
+    assert found.tolist() == then.tolist() == [[0.0, 0.0]]
+    assert share.tolist() == [0.0, 0.0]
+    assert principal(np.ones((1, 6)), None)[1] is None
 
 
 def test_signs_follow_the_layer_before() -> None:

@@ -286,6 +286,17 @@ def test_knapsack_and_gates_spare_the_margin_of_right_words() -> None:
         choose("gates", "60n", signed, at=streams(), spare_margin=True, **gates)
 
 
+def test_gates_refuse_an_importance_below_zero_in_any_site() -> None:
+    """A cost that is negative anywhere is none, also where all other sites are in order."""
+    for name in NAMES:
+        cost = {each: values.clone() for each, values in SCORES.importance.items()}
+        cost[name][3] = -1e-3
+        with pytest.raises(ValueError, match="importance score that is never negative"):
+            choose(
+                "gates", "60n", replace(SCORES, importance=cost), at=streams(), specific=False, legitimate=False, recall=False
+            )
+
+
 def test_the_margin_of_spare_is_a_number() -> None:
     with pytest.raises(ValueError, match="'spare' must be a finite number"):
         choose("gates", "60n", at=None, spare=float("nan"))
