@@ -15,7 +15,7 @@ from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.models.loading import parameter_count, public_name
 from fairprune_framework.models.uneven import check_plain
 from fairprune_framework.recipes.recipe import Recipe
-from fairprune_framework.selection.plugins import missing_taps
+from fairprune_framework.selection.plugins import misfit_of_weights, missing_taps
 from fairprune_framework.surgery.removal import refuse_obstacles
 
 SCORERS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
@@ -67,7 +67,8 @@ def _plugins(kind: discovery.Kind, sites: Sequence[Site]) -> dict[str, str | Non
     for entry in discovery.entries(kind):
         try:
             plugin = discovery.build(kind, f"{entry.distribution}:{entry.name}", {})
-            found[entry.name] = next((why for site in sites if (why := missing_taps(plugin, site))), None)
+            reasons = (missing_taps(plugin, site) or misfit_of_weights(plugin, site) for site in sites)
+            found[entry.name] = next((why for why in reasons if why), None)
         except FairpruneError as error:
             found[entry.name] = f"it cannot be built without options: {error}"
     return found

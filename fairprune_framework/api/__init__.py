@@ -59,6 +59,7 @@ if TYPE_CHECKING:
         deviations,
         shared_slots,
         slot_means,
+        unit_sums,
         value_of_variants,
     )
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
@@ -143,6 +144,7 @@ _EXPORTS = {
     "text_config": "fairprune_framework.api.decoders",
     "to_choice": "fairprune_framework.api.rankings",
     "top_share": "fairprune_framework.api.rankings",
+    "unit_sums": "fairprune_framework.api.statistics",
     "value_of_variants": "fairprune_framework.api.statistics",
 }
 
@@ -221,6 +223,7 @@ __all__ = [
     "text_config",
     "to_choice",
     "top_share",
+    "unit_sums",
     "value_of_variants",
 ]
 

@@ -90,7 +90,8 @@ class Held:
             ValueError: they are held and required, and the prompts have none.
         """
         found = self._slopes("controls", CONTROL, names, context) if self.specific else []
-        return [{name: row + self.lift * scores.bias[name] for name, row in slopes.items()} for slopes in found]
+        width = {name: scores.sites[name].unit_width for name in names}  # a score is the mean over columns, a slope their sum
+        return [{name: row + self.lift * width[name] * scores.bias[name] for name, row in slopes.items()} for slopes in found]
 
     def limits(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """Rows, site -> (N,) float64, of which row . d must be at most 0: the divergence of each category where there are several, less
@@ -100,7 +101,11 @@ class Held:
             ValueError: legitimate differences are held and required, and the prompts have none.
         """
         categories = sorted(scores.by_category)
-        rows: list[Mapping[str, Tensor]] = [scores.by_category[category] for category in categories if len(categories) > 1]
+        rows: list[Mapping[str, Tensor]] = [
+            {name: scores.sites[name].unit_width * bias for name, bias in scores.by_category[category].items()}
+            for category in categories
+            if len(categories) > 1
+        ]
         if self.legitimate:
             found = self._slopes("legitimate", LEGITIMATE, names, context)
             rows += [{name: -row for name, row in slopes.items()} for slopes in found]

@@ -191,7 +191,7 @@ class StreamSums:
     count: int
     """Contrasts or documents behind `sums`."""
     observed: Tensor
-    """(N,) int64: contrasts (or documents) in which the unit was seen."""
+    """(K,) int64: contrasts (or documents) in which the unit of a column was seen."""
 
 
 class Probe(Protocol):
@@ -267,7 +267,8 @@ class BiasScorer(Plugin):
     def score(self, at: SiteContext) -> Tensor:
         """Score one site in one category.
 
-        Returns: (N,) float64, finite, >= 0 unless `signed`; higher = more biased. Unit: the plugin's, said in its docstring.
+        Returns: (K,) float64, finite, >= 0 unless `signed`; higher = more biased. Unit: the plugin's, said in its docstring. A unit of
+            several columns, such as a head, gets the mean over them.
 
         Raises: whatever it likes; the core names the plugin and its distribution and chains the cause.
         """
@@ -276,7 +277,7 @@ class BiasScorer(Plugin):
         """A step over the whole model, once for each category: false-discovery control, global normalisation.
 
         Args:
-            scores: site -> (N,) float64, what `score` returned, for the sites that the category reached.
+            scores: site -> (K,) float64, what `score` returned, for the sites that the category reached.
             at: site -> its context, made anew at each call.
 
         Returns: the same sites, under the same rules as `score`. By default the scores as they are.
@@ -289,7 +290,7 @@ class ImportanceScorer(Plugin):
 
     @abstractmethod
     def score(self, at: SiteContext) -> Tensor:
-        """Score one site. Returns: (N,) float64, finite; higher = more important, harder to spare."""
+        """Score one site. Returns: (K,) float64, finite; higher = more important, harder to spare. Means as of `BiasScorer.score`."""
 
     def finish(self, scores: Mapping[str, Tensor], at: Callable[[str], SiteContext]) -> Mapping[str, Tensor]:
         """A step over the whole model, as `BiasScorer.finish`."""

@@ -11,7 +11,7 @@ from fairprune_framework.api.interfaces import Observation, Pass, SiteContext, S
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fairprune_framework.api.types import Tap
+    from fairprune_framework.api.types import Site, Tap
 
 
 def shared_slots(obs: Observation, tap: Tap = "neuron") -> Tensor:
@@ -62,6 +62,11 @@ def _deviations(means_CVK: Tensor, mask_CVS: Tensor) -> Tensor:
     return (means_CVK - mean_C1K) * seen_CV1
 
 
+def unit_sums(values: Tensor, site: Site) -> Tensor:
+    """Sum over the columns of each unit, (..., K) -> (..., N): what is additive, such as a slope, of the whole unit."""
+    return values if site.unit_width == 1 else values.reshape(*values.shape[:-1], -1, site.unit_width).sum(-1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValueDeviation(Statistic):
     """For each attribute value the sum of its deviations from the mean of its contrast, and in how many contrasts."""
@@ -97,8 +102,8 @@ class SquareSum(Statistic):
 
 @dataclass(frozen=True, kw_only=True)
 class RecallSlopes(Statistic):
-    """Three rows a document: the sum over its tokens of activation x gradient of `RecallLoss`, nats, below 0 where a neuron helps; its
-    square; and 1."""
+    """Three rows a document: the sum over its tokens, and the columns of a unit, of activation x gradient of `RecallLoss`, nats, below 0
+    where a unit helps; its square; and 1."""
 
     name: str = "recall-slopes"
 
@@ -112,7 +117,7 @@ class RecallSlopes(Statistic):
         """See `Statistic.summands`. Output `moments`: (C, 3, N)."""
         import torch
 
-        slope_CN = obs.product_sums()
+        slope_CN = unit_sums(obs.product_sums(), obs.site)
         return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}
 
     def supports(self, at: SiteContext, margin: float) -> Tensor:
@@ -136,11 +141,12 @@ class RecallSlopes(Statistic):
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveSlopes(Statistic):
-    """Activation x gradient of an objective over a stream of contrasts, added up over variants and tokens; nats."""
+    """Activation x gradient of an objective over a stream of contrasts, added up over variants, tokens and the columns of a unit;
+    nats."""
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `product`: (C, 1, N)."""
-        return {"product": obs.product_sums().unsqueeze(1)}
+        return {"product": unit_sums(obs.product_sums(), obs.site).unsqueeze(1)}
 
 
 @dataclass(frozen=True, kw_only=True)

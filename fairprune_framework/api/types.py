@@ -22,7 +22,23 @@ Tap = Literal["layer_input", "attention", "mlp_input", "gate", "up", "neuron", "
 """Where an activation is read. `gate`, `up` (before the nonlinearity) and `neuron` (input of the output projection) have
 `site.units * site.unit_width` columns; the others have H. `down` is the output of the output projection."""
 
-Role = Literal["gate", "up", "out", "gate_bias", "up_bias", "out_bias", "inner_norm"]
+Role = Literal[
+    "gate",
+    "up",
+    "out",
+    "gate_bias",
+    "up_bias",
+    "out_bias",
+    "inner_norm",
+    "query",
+    "key",
+    "value",
+    "query_bias",
+    "key_bias",
+    "value_bias",
+]
+VECTORS: frozenset[Role] = frozenset({"gate_bias", "up_bias", "out_bias", "inner_norm", "query_bias", "key_bias", "value_bias"})
+"""Roles with one number for each column; the others have H."""
 Operator = Literal["remove", "zero", "scale"]
 Stream = Literal["contrasts", "controls", "legitimate", "calibration"]
 """What a pass reads: demographic contrasts of `select`, its controls, its legitimate differences (never held-out ones), calibration

@@ -238,8 +238,8 @@ class Accumulator:
                     add(key, reached_G11)
                 else:
                     add(key, by_group(key, member_GC, summands_CRK, observation.mask))
-                if sliced and of_units and summands_CRK.shape[2] == columns:
-                    self.sliced[key] = site.units * site.unit_width
+                if sliced and of_units and summands_CRK.shape[2] in (columns, columns // site.unit_width):
+                    self.sliced[key] = site.units * (site.unit_width if summands_CRK.shape[2] == columns else 1)
             if self._counting.get(stream) == pass_:
                 key = key_of(stream, site.name, OBSERVED)
                 counts.add(key)

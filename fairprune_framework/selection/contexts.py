@@ -90,7 +90,11 @@ class _Reader:
         return StreamSums(
             sums=NamedSums(found, stream),
             count=self.statistics.count(stream, group),
-            observed=torch.full((self.site.units,), self.statistics.observed(stream, self.site.name, group), dtype=torch.long),
+            observed=torch.full(
+                (self.site.units * self.site.unit_width,),
+                self.statistics.observed(stream, self.site.name, group),
+                dtype=torch.long,
+            ),
         )
 
 

@@ -87,7 +87,7 @@ class _Unimportant(ImportanceScorer):
     """In the place of an importance scorer that need not run again."""
 
     def score(self, at: SiteContext) -> Tensor:
-        return torch.zeros(at.site.units, dtype=torch.float64)
+        return torch.zeros(at.site.units * at.site.unit_width, dtype=torch.float64)
 
 
 def plan_of(selection: Selection, scores: Scores) -> Plan:

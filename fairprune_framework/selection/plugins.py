@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from fairprune_framework import discovery
-from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Pass, Plugin, SelectionPolicy
-from fairprune_framework.api.types import Site
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Pass, Plugin, SelectionPolicy, SiteContext
+from fairprune_framework.api.types import VECTORS, Site
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import UserError
 from fairprune_framework.recipes.recipe import PLUGIN_KINDS, PluginSpec, Recipe
 from fairprune_framework.selection.scoring import needs_of_scorer
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Plugins:
@@ -62,10 +66,11 @@ class Plugins:
         return cast(SelectionPolicy, self._built("policy"))
 
     def check_sites(self, sites: Iterable[Site]) -> None:
-        """Raise `UserError` for a plugin that looks at what a site does not show, such as the gate of an MLP that has none."""
+        """Raise `UserError` for a plugin that looks at what a site does not show, such as the gate of an MLP that has none, or the gate
+        and up weights of attention heads."""
         for site in sites:
             for plugin in self.all:
-                if why := missing_taps(plugin, site):
+                if why := missing_taps(plugin, site) or misfit_of_weights(plugin, site):
                     raise UserError(f"the plugin {type(plugin).__name__} {why}")
 
     @property
@@ -109,3 +114,43 @@ def missing_taps(plugin: Plugin, site: Site) -> str | None:
     if missing := sorted(wanted - site.taps):
         return f"looks at {', '.join(missing)}, which {site.name} does not have: it shows {', '.join(sorted(site.taps))}"
     return None
+
+
+def misfit_of_weights(plugin: Plugin, site: Site) -> str | None:
+    """Why a scorer that reads weights alone cannot score a site; None where it can, or where it needs more than weights.
+
+    It is tried on two units of such a site, with made-up weights: no scorer has to say which roles it knows.
+    """
+    import torch
+
+    needs = plugin.needs()
+    if not isinstance(plugin, (BiasScorer, ImportanceScorer)) or needs.statistics or needs.readout or needs.probe:
+        return None
+    small = replace(site, units=2)
+    columns = small.units * small.unit_width
+    generator = torch.Generator().manual_seed(0)
+    weights: dict[str, Tensor] = {
+        slice_.role: torch.rand(2 * slice_.width, *() if slice_.role in VECTORS else (4,), generator=generator)
+        for slice_ in small.slices
+    }
+    at = SiteContext(
+        site=small,
+        category=None,
+        sums={},
+        count=0,
+        observed=torch.zeros(columns, dtype=torch.long),
+        weights=weights if needs.weights else {},
+        readout=None,
+        attribute_tokens=(),
+        probe=None,
+        generator=generator,
+    )
+    try:
+        score = plugin.score(at)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+    else:
+        if score.shape == (columns,):
+            return None
+        why = f"{tuple(score.shape)} scores for {columns} columns"
+    return f"cannot score {site.name}, whose weights are {', '.join(sorted(weights))}: {why}"

@@ -23,6 +23,7 @@ from fairprune_framework.selection.planning import check_choice, no_replicates, 
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.testing.interpreters import answers
 from fairprune_framework.testing.report import Check, CheckSkipped, require
+from fairprune_framework.testing.scorer_bench import in_pairs
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
 
 LAYOUTS = ("llama", "mixtral")
@@ -52,10 +53,11 @@ def made_up(architecture: Architecture, seed: int = 0, levels: int | None = None
 class PolicyBench:
     """A policy on the sites of one tiny model."""
 
-    def __init__(self, policy: SelectionPolicy, family: str) -> None:
+    def __init__(self, policy: SelectionPolicy, family: str, *, pairs: bool = False) -> None:
         self.policy, self.family = policy, family
         self.model = tiny_model(family, layers=3)
-        self.architecture = recognise(self.model)
+        found = recognise(self.model)
+        self.architecture = in_pairs(found) if pairs else found
         self.scores = made_up(self.architecture)
         self._statistics: Statistics | None = None
 
@@ -261,6 +263,10 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
 
         each(check)
 
+    def wide_units() -> None:
+        at = PolicyBench(policy, "llama", pairs=True)
+        at.some(at.scores, Budget.parse("0.2"))
+
     def hash_seed() -> None:
         one, other = answers("policy", policy)
         same = _as_sets(one) == _as_sets(other)
@@ -299,6 +305,7 @@ def policy_checks(policy: SelectionPolicy) -> dict[str, Check]:
         "monotonicity": monotonicity,
         "factors-under-scale": factors,
         "site-order": site_order,
+        "wide-units": wide_units,
         "hash-seed": hash_seed,
         "no-mutation": no_mutation,
     }

@@ -116,15 +116,36 @@ def _shown(obs: Observation, taps: frozenset[Any]) -> dict[str, Tensor]:
     return values
 
 
+def in_pairs(architecture: Architecture) -> Architecture:
+    """The same with every two adjacent neurons as one unit, as a head is a unit of several columns."""
+    sites = {
+        name: replace(
+            site,
+            units=site.units // 2,
+            unit_width=2,
+            slices=tuple(replace(slice_, step=2, width=2) for slice_ in site.slices),
+        )
+        for name, site in architecture.sites.items()
+    }
+    return replace(architecture, sites=sites)
+
+
 class Bench:
     """A tiny model with contrasts and calibration text, to run a scorer in several ways."""
 
     def __init__(
-        self, kind: Literal["bias", "importance"], scorer: Scorer, family: str, dtype: torch.dtype = torch.float32
+        self,
+        kind: Literal["bias", "importance"],
+        scorer: Scorer,
+        family: str,
+        dtype: torch.dtype = torch.float32,
+        *,
+        pairs: bool = False,
     ) -> None:
         self.kind, self.scorer = kind, scorer
         self.model = tiny_model(family, dtype=dtype)
-        self.architecture: Architecture = recognise(self.model)
+        found = recognise(self.model)
+        self.architecture: Architecture = in_pairs(found) if pairs else found
         tokenizer = tiny_tokenizer()
         every, encoder = tiny_contrasts(), Encoder(tokenizer)
         self.contrasts, self.controls = (

@@ -40,7 +40,7 @@ def jittered(model: nn.Module, seed: int) -> nn.Module:
 
 
 def check_shapes(scores: SiteScores, sites: Mapping[str, Site]) -> None:
-    """Every score is (N,) float64."""
+    """Every score is (K,) float64."""
     require(scores, "no site was scored")
     for (name, category), score in scores.items():
         columns = sites[name].units * sites[name].unit_width
@@ -242,6 +242,11 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
                 values = f"{scores[key][worst].item():.7g}, and {of[worst].item():.7g}"
                 require((off <= limit).all(), f"{key[0]} {key[1]}: unit {worst} scores {values} where the model is in float64")
 
+    def wide_units() -> None:
+        at = Bench(kind, scorer, "llama", pairs=True)
+        check_shapes(at.baseline, at.architecture.sites)
+        check_equal(at.baseline, bench().baseline, "units of two columns each, whose scores are those of the columns,")
+
     def bfloat16() -> None:
         at = bench(dtype=torch.bfloat16)
         well_formed(at.baseline, at)
@@ -263,6 +268,7 @@ def scorer_checks(kind: Literal["bias", "importance"], scorer: Scorer) -> dict[s
         "hoarding": hoarding,
         "hash-seed": hash_seed,
         "experts": experts,
+        "wide-units": wide_units,
         "precision": precision,
         "bfloat16": bfloat16,
     }

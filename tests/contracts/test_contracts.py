@@ -11,7 +11,7 @@ from fairprune_framework.testing.contracts import check_plugin
 from fairprune_framework.testing.families import EXAMPLES, small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model
 
-CHECKS = {"bias": 25, "importance": 23, "policy": 24, "architecture": 23}
+CHECKS = {"bias": 26, "importance": 24, "policy": 25, "architecture": 23}
 """How many checks there are; fewer would be a promise taken back."""
 
 NO_TEXT = {"order-invariance", "batch-split-invariance", "grouping-invariance", "padding-invariance", "masks-respected"}
@@ -86,6 +86,18 @@ def test_the_suite_finds_a_model_for_each_installed_adapter(name: str) -> None:
     adapter = discovery.build("architecture", name)
     report = check_plugin("architecture", adapter, only=("sites-complete", "foreign-model-refused")).raise_if_failed()
     assert len(report.ran) == 2
+
+
+HOLDING = {
+    "protected-global": {"recall": True, "exchange": 0.5},
+    "knapsack": {"recall": True, "legitimate": True, "specific": True, "spare": -0.5, "spare_margin": True},
+}
+"""Policies with options that read slopes of units."""
+
+
+@pytest.mark.parametrize("name", HOLDING)
+def test_policies_that_hold_something_choose_units_of_several_columns(name: str) -> None:
+    check_plugin("policy", discovery.build("policy", name, HOLDING[name]), only=("wide-units",)).raise_if_failed()
 
 
 def test_variance_keeps_the_contract_with_its_option_too() -> None:

@@ -12,6 +12,8 @@ import torch
 
 from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.statistics import (
+    ControlSlopes,
+    RecallSlopes,
     SquareSum,
     ValueDeviation,
     deviations,
@@ -19,6 +21,7 @@ from fairprune_framework.api.statistics import (
     slot_means,
     value_of_variants,
 )
+from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.observation import narrowed, slots_shared
 
 
@@ -87,3 +90,18 @@ def test_other_values_or_masks_are_computed_anew(observed: Callable[..., Observa
     fewer[0, :, 0] = False
     assert not slot_means(replace(obs, aligned_mask=fewer)).equal(before)
     assert slot_means(obs).equal(before)
+
+
+def test_slopes_are_of_whole_units(observed: Callable[..., Observation]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    acts, grads = (torch.randn(3, 1, 5, 6, generator=generator) for _ in range(2))
+    plain = Site(name="s", layer=0, units=6, slices=(), config_fields={}, width_group="w", taps=frozenset({"neuron"}))
+    narrow = replace(observed(acts, torch.ones(3, 1, 5).bool()), grads={"neuron": grads}, site=plain)
+    wide = replace(narrow, site=replace(plain, units=2, unit_width=3))
+    columns_C1K = ControlSlopes().summands(narrow)["product"]
+    expected_CN = columns_C1K.reshape(3, 2, 3).sum(2)
+    assert torch.allclose(ControlSlopes().summands(wide)["product"].squeeze(1), expected_CN)
+    slope_CN, square_CN, one_CN = RecallSlopes().summands(wide)["moments"].unbind(1)
+    assert torch.allclose(slope_CN, expected_CN)
+    assert torch.allclose(square_CN, expected_CN.square())
+    assert bool((one_CN == 1).all())

@@ -14,7 +14,7 @@ from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import UnknownName, UserError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe
-from fairprune_framework.selection.plugins import Plugins
+from fairprune_framework.selection.plugins import Plugins, misfit_of_weights
 from fairprune_framework.testing.families import small_model
 
 RECIPE = Recipe(
@@ -103,3 +103,30 @@ def test_a_plugin_that_looks_at_what_a_site_lacks_is_refused() -> None:
         gate.check_sites(sites)
     Plugins(replace(RECIPE, importance=PluginSpec(plugin="fisher"))).check_sites(sites)
     gate.check_sites(recognise(small_model("llama")).sites.values())
+
+
+@pytest.mark.parametrize("name", ["max-abs-weight", "peak-to-peak", "weight-variance", "product-of-norms", "l2-norm"])
+def test_scores_of_gate_and_up_weights_are_refused_where_there_are_none(name: str) -> None:
+    plugins = Plugins(replace(RECIPE, importance=PluginSpec(plugin=name)))
+    (site, *_) = recognise(small_model("gpt_neox")).sites.values()
+    plugins.check_sites([site])  # no gate, but up weights
+    heads = replace(site, name="layers.0.attention", kind="heads", slices=tuple(s for s in site.slices if s.role == "out"))
+    says = r"cannot score layers.0.attention, whose weights are out: RuntimeError"
+    with pytest.raises(UserError, match=says):
+        plugins.check_sites([heads])
+    Plugins(replace(RECIPE, importance=PluginSpec(plugin="random"))).check_sites([heads])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneForAUnit(ImportanceScorer):
+    """A score for each unit, where one for each column is asked for."""
+
+    def score(self, at: SiteContext) -> Tensor:
+        return at.observed.new_ones(at.site.units).double()
+
+
+def test_scores_of_the_wrong_number_are_refused_before_the_audit() -> None:
+    (site, *_) = recognise(small_model("gpt_neox")).sites.values()
+    assert misfit_of_weights(OneForAUnit(), site) is None
+    wide = replace(site, units=24, unit_width=2)
+    assert str(misfit_of_weights(OneForAUnit(), wide)).endswith("(2,) scores for 4 columns")

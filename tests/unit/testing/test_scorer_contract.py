@@ -315,4 +315,4 @@ def test_a_failure_names_the_plugin_and_says_what_was_wrong() -> None:
     report = check_plugin("bias", scorer(lambda self, at, score: score.float()), only=["shape", "finite"])
     assert report.passed == ("finite",)
     assert "must be (48,) float64. Got (48,) torch.float32" in report.failures["shape"]
-    assert "bias Bad: 2 of 25 checks ran, 1 failed" in str(report)
+    assert "bias Bad: 2 of 26 checks ran, 1 failed" in str(report)
