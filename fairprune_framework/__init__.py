@@ -46,7 +46,41 @@ _EXPORTS = {
     "score_many": "analysis.scorers",
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
+__all__ = [
+    "ActivationStatisticsCallback",
+    "Budget",
+    "Contrast",
+    "ContrastDataModule",
+    "MicroBatch",
+    "Plan",
+    "Recipe",
+    "Run",
+    "Scores",
+    "TrunkModule",
+    "Variant",
+    "__version__",
+    "ablate",
+    "applied",
+    "audit",
+    "causal",
+    "evaluate",
+    "export",
+    "figures",
+    "inspect",
+    "load_model",
+    "look",
+    "overlap",
+    "plan",
+    "prune",
+    "recognise",
+    "report",
+    "restore",
+    "run",
+    "score",
+    "score_many",
+    "stability",
+    "transfer",
+]
 
 if TYPE_CHECKING:
     from fairprune_framework.ablation.ablate import ablate

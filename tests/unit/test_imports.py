@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import fairprune_framework as fp
 from fairprune_framework import api
 
 ROOT = Path(__file__).parents[2]
@@ -52,3 +53,12 @@ def test_every_name_of_the_api_is_there() -> None:
     assert sorted(api._EXPORTS) == sorted(api.__all__)
     for name, module in api._EXPORTS.items():
         assert getattr(api, name) is getattr(import_module(module), name)
+
+
+def test_every_name_of_the_package_is_there_and_strict_type_checkers_see_it() -> None:
+    assert sorted([*fp._EXPORTS, "__version__"]) == sorted(fp.__all__)
+    tree = ast.parse(Path(str(fp.__file__)).read_text())
+    lists = [node.value for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"]
+    assert [sorted(ast.literal_eval(each)) for each in lists] == [
+        sorted(fp.__all__)
+    ]  # a literal: one that is computed is not read
