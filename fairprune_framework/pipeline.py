@@ -152,12 +152,26 @@ def plan(run: Run | None = None, output: str | Path | None = None, **options: An
     return run_stages(_continued(run, output, options, "score"), "plan", named=("plan",))
 
 
-def prune(run: Run | None = None, output: str | Path | None = None, *, plan: str | Path | None = None, **options: Any) -> Run:
-    """Carry out the plan of a run, or a plan file on a model, if the guard holds."""
-    if plan is None:
-        return run_stages(_continued(run, output, options, "plan"), "prune", named=("prune",))
-    opened = run or _open(output, options)
-    return run_stages(stage("plan").adopt(opened, Path(plan)), "prune", named=("prune",))
+def prune(
+    run: Run | None = None,
+    output: str | Path | None = None,
+    *,
+    plan: str | Path | None = None,
+    shard_by_shard: bool = False,
+    **options: Any,
+) -> Run:
+    """Carry out the plan of a run, or a plan file on a model, if the guard holds.
+
+    Args:
+        shard_by_shard: read and write safetensors tensor by tensor, for a model that does not fit in memory. No forward is computed, so
+            that the guard measures nothing: `force=True` must say that this is wanted.
+    """
+    opened = _continued(run, output, options, "plan") if plan is None else run or _open(output, options)
+    if shard_by_shard:
+        opened = opened.unread()
+    if plan is not None:
+        opened = stage("plan").adopt(opened, Path(plan))
+    return run_stages(opened, "prune", named=("prune",))
 
 
 def evaluate(run: Run | None = None, output: str | Path | None = None, **options: Any) -> Run:

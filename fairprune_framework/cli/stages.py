@@ -42,6 +42,12 @@ def _add_options(stage: str, parser: Any) -> None:
         )
     if stage == "prune":
         parser.add_argument("--plan", help="a plan file to carry out on MODEL, instead of the run folder's own")
+        parser.add_argument(
+            "--shard-by-shard",
+            action="store_true",
+            help="for a model that does not fit in memory: read and write its safetensors tensor by tensor, without the guard; needs "
+            "--force",
+        )
     add_recipe_options(parser)
 
 

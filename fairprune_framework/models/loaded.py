@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from fairprune_framework.models.architecture import Architecture
+    from fairprune_framework.models.checkpoint import Checkpoint
     from fairprune_framework.models.encoder import Encoder
 
 FIELDS = ("model", "revision", "dtype", "trust_remote_code", "allow_pickle", "architecture", "chat_template", "accelerator")
@@ -207,3 +208,45 @@ class LoadedModel:
         if self._given is None:
             for name in ("_pair", "_confirmed", "encoder"):
                 self.__dict__.pop(name, None)
+
+
+class UnreadModel(LoadedModel):
+    """The model of a recipe, read tensor by tensor and never whole: `model` has names and shapes alone, on the meta device.
+
+    Sites are not verified causally, which takes a forward.
+    """
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """Its files; raises as `open_checkpoint`."""
+        from fairprune_framework.models.checkpoint import open_checkpoint
+
+        recipe = self._recipe
+        if self._given is not None or recipe.model is None:
+            raise UserError("a model in memory cannot be pruned shard by shard: it was read whole already")
+        if recipe.trust_remote_code or recipe.allow_pickle:
+            raise UserError("--shard-by-shard reads safetensors of classes that transformers has: no other code is run")
+        return open_checkpoint(self._place or recipe.model, dtype=recipe.dtype, revision=recipe.revision)
+
+    @property
+    def _pair(self) -> tuple[nn.Module, Any]:
+        from fairprune_framework.models.loading import load_tokenizer
+
+        return self.checkpoint.model, load_tokenizer(str(self.checkpoint.folder))
+
+    @property
+    def model(self) -> nn.Module:
+        """On the meta device, in eval mode."""
+        return self.checkpoint.model
+
+    @cached_property
+    def _confirmed(self) -> tuple[Architecture, tuple[str, ...]]:
+        from fairprune_framework.models.architecture import recognise
+
+        architecture = recognise(self.model, self._recipe.architecture)
+        return architecture, tuple(architecture.sites)
+
+    @property
+    def fingerprint(self) -> str:
+        """As that of the loaded model."""
+        return self.checkpoint.digests[0]

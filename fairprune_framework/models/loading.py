@@ -55,13 +55,13 @@ def load_model(
     common = {"trust_remote_code": trust_remote_code, **extra}
     _refuse_adapter_on_hub(name, source, extra)
     pickles = {} if allow_pickle or extra.get("gguf_file") else {"use_safetensors": True}
-    with _reading(name):
+    with reading(name):
         tokenizer = _tried(AutoTokenizer.from_pretrained(source, **common))
         options = {"dtype": dtype, "ignore_mismatched_sizes": True, **common, **pickles}
         if (content := _config_of(source, extra)).get(FIELD):
             model, loaded = load_uneven(source, content, **options)
         else:
-            model, loaded = _class_for(source, common).from_pretrained(source, output_loading_info=True, **options)
+            model, loaded = class_for(source, common).from_pretrained(source, output_loading_info=True, **options)
     _refuse_incomplete(name, loaded)
     _refuse_damaged(name, model)
     if extra.get("gguf_file"):
@@ -85,13 +85,13 @@ def _refuse_adapter_on_hub(name: str, source: str, options: Mapping[str, Any]) -
     if Path(source).is_dir():
         return  # seen when it was located
     quiet = {f"_raise_exceptions_for_{what}": False for what in ("gated_repo", "missing_entries", "connection_errors")}
-    with _reading(name):
+    with reading(name):
         found = cached_file(source, FILE, **options, **quiet)
     if found is not None:
         refuse_adapter_folder(Path(found).parent)
 
 
-def _class_for(source: str, options: Mapping[str, Any]) -> Any:
+def class_for(source: str, options: Mapping[str, Any]) -> Any:
     """The class that loads a model as it was saved: AutoModelForCausalLM, or for a text model with a vision tower
     AutoModelForImageTextToText, which keeps the tower; the class that the config names where neither knows it."""
     import transformers
@@ -139,7 +139,7 @@ def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
 
     source, extra = _located(name, None)
     _needs_sentencepiece(Path(source))
-    with _reading(name):
+    with reading(name):
         return _tried(AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **extra))
 
 
@@ -168,7 +168,7 @@ def limits_of(name: str, *, trust_remote_code: bool = False) -> tuple[int | None
     source, extra = _located(name, None)
     if extra.get("gguf_file"):
         return None, None
-    with _reading(name):
+    with reading(name):
         config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code, **extra).get_text_config()
         limit, rows = (getattr(config, field, None) for field in ("max_position_embeddings", "vocab_size"))
     return int(limit) if limit else None, int(rows) if rows else None
@@ -183,7 +183,7 @@ def folder_of(name: str, revision: str | None = None) -> Path | None:
         return None
     if Path(source).is_dir():
         return Path(source)
-    with _reading(name):
+    with reading(name):
         return Path(cached_file(source, "config.json", **extra)).parent
 
 
@@ -210,7 +210,7 @@ def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
 
 
 @contextmanager
-def _reading(name: str) -> Iterator[None]:
+def reading(name: str) -> Iterator[None]:
     """As `quietly`; any failure becomes one clear line."""
     try:
         with quietly():

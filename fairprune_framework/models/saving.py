@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,11 +142,28 @@ def save_like(
             with quietly():
                 model.save_pretrained(scratch)
             notes = _write_anew(scratch, folder, dtype)
-    _write(folder / CONFIG, _config(_read(original / CONFIG), model.config, fields, dtype))
+    write_beside(original, folder, model.config, fields=fields, dtype=dtype, back=back)
+    return notes
+
+
+def write_beside(
+    original: Path,
+    folder: Path,
+    config: Any,
+    *,
+    fields: Mapping[str, int | None],
+    dtype: torch.dtype | None = None,
+    back: bool = False,
+) -> None:
+    """Write what lies beside the weights of `original`: its `config.json` with other fields, and every other file byte for byte.
+
+    Args:
+        config: of the model; the others as `save_like`.
+    """
+    _write(folder / CONFIG, _config(_read(original / CONFIG), config, fields, dtype))
     for file, name in kept_files(original, back=back).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(original / file, folder / name)
-    return notes
 
 
 def check_savable(original: Path, model: nn.Module, parameters: Iterable[str]) -> None:
@@ -246,15 +263,29 @@ def _write_tensors(
                     source, ours = changed[name]
                     with safe_open(source, framework="pt") as other:
                         value = other.get_tensor(ours)
-                    if torch.finfo(value.dtype).eps > torch.finfo(kept.dtype).eps and dtype is None:
+                    if dtype is None and is_coarser(value.dtype, kept.dtype):
                         rounded.append((kept.dtype, value.dtype))
                     kept = value.to(kept.dtype)
                 tensors[name] = kept.to(dtype) if dtype is not None and kept.is_floating_point() else kept
         size += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         _save(tensors, folder / shard.name, metadata)
+    write_index(original, folder, size)
+    return rounding_note(rounded)
+
+
+def write_index(original: Path, folder: Path, size: int) -> None:
+    """Write the index of the original's shards, where it has one, for tensors of `size` bytes in all."""
     if (original / INDEX).is_file():
-        index = _read(original / INDEX)
-        _write(folder / INDEX, index | {"metadata": {"total_size": size}})
+        _write(folder / INDEX, _read(original / INDEX) | {"metadata": {"total_size": size}})
+
+
+def is_coarser(computed: torch.dtype, stored: torch.dtype) -> bool:
+    """Whether values that are stored in one dtype were rounded to be computed with in another."""
+    return torch.finfo(computed).eps > torch.finfo(stored).eps
+
+
+def rounding_note(rounded: Sequence[tuple[torch.dtype, torch.dtype]]) -> list[str]:
+    """A sentence about changed tensors of which (stored, computed) dtypes made rounding necessary; none where there are none."""
     if not rounded:
         return []
     stored, computed = (str(each).removeprefix("torch.") for each in rounded[0])

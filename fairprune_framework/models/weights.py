@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -16,17 +16,47 @@ CHUNK = 1 << 22
 THREADS = 8
 
 
+class Digest:
+    """sha256 over tensors, one after another.
+
+    Args:
+        exact: over names, dtypes, shapes and every bit; else without dtypes, and over values rounded to bfloat16.
+    """
+
+    def __init__(self, *, exact: bool) -> None:
+        self._exact, self._state = exact, hashlib.sha256()
+
+    @torch.no_grad()
+    def add(self, name: str, tensor: Tensor) -> None:
+        """The next tensor."""
+        kind = str(tensor.dtype) if self._exact else ""
+        self._state.update(f"{name} {kind} {tuple(tensor.shape)}\n".encode())
+        flat = tensor.detach().reshape(-1)
+        chunks = (flat[start : start + CHUNK] for start in range(0, flat.numel(), CHUNK))
+        with ThreadPoolExecutor(min(THREADS, torch.get_num_threads())) as pool:
+            while some := list(islice(chunks, THREADS)):
+                for part in pool.map(lambda values: hashlib.sha256(_raw(self._form(values))).digest(), some):
+                    self._state.update(part)
+
+    def _form(self, values: Tensor) -> Tensor:
+        return values if self._exact or not values.is_floating_point() else values.to(torch.bfloat16)
+
+    def hexdigest(self) -> str:
+        """Of all tensors so far."""
+        return self._state.hexdigest()
+
+
 def fingerprint(model: nn.Module) -> str:
     """sha256 over names, shapes and all values of parameters and saved buffers, rounded to bfloat16.
 
     Equal for all devices and for the float32 and bfloat16 forms of the same weights. What rounding hides, `weights_digest` shows.
     """
-    return _digest(model, lambda tensor: "", lambda values: values.to(torch.bfloat16) if values.is_floating_point() else values)
+    return _digest(model, Digest(exact=False))
 
 
 def weights_digest(model: nn.Module) -> str:
     """sha256 over names, dtypes, shapes and every bit of parameters and saved buffers."""
-    return _digest(model, lambda tensor: str(tensor.dtype), lambda values: values)
+    return _digest(model, Digest(exact=True))
 
 
 def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -39,18 +69,10 @@ def saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from sorted(found.items())
 
 
-@torch.no_grad()
-def _digest(model: nn.Module, kind: Callable[[Tensor], str], form: Callable[[Tensor], Tensor]) -> str:
-    state = hashlib.sha256()
-    with ThreadPoolExecutor(min(THREADS, torch.get_num_threads())) as pool:
-        for name, tensor in saved_tensors(model):
-            state.update(f"{name} {kind(tensor)} {tuple(tensor.shape)}\n".encode())
-            flat = tensor.detach().reshape(-1)
-            chunks = (flat[start : start + CHUNK] for start in range(0, flat.numel(), CHUNK))
-            while some := list(islice(chunks, THREADS)):
-                for part in pool.map(lambda values: hashlib.sha256(_raw(form(values))).digest(), some):
-                    state.update(part)
-    return state.hexdigest()
+def _digest(model: nn.Module, digest: Digest) -> str:
+    for name, tensor in saved_tensors(model):
+        digest.add(name, tensor)
+    return digest.hexdigest()
 
 
 def _raw(values: Tensor) -> Any:

@@ -154,9 +154,14 @@ def _removed(source: Source) -> list[tuple[str, str]]:
             code = "each layer has its own: `AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`"
             facts.append(("widths", f"{code}, or `fairprune_framework.load_model`, which runs no code of this folder"))
         facts.append(("stored as zeros", f"{removal['padded']:,} of the neurons"))
-        facts.append(("removed against masked", f"logits differ by at most {removal['max_difference']:.1e} (float32)"))
-        reader = record.get("versions", {}).get("transformers", "an unknown version")
-        facts.append(("files verified with", f"transformers {_cell(reader)}: the same logits as before saving"))
+        if removal["max_difference"] is None:
+            facts.append(
+                ("files verified", "shard by shard: bit by bit the original but for the neurons; no forward was computed")
+            )
+        else:
+            facts.append(("removed against masked", f"logits differ by at most {removal['max_difference']:.1e} (float32)"))
+            reader = record.get("versions", {}).get("transformers", "an unknown version")
+            facts.append(("files verified with", f"transformers {_cell(reader)}: the same logits as before saving"))
     counts = record.get("contrasts") or {}
     facts.append(
         ("prompts", f"{_cell(_prompts(source))}, {counts.get('used', 0)} contrasts, {counts.get('skipped', 0)} skipped")

@@ -44,12 +44,15 @@ def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan 
         word = "held" if guard["held"] else "failed"
         increase = "beyond all numbers" if guard["increase"] is None else f"{guard['increase']:+.2%}"
         facts.append(("guard", f"{word}: perplexity {increase}, at most {guard['limit']:+.1%}"))
+    elif "removal" in record and record["removal"]["max_difference"] is None:
+        facts.append(("guard", "did not measure: shard by shard no forward is computed"))
     if "removal" in record:
         removal = record["removal"]
         note = f"; {removal['note']}" if removal["note"] else ""
         before, after = removal["parameters_before"], removal["parameters_after"]
         size = f"{in_mb(removal['bytes_before'])} -> {in_mb(removal['bytes_after'])}"
-        facts.append(("model/", f"{before:,} -> {after:,} parameters, {size} of weights, reload verified{note}"))
+        verified = "reload verified" if removal["max_difference"] is not None else "files verified"
+        facts.append(("model/", f"{before:,} -> {after:,} parameters, {size} of weights, {verified}{note}"))
     for name, text in facts:
         lines += _wrapped(f"{name:<8} {text}", indent=9)
     if evaluation is not None:

@@ -19,9 +19,9 @@ from fairprune_framework.calibration.text import FILE as CALIBRATION
 from fairprune_framework.calibration.text import Calibration, made
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
 from fairprune_framework.contrasts.schema import Contrast
-from fairprune_framework.errors import RunFolderError
+from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.evaluation.results import Evaluation
-from fairprune_framework.models.loaded import LoadedModel
+from fairprune_framework.models.loaded import LoadedModel, UnreadModel
 from fairprune_framework.models.work import Ledger
 from fairprune_framework.recipes.recipe import FIELDS, STAGE_FIELDS, Recipe
 from fairprune_framework.runs.folder import CONTRASTS, RECIPE, RunFolder
@@ -87,6 +87,13 @@ class Run:
                 shared["calibration"] = self.calibration
         shared |= {"contrasts": self._contrasts, "also": self.plugins.also, "notify": self.notify, **parts}
         return Run(recipe, self.folder, overwrite=overwrite, **shared)
+
+    def unread(self) -> Run:
+        """The same run with its model read tensor by tensor, as far as a stage can do with that."""
+        loaded = UnreadModel(self.recipe, place=self.folder.place_of_model(), notify=self.notify)
+        if self.loaded.in_memory:
+            raise UserError("a model in memory cannot be pruned shard by shard: it was read whole already")
+        return Run(self.recipe, self.folder, overwrite=self.folder.overwrite, loaded=loaded, notify=self.notify)
 
     @cached_property
     def prompts(self) -> PromptSet:

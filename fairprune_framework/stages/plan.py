@@ -9,7 +9,7 @@ from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of
 from fairprune_framework.stages.checks import prepare
-from fairprune_framework.surgery.masking import check_plan
+from fairprune_framework.surgery.masking import check_fits
 from fairprune_framework.utilities.files import digest, read_json, write_json
 
 FILE = "plan.json"
@@ -46,7 +46,7 @@ def adopt(run: Run, path: Path) -> Run:
     except RunFolderError as error:
         raise UserError(str(error)) from error
     plan = Plan.from_json(data, str(path))
-    check_plan(plan, run.loaded.model, run.loaded.architecture)
+    check_fits(plan, run.loaded.fingerprint, run.loaded.architecture)
     if run.folder.has("score"):
         raise RunFolderError(f"{run.folder} has a plan of its own: give another --output for {path}")
     run.record["plan_file"] = digest(data)

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from fairprune_framework.api.types import Plan
 from fairprune_framework.calibration.text import padded
+from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation import judging_text
 from fairprune_framework.evaluation.guard import guard
+from fairprune_framework.models.loaded import UnreadModel
 from fairprune_framework.models.loading import load_model, parameter_count
 from fairprune_framework.models.saving import check_savable
 from fairprune_framework.runs.run import Run
-from fairprune_framework.surgery.masking import check_plan
-from fairprune_framework.surgery.removal import refuse_obstacles, save_pruned_model
+from fairprune_framework.surgery.by_shard import prune_by_shard
+from fairprune_framework.surgery.masking import check_fits
+from fairprune_framework.surgery.removal import Removal, refuse_obstacles, save_pruned_model
 
 
 def check(run: Run) -> None:
     """Raise `UserError` for a model that cannot be pruned so, or could not be saved once it is."""
+    if isinstance(run.loaded, UnreadModel) and not run.recipe.force:
+        raise UserError(
+            "--shard-by-shard computes no forward, so that the guard cannot measure what the plan costs: give --force to carry it out "
+            "unmeasured"
+        )
     loaded, operator, protected = run.loaded, run.recipe.operator, set(run.recipe.protected_layers)
     if operator is not None and "plan_file" not in run.record:  # of a plan that was given, the planned sites alone, later
         refuse_obstacles(
@@ -28,7 +37,9 @@ def run(run: Run) -> list[str]:
     """Do the stage; returns the files that it left."""
     loaded, folder, recipe = run.loaded, run.folder, run.recipe
     plan = run.read_plan()
-    check_plan(plan, loaded.model, loaded.architecture)
+    check_fits(plan, loaded.fingerprint, loaded.architecture)
+    if isinstance(loaded, UnreadModel):
+        return _by_shard(run, loaded, plan)
     if run.has_calibration:
         _ = run.calibration  # a damaged one is refused before anything is removed
     folder.begin("prune")
@@ -67,8 +78,37 @@ def run(run: Run) -> list[str]:
         original=loaded.folder,
         dtype=loaded.dtype,
     )
-    folder.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
+    return [*_done(run, removal), *files]
+
+
+def _by_shard(run: Run, loaded: UnreadModel, plan: Plan) -> list[str]:
+    """The stage for a model that is read tensor by tensor: no guard, and nothing of `guard` in the record."""
+    folder, recipe = run.folder, run.recipe
+    folder.begin("prune")
+    count = parameter_count(loaded.model)
+    folder.note(parameters_before=count, parameters_after=count)
+    if plan.count == 0:
+        folder.note(abstained=True, abstained_because=plan.reason or "the plan is empty")
+        return []
+    removal = prune_by_shard(
+        loaded.checkpoint,
+        plan,
+        loaded.architecture,
+        folder / "model",
+        restoration=folder / "restoration.safetensors",
+        round_to=recipe.round_to,
+        widths=recipe.widths,
+        dtype=loaded.dtype,
+        notify=run.notify,
+    )
+    run.notify("the guard did not measure the plan: shard by shard no forward is computed")
+    return _done(run, removal)
+
+
+def _done(run: Run, removal: Removal) -> list[str]:
+    """Write down and say what was done; returns the files."""
+    run.folder.note(abstained=False, removal=removal.to_json(), parameters_after=removal.parameters_after)
     for note in (removal.note, *removal.files):
         if note:
             run.notify(f"prune: {note}")
-    return ["model", "restoration.safetensors", *files]
+    return ["model", "restoration.safetensors"]

@@ -62,7 +62,11 @@ def check_plan(plan: Plan, model: nn.Module, architecture: Architecture) -> None
     """Raise `UserError` unless the plan was made for this model and all its units exist."""
     from fairprune_framework.models.weights import fingerprint
 
-    actual = fingerprint(model)
+    check_fits(plan, fingerprint(model), architecture)
+
+
+def check_fits(plan: Plan, actual: str, architecture: Architecture) -> None:
+    """As `check_plan`, for a model of which the fingerprint is known."""
     if plan.fingerprint != actual:
         raise UserError(
             f"the plan is for another model: made for {plan.model} ({plan.fingerprint[:12]}), this one is {actual[:12]}"

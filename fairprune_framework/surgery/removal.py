@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -72,10 +73,10 @@ class Removal(Sizes):
     """Width group -> (before, after)."""
     parameters_effective: int
     """Without those of units stored as zeros."""
-    max_difference: float
+    max_difference: float | None
     """Largest difference of logits between the removed (or scaled) and the masked model, float32. Weights are scaled in float32
-    for this comparison; a 16-bit file rounds them once more."""
-    kl: float
+    for this comparison; a 16-bit file rounds them once more. None: shard by shard no logits are computed."""
+    kl: float | None
     note: str | None
     files: tuple[str, ...]
     """What could not be kept as it is in the original's files."""
@@ -151,37 +152,44 @@ def carry_out(model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: M
     config: Any = model.config
     config = config.get_text_config()
     with ExitStack() as stack:
-        slices: dict[str, list[tuple[Slice, Tensor]]] = {}
-        stays: dict[str, list[tuple[Site, Tensor]]] = {}
-        for name, site in sites.items():
-            planned = torch.tensor(plan.sites.get(name, ()), dtype=torch.long)
-            gone = site.units - widths[(site.width_group, site.units)]
-            for slice_ in site.slices:
-                if gone:
-                    slices.setdefault(slice_.parameter, []).append((slice_, planned[:gone]))
-                if len(planned) > gone and (slice_.role == "out" or plan.operator != "scale"):
-                    stays.setdefault(slice_.parameter, []).append((site, planned[gone:]))
-        for parameter in sorted({*slices, *stays}):
-            value = (
-                model.get_parameter(parameter).detach().clone()
-                if parameter in stays
-                else model.get_parameter(parameter).detach()
-            )
-            for site, units in stays.get(parameter, []):
-                only = _narrowed(site, [slice_ for slice_ in site.slices if slice_.parameter == parameter])
-                if plan.operator == "scale":
-                    scaling = plan.scaling
-                    factor = scaling if isinstance(scaling, float) else torch.tensor(scaling[site.name])
-                    scale_({parameter: value}, only, units, factor)
-                else:
-                    zero_({parameter: value}, only, units)
-            if parameter in slices:
-                value = _cut(value, slices[parameter])
+        for parameter, change in changes(plan, sites, widths).items():
+            value = change(model.get_parameter(parameter).detach())
             stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, value))
         for field, width in new_fields(sites, widths, config).items():
             stack.callback(write_field, config, field, read_field(config, field))
             write_field(config, field, width)
         return stack.pop_all()
+
+
+def changes(
+    plan: Plan, sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int]
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Parameter -> what makes its new value of the old one, which is left as it is; of parameters that a plan leaves alone nothing."""
+    slices: dict[str, list[tuple[Slice, Tensor]]] = {}
+    stays: dict[str, list[tuple[Site, Tensor]]] = {}
+    for name, site in sites.items():
+        planned = torch.tensor(plan.sites.get(name, ()), dtype=torch.long)
+        gone = site.units - widths[(site.width_group, site.units)]
+        for slice_ in site.slices:
+            if gone:
+                slices.setdefault(slice_.parameter, []).append((slice_, planned[:gone]))
+            if len(planned) > gone and (slice_.role == "out" or plan.operator != "scale"):
+                stays.setdefault(slice_.parameter, []).append((site, planned[gone:]))
+
+    def change(parameter: str, value: Tensor) -> Tensor:
+        if parameter in stays:
+            value = value.clone()
+        for site, units in stays.get(parameter, []):
+            only = _narrowed(site, [slice_ for slice_ in site.slices if slice_.parameter == parameter])
+            if plan.operator == "scale":
+                scaling = plan.scaling
+                factor = scaling if isinstance(scaling, float) else torch.tensor(scaling[site.name])
+                scale_({parameter: value}, only, units, factor)
+            else:
+                zero_({parameter: value}, only, units)
+        return _cut(value, slices[parameter]) if parameter in slices else value
+
+    return {parameter: partial(change, parameter) for parameter in sorted({*slices, *stays})}
 
 
 def new_fields(sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int], config: Any) -> dict[str, int]:
@@ -318,7 +326,7 @@ def save_pruned_model(
         bytes_before=read or sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()),
         bytes_after=written,
     )
-    return _report(plan, sites, per_unit, stored, sizes, difference, kl, files)
+    return report(plan, sites, per_unit, stored, sizes, difference, kl, files)
 
 
 def _has_inner_norm(sites: Mapping[str, Site]) -> bool:
@@ -352,16 +360,21 @@ def _compare(found: Answers, expected: Answers) -> tuple[float, float]:
     return max(differences), float(torch.cat(divergences).mean())
 
 
-def _report(
+def report(
     plan: Plan,
     sites: Mapping[str, Site],
     per_unit: Mapping[str, int],
     widths: Mapping[tuple[str, int], int],
     sizes: Sizes,
-    difference: float,
-    kl: float,
+    difference: float | None,
+    kl: float | None,
     files: tuple[str, ...],
 ) -> Removal:
+    """What was done.
+
+    Args:
+        per_unit: site -> parameters of one of its units.
+    """
     gone = {name: site.units - widths[(site.width_group, site.units)] for name, site in sites.items()}
     cut_units = sum(gone.values())
     padded = {name: len(plan.sites.get(name, ())) - count for name, count in gone.items()}

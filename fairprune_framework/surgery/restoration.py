@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +86,31 @@ def capture(
         pruned: fingerprint of the model as pruned.
         exact, round_to: how `widths` came about.
     """
+    found = described(model, plan, sites, widths, exact=exact, round_to=round_to)
+    values = {parameter: model.get_parameter(parameter).detach() for parameter in found.slices}
+    return replace(
+        found,
+        weights=weights_digest(model),
+        pruned=pruned,
+        hashes={parameter: bytes_hash(value) for parameter, value in values.items()},
+        tensors={name: piece(values[slice_.parameter], slice_, units).cpu() for name, (slice_, units) in pieces(found).items()},
+    )
+
+
+def described(
+    model: nn.Module,
+    plan: Plan,
+    sites: Mapping[str, Site],
+    widths: Mapping[tuple[str, int], int],
+    *,
+    exact: bool,
+    round_to: int,
+) -> Restoration:
+    """What names and shapes alone say of a restoration, without hashes and weights; arguments as for `capture`."""
     config: Any = model.config
     config = config.get_text_config()
     units: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     slices: dict[str, list[tuple[str, Slice]]] = {}
-    tensors: dict[str, Tensor] = {}
     fields: dict[str, int | None] = {}
     for name, site in sites.items():
         planned = tuple(plan.sites.get(name, ()))
@@ -105,32 +125,45 @@ def capture(
                 raise ContractViolation(f"site {name}: {odd[0]!r} is no config field of a width: a restoration may not set it")
             fields |= {field: read_field(config, field) for field in site.config_fields}
         for slice_ in site.slices:
-            tensor, axis = part(model.get_parameter(slice_.parameter).detach(), slice_)
-            index = (
-                torch.arange(tensor.shape[axis]) if slice_.role == "inner_norm" else positions(slice_, torch.tensor(planned))
-            )
-            tensors[f"{name}/{slice_.role}"] = (
-                tensor.index_select(axis, index.to(tensor.device)).movedim(axis, 0).cpu().contiguous()
-            )
             slices.setdefault(slice_.parameter, []).append((name, slice_))
-    changed = {parameter: model.get_parameter(parameter) for parameter in slices}
     return Restoration(
         plan=plan,
         exact=exact,
         round_to=round_to,
-        weights=weights_digest(model),
-        pruned=pruned,
+        weights="",
+        pruned="",
         config=fields,
-        shapes={name: tuple(value.shape) for name, value in changed.items()},
-        hashes={name: bytes_hash(value) for name, value in changed.items()},
+        shapes={parameter: tuple(model.get_parameter(parameter).shape) for parameter in slices},
+        hashes={},
         units=units,
-        slices={name: tuple(entries) for name, entries in slices.items()},
-        tensors=tensors,
+        slices={parameter: tuple(entries) for parameter, entries in slices.items()},
+        tensors={},
     )
+
+
+def pieces(restoration: Restoration) -> dict[str, tuple[Slice, tuple[int, ...]]]:
+    """`<site>/<role>` -> where the tensor of that name is taken from, and the units: those cut, then those overwritten."""
+    return {
+        f"{site}/{slice_.role}": (slice_, (*restoration.units[site][0], *restoration.units[site][1]))
+        for entries in restoration.slices.values()
+        for site, slice_ in entries
+    }
+
+
+def piece(parameter: Tensor, slice_: Slice, units: Sequence[int]) -> Tensor:
+    """The weights of units in a parameter, unit first, as a restoration keeps them: of a norm over the units all of them."""
+    tensor, axis = part(parameter, slice_)
+    index = torch.arange(tensor.shape[axis]) if slice_.role == "inner_norm" else positions(slice_, torch.tensor(units))
+    return tensor.index_select(axis, index.to(tensor.device)).movedim(axis, 0).contiguous()
 
 
 def save(restoration: Restoration, path: Path) -> None:
     """Write the file atomically."""
+    write_tensors(path, restoration.tensors, metadata=header(restoration))
+
+
+def header(restoration: Restoration) -> dict[str, str]:
+    """What a file says beside its tensors."""
     content = {
         "plan": restoration.plan.to_json(),
         "exact": restoration.exact,
@@ -148,7 +181,7 @@ def save(restoration: Restoration, path: Path) -> None:
             for name, entries in restoration.slices.items()
         },
     }
-    write_tensors(path, restoration.tensors, metadata={"format": FORMAT, "fairprune": json.dumps(content)})
+    return {"format": FORMAT, "fairprune": json.dumps(content)}
 
 
 def load(path: Path) -> Restoration:
@@ -258,7 +291,7 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
     _refuse_misfit(model, config, restoration)
     for name in restoration.slices:
         old = model.get_parameter(name)
-        new = _whole(old.detach(), restoration, name)
+        new = whole(old.detach(), restoration, name)
         if bytes_hash(new) != restoration.hashes[name]:
             raise VerificationFailed(f"{name} would not be what it was: the restoration or the model is damaged")
         set_parameter(model, name, new)
@@ -293,21 +326,21 @@ def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> N
             raise UserError(f"the restoration is damaged: its config field {field} is {value}, the model's {shown(have_now)}")
 
 
-def _whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
+def whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
     """A parameter as it was: what was kept on its old places, what was taken on its own."""
     shape = restoration.shapes[name]
     if (norm := next((site for site, slice_ in restoration.slices[name] if slice_.role == "inner_norm"), None)) is not None:
         return restoration.tensors[f"{norm}/inner_norm"].to(
             device=kept.device, dtype=kept.dtype
         )  # its other weights changed too
-    whole = torch.empty(shape, dtype=kept.dtype, device=kept.device)
+    result = torch.empty(shape, dtype=kept.dtype, device=kept.device)
     leads: dict[tuple[int, ...], list[tuple[str, Slice]]] = {}
     for site, slice_ in restoration.slices[name]:
         leads.setdefault(slice_.lead, []).append((site, slice_))
-    if kept.shape == whole.shape:
-        whole.copy_(kept)  # an expert that lost nothing has no slice here
+    if kept.shape == result.shape:
+        result.copy_(kept)  # an expert that lost nothing has no slice here
     for lead, entries in leads.items():
-        target, axis = part(whole, entries[0][1])
+        target, axis = part(result, entries[0][1])
         source = kept[lead] if lead else kept
         gone = [(slice_, torch.tensor(restoration.units[site][0], dtype=torch.long)) for site, slice_ in entries]
         target.index_copy_(axis, kept_positions(target.shape[axis], gone).to(kept.device), source)
@@ -315,4 +348,4 @@ def _whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
             index = positions(slice_, torch.tensor([unit for units in restoration.units[site] for unit in units]))
             values = restoration.tensors[f"{site}/{slice_.role}"].to(device=kept.device, dtype=kept.dtype)
             target.index_copy_(axis, index.to(kept.device), values.movedim(0, axis))
-    return whole
+    return result

@@ -93,7 +93,7 @@ class RemovalRecord(Schema):
     parameters_after: Count
     bytes_before: Count
     bytes_after: Count
-    max_difference: Number
+    max_difference: Number | None
     note: str | None = None
 
 

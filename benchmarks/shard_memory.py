@@ -1,0 +1,175 @@
+"""How much memory does `fairprune prune --shard-by-shard` take? Peak resident memory, on a synthetic checkpoint.
+
+    python benchmarks/shard_memory.py [--gigabytes 8] [--share 0.05] [--folder /tmp] [--record FILE]
+
+A checkpoint of Llama's shape (hidden 4096, MLP 11008, bfloat16, two layers in a shard) is written shard by shard, and a random plan is
+carried out on it with exact widths, in a process of its own. Every tensor is a stretch of one pool of normal numbers. It takes 2.2 times
+the size of free disk, and everything is removed at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import give, machine
+
+HIDDEN, WIDTH, WORDS, HEADS, GROUPS = 4096, 11008, 32000, 32, 8
+POOL = 2**24
+LAYERS_IN_SHARD = 2
+
+
+def peak() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def make(folder: Path, size: int) -> None:
+    """Write a checkpoint of about `size` bytes, one shard at a time."""
+    import torch
+    from safetensors.torch import save_file
+    from transformers import LlamaConfig
+
+    from fairprune_framework.testing.tiny import tiny_tokenizer
+
+    pool = torch.randn(POOL, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    offsets = torch.Generator().manual_seed(1)
+
+    def drawn(*shape: int) -> torch.Tensor:
+        count, start = torch.Size(shape).numel(), int(torch.randint(POOL, (), generator=offsets))
+        return pool.roll(start).repeat(-(-count // POOL))[:count].reshape(shape).clone()
+
+    per_layer = 2 * (HIDDEN * HIDDEN * 2 + 2 * HIDDEN * HIDDEN * GROUPS // HEADS + 3 * HIDDEN * WIDTH)
+    layers = max(round((size - 4 * WORDS * HIDDEN) / per_layer), 1)
+    folder.mkdir()
+    LlamaConfig(
+        architectures=["LlamaForCausalLM"],
+        dtype="bfloat16",
+        vocab_size=WORDS,
+        hidden_size=HIDDEN,
+        intermediate_size=WIDTH,
+        num_hidden_layers=layers,
+        num_attention_heads=HEADS,
+        num_key_value_heads=GROUPS,
+        tie_word_embeddings=False,
+    ).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    groups = [list(range(start, min(start + LAYERS_IN_SHARD, layers))) for start in range(0, layers, LAYERS_IN_SHARD)]
+    known: dict[str, str] = {}
+    total = 0
+    for number, group in enumerate([*groups, None], 1):
+        name = f"model-{number:05}-of-{len(groups) + 1:05}.safetensors"
+        tensors: dict[str, torch.Tensor] = {}
+        if group is None:
+            tensors = {"model.embed_tokens.weight": drawn(WORDS, HIDDEN), "lm_head.weight": drawn(WORDS, HIDDEN)}
+            tensors["model.norm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
+        for layer in group or ():
+            place = f"model.layers.{layer}"
+            for part, rows in (("q", HEADS), ("k", GROUPS), ("v", GROUPS), ("o", HEADS)):
+                tensors[f"{place}.self_attn.{part}_proj.weight"] = drawn(rows * HIDDEN // HEADS, HIDDEN)
+            for part in ("gate", "up"):
+                tensors[f"{place}.mlp.{part}_proj.weight"] = drawn(WIDTH, HIDDEN)
+            tensors[f"{place}.mlp.down_proj.weight"] = drawn(HIDDEN, WIDTH)
+            for part in ("input", "post_attention"):
+                tensors[f"{place}.{part}_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
+        save_file(tensors, folder / name, metadata={"format": "pt"})
+        known |= dict.fromkeys(tensors, name)
+        total += sum(each.numel() * each.element_size() for each in tensors.values())
+    index = {"metadata": {"total_size": total}, "weight_map": known}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def child(folder: Path, share: float) -> None:
+    """Carry a random plan out in this process, and print what it took."""
+    import torch
+
+    from fairprune_framework.api.types import Plan
+    from fairprune_framework.models.architecture import recognise
+    from fairprune_framework.models.checkpoint import open_checkpoint
+    from fairprune_framework.surgery.by_shard import prune_by_shard
+
+    torch.set_num_threads(1)
+    checkpoint = open_checkpoint(str(folder / "model"))
+    architecture = recognise(checkpoint.model)
+    imported = peak()
+    clock = time.process_time(), time.perf_counter()
+    draw, chosen = torch.Generator().manual_seed(2), {}
+    for place, (name, site) in enumerate(architecture.sites.items()):
+        count = int(share * site.units) + place  # another number in each layer
+        chosen[name] = tuple(sorted(torch.randperm(site.units, generator=draw)[:count].tolist()))
+    fingerprint = checkpoint.digests[0]
+    plan = Plan(model="synthetic", fingerprint=fingerprint, operator="remove", sites=chosen, requested={}, achieved={})
+    done = prune_by_shard(
+        checkpoint,
+        plan,
+        architecture,
+        folder / "run" / "model",
+        restoration=folder / "run" / "restoration.safetensors",
+        widths="exact",
+    )
+    seconds = time.process_time() - clock[0], time.perf_counter() - clock[1]
+    print(json.dumps({"imported": imported, "peak": peak(), "seconds": seconds, **done.to_json()}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gigabytes", type=float, default=8.0)
+    parser.add_argument("--share", type=float, default=0.05, help="of the neurons")
+    parser.add_argument("--folder", default=None, help="where the checkpoint is made; by default the temporary folder")
+    parser.add_argument("--record", default=None, help="file for the record")
+    parser.add_argument("--make", help=argparse.SUPPRESS)
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    size = int(options.gigabytes * 1e9)
+    if options.make:
+        make(Path(options.make), size)
+        return
+    if options.child:
+        child(Path(options.child), options.share)
+        return
+    with tempfile.TemporaryDirectory(prefix="shard-memory-", dir=options.folder) as name:
+        if (free := shutil.disk_usage(name).free) < 2.2 * size:
+            sys.exit(f"{2.2 * options.gigabytes:.1f} GB of free disk are needed, and {free / 1e9:.1f} GB are there")
+        words = ("--gigabytes", str(options.gigabytes), "--share", str(options.share))
+        subprocess.run([sys.executable, __file__, *words, "--make", f"{name}/model"], check=True, stdout=subprocess.DEVNULL)
+        shards = [path.stat().st_size for path in Path(name, "model").glob("*.safetensors")]
+        done = subprocess.run(
+            [sys.executable, __file__, *words, "--child", name], stdout=subprocess.PIPE, text=True, check=True
+        )
+        taken = (Path(name) / "run" / "restoration.safetensors").stat().st_size
+    found = json.loads(done.stdout.splitlines()[-1])
+    layer = 2 * 3 * HIDDEN * WIDTH
+    over = found["peak"] - found["imported"]
+    cpu, wall = found["seconds"]
+    rows = [
+        f"# Memory of a surgery shard by shard, {time.strftime('%d %B %Y')}",
+        "",
+        f"`python benchmarks/shard_memory.py --gigabytes {options.gigabytes:g} --share {options.share:g}`;",
+        f"load {os.getloadavg()[0]:.1f}. {machine()}.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| weights of the checkpoint | {found['bytes_before'] / 1e9:.3f} GB in {len(shards)} shards |",
+        f"| largest shard | {max(shards) / 1e9:.3f} GB |",
+        f"| MLP of a layer; its largest tensor | {layer / 1e9:.3f} GB; {layer / 3e9:.3f} GB |",
+        f"| weights written | {found['bytes_after'] / 1e9:.3f} GB, {found['cut']:,} neurons cut |",
+        f"| restoration | {taken / 1e9:.3f} GB |",
+        f"| peak resident memory | {found['peak'] / 1e9:.3f} GB |",
+        f"| the same when the checkpoint was opened | {found['imported'] / 1e9:.3f} GB |",
+        f"| what the surgery added | {over / 1e9:.3f} GB, {over / found['bytes_before']:.3f} of the weights |",
+        f"| allowed: a shard and a layer | {(max(shards) + layer) / 1e9:.3f} GB |",
+        f"| seconds | {wall:.0f}, of the processor {cpu:.0f} |",
+    ]
+    give("\n".join(rows) + "\n", options.record)
+
+
+if __name__ == "__main__":
+    main()
