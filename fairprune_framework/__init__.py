@@ -35,6 +35,7 @@ _EXPORTS = {
     "evaluate": "pipeline",
     "export": "pipeline",
     "figures": "reporting",
+    "finetune": "pipeline",
     "load_model": "models.loading",
     "plan": "pipeline",
     "prune": "pipeline",
@@ -98,7 +99,7 @@ if TYPE_CHECKING:
     from fairprune_framework.contrasts.schema import Contrast, Variant
     from fairprune_framework.models.architecture import recognise
     from fairprune_framework.models.loading import load_model
-    from fairprune_framework.pipeline import audit, evaluate, export, plan, prune, report, restore, run, score
+    from fairprune_framework.pipeline import audit, evaluate, export, finetune, plan, prune, report, restore, run, score
     from fairprune_framework.recipes.recipe import Recipe
     from fairprune_framework.reporting import figures
     from fairprune_framework.runs.run import Run

@@ -19,6 +19,7 @@ from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.runs.folder import STAGES as ORDER
 from fairprune_framework.utilities import stopping
+from fairprune_framework.utilities.progress import Notify, silent
 
 if TYPE_CHECKING:
     from fairprune_framework.runs.run import Run
@@ -240,6 +241,49 @@ def export(run: Run | str | Path, output: str | Path, *, format: str, **allowed:
     from fairprune_framework.surgery.export import export as write
 
     return write(_folder(run), output, format, **allowed).to_json()
+
+
+def finetune(
+    run: Run | str | Path,
+    output: str | Path | None = None,
+    *,
+    overwrite: bool = False,
+    verdict: bool = True,
+    notify: Notify = silent,
+    accelerator: str | None = None,
+    trust_remote_code: bool = False,
+    allow_pickle: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
+    """Train the pruned model of a run for a short while; planned neurons stay as the plan left them.
+
+    Args:
+        run: a run, or its folder.
+        output: folder to make, a model as transformers loads it; None: `finetuned/` in the run folder.
+        overwrite: replace a finetuned model that is there.
+        verdict: evaluate the contrasts too, against the original; otherwise perplexity alone.
+        accelerator, trust_remote_code, allow_pickle: as in a recipe, where `run` is a folder.
+        options: of `recovery.options.Options`: `text`, `distill`, `method`, `steps` or `tokens`, `batch_tokens`, `learning_rate`,
+            `rank`, `seed`.
+
+    Returns:
+        The content of `finetune.json`, and `folder`.
+
+    Raises:
+        UserError: no such run, one without a pruned model, a text that cannot be used, an output that is taken, or no PEFT.
+        VerificationFailed: the saved model is not the trained one, or a planned neuron changed; nothing is kept.
+    """
+    from fairprune_framework.recovery.finetune import finetune as train
+    from fairprune_framework.recovery.options import Options
+    from fairprune_framework.runs.open import open_existing
+
+    wanted = Options(**options)
+    if isinstance(run, (str, Path)):
+        given = {"accelerator": accelerator} if accelerator else {}
+        allowed = {"trust_remote_code": trust_remote_code, "allow_pickle": allow_pickle}
+        run = open_existing(run, given | {name: True for name, value in allowed.items() if value}, notify=notify)
+    folder, record = train(run, wanted, output, overwrite=overwrite, verdict=verdict)
+    return {**record, "folder": str(folder)}
 
 
 def report(

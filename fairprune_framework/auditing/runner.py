@@ -1,11 +1,10 @@
-"""Runs micro-batches through a model with a Lightning Trainer: the only user of Trainer and of its loggers."""
+"""Runs micro-batches through a model with a Lightning Trainer: the only user of its loggers."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import logging
-import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -26,6 +25,7 @@ from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import objective_of
 from fairprune_framework.auditing.prefix_sharing import forward_inputs
 from fairprune_framework.errors import UserError, shortened, shown
+from fairprune_framework.utilities import stopping
 
 
 class TrunkModule(LightningModule):
@@ -181,14 +181,10 @@ def stream(
         for callback in callbacks:
             if isinstance(callback, CheckpointCallback):
                 callback.watch(trainer)
-        training, on_interrupt = module.model.training, signal.getsignal(signal.SIGINT)
+        training = module.model.training
         try:
-            trainer.predict(module, datamodule=data, return_predictions=False)
-        except SystemExit as error:  # what Lightning makes of an interrupt, with SIGINT left ignored
-            if not isinstance(error.__context__, KeyboardInterrupt):
-                raise
-            signal.signal(signal.SIGINT, on_interrupt)
-            raise KeyboardInterrupt from error
+            with stopping.unswallowed():
+                trainer.predict(module, datamodule=data, return_predictions=False)
         finally:
             module.model.train(training)
 

@@ -124,39 +124,58 @@ def from_file(name: str, encoder: Encoder, tokens: int, documents: int) -> Calib
     Raises:
         UserError: no such text or file, not UTF-8, a line without `text`, a token that the model lacks, or fewer than four documents.
     """
-    path = text_file(name)
-    if not path.is_file():
-        raise UserError(f"there is no calibration file {path}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"the calibration file {path} is not UTF-8: {error}") from error
-    texts = [text]
-    if path.suffix == ".jsonl":
-        texts = []
-        for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may contain a literal U+2028
-            if not line.strip():
-                continue
-            try:
-                value = parse_json(line)["text"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path}, line {number}: expected an object with the field 'text'") from error
-            if not isinstance(value, str):
-                raise UserError(f"{path}, line {number}: the field 'text' must be a string. Got {value!r} instead.")
-            texts.append(value)
     tokens = min(tokens, encoder.limit or tokens)
     if name.startswith(BUILTIN):
-        return Calibration(documents=tuple(tuple(encoder.document(text)[:tokens]) for text in texts[:documents]), source=name)
-    opening = encoder.opening
-    step = max(tokens - len(opening), 1)
-    parts: list[tuple[int, ...]] = []
-    for text in texts:
-        ids = encoder.document(text)[len(opening) :] if text.strip() else []
-        cut = [(*opening, *ids[i : i + step]) for i in range(0, len(ids), step)]
-        parts += [document for document in cut if len(document) > 1]
+        passages = _texts_of(text_file(name), "calibration file")[:documents]
+        return Calibration(documents=tuple(tuple(encoder.document(text)[:tokens]) for text in passages), source=name)
+    parts = [document for text in read_documents(name, encoder, tokens) for document in text]
+    path = Path(name)
     if len(parts) < 4:
         raise UserError(f"the calibration file {path} yields {len(parts)} documents of {tokens} tokens; at least 4 are needed")
     return Calibration(documents=tuple(parts), source=path.name)
+
+
+def read_documents(name: str, encoder: Encoder, tokens: int, what: str = "calibration file") -> list[list[tuple[int, ...]]]:
+    """Of each text of a .txt (one text), .jsonl (field `text`) or built-in file its documents of at most `tokens` tokens, as
+    `from_file` cuts them.
+
+    Args:
+        what: the file is, for messages.
+
+    Raises:
+        UserError: as `from_file`, but for the number of documents.
+    """
+    opening = encoder.opening
+    step = max(tokens - len(opening), 1)
+    found: list[list[tuple[int, ...]]] = []
+    for text in _texts_of(text_file(name), what):
+        ids = encoder.document(text)[len(opening) :] if text.strip() else []
+        cut = [(*opening, *ids[i : i + step]) for i in range(0, len(ids), step)]
+        found.append([document for document in cut if len(document) > 1])
+    return found
+
+
+def _texts_of(path: Path, what: str) -> list[str]:
+    if not path.is_file():
+        raise UserError(f"there is no {what} {path}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"the {what} {path} is not UTF-8: {error}") from error
+    if path.suffix != ".jsonl":
+        return [text]
+    texts = []
+    for number, line in enumerate(text.split("\n"), 1):  # not splitlines: JSON may contain a literal U+2028
+        if not line.strip():
+            continue
+        try:
+            value = parse_json(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}, line {number}: expected an object with the field 'text'") from error
+        if not isinstance(value, str):
+            raise UserError(f"{path}, line {number}: the field 'text' must be a string. Got {value!r} instead.")
+        texts.append(value)
+    return texts
 
 
 @torch.no_grad()

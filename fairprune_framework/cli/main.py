@@ -38,6 +38,7 @@ MODULES = (
     "report",
     "restore",
     "export",
+    "finetune",
     "push",
     "explore",
     "doctor",

@@ -28,7 +28,7 @@ CONTRASTS = "contrasts.jsonl"
 CHECKPOINT = "checkpoint"
 """Folder with what an unfinished audit has summed; it goes when the audit is done, or a new one begins."""
 
-OWN_FOLDERS = ("model", CHECKPOINT, "logs", "cache")
+OWN_FOLDERS = ("model", CHECKPOINT, "logs", "cache", "finetuned")
 """Folders that are written into: none may be a link."""
 _written: dict[Path, str] = {}
 """Folder -> sha256 of the record that this process wrote last."""

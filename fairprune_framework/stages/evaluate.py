@@ -128,7 +128,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
         return exhibits.collect(loaded, run.prompts, divergences, after, watched, max_tokens)
 
     applied = plan is not None and not run.record.get("abstained", True)
-    changes = _random_changes(run, plan, divergences) if plan is not None and applied else ()
+    changes = random_sets_of(run, plan, divergences) if plan is not None and applied else ()
     after: Measured | None = None
     applied_by = None
     if saved.is_dir() or recipe.against:
@@ -179,7 +179,7 @@ def _text_cost(run: Run, plan: Plan, change: Callable[[], AbstractContextManager
     return language_cost(model, documents, change=change, max_tokens=max_tokens)
 
 
-def _random_changes(run: Run, plan: Plan, divergences: Mapping[str, float]) -> tuple[float, ...]:
+def random_sets_of(run: Run, plan: Plan, divergences: Mapping[str, float]) -> tuple[float, ...]:
     """What random sets of neurons, matched to the plan by layer and activation norm, do to the held-out divergence.
 
     Args:

@@ -67,6 +67,19 @@ def shielded() -> Iterator[None]:
         _shields -= 1
 
 
+@contextmanager
+def unswallowed() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` where Lightning makes an exit of it, which leaves SIGINT ignored."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from error
+
+
 def _unraisable(told: Callable[[sys.UnraisableHookArgs], object]) -> Callable[[sys.UnraisableHookArgs], object]:
     """Say nothing of an interrupt that Python had to ignore: it is noted."""
     return lambda raised: None if _received and issubclass(raised.exc_type, KeyboardInterrupt) else told(raised)
