@@ -67,6 +67,7 @@ __all__ = [
     "evaluate",
     "export",
     "figures",
+    "finetune",
     "inspect",
     "load_model",
     "look",
