@@ -236,7 +236,11 @@ OTHERS = [command.title for command in collect() if command not in stages.COMMAN
 
 @pytest.mark.parametrize("command", STAGES)
 def test_options_of_stages(command: str) -> None:
-    of_others = {option for option, stage in {"--plan": "prune", "--look": "score"}.items() if stage != command}
+    of_others = {
+        option
+        for option, stage in {"--plan": "prune", "--look": "score", "--shard-by-shard": "prune"}.items()
+        if stage != command
+    }
     documented = _documented("Options of the stages") - of_others
     assert documented == _options_of(command)
 
