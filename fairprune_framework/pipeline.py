@@ -121,12 +121,13 @@ def _finished(run: Run, name: str) -> bool:
 # -- as functions ----------------------------------------------------------------------------------------------------------
 
 
-def run(recipe: Recipe | str | None = None, output: str | Path | None = None, **options: Any) -> Run:
+def run(recipe: Recipe | str | None = None, output: str | Path | None = None, *, speed: bool = True, **options: Any) -> Run:
     """Do every stage. `fp.run(fp.Recipe(model="smollm2-135m", prompts="builtin:en"), output="run")`.
 
     Args:
         recipe: a `Recipe`, or the name or file of one.
         output: the run folder; None: a temporary one that lives as long as the result.
+        speed: measure tokens per second before and after, for a few seconds, where tensors become smaller.
         options: fields of the recipe; `model` and `prompts` may also be in memory (with `tokenizer`); `overwrite`, `notify`.
 
     Raises:
@@ -134,6 +135,7 @@ def run(recipe: Recipe | str | None = None, output: str | Path | None = None, **
     """
     fresh = recipe is not None or options.get("model") is not None
     opened = _open(output, options, recipe=recipe, fresh=fresh)
+    opened.measures_speed = speed
     unchanged = all(opened.folder.has(name) and opened.folder.current(name) for name in STAGES if name != "report")
     return run_stages(opened, *STAGES, named=STAGES if unchanged else ())  # where something changed, that and what follows
 
@@ -159,6 +161,7 @@ def prune(
     *,
     plan: str | Path | None = None,
     shard_by_shard: bool = False,
+    speed: bool = True,
     **options: Any,
 ) -> Run:
     """Carry out the plan of a run, or a plan file on a model, if the guard holds.
@@ -166,10 +169,12 @@ def prune(
     Args:
         shard_by_shard: read and write safetensors tensor by tensor, for a model that does not fit in memory. No forward is computed, so
             that the guard measures nothing: `force=True` must say that this is wanted.
+        speed: as for `run`.
     """
     opened = _continued(run, output, options, "plan") if plan is None else run or _open(output, options)
     if shard_by_shard:
         opened = opened.unread()
+    opened.measures_speed = speed
     if plan is not None:
         opened = stage("plan").adopt(opened, Path(plan))
     return run_stages(opened, "prune", named=("prune",))

@@ -16,6 +16,7 @@ from fairprune_framework.models.loading import parameter_count, public_name
 from fairprune_framework.models.uneven import check_plain
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.selection.plugins import misfit_of_weights, missing_taps
+from fairprune_framework.surgery.export import misfits
 from fairprune_framework.surgery.removal import refuse_obstacles
 
 SCORERS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
@@ -46,6 +47,7 @@ def examine(recipe: Recipe) -> dict[str, Any]:
         "unconfirmed": list(loaded.unconfirmed),
         "operators": {operator: _obstacle(sites, operator) for operator in get_args(Operator)},
         "exact_widths": _obstacle(sites, "remove", model),
+        "formats": dict(misfits(model, loaded.tokenizer)),
         "plugins": {kind: _plugins(kind, sites) for kind in SCORERS},
     }
 
@@ -91,6 +93,8 @@ def render(report: Mapping[str, Any]) -> str:
     ]
     rows += [(operator, why or "possible") for operator, why in report["operators"].items()]
     rows.append(("exact", report["exact_widths"] or "possible: remove --widths exact"))
+    rows.append(("export", f"--format {', '.join(name for name, why in report['formats'].items() if why is None)}"))
+    rows += [("", f"{name}: {why}") for name, why in report["formats"].items() if why]
     for kind, plugins in report["plugins"].items():
         lacking = {name: why for name, why in plugins.items() if why}
         rows.append((kind, f"{len(plugins) - len(lacking)} of {len(plugins)} plugins can look at these sites"))

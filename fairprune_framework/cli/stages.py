@@ -48,6 +48,12 @@ def _add_options(stage: str, parser: Any) -> None:
             help="for a model that does not fit in memory: read and write its safetensors tensor by tensor, without the guard; needs "
             "--force",
         )
+    if stage in ("run", "prune"):
+        parser.add_argument(
+            "--no-speed",
+            action="store_true",
+            help="do not measure tokens per second before and after, which takes a few seconds",
+        )
     add_recipe_options(parser)
 
 
@@ -58,6 +64,8 @@ def _run(stage: str, values: dict[str, Any]) -> int:
         raise UserError(f"`fairprune {stage}` needs a run folder: --output DIR")
     options = recipe_options(values)
     as_json, quiet, looks = (options.pop(name, False) for name in ("json", "quiet", "look"))
+    if options.pop("no_speed", False):
+        options["speed"] = False
 
     if stage == "score" and (names := _several(options.get("bias"))):
         return _score_many(options, names, as_json, notifier(stage, quiet))

@@ -50,6 +50,19 @@ class Change:
 _changed: ContextVar[Change | None] = ContextVar("changed", default=None)
 
 
+_uncounted: ContextVar[bool] = ContextVar("uncounted", default=False)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Forwards inside the context are no work of a stage: they are timed, as often as there is time for."""
+    token = _uncounted.set(True)
+    try:
+        yield
+    finally:
+        _uncounted.reset(token)
+
+
 @contextmanager
 def under(units: Mapping[str, Sequence[int]], factor: Any) -> Iterator[None]:
     """Forwards inside the context are of a model with units masked."""
@@ -147,11 +160,16 @@ class Ledger:
 
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             ids = kwargs.get("input_ids", args[0] if args else None)
-            if isinstance(ids, Tensor) and ids.ndim == 2 and not getattr(module.forward, "computes_nothing", False):
+            if (
+                isinstance(ids, Tensor)
+                and ids.ndim == 2
+                and not _uncounted.get()
+                and not getattr(module.forward, "computes_nothing", False)
+            ):
                 self._forward((name, str(next(module.parameters()).dtype)), sizes, ids, kwargs)
 
         def asked(_module: nn.Module, _args: tuple[Any, ...], logits: Tensor) -> None:
-            positions = logits.shape[:-1].numel()
+            positions = 0 if _uncounted.get() else logits.shape[:-1].numel()
             self.logits += positions
             self.least_flop += 2 * sizes.head * positions * self._new * (2 if self._backward else 1)
 

@@ -14,6 +14,7 @@ from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
 from fairprune_framework.models.loading import public_name
 from fairprune_framework.reporting import prose
 from fairprune_framework.reporting.run_data import Source, read_source
+from fairprune_framework.surgery.speed import speed_in_words
 from fairprune_framework.utilities.files import in_mb
 from fairprune_framework.utilities.versions import __version__
 
@@ -150,6 +151,8 @@ def _removed(source: Source) -> list[tuple[str, str]]:
     if removal:
         facts.append(("parameters", f"{removal['parameters_before']:,} before, {removal['parameters_after']:,} after"))
         facts.append(("files with weights", f"{in_mb(removal['bytes_before'])} before, {in_mb(removal['bytes_after'])} after"))
+        if (speed := record.get("speed")) is not None:
+            facts.append(("speed", _cell(speed_in_words(speed))))
         if source.recipe.get("widths") == "exact":
             code = "each layer has its own: `AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`"
             facts.append(("widths", f"{code}, or `fairprune_framework.load_model`, which runs no code of this folder"))

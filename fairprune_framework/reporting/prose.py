@@ -156,6 +156,9 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
         read, written = (record["removal"].get(f"bytes_{when}") for when in ("before", "after"))
         if read and written:
             facts.append(("files with weights", in_mb(written), f"{in_mb(read)} before"))
+    if (speed := record.get("speed")) is not None:
+        small = f"{speed['before']:,.0f} before, on this machine; ratio 95 %: {speed['low']:.2f} to {speed['high']:.2f}"
+        facts.append(("tokens per second", f"{speed['after']:,.0f}", small))
     return facts
 
 

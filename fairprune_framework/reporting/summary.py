@@ -12,6 +12,7 @@ from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.models.loading import public_name
 from fairprune_framework.recipes.recipe import Recipe
+from fairprune_framework.surgery.speed import speed_in_words
 from fairprune_framework.utilities.files import in_mb
 
 WIDTH = 80
@@ -53,6 +54,8 @@ def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan 
         size = f"{in_mb(removal['bytes_before'])} -> {in_mb(removal['bytes_after'])}"
         verified = "reload verified" if removal["max_difference"] is not None else "files verified"
         facts.append(("model/", f"{before:,} -> {after:,} parameters, {size} of weights, {verified}{note}"))
+    if (speed := record.get("speed")) is not None:
+        facts.append(("speed", speed_in_words(speed)))
     for name, text in facts:
         lines += _wrapped(f"{name:<8} {text}", indent=9)
     if evaluation is not None:

@@ -61,6 +61,7 @@ JUDGED = (
     "abstained",
     "guard",
     "removal",
+    "speed",
     "parameters_after",
 )
 """Facts in the record about a plan that was carried out; they go with it."""

@@ -67,6 +67,8 @@ class Run:
             self.folder = RunFolder(recipe, folder, overwrite=overwrite, notify=notify, contents=self._contents, given=given)
         self.loaded = loaded or LoadedModel(recipe, place=self.folder.place_of_model(), notify=notify)
         self.plugins = Plugins(recipe, also)
+        self.measures_speed = True
+        """`prune` times forwards of both models where tensors became smaller, for a few seconds."""
         self.work: dict[str, Ledger] = {}
         """Stage -> what models computed in it, of the stages that were done now."""
         self._watched: ExitStack | None = None

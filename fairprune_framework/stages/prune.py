@@ -77,6 +77,7 @@ def run(run: Run) -> list[str]:
         restoration=folder / "restoration.safetensors",
         original=loaded.folder,
         dtype=loaded.dtype,
+        measured=(lambda speed: folder.note(speed=speed.to_json())) if run.measures_speed else None,
     )
     return [*_done(run, removal), *files]
 

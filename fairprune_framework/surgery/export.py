@@ -41,6 +41,13 @@ class Exported:
         return asdict(self)
 
 
+def misfits(model: Any, tokenizer: Any) -> dict[Format, str | None]:
+    """Format -> why a model cannot be written in it; None: it can, pruned or not."""
+    from fairprune_framework.models.gguf_writing import unfit
+
+    return {"hf": None, "vllm": None, "gguf": unfit(model, tokenizer)}
+
+
 def export(
     folder: Path, output: str | Path, format: str, *, trust_remote_code: bool = False, allow_pickle: bool = False
 ) -> Exported:
@@ -122,10 +129,10 @@ def _stored(source: Path, target: Path) -> Exported:
 
 
 def _gguf(model: Any, tokenizer: Any, source: Path, target: Path) -> Exported:
-    from fairprune_framework.models.gguf_writing import is_llama_shaped, unfit, write_gguf
+    from fairprune_framework.models.gguf_writing import is_llama_shaped, write_gguf
     from fairprune_framework.surgery.filling import fill_in_place
 
-    if (why := unfit(model, tokenizer)) is not None:
+    if (why := misfits(model, tokenizer)["gguf"]) is not None:
         raise UserError(f"{source} cannot be written as GGUF: {why}. --format hf writes a folder that converters read")
     names = [] if is_llama_shaped(model) else fill_in_place(model)
     with temporary_folder(target) as temporary:

@@ -33,6 +33,7 @@ from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.masking import check_plan, masked
 from fairprune_framework.surgery.restoration import capture, save
 from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_
+from fairprune_framework.surgery.speed import Speed, compare_speed
 from fairprune_framework.utilities import stopping
 from fairprune_framework.utilities.files import move_folder, temporary_folder
 
@@ -250,6 +251,7 @@ def save_pruned_model(
     restoration: Path | None = None,
     original: Path | None = None,
     dtype: torch.dtype | None = None,
+    measured: Callable[[Speed], None] | None = None,
 ) -> Removal:
     """Save the model without the plan's units to `target` and prove that it is what it should be.
 
@@ -262,6 +264,7 @@ def save_pruned_model(
         restoration: file to write what was taken to, so that `fairprune restore` can put it back; None: not wanted.
         original: the folder that the model was loaded from, whose files are kept; None: there is none.
         dtype: of the saved weights, where the user asked for one; None: each keeps the original's.
+        measured: is told how fast both models are, where tensors became smaller; None: that is not measured.
 
     Raises:
         UserError: a plan for another model, or a model that cannot be cut.
@@ -311,6 +314,8 @@ def save_pruned_model(
             same = all(torch.equal(theirs, ours) for theirs, ours in both)
         if not same:
             raise VerificationFailed("the reloaded model does not answer as the removed one. Nothing was kept.")
+        if measured is not None and after < before and (speed := compare_speed(model, again, probe_ids[:1])) is not None:
+            measured(speed)
         del again
         gc.collect()
         stopping.check()

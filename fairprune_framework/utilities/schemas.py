@@ -97,6 +97,20 @@ class RemovalRecord(Schema):
     note: str | None = None
 
 
+class SpeedRecord(Schema):
+    """Tokens per second before and after."""
+
+    before: Number
+    after: Number
+    ratio: Number
+    low: Number
+    high: Number
+    pairs: Count
+    tokens: Count
+    device: str
+    dtype: str
+
+
 class RatioRecord(Schema):
     """A ratio with its interval and its one-sided bounds."""
 
@@ -146,6 +160,7 @@ class RunRecord(Schema):
     parameters_after: Count | None = None
     guard: GuardRecord | None = None
     removal: RemovalRecord | None = None
+    speed: SpeedRecord | None = None
     abstained: bool | None = None
     abstained_because: str | None = None
     verdict: str | None = None

@@ -28,7 +28,8 @@ FAMILIES = ("llama", "phi3", "mixtral")
 
 PROMPTS, OTHER_PROMPTS, GRID, FOLDER = "prompts.jsonl", "other.jsonl", "grid.yaml", "grid"
 CALIBRATION = ("--calibration-tokens", "16", "--calibration-documents", "8")
-WHOLE = (*CALIBRATION, "--force", "--quiet")
+ALONE = (*CALIBRATION, "--force", "--quiet")
+WHOLE = (*ALONE, "--no-speed")
 
 COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (f"run llama --prompts {PROMPTS} --output variance --recipe relative-variance --budget 0.1", WHOLE),
@@ -40,7 +41,7 @@ COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         " --policy greedy --importance output-norm --budget 0.1",
         WHOLE,
     ),
-    (f"evaluate llama --prompts {PROMPTS} --output alone", WHOLE),
+    (f"evaluate llama --prompts {PROMPTS} --output alone", ALONE),
     ("prune llama --plan variance/plan.json --output adopted", WHOLE),
     ("ask overlap default --quiet --json", ()),
     ("ask transfer default --quiet --json", ()),

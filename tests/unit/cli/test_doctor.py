@@ -89,3 +89,18 @@ def save_small(folder: Path, family: str) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def test_doctor_of_a_model_says_which_formats_fit(fairprune: Any, llama: Path, tmp_path: Path) -> None:
+    """The reasons are those that `fairprune export` gives."""
+    small_model("gpt2").save_pretrained(tmp_path / "gpt2")  # type: ignore[operator]
+    tiny_tokenizer().save_pretrained(tmp_path / "gpt2")
+    formats = json.loads(fairprune("doctor", tmp_path / "gpt2", "--json").out)["formats"]
+    assert list(formats) == ["hf", "vllm", "gguf"]
+    assert (formats["hf"], formats["vllm"]) == (None, None)
+    assert formats["gguf"].startswith("GPT2LMHeadModel is none of those that are written")
+    refused = fairprune("export", tmp_path / "gpt2", "--format", "gguf", "--output", tmp_path / "out.gguf")
+    assert refused.code == 2
+    assert formats["gguf"] in refused.err
+    plain = " ".join(fairprune("doctor", tmp_path / "gpt2").out.split())
+    assert "export --format hf, vllm gguf: GPT2LMHeadModel is none of those" in plain
