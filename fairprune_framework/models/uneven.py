@@ -209,3 +209,12 @@ def _auto_map(model: Any) -> dict[str, str]:
     module = FILE.removesuffix(".py")
     whole = "AutoModelForImageTextToText" if type(model).__name__ in WRAPPERS.values() else "AutoModelForCausalLM"
     return {"AutoModel" if prefix else whole: f"{module}.{name}" for name, prefix in _classes(model)}
+
+
+def register() -> None:
+    """The entry point `vllm.general_plugins`: vLLM calls it in each process before it reads a model, and then serves such folders with
+    `model_impl="transformers"` alone, without `trust_remote_code`.
+    """
+    from transformers import PreTrainedModel
+
+    know(PreTrainedModel)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +128,18 @@ def test_narrow_takes_the_prefix_of_a_trunk() -> None:
     narrow(model.model, {NAMES[0]: [5, hidden]}, "model.")
     assert model.model.layers[0].mlp.gate_proj.weight.shape == (5, hidden)
     assert model.model.layers[0].mlp.gate_proj.out_features == 5
+
+
+def test_vllm_finds_the_entry_point_that_spares_the_flag(saved: tuple[Any, Path]) -> None:
+    program = """
+import sys
+from importlib.metadata import entry_points
+for entry in entry_points(group="vllm.general_plugins"):
+    entry.load()()
+from transformers import AutoModelForCausalLM
+model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=False)
+print([tuple(layer.mlp.down_proj.weight.shape) for layer in model.model.layers])
+"""
+    model, folder = saved
+    done = subprocess.run([sys.executable, "-c", program, str(folder)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str([tuple(layer.mlp.down_proj.weight.shape) for layer in model.model.layers])
