@@ -22,7 +22,7 @@ from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.recovery import record as manifest
 from fairprune_framework.recovery.adapters import add_adapters, linear_modules, merge
 from fairprune_framework.recovery.held import Held, remaining
-from fairprune_framework.recovery.measuring import NULL, Losses, judge, losses_of, perplexities
+from fairprune_framework.recovery.measuring import NULL, Losses, judge, losses_of, perplexities, side_by_side
 from fairprune_framework.recovery.options import Options
 from fairprune_framework.recovery.text import RecoveryText, read
 from fairprune_framework.recovery.training import RecoveryDataModule, RecoveryModule, fit, train_decoder
@@ -30,7 +30,15 @@ from fairprune_framework.runs.run import Run
 from fairprune_framework.surgery.restoration import load
 from fairprune_framework.surgery.restore import found_in
 from fairprune_framework.utilities import stopping
-from fairprune_framework.utilities.files import digest, move_folder, refuse_unwritable, remove, sweep, temporary_folder
+from fairprune_framework.utilities.files import (
+    digest,
+    move_folder,
+    refuse_unwritable,
+    remove,
+    sweep,
+    temporary_folder,
+    write_text,
+)
 from fairprune_framework.utilities.versions import versions
 
 FOLDER = "finetuned"
@@ -157,6 +165,7 @@ def _trained(
             "hashes": {"original": run.fingerprint, "finetuned": fingerprint(saved)},
             "versions": versions(),
             "verdict": None,
+            "measures": [],
         }
         (temporary / README).write_text(manifest.card(record, public_name(loaded.name)), encoding="utf-8")
         record = manifest.write(temporary, record)
@@ -227,10 +236,11 @@ def _judged(run: Run, target: Path, record: dict[str, Any]) -> dict[str, Any]:
         run.notify("no verdict: the plan came as a file, and the run has no contrasts")
         return record
     sweep(target)
-    evaluation, verdict = judge(run, _loaded(run, target))
+    evaluation, verdict = judge(run, lambda: _loaded(run, target))
     evaluation.save(target)
     reasons = [reason.to_json() for reason in verdict.reasons]
     judged = {"word": verdict.word, "because": verdict.because, "reasons": reasons, "needs": list(verdict.needs), "null": NULL}
-    record = {**record, "verdict": judged}
-    (target / README).write_text(manifest.card(record, public_name(run.loaded.name)), encoding="utf-8")
+    of_pruning = run.read_evaluation() if run.folder.has("evaluate") else None
+    record = {**record, "verdict": judged, "measures": side_by_side(evaluation, of_pruning)}
+    write_text(target / README, manifest.card(record, public_name(run.loaded.name)))
     return manifest.write(target, record)

@@ -8,7 +8,7 @@ original: they were not trained afterwards, so that the verdict is about pruning
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import Material, compared, measured, noise_floor
 from fairprune_framework.evaluation.exhibits import Exhibits
 from fairprune_framework.evaluation.judgement import verdict_inputs
+from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss, perplexity, perplexity_change, text_loss
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.subject import Subject
@@ -81,11 +82,12 @@ def _change(change: StatisticChange) -> dict[str, float | None]:
     return {"change": interval.value, "ci_low": interval.low, "ci_high": interval.high}
 
 
-def judge(run: Run, finetuned: nn.Module) -> tuple[Evaluation, Verdict]:
+def judge(run: Run, load: Callable[[], nn.Module]) -> tuple[Evaluation, Verdict]:
     """Evaluate the finetuned model against the original, on all that the run is evaluated on (also its suites), and judge it.
 
     Args:
         run: with contrasts, and a plan that was carried out.
+        load: gives the finetuned model, once the original was let go of.
     """
     recipe, loaded, max_tokens = run.recipe, run.loaded, run.micro_batch_tokens
     kept = recipe.suite or recipe.decisions or recipe.continuations or recipe.judge_prompts or recipe.cache
@@ -98,6 +100,9 @@ def judge(run: Run, finetuned: nn.Module) -> tuple[Evaluation, Verdict]:
     before = measured(original, material)
     floor = noise_floor(original, material.aligned, run.prompts.values, before.contrasts)
     changes = _random_sets(run, {one.id: one.divergence for one in before.contrasts})
+    del original
+    loaded.release()
+    finetuned = load()
     architecture = recognise(finetuned, recipe.architecture)
     after = measured(Subject(finetuned, tokenizer, architecture, cache, **shared), material)
     if {site.layer for site in architecture.sites.values()} != set(layers):
@@ -113,6 +118,32 @@ def judge(run: Run, finetuned: nn.Module) -> tuple[Evaluation, Verdict]:
         seed=recipe.seed,
     )
     return evaluation, verdict_of(inputs)
+
+
+def side_by_side(evaluation: Evaluation, of_pruning: Evaluation | None) -> list[dict[str, Any]]:
+    """What was measured of all three models, but on the contrasts that chose neurons: metric, split, control, and each value; the
+    change from the original to the finetuned model with its 95 % interval.
+
+    Args:
+        of_pruning: the run's own evaluation; None: it was not evaluated, and the pruned model's values are null.
+    """
+    rows = [] if of_pruning is None else of_pruning.rows
+    known = {(row.metric, row.split, row.control): row.after for row in rows if row.layer is None and row.category is None}
+    return [
+        {
+            "metric": row.metric,
+            "split": row.split,
+            "control": row.control,
+            "original": row.before,
+            "pruned": known.get((row.metric, row.split, row.control)),
+            "finetuned": row.after,
+            "change": row.change,
+            "ci_low": row.ci_low,
+            "ci_high": row.ci_high,
+        }
+        for row in evaluation.rows
+        if row.layer is None and row.category is None and row.split != "select" and row.metric not in LANGUAGE_METRICS
+    ]
 
 
 def _random_sets(run: Run, divergences: Mapping[str, float]) -> tuple[float, ...]:

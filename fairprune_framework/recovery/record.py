@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.errors import RunFolderError
+from fairprune_framework.models.saving import README
 from fairprune_framework.recovery.measuring import MODELS
 from fairprune_framework.utilities import integrity
 from fairprune_framework.utilities.files import write_json
@@ -63,6 +64,17 @@ class VerdictRecord(Schema):
     null: str
 
 
+class MeasureRecord(ChangeRecord):
+    """A metric of all three models; the change is from the original to the finetuned one."""
+
+    metric: str
+    split: str | None
+    control: bool
+    original: Number | None
+    pruned: Number | None
+    finetuned: Number | None
+
+
 class FinetuneFile(Schema):
     """`finetune.json`."""
 
@@ -76,6 +88,7 @@ class FinetuneFile(Schema):
     losses: list[Number]
     perplexity: dict[str, PerplexityRecord]
     verdict: VerdictRecord | None
+    measures: list[MeasureRecord]
     files: dict[Inside, StoredFile]
 
 
@@ -92,8 +105,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path, record: dict[str, Any]) -> dict[str, Any]:
-    """Seal every file of a folder and write the manifest; returns it."""
-    names = [path.name for path in sorted(folder.iterdir()) if path.name != FILE and not path.name.startswith(".")]
+    """Seal every file of a folder but its card, which says what the manifest says, and write the manifest; returns it."""
+    names = [
+        path.name for path in sorted(folder.iterdir()) if path.name not in (FILE, README) and not path.name.startswith(".")
+    ]
     record = {"format": FinetuneFile.FORMAT, **record, "files": integrity.seal(folder, names)}
     write_json(folder / FILE, record)
     return record
@@ -146,6 +161,12 @@ def render(record: dict[str, Any]) -> str:
     for where, row in record["perplexity"].items():
         numbers = "".join(f"{row[model]:>11.4g}" for model in MODELS)
         lines.append(f"{where:<16}{numbers}  {_change(row['changes']['pruned -> finetuned'])}")
+    if record["measures"]:
+        lines += ["", f"{'':42}" + "".join(f"{model:>10}" for model in MODELS) + "  original -> finetuned [95 %]"]
+    for row in record["measures"]:
+        name = f"{row['metric']}, {'control ' if row['control'] else ''}{row['split'] or 'all prompts'}"
+        numbers = "".join(f"{'' if row[model] is None else format(row[model], '.4g'):>10}" for model in MODELS)
+        lines.append(f"{name:<42}{numbers}  {'' if row['change'] is None else _change(row)}".rstrip())
     lines += ["", f"folder   {record['folder']}"]
     return "\n".join(lines)
 

@@ -45,12 +45,13 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
     "prune": ("prune", "--output", "OUT", "--overwrite"),
     "evaluate": ("evaluate", "--output", "OUT", "--overwrite"),
     "report": ("report", "OUT"),
+    "finetune": ("finetune", "OUT", "--distill", "--method", "full", "--batch-tokens", "32", "--steps", "2"),
     "restore": ("restore", "RUN", "--output", "OUT"),
     "adopt": ("prune", "MODEL", "--plan", "RUN/plan.json", "--output", "OUT", "--force", *QUICK[4:8]),
     "ablate": ("ablate", "GRID", "--output", "OUT"),
 }
-"""Name -> words. MODEL, PROMPTS, GRID and RUN (a finished run) are never written; OUT is, and for the stages it is a copy of RUN."""
-STAGES = ("audit", "score", "plan", "prune", "evaluate", "report")
+"""Name -> words. MODEL, PROMPTS, GRID and RUN (a finished run) are never written; OUT is, and for those in a run it is a copy of RUN."""
+IN_A_RUN = ("audit", "score", "plan", "prune", "evaluate", "report", "finetune")
 LIMIT = 240.0
 """Seconds after which a command counts as hung."""
 CHANGES = frozenset(
@@ -260,11 +261,11 @@ class Bench:
         return [str(out) if word == "OUT" else str(self.root / places[word]) if word in places else word for word in words]
 
     def place(self, name: str) -> Path:
-        """A new OUT for a command, all at the same depth; for a stage it is a copy of the finished run."""
+        """A new OUT for a command, all at the same depth; for those in a run it is a copy of the finished one."""
         self._trials += 1
         out = self.root / "trials" / f"{self._trials:04}" / "o"
         out.parent.mkdir()
-        if name in STAGES:
+        if name in IN_A_RUN:
             shutil.copytree(self.root / "run", out)
         return out
 

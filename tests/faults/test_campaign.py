@@ -42,13 +42,13 @@ def test_a_kill_at_any_moment(name: str, number: signal.Signals, bench: Bench) -
         nothing_found(trials.kill(bench, name, number, Draw(f"{name} {number} {seed}")))
 
 
-@pytest.mark.parametrize("name", ["run", "prune", "restore", "ablate"])
+@pytest.mark.parametrize("name", ["run", "prune", "finetune", "restore", "ablate"])
 def test_a_full_disk_is_one_line(name: str, bench: Bench) -> None:
     nothing_found(trials.fill(bench, name, Draw(f"fill {name}")))
 
 
 @pytest.mark.parametrize("how", ["once", "from", "size"])
-@pytest.mark.parametrize("name", ["run", "prune", "evaluate", "restore"])
+@pytest.mark.parametrize("name", ["run", "prune", "evaluate", "finetune", "restore"])
 def test_a_write_that_fails(name: str, how: str, bench: Bench) -> None:
     nothing_found(trials.fail_writes(bench, name, how, Draw(f"fail {name} {how}")))
 

@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM
 
 import fairprune_framework as fp
 from fairprune_framework.errors import UserError
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE
+from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.recovery import finetune as recovery
 from fairprune_framework.recovery import options
@@ -62,7 +64,14 @@ def test_the_folder_loads_plainly_and_the_verdict_is_added(fairprune: Any, run: 
     assert snapshot(run / "finetuned" / "model.safetensors", times=True) == weights
     evaluated = json.loads((run / "finetuned" / "evaluation.json").read_text())
     assert evaluated["applied_by"] == "removal and training"
-    assert set(record["files"]) >= {"config.json", "model.safetensors", "evaluation.json", "README.md"}
+    assert set(record["files"]) >= {"config.json", "model.safetensors", "evaluation.json", "evaluation_items.parquet"}
+    (row,) = (
+        one for one in record["measures"] if one["metric"] == DIVERGENCE and one["split"] == "heldout" and not one["control"]
+    )
+    of_pruning = Evaluation.load(run).find(DIVERGENCE, split="heldout")
+    assert of_pruning is not None
+    assert (row["original"], row["pruned"]) == (of_pruning.before, of_pruning.after)
+    assert row["finetuned"] not in (None, row["original"], row["pruned"])
     assert leftovers(run) == []
 
 
