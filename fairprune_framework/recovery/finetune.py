@@ -65,8 +65,8 @@ def finetune(
     """
     source, beside = found_in(run.folder.path)
     target = _target(run, output, source)
-    run.folder.own()
     try:
+        run.folder.own()
         text = read(options, run.loaded.encoder, run.calibration)
         key = _key(run, options, text)
         done = _known(target, key, overwrite)

@@ -32,8 +32,16 @@ def acquire(folder: Path, *, shared: bool = False) -> bool:
 
     Raises:
         RunFolderError: another process holds it.
+        KeyboardInterrupt: a signal came meanwhile; the lock is held then, and `release_all` gives it back.
     """
-    folder = folder.resolve()
+    with stopping.shielded():  # between making the file and holding it, a signal would leave it
+        taken = _acquire(folder.resolve(), shared)
+    if taken:
+        stopping.check()
+    return taken
+
+
+def _acquire(folder: Path, shared: bool) -> bool:
     if folder in _held:
         return False
     path = folder / FILE

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import signal
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from fairprune_framework.errors import RunFolderError
-from fairprune_framework.utilities import lock
+from fairprune_framework.utilities import lock, stopping
 
 
 @pytest.fixture(autouse=True)
@@ -143,3 +144,18 @@ def test_a_folder_that_cannot_be_has_no_lock_to_give_back(tmp_path: Path) -> Non
     (tmp_path / "loop").symlink_to("loop")
     lock.release(tmp_path / "loop")
     lock.release(tmp_path / "a\0b")
+
+
+def test_a_signal_while_it_is_taken_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flock = fcntl.flock
+
+    def signalled(handle: int, kind: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        flock(handle, kind)
+
+    with stopping.noted_signals():
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(fcntl, "flock", signalled)
+            lock.acquire(tmp_path)
+        lock.release_all()
+    assert os.listdir(tmp_path) == []
