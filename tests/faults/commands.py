@@ -7,6 +7,7 @@ new process before it can count file operations, kill at one of them, or let it 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import hashlib
 import importlib
 import io
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # as the command line does, before torch is imported here
+os.environ.setdefault("JE_ARROW_MALLOC_CONF", "background_thread:false")  # a fork beside a thread may wait for ever
 sys.path.insert(0, str(Path(__file__).parents[1] / "golden"))
 import renew
 
@@ -81,10 +83,12 @@ class Process:
         return self.pid == 0
 
     def wait(self, limit: float = LIMIT) -> Process:
-        """Wait; what takes longer than `limit` seconds is killed, and its code stays None."""
+        """Wait; what takes longer than `limit` seconds writes where it is into its text, and is killed; its code stays None."""
         until = time.monotonic() + limit
         while not self.poll():
             if time.monotonic() > until:
+                os.kill(self.pid, signal.SIGUSR1)
+                time.sleep(1)
                 os.kill(self.pid, signal.SIGKILL)
                 os.waitpid(self.pid, 0)
                 self.pid, self.seconds = 0, time.monotonic() - self.began
@@ -130,6 +134,7 @@ def start(words: list[str], out: Path, prepare: Prepare | None = None, environme
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _redirect(out)
+        faulthandler.register(signal.SIGUSR1)
         os.environ.update(environment or {})
         from fairprune_framework.cli.main import main
         from fairprune_framework.evaluation.metrics import generation
@@ -229,9 +234,12 @@ class Bench:
     _trials: int = 0
 
     def __post_init__(self) -> None:
+        from tqdm import tqdm
+
         from fairprune_framework.models.quiet import quietly
         from fairprune_framework.testing.tiny import save_tiny, tiny_contrasts
 
+        tqdm.monitor_interval = 0  # it would start a thread, and processes are forked from here
         self.root = self.root.resolve()
         (self.root / "trials").mkdir(parents=True)
         with quietly():

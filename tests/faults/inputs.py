@@ -88,7 +88,7 @@ def one(bench: Bench, name: str, words: tuple[str, ...], draw: random.Random, *,
     process = start([str(places.get(word, word)) for word in words], place.parent / f"{place.name}.txt").wait(90)
     trial = Trial(f"{name} {'resealed ' if resealed else ''}-> {' '.join(words[:2])}")
     if process.code is None:
-        trial.note("hung", f"after {process.seconds:.0f} s")
+        trial.note("hung", f"after {process.seconds:.0f} s: {process.text[-1200:]}")
     elif process.code not in (0, 2):
         trial.note("crashed", f"exit code {process.code}: {process.text[-1200:]}")
     if "Traceback" in process.text:
