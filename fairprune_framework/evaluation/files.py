@@ -13,13 +13,14 @@ from fairprune_framework.utilities.schemas import Count, Number, Schema
 
 
 def _row_schema() -> type[Schema]:
-    """The fields of a `ResultRow`, with its types; numbers finite."""
+    """The fields of a `ResultRow`, with its types; numbers finite, counts not below 0."""
     fields: dict[str, Any] = {}
     hints = typing.get_type_hints(ResultRow)
     for each in dataclasses.fields(ResultRow):
         hint = hints[each.name]
-        if float in (hint, *typing.get_args(hint)):
-            hint = Number if hint is float else Number | None
+        for plain, bounded in ((float, Number), (int, Count)):
+            if plain in (hint, *typing.get_args(hint)):
+                hint = bounded if hint is plain else bounded | None
         fields[each.name] = (hint, ...)  # `to_json` writes all, those with a default too
     return create_model("RowFile", __base__=Schema, **fields)
 
@@ -96,7 +97,7 @@ class ProjectedVariant(Schema):
 
     attribute: str
     text: str
-    tokens: list[str]
+    tokens: Annotated[list[str], Field(min_length=1)]
     start: Count
     end: Count
     all_tokens: Count
@@ -115,7 +116,7 @@ class Projection(Schema):
     category: str
     control: bool
     split: str | None
-    variants: list[ProjectedVariant]
+    variants: Annotated[list[ProjectedVariant], Field(min_length=2)]
     layers: dict[str, list[Count]]
     cut_to_float16: Count
 

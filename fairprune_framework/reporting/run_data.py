@@ -264,6 +264,12 @@ def _scores(path: Path) -> dict[str, Any]:
 
 def _misfit(exhibits: Mapping[str, Any], tensors: Mapping[str, Any]) -> str | None:
     """Why representations do not belong to the contrasts that the exhibits name; None: they do."""
+    taps_of = {str(place): projection["layers"] for place, projection in enumerate(exhibits["projections"])}
+    for name in tensors:
+        when, _, rest = name.partition("/")
+        index, _, tap = rest.partition("/")
+        if when in ("before", "after") and tap not in taps_of.get(index, ()):
+            return f"{shown(name)} is of no contrast and output that `exhibits.json` names"
     for place, projection in enumerate(exhibits["projections"]):
         rows = sum(len(variant["tokens"]) for variant in projection["variants"])
         for tap, layers in projection["layers"].items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from pydantic import model_validator
 
 from fairprune_framework.utilities.schemas import Count, Number, Schema
@@ -29,7 +27,7 @@ class OverlapFile(_Square):
     units: list[Count]
     population: Count
     counts: list[list[Count]]
-    jaccard: Matrix
+    jaccard: list[list[Number]]
     p_values: Matrix
     p_adjusted: Matrix
 
@@ -107,6 +105,13 @@ class Effect(Schema):
     p_value: Number | None
 
 
+class RandomSet(Schema):
+    """What masking one set of random neurons changed."""
+
+    change: Number | None
+    control_change: Number | None
+
+
 class CausalFile(Schema):
     """`causal.json`."""
 
@@ -116,7 +121,7 @@ class CausalFile(Schema):
     operator: str
     demographic: Effect | None
     control: Effect | None
-    random: list[dict[str, Any]]
+    random: list[RandomSet]
     p_value: Number | None
     control_ratio: Number | None = None
     norm_ratio: Number | None = None

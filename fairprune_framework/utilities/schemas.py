@@ -15,6 +15,7 @@ from fairprune_framework.errors import RunFolderError, shortened, shown
 from fairprune_framework.utilities.files import read_json
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+Seed = Annotated[int, Field(ge=0, lt=2**64)]
 Number = Annotated[float, Field(allow_inf_nan=False, gt=-1e300, lt=1e300)]
 
 
@@ -26,6 +27,8 @@ def _below(path: str) -> str:
 
 Inside = Annotated[str, AfterValidator(_below)]
 """A path below the folder."""
+ABSENT: Any = None
+"""Default of a field that may be absent, but is never null."""
 Stage = Literal["read", "audit", "score", "plan", "prune", "evaluate", "report"]
 
 
@@ -94,7 +97,7 @@ class RemovalRecord(Schema):
     bytes_before: Count
     bytes_after: Count
     max_difference: Number | None
-    note: str | None = None
+    note: str | None
 
 
 class SpeedRecord(Schema):
@@ -145,34 +148,41 @@ class RunRecord(Schema):
     versions: dict[str, str | None] = {}
     plugins: dict[str, PluginRecord] = {}
     plugin_sources: dict[str, str] = {}
-    seeds: dict[str, int] = {}
+    seeds: dict[str, Seed] = {}
     places: dict[str, str] = {}
     hashes: dict[str, str] = {}
     inputs: dict[str, Any] = {}
-    contrasts: Contrasts | None = None
-    calibration: CalibrationRecord | None = None
-    architecture: str | None = None
+    contrasts: Contrasts = ABSENT
+    calibration: CalibrationRecord = ABSENT
+    architecture: str = ABSENT
     seconds: dict[str, Number] = {}
     work: dict[str, dict[str, Number | None]] = {}
     audit: dict[str, Any] = {}
-    micro_batch_tokens: Annotated[int, Field(ge=1)] | None = None
-    parameters_before: Count | None = None
-    parameters_after: Count | None = None
-    guard: GuardRecord | None = None
-    removal: RemovalRecord | None = None
-    speed: SpeedRecord | None = None
-    abstained: bool | None = None
-    abstained_because: str | None = None
-    verdict: str | None = None
-    verdict_because: str | None = None
+    micro_batch_tokens: Annotated[int, Field(ge=1)] = ABSENT
+    parameters_before: Count = ABSENT
+    parameters_after: Count = ABSENT
+    guard: GuardRecord = ABSENT
+    removal: RemovalRecord = ABSENT
+    speed: SpeedRecord = ABSENT
+    abstained: bool = ABSENT
+    abstained_because: str = ABSENT
+    verdict: str = ABSENT
+    verdict_because: str = ABSENT
     verdict_reasons: list[dict[str, Any]] = []
     verdict_needs: list[str] = []
     specificity: SpecificityRecord | None = None
     random_sets: list[Number] = []
     statistic_sources: dict[str, str] = {}
-    n_unequal: Count | None = None
-    plan_file: str | None = None
+    n_unequal: Count = ABSENT
+    plan_file: str = ABSENT
     unsafe_options: dict[str, bool | str] = {}
+
+    @model_validator(mode="after")
+    def _reasons(self) -> RunRecord:
+        for said, name in ((self.verdict is not None, "verdict_because"), (self.abstained is True, "abstained_because")):
+            if said and getattr(self, name) is None:
+                raise ValueError(f"the field {name!r} must stand beside {name.partition('_')[0]!r}")
+        return self
 
 
 class Counts(Schema):
