@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fairprune_framework.errors import UserError, did_you_mean
+from fairprune_framework.models.gguf_header import refuse_damaged_gguf
 from fairprune_framework.models.peft_adapters import FILE, refuse_adapter_folder
 from fairprune_framework.models.quiet import quietly
 from fairprune_framework.models.saving import save_new
@@ -196,6 +197,7 @@ def _located(name: str, revision: str | None) -> tuple[str, dict[str, Any]]:
     path = Path(name)
     if path.suffix == ".gguf":
         _needs_gguf(path)
+        refuse_damaged_gguf(path, name)
         return str(path.parent), {"gguf_file": path.name}
     if path.is_dir():
         refuse_adapter_folder(path)

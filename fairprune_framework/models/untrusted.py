@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _SIZES = (
     "num_experts",
     "moe_intermediate_size",
 )
-_LAYER = re.compile(r"(?:layers|h|blocks)\.(\d{1,18})\.")
+_LAYER = re.compile(r"(?:layers|h|blocks|blk)\.(\d{1,18})\.")
 
 
 def refuse_code(folder: Path, name: str, *, trust_remote_code: bool, allow_pickle: bool) -> None:
@@ -74,7 +75,12 @@ def refuse_oversized(folder: Path, name: str) -> None:
     text = config.get("text_config")
     total = sum(math.prod(shape) for shape in shapes.values())
     check_uneven_shapes(config, total, name)
-    config |= text if isinstance(text, dict) else {}
+    refuse_larger(config | (text if isinstance(text, dict) else {}), shapes, name)
+
+
+def refuse_larger(config: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], name: str) -> None:
+    """Raise `UserError` where sizes of a config ask for more layers, or larger ones, than weights of these shapes hold."""
+    total = sum(math.prod(shape) for shape in shapes.values())
     layers = 1 + max((int(found[1]) for key in shapes if (found := _LAYER.search(key))), default=len(shapes))
     limits = {"num_hidden_layers": layers, **dict.fromkeys(_SIZES, total)}
     for field, most in limits.items():

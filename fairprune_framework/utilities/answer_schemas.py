@@ -109,7 +109,7 @@ class RandomSet(Schema):
     """What masking one set of random neurons changed."""
 
     change: Number | None
-    control_change: Number | None
+    control_change: Number | None = None
 
 
 class CausalFile(Schema):
