@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         slot_means,
         unit_sums,
         value_of_variants,
+        zero_outside,
     )
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
     from fairprune_framework.api.types import Budget, Choice, Measurement, Role, Scores, Site, Slice, Stream, Tap
@@ -146,6 +147,7 @@ _EXPORTS = {
     "top_share": "fairprune_framework.api.rankings",
     "unit_sums": "fairprune_framework.api.statistics",
     "value_of_variants": "fairprune_framework.api.statistics",
+    "zero_outside": "fairprune_framework.api.statistics",
 }
 
 __all__ = [
@@ -225,6 +227,7 @@ __all__ = [
     "top_share",
     "unit_sums",
     "value_of_variants",
+    "zero_outside",
 ]
 
 

@@ -14,15 +14,22 @@ if TYPE_CHECKING:
     from fairprune_framework.api.types import Site, Tap
 
 
+def zero_outside(values_XK: Tensor, mask_X: Tensor) -> Tensor:
+    """Values (..., K) with 0 where a mask (...) is False: on a CPU the values themselves where that is so already, not to be changed."""
+    if values_XK.device.type == "cpu":  # elsewhere, looking at a value waits for all work
+        outside_PK = values_XK.reshape(-1, values_XK.shape[-1])[~mask_X.flatten()]
+        if not bool(outside_PK.any()):
+            return values_XK
+    return values_XK.masked_fill(~mask_X.unsqueeze(-1), 0)
+
+
 def shared_slots(obs: Observation, tap: Tap = "neuron") -> Tensor:
     """`obs.aligned`, (C, V, S, K) float64, with 0 where `aligned_mask` is False. Made once for all statistics: not to be changed."""
     return obs.once(_shared_slots, obs.aligned[tap], obs.aligned_mask)
 
 
 def _shared_slots(aligned_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
-    if mask_CVS.device.type == "cpu" and bool(mask_CVS.all()):  # elsewhere, looking at a value waits for all work
-        return aligned_CVSK.double()
-    return aligned_CVSK.double().masked_fill(~mask_CVS.unsqueeze(-1), 0)
+    return zero_outside(aligned_CVSK.double(), mask_CVS)
 
 
 def slot_means(obs: Observation, tap: Tap = "neuron") -> Tensor:

@@ -92,9 +92,14 @@ class Geometry:
 
     @property
     def width(self) -> int:
-        """T, the tokens of the longest text, with the padding of plain rows."""
+        """Tokens of the longest text of the whole micro-batch, with the padding of plain rows."""
         paths = self.batch.paths
         return (self.batch.input_ids if paths is None else paths).shape[1]
+
+    @cached_property
+    def longest(self) -> int:
+        """T that statistics see: of a group of contrasts its own longest text, without padding for others."""
+        return self.width if self.contrasts is None else int(self.batch.length.max())
 
     def flat(self, index_CVS: Tensor) -> Tensor:
         """Flat index into the tokens of the forward for places in the variants' texts; any index where there is no token."""
@@ -106,7 +111,7 @@ class Geometry:
     @cached_property
     def tokens_CVT(self) -> Tensor:
         """Flat index of every token."""
-        steps = torch.arange(self.width, device=self.batch.text.device)
+        steps = torch.arange(self.longest, device=self.batch.text.device)
         return self.flat(steps.expand(*self.batch.text.shape, -1))
 
     @cached_property
@@ -125,7 +130,7 @@ class Geometry:
     @cached_property
     def mask_CVT(self) -> Tensor:
         """True where a present variant has a token."""
-        steps = torch.arange(self.width, device=self.batch.text.device)
+        steps = torch.arange(self.longest, device=self.batch.text.device)
         return (steps < self.batch.length.unsqueeze(-1)) & self.batch.present.unsqueeze(-1)
 
     @cached_property
@@ -180,6 +185,11 @@ class Geometry:
         return self.shared(torch.cat([in_span.any(2, keepdim=True), exists], 2))
 
     @cached_property
+    def not_shared(self) -> Tensor:
+        """Places among the aligned slots, (C*V*S), that not all present variants have."""
+        return (~self.aligned_mask_CVS).flatten().nonzero().squeeze(1)
+
+    @cached_property
     def slots_shared(self) -> tuple[Tensor, Tensor]:
         """`Observation.slot_weight` and `Observation.reached` of a site that saw all tokens."""
         return slots_shared(self.aligned_mask_CVS)
@@ -231,8 +241,11 @@ class _Reach:
         return slots_CVSK
 
     def aligned(self, values_MK: Tensor) -> Tensor:
-        """See `Observation.aligned`."""
-        return self.slots(values_MK, torch.float64)
+        """See `Observation.aligned`. On a CPU 0 where it is arbitrary, which costs little there and saves `shared_slots` a copy."""
+        slots_CVSK = self.slots(values_MK, torch.float64)
+        if self.routed is None and slots_CVSK.device.type == "cpu":
+            slots_CVSK.view(-1, values_MK.shape[1]).index_fill_(0, self.geometry.not_shared, 0)
+        return slots_CVSK
 
     def variance(self, values_MK: Tensor) -> Tensor:
         """See `Observation.aligned_variance`. From the differences to the first variant, whose squares do not cancel."""

@@ -22,13 +22,14 @@ from fairprune_framework.auditing.reductions import (
     merged,
     neutral,
     over,
+    reduction_of,
     unmarked,
     weighted_over,
     with_value,
     without_neutral,
 )
 from fairprune_framework.errors import RunFolderError, shown
-from fairprune_framework.functional.compensated import rounded
+from fairprune_framework.functional.compensated import add_value, rounded
 from fairprune_framework.utilities.files import digest, read_tensors, repr_digest, write_json, write_tensors
 from fairprune_framework.utilities.schemas import StatisticsFile, read_checked
 
@@ -72,11 +73,14 @@ class StatisticSums(Metric):
         """
         index: dict[torch.device, Tensor] = {}
         for key, value_GRK in values.items():
-            if groups is None or len(groups) == of:
-                self._know(key, tuple(value_GRK.shape), value_GRK.device)
+            whole = groups is None or len(groups) == of
+            self._know(key, (len(value_GRK) if whole else of, *value_GRK.shape[1:]), value_GRK.device)
+            if value_GRK.device.type == "cpu" and value_GRK.shape[1] > 1 and reduction_of(key) == "sum":
+                setattr(self, key, _with_rows(getattr(self, key), value_GRK, None if whole else groups))
+                continue
+            if whole:
                 setattr(self, key, with_value(key, getattr(self, key), value_GRK))
                 continue
-            self._know(key, (of, *value_GRK.shape[1:]), value_GRK.device)
             if value_GRK.device not in index:
                 index[value_GRK.device] = torch.tensor(groups, device=value_GRK.device)
             words_2GRK, chosen = getattr(self, key), index[value_GRK.device]
@@ -104,6 +108,16 @@ class StatisticSums(Metric):
     def compute(self) -> dict[str, Tensor]:
         """As `totals`, but torchmetrics squeezes what has one element: `(1, 1, 1)` comes back without axes."""
         return self.totals()
+
+
+def _with_rows(words_2GRK: Tensor, value_GRK: Tensor, groups: Sequence[int] | None) -> Tensor:
+    """Words after a further value, of which only rows that hold something are added: most attribute values belong to one category, and
+    adding 0 changes no word."""
+    group, row = value_GRK.any(2).nonzero(as_tuple=True)
+    rows_2PK = words_2GRK.reshape(2, -1, words_2GRK.shape[3])
+    place = (group if groups is None else torch.tensor(groups)[group]) * words_2GRK.shape[2] + row
+    rows_2PK.index_copy_(1, place, add_value(rows_2PK.index_select(1, place), value_GRK[group, row]))
+    return rows_2PK.view(words_2GRK.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -163,6 +163,11 @@ class Bench:
         """The scores of the unmodified setting."""
         return self.scores()
 
+    @cached_property
+    def whole(self) -> SiteScores:
+        """The scores where statistics see whole micro-batches with their padding, as on an accelerator."""
+        return self.scores(in_parts=False)
+
     def batches(self, contrasts: Sequence[AlignedContrast] | None = None, tokens: int = TOKENS) -> list[MicroBatch]:
         """All micro-batches of all streams."""
         shown = {

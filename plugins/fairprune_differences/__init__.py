@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ from fairprune_framework.api import (
     Tap,
     ValueDeviation,
     shared_slots,
+    zero_outside,
 )
 
 
@@ -42,13 +44,13 @@ class PooledDifference(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        outside_CVT1, tokens_CV1 = ~obs.mask.unsqueeze(-1), obs.mask.sum(2).unsqueeze(-1)
-        pair_CVV = _pairs(obs.mask.any(2))
+        tokens_CV1, pair_CVV = obs.mask.sum(2).unsqueeze(-1), _pairs(obs.mask.any(2))
         found = []
         for tap in sorted(self.taps):
-            mean_CVN = obs.acts[tap].double().masked_fill(outside_CVT1, 0).sum(2) / tokens_CV1.clamp_min(1)
-            gap_CVVN = (mean_CVN.unsqueeze(2) - mean_CVN.unsqueeze(1)).abs()
-            found.append(torch.einsum("cvwn,cvw->cn", gap_CVVN, pair_CVV))
+            mean_CVN = zero_outside(obs.acts[tap], obs.mask).double().sum(2) / tokens_CV1.clamp_min(1)
+            pairs = combinations(range(mean_CVN.shape[1]), 2)
+            gaps = [(mean_CVN[:, a] - mean_CVN[:, b]).abs_().mul_(pair_CVV[:, a, b].unsqueeze(1)) for a, b in pairs]
+            found.append(torch.stack(gaps).sum(0))
         pairs_C1 = pair_CVV.sum((1, 2)).unsqueeze(1)
         mean_CN = torch.stack(found).mean(0) / pairs_C1.clamp_min(1)
         return {"mean": mean_CN.unsqueeze(1), "seen": (pairs_C1 > 0).double().unsqueeze(1)}
@@ -78,10 +80,9 @@ class SlotDifference(Statistic):
         acts_CVSN = shared_slots(obs)
         pair_CVV = _pairs(obs.aligned_mask.any(2))
         total_CN = acts_CVSN.new_zeros(acts_CVSN.shape[0], acts_CVSN.shape[-1])
-        for one in range(acts_CVSN.shape[1]):
-            for two in range(one + 1, acts_CVSN.shape[1]):  # no tensor of all pairs: slots are many
-                gap_CN = torch.einsum("cs,csn->cn", obs.slot_weight, (acts_CVSN[:, one] - acts_CVSN[:, two]).abs())
-                total_CN = total_CN + gap_CN * pair_CVV[:, one, two].unsqueeze(1)
+        for one, two in combinations(range(acts_CVSN.shape[1]), 2):  # no tensor of all pairs: slots are many
+            gap_CN = torch.einsum("cs,csn->cn", obs.slot_weight, (acts_CVSN[:, one] - acts_CVSN[:, two]).abs_())
+            total_CN += gap_CN.mul_(pair_CVV[:, one, two].unsqueeze(1))
         pairs_C1 = pair_CVV.sum((1, 2)).unsqueeze(1)
         return {"mean": (total_CN / pairs_C1.clamp_min(1)).unsqueeze(1), "seen": (pairs_C1 > 0).double().unsqueeze(1)}
 
@@ -121,9 +122,8 @@ class VarianceOverVariants(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        shared_CS1 = obs.aligned_mask.any(1).unsqueeze(-1)
-        variance_CSN = obs.aligned_variance["neuron"].double().masked_fill(~shared_CS1, 0)
-        return {"mean": torch.bmm(obs.slot_weight.unsqueeze(1), variance_CSN), "seen": obs.reached}
+        variance_CSN = zero_outside(obs.aligned_variance["neuron"], obs.aligned_mask.any(1))
+        return {"mean": torch.bmm(obs.slot_weight.unsqueeze(1), variance_CSN.double()), "seen": obs.reached}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,21 +26,22 @@ class PairDifference(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `difference`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        present_CV, equal_C1 = obs.attribute >= 0, obs.equal_length.unsqueeze(1)
+        present_CV, equal_C = obs.attribute >= 0, obs.equal_length
         both_CVT = obs.mask & (obs.mask | ~present_CV.unsqueeze(-1)).all(1, keepdim=True)
-        parts = []
-        if bool(equal_C1.any()):
-            parts.append((equal_C1, *self._mean(obs.acts, both_CVT)))
-        if not bool(equal_C1.all()):
-            parts.append((~equal_C1, *self._mean(obs.aligned, obs.aligned_mask)))
-        difference_CN = torch.stack([mean_CN.where(chosen_C1, 0) for chosen_C1, mean_CN, _ in parts]).sum(0)
-        seen_C1 = torch.stack([seen_C1 & chosen_C1 for chosen_C1, _, seen_C1 in parts]).any(0).double()
+        columns = obs.acts["gate"].shape[-1]
+        difference_CN, seen_C1 = obs.slot_weight.new_zeros(len(equal_C), columns), obs.slot_weight.new_zeros(len(equal_C), 1)
+        for chosen_C, acts, mask in ((equal_C, obs.acts, both_CVT), (~equal_C, obs.aligned, obs.aligned_mask)):
+            mine = chosen_C.nonzero().squeeze(1)
+            if len(mine):
+                difference_CN[mine], seen_C1[mine] = self._mean(acts, mask, mine)
         return {"difference": difference_CN.unsqueeze(1), "seen": seen_C1.unsqueeze(1)}
 
-    def _mean(self, acts: Mapping[Tap, Tensor], mask_CVS: Tensor) -> tuple[Tensor, Tensor]:
-        """(C, N) float64, mean over pairs of variants and tokens; (C, 1) whether there was anything to compare."""
+    def _mean(self, acts: Mapping[Tap, Tensor], mask_CVS: Tensor, mine: Tensor) -> tuple[Tensor, Tensor]:
+        """Of some contrasts (C,): (C, N) float64, mean over pairs of variants and tokens; (C, 1), 1 where there was anything to compare."""
         wide = torch.promote_types(acts["gate"].dtype, torch.float32)
-        values = [acts["gate"].to(wide), acts["up"].to(wide)]
+        some = len(mine) < len(mask_CVS)
+        mask_CVS = mask_CVS[mine] if some else mask_CVS
+        values = [(acts[tap][mine] if some else acts[tap]).to(wide) for tap in ("gate", "up")]
         total_CN = values[0].new_zeros(values[0].shape[0], values[0].shape[-1], dtype=torch.float64)
         pairs_C1 = total_CN.new_zeros(len(total_CN), 1)
         for first, second in combinations(range(mask_CVS.shape[1]), 2):
@@ -51,7 +52,7 @@ class PairDifference(Statistic):
                 delta_CSN = (value[:, first] - value[:, second]).abs_()
                 total_CN = total_CN + torch.bmm(weight_C1S, delta_CSN).squeeze(1).double()
             pairs_C1 = pairs_C1 + (tokens_C1 > 0).double()
-        return total_CN / pairs_C1.clamp_min(1), pairs_C1 > 0
+        return total_CN / pairs_C1.clamp_min(1), (pairs_C1 > 0).double()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,7 +30,7 @@ class SignCounts(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `high`: (C, A, N), and `all`: (C, A, 1)."""
-        high_CVN = ((obs.aligned["neuron"] > 0) & obs.aligned_mask.unsqueeze(-1)).double().sum(2)
+        high_CVN = (shared_slots(obs) > 0).float().sum(2).double()  # whole numbers, which float32 holds exactly
         value_CVA = value_of_variants(obs)
         return {
             "high": torch.einsum("cva,cvn->can", value_CVA, high_CVN),

@@ -31,7 +31,7 @@ def environment(**extra: str) -> dict[str, str]:
 
 def call(*command: Any, cwd: Path, code: int = 0, **extra: str) -> str:
     done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=300
+        [str(part) for part in command], cwd=cwd, env=environment(**extra), capture_output=True, text=True, timeout=900
     )
     assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -176,35 +176,69 @@ def test_it_is_used_in_a_run(python: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "model" / "config.json").is_file()
 
 
+EDITS = {
+    "bias": ("(high_C1N - low_C1N)", "2 * (high_C1N - low_C1N)"),
+    "importance": ("norm_N * written_N", "2 * norm_N * written_N"),
+    "policy": ("eligible(scores, budget, self.protect)", "eligible(scores, budget, 0.9)"),
+    "architecture": ("Projections(gate=GATE, up=UP, out=OUT)", "Projections(up=UP, out=OUT)"),
+}
+"""Kind -> an edit of its generated plugin, whose effect on a run is known."""
+GENERATED = {"bias": "bias", "importance": "importance", "policy": "plan", "architecture": "importance"}
+"""Kind -> the numbers of a run that the edit changes."""
+BEGINS_AT = {"bias": "audit", "importance": "audit", "policy": "plan", "architecture": "audit"}
+"""Kind -> the first stage that an edit makes stale."""
+
+
+@pytest.mark.parametrize("kind", ["bias", *(pytest.param(kind, marks=pytest.mark.slow) for kind in EDITS if kind != "bias")])
 def test_a_generated_plugin_is_installed_checked_used_edited_and_seen_to_change_the_numbers(
-    python: Path, tmp_path: Path
+    kind: str, python: Path, tmp_path: Path
 ) -> None:
-    fairprune = python.parent / "fairprune"
-    call(fairprune, "plugins", "new", "my-range", "--kind", "bias", cwd=tmp_path)
-    wheel = build(tmp_path / "my-range", tmp_path)
+    fairprune, name = python.parent / "fairprune", f"my-{kind}"
+    call(fairprune, "plugins", "new", name, "--kind", kind, cwd=tmp_path)
+    wheel = build(tmp_path / name, tmp_path)
     call(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=tmp_path)
-    assert "0 failed" in call(fairprune, "plugins", "check", "bias", "my-range", cwd=tmp_path)
+    assert "0 failed" in call(fairprune, "plugins", "check", kind, name, cwd=tmp_path)
+    tests = call(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / name)
+    assert "1 passed" in tests
 
     save_tiny(tmp_path / "model", "llama")
     lines = [json.dumps(contrast.to_json()) for contrast in tiny_contrasts()]
     (tmp_path / "prompts.jsonl").write_text("\n".join(lines) + "\n")
-    words = ("--prompts", "prompts.jsonl", "--output", "run", "--bias", "my-range", "--importance", "max-abs-weight")
+    chosen = {"bias": "mean-abs-difference", "importance": "max-abs-weight", "policy": "uniform", kind: name}
+    words = [word for each, plugin in chosen.items() for word in (f"--{each}", plugin)]
+    small = ("--calibration-documents", "4", "--calibration-tokens", "16", "--budget", "0.5")
 
-    def highest() -> float:
+    def stage(name: str, *more: str, code: int = 0) -> None:
+        call(fairprune, name, *more, "--output", "run", cwd=tmp_path, code=code)
+
+    def numbers() -> list[float]:
+        """The highest score of each site, or the number of neurons of the plan."""
+        if GENERATED[kind] == "plan":
+            plan = json.loads((tmp_path / "run" / "plan.json").read_text(encoding="utf-8"))
+            return [sum(map(len, plan["sites"].values()))]
         scores = load_file(tmp_path / "run" / "scores.safetensors")
-        return float(max(value.max() for name, value in scores.items() if name.startswith("bias/")))
+        return [float(scores[key].max()) for key in sorted(scores) if key.startswith(f"{GENERATED[kind]}/")]
 
-    call(fairprune, "audit", "model", *words, cwd=tmp_path)
-    call(fairprune, "score", "--output", "run", cwd=tmp_path)
-    before = highest()
-    source = Path(call(python, "-c", "import my_range; print(my_range.__file__)", cwd=tmp_path).strip())
-    text = source.read_text(encoding="utf-8")
-    assert "(high_C1N - low_C1N)" in text
-    source.write_text(text.replace("(high_C1N - low_C1N)", "2 * (high_C1N - low_C1N)"), encoding="utf-8")
-    call(fairprune, "score", "--output", "run", cwd=tmp_path, code=2)  # never passed off as the edited plugin's
-    call(fairprune, "audit", "--output", "run", "--overwrite", cwd=tmp_path)
-    call(fairprune, "score", "--output", "run", cwd=tmp_path)
-    assert highest() == pytest.approx(2 * before, rel=1e-12)
+    stage("audit", "model", "--prompts", "prompts.jsonl", *words, *small)
+    stage("score")
+    stage("plan")
+    before = numbers()
+    source = Path(call(python, "-c", f"import {name.replace('-', '_')} as it; print(it.__file__)", cwd=tmp_path).strip())
+    text, (old, new) = source.read_text(encoding="utf-8"), EDITS[kind]
+    assert text.count(old) == 1
+    source.write_text(text.replace(old, new), encoding="utf-8")
+    stage("prune", code=2)  # never passed off as the edited plugin's
+    stages = ("audit", "score", "plan")
+    if kind == "architecture":  # an adapter that overlooks a projection gives no other numbers: it is refused
+        stage("audit", "--overwrite", code=2)
+        return
+    for number, again in enumerate(stages[stages.index(BEGINS_AT[kind]) :]):
+        stage(again, *(() if number else ("--overwrite",)))
+    after = numbers()
+    if kind in ("bias", "importance"):
+        assert after == pytest.approx([2 * value for value in before], rel=1e-12)
+    else:
+        assert (before, after) == ([48], [10])  # a tenth of 96 neurons, rounded up
 
 
 # Distributions made by hand: a folder with a dist-info, on the path of a subprocess that has no other plugins.

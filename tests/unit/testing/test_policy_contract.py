@@ -110,6 +110,17 @@ class Probing(Top):
         return choice
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counting(Top):
+    """Bad: it remembers how often it was asked."""
+
+    asked: int = 0
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        object.__setattr__(self, "asked", self.asked + 1)
+        return super().select(scores, budget, context)
+
+
 ELSEWHERE = "model.layers.99.mlp"
 
 
@@ -150,6 +161,8 @@ ELSEWHERE = "model.layers.99.mlp"
         ("valid-units", each_site(lambda scores, name: torch.tensor([-1]))),
         ("valid-units", each_site(lambda scores, name: torch.tensor([scores.sites[name].units]))),
         ("valid-units", policy(lambda scores, budget, choice: Choice(units={"model.layers.99.mlp": torch.tensor([0])}))),
+        ("valid-units", policy(lambda s, b, c: replace(c, factors={ELSEWHERE: torch.ones(1)}))),
+        ("descending-order", policy(lambda s, b, c: replace(c, order={n: order * torch.nan for n, order in c.order.items()}))),
         ("descending-order", policy(lambda s, b, c: replace(c, order={name: -order for name, order in c.order.items()}))),
         ("deterministic-with-ties", each_site(lambda scores, name: torch.randperm(scores.sites[name].units)[:3])),
         ("constant-scores", each_site(above_middle)),
@@ -161,8 +174,10 @@ ELSEWHERE = "model.layers.99.mlp"
         ("signed-scores", each_site(lambda scores, name: scores.bias[name].argsort()[:3])),
         ("layer-share", refusing(lambda budget: budget.max_layer_share < 1)),
         ("monotonicity", each_site(nearest_to_a_half)),
+        ("monotonicity", each_site(lambda scores, name: scores.bias[name].argsort()[:3])),
         ("site-order", policy(lambda scores, budget, choice: Choice(units={next(iter(scores.sites)): torch.arange(3)}))),
         ("no-mutation", policy(lowered)),
+        ("no-mutation", Counting()),
     ],
 )
 def test_a_bad_policy_is_caught(check: str, plugin: Top, fails: Callable[..., None]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fairprune_framework.api import (
     BiasScorer,
+    Choice,
     ImportanceScorer,
     Needs,
     Observation,
@@ -223,6 +224,23 @@ class Reading(Good):
         return at.weights["out"].double().norm(dim=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReadingOut(Good):
+    """Bad: it did not ask for the readout."""
+
+    def score(self, at: SiteContext) -> Tensor:
+        return at.readout(at.sums["moments.rows"])[0]  # type: ignore[misc]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measuring(Good):
+    """Bad: it did not ask for a probe."""
+
+    def score(self, at: SiteContext) -> Tensor:
+        measured = at.probe(Choice(units={at.site.name: torch.tensor([0])}))  # type: ignore[misc]
+        return torch.full((at.site.units,), measured.cost, dtype=torch.float64)
+
+
 @pytest.mark.parametrize(
     ("check", "plugin"),
     [
@@ -242,10 +260,13 @@ class Reading(Good):
         ("shape", Undeclared()),
         ("shape", OfControls()),
         ("shape", Reading()),
+        ("shape", ReadingOut()),
+        ("shape", Measuring()),
         ("shape", scorer(lambda self, at, score: score.float())),
         ("shape", scorer(lambda self, at, score: score.unsqueeze(0))),
         ("shape", scorer(lambda self, at, score: score[:-1])),
         ("finite", scorer(lambda self, at, score: with_hole(score))),
+        ("finite", scorer(lambda self, at, score: 1 / (score - score.max()))),
         ("sign", scorer(lambda self, at, score: score - score.mean())),
         ("distinguishes-neurons", scorer(lambda self, at, score: torch.ones_like(score))),
         ("deterministic", scorer(lambda self, at, score: score + torch.rand(len(score)))),
@@ -256,6 +277,8 @@ class Reading(Good):
         ("masks-respected", streaming(lambda obs, rows: rows + obs.acts["neuron"].double().square().sum((1, 2)).unsqueeze(1))),
         ("masks-respected", streaming(one_from_another)),
         ("precision", streaming(through_half)),
+        ("precision", scorer(lambda self, at, score: score.bfloat16().double())),
+        ("precision", scorer(lambda self, at, score: score.half().double())),
         ("permutation-equivariance", scorer(lambda self, at, score: score * torch.arange(1, len(score) + 1))),
         ("permutation-equivariance", scorer(lambda self, at, score: score.sort().values)),
         ("zero-difference", streaming(mean_activation)),
@@ -298,7 +321,40 @@ class OfTheLongest(GoodImportance):
         return Needs(statistics=(Longest(),))
 
 
-@pytest.mark.parametrize(("plugin", "check"), [(OnContrasts(), "shape"), (OfTheLongest(), "batch-split-invariance")])
+@dataclass(frozen=True, kw_only=True)
+class InHalf(GoodImportance):
+    """Bad: rounds to half."""
+
+    def score(self, at: SiteContext) -> Tensor:
+        return super().score(at).half().double()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverPadding(MeanSquare):
+    """Bad: the mean over tokens counts padding."""
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        squares = obs.acts["neuron"].double().square()
+        return {"rows": torch.stack([squares.mean((1, 2)), torch.ones_like(squares[:, 0, 0])], 1)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfPadding(GoodImportance):
+    """Bad."""
+
+    def needs(self) -> Needs:
+        return Needs(statistics=(OverPadding(),))
+
+
+@pytest.mark.parametrize(
+    ("plugin", "check"),
+    [
+        (OnContrasts(), "shape"),
+        (OfTheLongest(), "batch-split-invariance"),
+        (InHalf(), "precision"),
+        (OfPadding(), "padding-invariance"),
+    ],
+)
 def test_a_bad_importance_scorer_is_caught(plugin: ImportanceScorer, check: str, fails: Callable[..., None]) -> None:
     fails("importance", plugin, check)
 
