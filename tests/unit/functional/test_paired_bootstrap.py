@@ -279,3 +279,11 @@ def test_misuse(change, message):
     arguments = {"before": [1.0, 2.0, 3.0], "after": [1.0, 2.0, 3.0], "categories": ["c"] * 3, "clusters": ["a", "b", "c"]}
     with pytest.raises(ValueError, match=message):
         paired_change(**(arguments | change))
+
+
+def test_the_smallest_p_value_names_the_resamples() -> None:
+    """Every cluster changes by the same factor, as no resample without a change would: (1 + 0) / (1 + resamples)."""
+    before = np.linspace(1, 2, 20)
+    found = paired_change(before, before / 2, ["k"] * 20, range(20))
+    assert found.p_value == 1 / 2001
+    assert paired_change(before, before / 2, ["k"] * 20, range(20), resamples=199).p_value == 1 / 200

@@ -290,6 +290,10 @@ def test_gates_refuse_an_importance_below_zero_in_any_site() -> None:
     """A cost that is negative anywhere is none, also where all other sites are in order."""
     for name in NAMES:
         cost = {each: values.clone() for each, values in SCORES.importance.items()}
+        cost[name][3] = 0.0  # a silent neuron costs nothing
+        assert choose(
+            "gates", "60n", replace(SCORES, importance=cost), at=streams(), specific=False, legitimate=False, recall=False
+        )
         cost[name][3] = -1e-3
         with pytest.raises(ValueError, match="importance score that is never negative"):
             choose(
