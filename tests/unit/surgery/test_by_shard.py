@@ -192,6 +192,17 @@ def test_a_full_disk_a_failed_proof_and_an_interrupt_leave_nothing(
     assert list(run.iterdir()) == []
 
 
+def test_a_checkpoint_in_one_file(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    tiny_model("llama").save_pretrained(source)  # type: ignore[operator]
+    tiny_tokenizer().save_pretrained(source)
+    assert [path.name for path in source.glob("*.safetensors*")] == ["model.safetensors"]
+    plan = plan_for(load_model(str(source))[0])
+    whole(source, plan, tmp_path / "whole")
+    sharded(source, plan, tmp_path / "sharded")
+    assert contents(tmp_path / "sharded") == contents(tmp_path / "whole")
+
+
 def test_a_plan_of_another_model_is_refused(llama: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"the plan is for another model"):
         sharded(llama, plan_for(tiny_model("llama", seed=1)), tmp_path / "run")
