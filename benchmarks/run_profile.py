@@ -41,7 +41,7 @@ from fairprune_framework.stages import evaluate
 PARTS = {
     "measured": "contrasts and generations of one model",
     "noise_floor": "noise floor",
-    "_random_changes": "random sets",
+    "random_sets_of": "random sets",
     "_text_cost": "judging text, if it was not kept",
     "compared": "rows and intervals",
     "_other_model": "loading the other model",

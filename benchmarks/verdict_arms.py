@@ -2,10 +2,11 @@
 
 - `temperature`: the logits divided by 1.5; `damping`: the output of every MLP times 0.9;
 - `system-prompt`: an instruction to treat everybody alike before every text;
-- `mean-direction`: the affine edit of Karvonen and Marks (arXiv 2506.10922), in the form that merges into weights: from what each
-  output projection writes into the residual stream, the part along the directions in which the `select` contrasts differ is replaced
-  by its mean. A direction a category: the first principal one of the deviations of its values' means, over the tokens after
-  the attribute.
+- `mean-direction`: the affine edit of Karvonen and Marks (arXiv 2506.10922), in a form that merges into weights: of what each
+  attention writes into the residual stream (by which alone an attribute reaches later tokens), the part along the directions in
+  which the `select` contrasts differ is replaced by its mean. A direction a category: the first principal one of the deviations
+  of its values' means, over the tokens after the attribute. The same on the MLPs' writes too destroys the model: it takes the massive
+  activations of the first token from it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -80,7 +82,16 @@ class Bench:
         self.contrasts = [one for one in (*self.set.aligned, *self.set.legitimate) if one.split == JUDGING]
         self.text = made(self.recipe, self.loaded, print)
         self.limit = limit
-        self.before, self.loss = self._measured(self.contrasts), text_loss(self.loaded.model, self.text.judging)
+
+    @cached_property
+    def before(self) -> list[ContrastMeasure]:
+        """The original on the held-out contrasts."""
+        return self._measured(self.contrasts)
+
+    @cached_property
+    def loss(self) -> TextLoss:
+        """The original on the judging text."""
+        return text_loss(self.loaded.model, self.text.judging)
 
     def _measured(self, contrasts: Sequence[AlignedContrast]) -> list[ContrastMeasure]:
         batches = list(compose(contrasts, self.set.values, WIDTH))
@@ -89,6 +100,7 @@ class Bench:
 
     def changed(self, change: Change) -> Measured:
         """The model inside the context of a change."""
+        _, _ = self.before, self.loss  # of the original, before it changes
         with change():
             return self._against(self._measured(self.contrasts), text_loss(self.loaded.model, self.text.judging))
 
@@ -163,7 +175,7 @@ def edits(bench: Bench) -> dict[str, Callable[[], Measured]]:
     """name -> measure of the arm: those of the module's docstring."""
     model: Any = bench.loaded.model
     layers = text_layers(model)
-    writes = [module for layer in layers for module in (layer.self_attn.o_proj, layer.mlp.down_proj)]
+    writes = [layer.self_attn.o_proj for layer in layers]
     return {
         "temperature": lambda: bench.changed(lambda: scaled_outputs([model.get_output_embeddings()], 1 / 1.5)),
         "damping": lambda: bench.changed(lambda: scaled_outputs([layer.mlp for layer in layers], 0.9)),

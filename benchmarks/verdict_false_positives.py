@@ -66,7 +66,7 @@ def arms_of(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[],
     arms |= edits(bench)
     plan = Plan.from_json(read_json(options.run / "plan.json"), str(options.run))
     allowed = {name: torch.ones(site.units, dtype=torch.bool) for name, site in architecture.sites.items()}
-    norms = activation_norms(bench.loaded, bench.text.scoring)
+    norms = activation_norms(bench.loaded, bench.text.scoring) if options.draws else {}
     for index, drawn in enumerate(matched_sets(plan, norms, allowed, options.draws, 0)):
         arms[f"random-{index}"] = masking(drawn.units, drawn.scaling)
     return arms
@@ -92,7 +92,7 @@ def row(name: str, inputs: VerdictInputs, verdict: Verdict) -> str:
     assert inputs.divergence is not None
     assert sides is not None
     assert guard is not None
-    cells = [name, f"`{verdict.word}`", f"{inputs.divergence.change:+.1%}", f"{sides.controls.change:+.1%}"]
+    cells = [name, f"`{verdict.word}`", f"{inputs.divergence.change:+.1%}", f"{sides.controls.change.ratio - 1:+.1%}"]
     cells.append("-" if sides.ratio_of_ratios is None else f"{sides.ratio_of_ratios.ratio:.2f}")
     cells.append("-" if margin is None or margin.change is None else f"{margin.change:+.1%}")
     return "| " + " | ".join([*cells, f"{guard.increase:+.1%}", verdict.because]) + " |"
