@@ -19,7 +19,7 @@ WEIGHTS_ALONE = ("max-abs-weight", "peak-to-peak", "weight-variance", "product-o
 UNPAIRED = ("eta-squared", "d-prime", "sign-rate", "mutual-information", "expertise")
 SKIPPED = {
     **{("importance", name): NO_TEXT for name in WEIGHTS_ALONE},
-    ("bias", "paired-effect"): {"zero-difference", "precision"},
+    ("bias", "paired-effect"): {"zero-difference", "precision", "padding-invariance"},
     ("importance", "random"): NO_TEXT | {"permutation-equivariance"},
     ("policy", "random"): {"monotonicity"},
     ("policy", "annealing"): {"monotonicity"},

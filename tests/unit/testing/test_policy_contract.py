@@ -176,6 +176,7 @@ ELSEWHERE = "model.layers.99.mlp"
         ("monotonicity", each_site(nearest_to_a_half)),
         ("monotonicity", each_site(lambda scores, name: scores.bias[name].argsort()[:3])),
         ("site-order", policy(lambda scores, budget, choice: Choice(units={next(iter(scores.sites)): torch.arange(3)}))),
+        ("wide-units", each_site(lambda s, name: torch.arange(s.sites[name].units * s.sites[name].unit_width)[-3:])),
         ("no-mutation", policy(lowered)),
         ("no-mutation", Counting()),
     ],

@@ -289,6 +289,7 @@ class Measuring(Good):
         ("no-mutation", streaming(less_each_time)),
         ("no-mutation", streaming(lambda obs, rows: rows + 0 * slot_means(obs).abs_().sum())),
         ("experts", streaming(not_guarded)),
+        ("wide-units", scorer(lambda self, at, score: score / at.site.units)),
         ("bfloat16", streaming(through_numpy)),
     ],
 )
