@@ -47,7 +47,8 @@ class PlanEvaluator:
 
     def columns(self, plan: Plan) -> dict[str, Any]:
         """The measured columns of one cell."""
-        key = (plan.operator == "scale", plan.factor, tuple(sorted(plan.factors.items())), tuple(sorted(plan.sites.items())))
+        operator = plan.operator if plan.operator in ("scale", "mean") else "silence"
+        key = (operator, plan.factor, tuple(sorted(plan.factors.items())), tuple(sorted(plan.sites.items())))
         if key not in self._known:
             self._known[key] = self._measured(plan)
         return self._known[key]

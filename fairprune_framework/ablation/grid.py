@@ -177,7 +177,7 @@ def _refuse_duplicates(cells: Sequence[Cell], where: str) -> None:
     seen: dict[Any, Cell] = {}
     for cell in cells:
         recipe = cell.recipe
-        effect = ("scale", recipe.factor) if recipe.operator == "scale" else ("silence",)
+        effect = (recipe.operator, recipe.factor) if recipe.operator in ("scale", "mean") else ("silence",)
         key = (cell.plugins, effect, str(budget_of(recipe)), recipe.seed)
         if (other := seen.setdefault(key, cell)) is not cell:
             both = {name: (a, b) for (name, a), b in zip(cell.choices.items(), other.choices.values(), strict=True) if a != b}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairprune_framework.analysis.common import divergence_evaluator, opened_run
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets
+from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets, random_means
 from fairprune_framework.functional.paired_bootstrap import PairedChange
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import write_json
@@ -35,7 +35,8 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
         name: seen & (opened.loaded.architecture.sites[name].layer not in layers)
         for name, seen in opened.read_scores().observed.items()
     }
-    *sets, another = matched_sets(plan, norms, allowed, draws + 1, opened.recipe.seed)
+    means = random_means(plan, opened.loaded, opened.calibration.scoring)
+    *sets, another = matched_sets(plan, norms, allowed, draws + 1, opened.recipe.seed, means)
     own = evaluator.measure(plan.sites, plan.scaling)
     random: list[dict[str, float | None]] = []
     for number, drawn in enumerate(sets, 1):

@@ -17,7 +17,7 @@ from fairprune_framework.models.uneven import check_plain
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.selection.plugins import misfit_of_weights, missing_taps
 from fairprune_framework.surgery.export import misfits
-from fairprune_framework.surgery.removal import refuse_obstacles
+from fairprune_framework.surgery.removal import Widths, refuse_obstacles
 
 SCORERS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
 
@@ -45,19 +45,19 @@ def examine(recipe: Recipe) -> dict[str, Any]:
         "width_groups": len({site.width_group for site in sites}),
         "confirmed": len(sites) - len(loaded.unconfirmed),
         "unconfirmed": list(loaded.unconfirmed),
-        "operators": {operator: _obstacle(sites, operator) for operator in get_args(Operator)},
-        "exact_widths": _obstacle(sites, "remove", model),
+        "operators": {operator: _obstacle(model, sites, operator) for operator in get_args(Operator)},
+        "exact_widths": _obstacle(model, sites, "remove", "exact"),
         "formats": dict(misfits(model, loaded.tokenizer)),
         "plugins": {kind: _plugins(kind, sites) for kind in SCORERS},
     }
 
 
-def _obstacle(sites: Sequence[Site], operator: Operator, exact: Any = None) -> str | None:
-    """Why an operator cannot be carried out; with a model, of removal with exact widths."""
+def _obstacle(model: Any, sites: Sequence[Site], operator: Operator, widths: Widths = "uniform") -> str | None:
+    """Why an operator cannot be carried out."""
     try:
-        refuse_obstacles(sites, operator, "uniform" if exact is None else "exact")
-        if exact is not None:
-            check_plain(exact)
+        refuse_obstacles(model, sites, operator, widths)
+        if widths == "exact":
+            check_plain(model)
     except UserError as error:
         return str(error)
     return None

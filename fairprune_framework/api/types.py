@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import UserError, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,14 +39,26 @@ Role = Literal[
 ]
 VECTORS: frozenset[Role] = frozenset({"gate_bias", "up_bias", "out_bias", "inner_norm", "query_bias", "key_bias", "value_bias"})
 """Roles with one number for each column; the others have H."""
-Operator = Literal["remove", "zero", "scale"]
+Operator = Literal["remove", "zero", "scale", "mean"]
 Stream = Literal["contrasts", "controls", "legitimate", "calibration"]
 """What a pass reads: demographic contrasts of `select`, its controls, its legitimate differences (never held-out ones), calibration
 text."""
-Scaling = float | Mapping[str, Sequence[float]]
-"""What the activations of units are multiplied by: one number for all, or site -> a number for each of its units."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the activations of units are held at, whatever the text says."""
+
+    means: Mapping[str, Sequence[Sequence[float]]]
+    """site -> for each of its units a number for each of its columns."""
+
+
+Scaling = float | Mapping[str, Sequence[float]] | Held
+"""What becomes of the activations of units: multiplied by one number for all, or by one for each (site -> numbers), or held."""
 MAX_FACTOR = 10.0
 """Largest factor of the operator `scale`; published ones lie between 0 and 2."""
+MAX_MEAN = 3.4e38
+"""Largest mean of the operator `mean`: what float32 holds."""
 
 
 def check_factor(factor: Any, where: str) -> float:
@@ -243,6 +255,8 @@ class Plan:
     factor: float | None = None
     factors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of the operator `scale`: site -> a factor for each of its units, in place of the one `factor`."""
+    means: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """Of the operator `mean`: site -> for each of its units the mean activation of each of its columns."""
     categories: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """site -> for each unit the categories that it was chosen for, bit k for the k-th of `category_names`."""
     category_names: tuple[str, ...] = ()
@@ -253,8 +267,15 @@ class Plan:
 
     @property
     def scaling(self) -> Scaling:
-        """What the activations of the planned units are multiplied by: 0 unless the operator is `scale`."""
+        """What becomes of the activations of the planned units: they are multiplied by 0, unless the operator is `scale` or `mean`."""
+        if self.operator == "mean":
+            return Held(self.means)
         return self.factors or (self.factor if self.operator == "scale" and self.factor is not None else 0.0)
+
+    @property
+    def removes(self) -> bool:
+        """The planned units leave the tensors, as far as widths allow."""
+        return self.operator in ("remove", "mean")
 
     @property
     def count(self) -> int:
@@ -269,6 +290,7 @@ class Plan:
             "operator": self.operator,
             "factor": self.factor,
             **({"factors": {site: list(each) for site, each in self.factors.items()}} if self.factors else {}),
+            **({"means": {site: [list(unit) for unit in each] for site, each in self.means.items()}} if self.means else {}),
             "sites": {site: list(units) for site, units in self.sites.items()},
             "categories": {site: list(bits) for site, bits in self.categories.items()},
             "category_names": list(self.category_names),
@@ -296,6 +318,7 @@ class Plan:
                 operator=data["operator"],
                 factor=data.get("factor"),
                 factors={str(site): tuple(each) for site, each in (data.get("factors") or {}).items()},
+                means={str(site): tuple(tuple(unit) for unit in each) for site, each in (data.get("means") or {}).items()},
                 sites=sites,
                 categories={site: tuple(bits) for site, bits in (data.get("categories") or {}).items()},
                 category_names=tuple(data.get("category_names") or ()),
@@ -307,7 +330,10 @@ class Plan:
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise UserError(f"{where} is no complete plan: {type(error).__name__}: {error}.") from error
         if plan.operator not in get_args(Operator):
-            raise UserError(f"The 'operator' of {where} must be 'remove', 'zero' or 'scale'. Got {plan.operator!r} instead.")
+            raise UserError(
+                f"The 'operator' of {where} must be one of {', '.join(get_args(Operator))}. Got {plan.operator!r} instead."
+            )
+        plan._check_means(where)
         if plan.factors:
             plan._check_factors(where)
         elif plan.operator == "scale" and (plan.count or plan.factor is not None):
@@ -333,3 +359,14 @@ class Plan:
                 real = isinstance(factor, (int, float)) and not isinstance(factor, bool)
                 if not real or not math.isfinite(factor) or not 0 <= factor <= MAX_FACTOR:
                     raise UserError(f"A factor of {site!r} in {where} must be in [0, {MAX_FACTOR:g}]. Got {factor!r} instead.")
+
+    def _check_means(self, where: str) -> None:
+        wanted = {site: len(each) for site, each in self.sites.items()} if self.operator == "mean" else {}
+        if {site: len(each) for site, each in self.means.items()} != wanted:
+            raise UserError(
+                f"The 'means' of {where} must be those of each unit of each site under the operator 'mean', else absent."
+            )
+        for site, each in self.means.items():
+            for mean in (mean for unit in each for mean in unit):
+                if not isinstance(mean, (int, float)) or isinstance(mean, bool) or not abs(mean) <= MAX_MEAN:
+                    raise UserError(f"A mean of {site!r} in {where} must be a finite number. Got {shown(mean)} instead.")

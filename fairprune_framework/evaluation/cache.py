@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fairprune_framework.api.types import Scaling
+from fairprune_framework.api.types import Held, Scaling
 from fairprune_framework.errors import RunFolderError
 from fairprune_framework.utilities.files import digest, read_json, write_json
 from fairprune_framework.utilities.progress import Notify, silent
@@ -23,13 +23,14 @@ def model_key(
 ) -> str:
     """Identity of a model with some units masked: the mask takes part only where it changes something."""
     chosen = {site: list(indices) for site, indices in sorted((units or {}).items()) if len(indices)}
-    return digest(
-        [fingerprint, chosen, (factor if isinstance(factor, (int, float)) else _by_site(factor)) if chosen else 0.0, dtype]
-    )
+    return digest([fingerprint, chosen, _plain(factor) if chosen else 0.0, dtype])
 
 
-def _by_site(factors: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    return {site: list(each) for site, each in sorted(factors.items())}
+def _plain(factor: Scaling) -> Any:
+    """A JSON value that tells one scaling from another."""
+    if isinstance(factor, Held):
+        return {"held": {site: [list(unit) for unit in each] for site, each in sorted(factor.means.items())}}
+    return factor if isinstance(factor, (int, float)) else {site: list(each) for site, each in sorted(factor.items())}
 
 
 class MeasurementCache:

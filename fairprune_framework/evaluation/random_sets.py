@@ -11,15 +11,16 @@ from torch import Tensor
 
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.rankings import draw_matched
-from fairprune_framework.api.types import Plan, Scaling
+from fairprune_framework.api.types import Held, Plan, Scaling
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator, MaskedMeasurement
 from fairprune_framework.models.loaded import LoadedModel
+from fairprune_framework.surgery.means import mean_activations
 
 
 @dataclass(frozen=True, kw_only=True)
 class RandomSet:
-    """Random units, and what their activations are multiplied by."""
+    """Random units, and what becomes of their activations."""
 
     units: Mapping[str, Sequence[int]]
     scaling: Scaling
@@ -43,6 +44,11 @@ def activation_norms(loaded: LoadedModel, documents: Sequence[Sequence[int]]) ->
         for document in documents:
             text_decoder(model)(input_ids=torch.tensor([document], device=device), use_cache=False)
     return {name: value.sqrt() for name, value in squares.items()}
+
+
+def random_means(plan: Plan, loaded: LoadedModel, documents: Sequence[Sequence[int]]) -> dict[str, Tensor] | None:
+    """What `matched_sets` holds random neurons at where the plan's operator is `mean`; None under another."""
+    return mean_activations(loaded.model, loaded.architecture, documents) if plan.operator == "mean" else None
 
 
 def random_changes(
@@ -71,9 +77,15 @@ def random_changes(
 
 
 def matched_sets(
-    plan: Plan, norms: Mapping[str, Tensor], allowed: Mapping[str, Tensor], draws: int, seed: int
+    plan: Plan,
+    norms: Mapping[str, Tensor],
+    allowed: Mapping[str, Tensor],
+    draws: int,
+    seed: int,
+    means: Mapping[str, Tensor] | None = None,
 ) -> Iterator[RandomSet]:
-    """Random sets of as many neurons of each site as are planned there, each of nearly the norm of a planned one, and with its factor.
+    """Random sets of as many neurons of each site as are planned there, each of nearly the norm of a planned one, and with its factor,
+    or held at its own mean.
 
     None is planned itself, except in a site of which more than half of what may be drawn is planned: there the planned ones change
     places too.
@@ -82,6 +94,7 @@ def matched_sets(
         norms: of `activation_norms`.
         allowed: site -> (N,) bool: which units may be drawn.
         draws: number of sets.
+        means: of `random_means`.
     """
     reference = {name: torch.tensor(units) for name, units in plan.sites.items() if units}
     crowded = {
@@ -95,6 +108,8 @@ def matched_sets(
             drawn = draw_matched(here, norms, allowed, generator, apart=apart)
             units |= {name: found.tolist() for name, found in drawn.items()}
         scaling = plan.scaling
-        if not isinstance(scaling, float):
+        if means is not None:
+            scaling = Held({name: means[name][found].tolist() for name, found in units.items()})
+        elif isinstance(scaling, Mapping):
             scaling = {name: scaling[name][: len(found)] for name, found in units.items()}
         yield RandomSet(units=units, scaling=scaling)

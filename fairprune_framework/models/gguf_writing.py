@@ -46,6 +46,8 @@ def unfit(model: Any, tokenizer: Any) -> str | None:
     dtypes = {str(value.dtype) for value in model.parameters()} - {"torch.float32", "torch.float16", "torch.bfloat16"}
     if dtypes:
         return f"its weights are {sorted(dtypes)[0].removeprefix('torch.')}"
+    if not is_llama_shaped(model) and any(".mlp." in each and each.endswith(".bias") for each, _ in model.named_parameters()):
+        return f"its MLPs have biases, which llama.cpp does not read of {ARCHITECTURES[name]!r}"
     return pre_tokenizer(tokenizer)[1]
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ WEIGHTS = frozenset(
 """Suffixes of files with weights: those of the original are written anew, and its other formats would not be of the changed model."""
 OURS = frozenset({"plan.json", "restoration.safetensors"})
 """Files that belong to one pruning, not to a model."""
+NEW, GONE = "new", "gone"
 _TEXT_CONFIGS = ("text_config", "llm_config", "language_config", "decoder")
 
 
@@ -109,6 +110,8 @@ def save_like(
     fields: Mapping[str, int | None],
     dtype: torch.dtype | None = None,
     back: bool = False,
+    added: Collection[str] = (),
+    dropped: Collection[str] = (),
 ) -> list[str]:
     """Write the files of `original` to `folder`, with the changed parameters and config fields of `model`.
 
@@ -118,6 +121,8 @@ def save_like(
         fields: field of the text config -> its new value.
         dtype: of every floating-point tensor; None: each keeps its own.
         back: `original` is a pruned model's folder and `model` what it was before.
+        added: those of `parameters` that the original lacks: biases, each of which is written beside its weight.
+        dropped: parameters that the original has and the model lacks.
 
     Returns:
         Sentences about what could not be kept as it was.
@@ -128,12 +133,25 @@ def save_like(
     folder.mkdir(parents=True, exist_ok=True)
     with temporary_folder(folder) as scratch:
         with quietly():  # under the names of the files, which transformers knows
-            model.save_pretrained(scratch, state_dict={name: model.get_parameter(name).detach() for name in parameters})
-        changed = {name: file for file in shards(scratch) for name in names_in(file)}
-        partners = partners_of(changed, [name for file in shards(original) for name in names_in(file)])
+            values = {name: model.get_parameter(name).detach() for name in parameters}
+            model.save_pretrained(scratch, state_dict={name: value for name, value in values.items() if name not in added})
+            for kind, names in ((NEW, added), (GONE, dropped)):
+                if names:
+                    model.save_pretrained(scratch / kind, state_dict={name: values.get(name, torch.zeros(1)) for name in names})
+        changed, new, gone = (
+            {name: file for file in shards(place) for name in names_in(file)}
+            for place in (scratch, scratch / NEW, scratch / GONE)
+        )
+        known = [name for file in shards(original) for name in names_in(file)]
+        partners = partners_of([*changed, *map(_weight_of, new), *gone], known)
         if partners is not None:
             notes = _write_tensors(
-                original, folder, {theirs: (changed[ours], ours) for ours, theirs in partners.items()}, dtype
+                original,
+                folder,
+                {partners[ours]: (file, ours) for ours, file in changed.items()},
+                dtype,
+                beside={partners[_weight_of(ours)]: (file, ours) for ours, file in new.items()},
+                dropped={partners[ours] for ours in gone},
             )
             if (whole := class_of(original)) not in (None, type(model).__name__):
                 notes.append(f"the other parts of the {whole} are kept as they are")
@@ -245,13 +263,29 @@ def partners_of(ours: Iterable[str], theirs: Iterable[str]) -> dict[str, str] | 
     return None
 
 
+def _weight_of(bias: str) -> str:
+    return bias.removesuffix("bias") + "weight"
+
+
 def _write_tensors(
-    original: Path, folder: Path, changed: Mapping[str, tuple[Path, str]], dtype: torch.dtype | None
+    original: Path,
+    folder: Path,
+    changed: Mapping[str, tuple[Path, str]],
+    dtype: torch.dtype | None,
+    *,
+    beside: Mapping[str, tuple[Path, str]],
+    dropped: Collection[str],
 ) -> list[str]:
-    """The original's shards with some tensors replaced: name there -> (file, name in it). Tensors that the model lacks stay."""
+    """The original's shards with some tensors replaced: name there -> (file, name in it). Tensors that the model lacks stay, unless they
+    are dropped; a new bias stands beside its weight there."""
     from safetensors import safe_open
 
+    def read(place: tuple[Path, str]) -> Tensor:
+        with safe_open(place[0], framework="pt") as other:
+            return other.get_tensor(place[1])  # type: ignore[no-any-return]
+
     rounded: list[tuple[torch.dtype, torch.dtype]] = []
+    held: dict[str, str] = {}
     size = 0
     for shard in shards(original):
         tensors: dict[str, Tensor] = {}
@@ -260,23 +294,34 @@ def _write_tensors(
             for name in file.keys():  # noqa: SIM118 - not a mapping
                 kept = file.get_tensor(name)
                 if name in changed:
-                    source, ours = changed[name]
-                    with safe_open(source, framework="pt") as other:
-                        value = other.get_tensor(ours)
+                    value = read(changed[name])
                     if dtype is None and is_coarser(value.dtype, kept.dtype):
                         rounded.append((kept.dtype, value.dtype))
                     kept = value.to(kept.dtype)
-                tensors[name] = kept.to(dtype) if dtype is not None and kept.is_floating_point() else kept
+                kept = kept.to(dtype) if dtype is not None and kept.is_floating_point() else kept
+                if name in beside:
+                    tensors[f"{name.removesuffix('weight')}bias"] = read(beside[name]).to(kept.dtype)
+                if name not in dropped:
+                    tensors[name] = kept
+        held |= dict.fromkeys(tensors, shard.name)
         size += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         _save(tensors, folder / shard.name, metadata)
-    write_index(original, folder, size)
+    write_index(original, folder, size, held)
     return rounding_note(rounded)
 
 
-def write_index(original: Path, folder: Path, size: int) -> None:
-    """Write the index of the original's shards, where it has one, for tensors of `size` bytes in all."""
+def write_index(original: Path, folder: Path, size: int, held: dict[str, str] | None = None) -> None:
+    """Write the index of the original's shards, where it has one, for tensors of `size` bytes in all.
+
+    Args:
+        held: tensor -> shard; None: the original's.
+    """
     if (original / INDEX).is_file():
-        _write(folder / INDEX, _read(original / INDEX) | {"metadata": {"total_size": size}})
+        index = _read(original / INDEX)
+        places = (
+            index["weight_map"] if held is None else {name: held[name] for name in index["weight_map"] if name in held} | held
+        )
+        _write(folder / INDEX, index | {"metadata": {"total_size": size}, "weight_map": places})
 
 
 def is_coarser(computed: torch.dtype, stored: torch.dtype) -> bool:

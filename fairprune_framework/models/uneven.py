@@ -1,8 +1,8 @@
 """Models of which each MLP has a width of its own: `uneven_shapes` in `config.json`, and a modelling file for other readers.
 
 No config of transformers says one width per layer. The family's class is built as its config says, and the parameters that are
-narrower are replaced before weights are read: by `load_model` here, and by the file `modeling_uneven.py`, which is these functions and
-a subclass, for transformers and vLLM with `trust_remote_code=True`.
+narrower, or that the class lacks (biases of output projections), are put there before weights are read: by `load_model` here, and by
+the file `modeling_uneven.py`, which is these functions and a subclass, for transformers and vLLM with `trust_remote_code=True`.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from torch import nn
 from fairprune_framework.errors import UserError, shown
 
 FIELD = "uneven_shapes"
-"""Config field: parameter -> its shape, where it is not the one that the other fields say."""
+"""Config field: parameter -> its shape, where it is not the one that the other fields say, or they say none."""
 FILE = "modeling_uneven.py"
 
 _HEAD = '''"""{name} with MLPs of uneven width, written by fairprune_framework.
 
-`{field}` of config.json holds the shapes of the parameters that are narrower than the other fields say. Everything else is
+`{field}` of config.json holds the shapes of the parameters that are narrower than the other fields say, or beside those. Everything else is
 {module}. Needs transformers, and no other package.
 """
 
@@ -53,12 +53,14 @@ class {name}({whole}):
 """
 
 
-def put(module: Any, attribute: str, parameter: nn.Parameter) -> None:
+def put(module: Any, attribute: str, parameter: nn.Parameter | None) -> None:
     """Set a parameter of a module, and the widths that a Linear or Conv1D keeps of its weight."""
     setattr(module, attribute, parameter)
-    if isinstance(module, nn.Linear) and attribute == "weight":
+    if parameter is None or attribute != "weight":
+        return
+    if isinstance(module, nn.Linear):
         module.out_features, module.in_features = parameter.shape
-    elif attribute == "weight" and hasattr(module, "nf"):  # Conv1D of transformers: (in, out)
+    elif hasattr(module, "nf"):  # Conv1D of transformers: (in, out)
         module.nx, module.nf = parameter.shape
 
 
@@ -66,21 +68,24 @@ def narrow(model: nn.Module, shapes: Mapping[str, Sequence[int]], prefix: str = 
     """Give parameters of a model these shapes, without values; `prefix` is what their names begin with in the whole model."""
     for name, shape in shapes.items():
         path, _, attribute = name.removeprefix(prefix).rpartition(".")
-        module = model.get_submodule(path)
+        module: Any = model.get_submodule(path)
         old = getattr(module, attribute)
+        old = module.weight if old is None else old  # a bias that the class lacks
         empty = torch.empty(shape, dtype=old.dtype, device=old.device)
         put(module, attribute, nn.Parameter(empty, requires_grad=old.requires_grad))
 
 
 def uneven_shapes(model: Any, names: Iterable[str]) -> dict[str, list[int]]:
-    """Those of these parameters, and of those that the config names already, that its other fields do not give this shape."""
+    """Those of these parameters, and of those that the config names already, that its other fields do not give this shape. Absent
+    ones are left out."""
     config = copy.deepcopy(model.config)
     vars(config).pop(FIELD, None)
     with torch.device("meta"):
         plain = type(model)(config)
-    wanted = sorted({*names, *(getattr(model.config, FIELD, None) or {})})
-    shapes = {name: list(model.get_parameter(name).shape) for name in wanted}
-    return {name: shape for name, shape in shapes.items() if shape != list(plain.get_parameter(name).shape)}
+    wanted, here = {*names, *(getattr(model.config, FIELD, None) or {})}, dict(model.named_parameters())
+    shapes = {name: list(here[name].shape) for name in sorted(wanted & here.keys())}
+    there = {name: list(value.shape) for name, value in plain.named_parameters()}
+    return {name: shape for name, shape in shapes.items() if shape != there.get(name)}
 
 
 def check_plain(model: Any) -> None:
@@ -143,9 +148,9 @@ def know(base: Any) -> None:
     def post_init(self: Any) -> None:
         ended(self)
         if shapes := getattr(self.config, FIELD, None):
-            own = dict(self.named_parameters())
+            own = dict(self.named_modules())
             for prefix in ("", f"{self.base_model_prefix}."):
-                mine = {name: shape for name, shape in shapes.items() if name.removeprefix(prefix) in own}
+                mine = {name: shape for name, shape in shapes.items() if name.removeprefix(prefix).rpartition(".")[0] in own}
                 if len(mine) == len(shapes):
                     narrow(self, mine, prefix)
                     return

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.decoders import text_config, text_decoder
+from fairprune_framework.api.types import Held
 from fairprune_framework.models.head import output_embeddings
 from fairprune_framework.utilities.files import digest
 
@@ -42,8 +43,13 @@ class Change:
         outer = self._outer.key if self._outer is not None else ""
         if not chosen:
             return outer
-        by_site = isinstance(self._factor, Mapping)
-        factor = {site: [float(one) for one in self._factor[site]] for site in chosen} if by_site else float(self._factor)
+        factor: Any
+        if isinstance(self._factor, Held):
+            factor = {site: [list(unit) for unit in self._factor.means[site]] for site in chosen}
+        elif isinstance(self._factor, Mapping):
+            factor = {site: [float(one) for one in self._factor[site]] for site in chosen}
+        else:
+            factor = float(self._factor)
         return digest([outer, chosen, factor])
 
 

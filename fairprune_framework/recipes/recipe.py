@@ -135,7 +135,7 @@ class Recipe:
     )
     operator: Operator | None = option(
         None,
-        "remove (smaller tensors), zero (same shapes) or scale (output weights times a factor).",
+        "remove (smaller tensors), zero (same shapes), scale (output weights times a factor) or mean (removed, its mean output stays).",
         group="how much",
         stage="plan",
     )

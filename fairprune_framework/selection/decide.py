@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -28,6 +28,7 @@ from fairprune_framework.selection.contexts import Services, context, generator_
 from fairprune_framework.selection.planning import make_plan, no_replicates, policy_context
 from fairprune_framework.selection.plugins import Plugins
 from fairprune_framework.selection.scoring import score
+from fairprune_framework.surgery.means import mean_activations
 from fairprune_framework.surgery.slices import weights_of
 
 
@@ -46,6 +47,11 @@ class Selection:
     """Padded tokens per forward."""
     where: str
     """The run folder, for messages."""
+
+    @cached_property
+    def means(self) -> dict[str, Tensor]:
+        """What the operator `mean` holds units at: their means on the scoring half of the calibration text."""
+        return mean_activations(self.loaded.model, self.loaded.architecture, self.calibration().scoring)
 
 
 def scores_of(selection: Selection) -> Scores:
@@ -124,6 +130,7 @@ def plan_of(selection: Selection, scores: Scores) -> Plan:
         fingerprint=loaded.fingerprint,
         operator=operator,
         factor=recipe.multiplier(),
+        means=(lambda: selection.means) if operator == "mean" else None,
         search=served.probe(None) if served.probe and recipe.factor == "auto" else None,
     )
 
@@ -145,6 +152,11 @@ def services(selection: Selection) -> Services:
 
     return Services(
         readout=cache(lambda: readout_of(loaded.model)),
-        probe=lambda category: probe_of(evaluator(), selection.recipe.multiplier() or 0.0, category),
+        probe=lambda category: probe_of(
+            evaluator(),
+            selection.recipe.multiplier() or 0.0,
+            category,
+            (lambda: selection.means) if selection.recipe.operator == "mean" else None,
+        ),
         attribute_tokens=cache(lambda: attribute_tokens(selecting(prompts.aligned))),
     )

@@ -29,12 +29,14 @@ def make_plan(
     operator: Operator,
     factor: float | None = None,
     search: Probe | None = None,
+    means: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Plan:
     """Ask the policy, then trim its choice to what may go; for the operator `scale` without a factor, search one.
 
     Args:
         factor: of the operator `scale`; the policy's own goes before it.
         search: probe with which a factor is searched where nobody gave one.
+        means: for the operator `mean`: site -> (N, width) mean activations.
 
     Raises:
         ContractViolation: unknown sites, indices out of range or repeated.
@@ -60,6 +62,10 @@ def make_plan(
         factor, achieved["factors"] = best_factor(kept, search, context.max_cost)
         if factor is None:
             kept, reason = {}, "no factor that --max-perplexity-increase allows lowers the divergence on select"
+    held: Mapping[str, Tensor] = {}
+    if operator == "mean" and kept:
+        assert means is not None, "units are held at means"
+        held = means()
     count = sum(len(units) for units in kept.values())
     total = sum(site.units for site in scores.sites.values())
     per_layer: dict[str, int] = {}
@@ -82,6 +88,7 @@ def make_plan(
         operator=operator,
         factor=factor,
         factors=factors_of(choice, kept),
+        means={name: tuple(map(tuple, held[name][kept[name].sort().values].tolist())) for name in kept if held},
         categories=categories_of(choice, kept, scores),
         category_names=tuple(sorted(scores.by_category)) if kept else (),
         sites={name: tuple(sorted(units.tolist())) for name, units in kept.items()},

@@ -20,7 +20,7 @@ from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
 from fairprune_framework.evaluation.judgement import JUDGING, verdict_inputs
 from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost
-from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets, random_changes
+from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets, random_changes, random_means
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks import decisions
@@ -193,7 +193,8 @@ def random_sets_of(run: Run, plan: Plan, divergences: Mapping[str, float]) -> tu
     allowed = {
         name: torch.full((site.units,), site.layer not in protected) for name, site in run.loaded.architecture.sites.items()
     }
-    sets = matched_sets(plan, norms, allowed, draws, run.recipe.seed)
+    means = random_means(plan, run.loaded, run.calibration.scoring)
+    sets = matched_sets(plan, norms, allowed, draws, run.recipe.seed, means)
     with bar("random sets", draws, "sets") as advance:
         return random_changes(run.loaded, judging, prompts.values, divergences, sets, run.micro_batch_tokens, advance)
 

@@ -11,7 +11,7 @@ from fairprune_framework.models.loaded import UnreadModel
 from fairprune_framework.models.loading import load_model, parameter_count
 from fairprune_framework.models.saving import check_savable
 from fairprune_framework.runs.run import Run
-from fairprune_framework.surgery.by_shard import prune_by_shard
+from fairprune_framework.surgery.by_shard import NO_BIASES, prune_by_shard
 from fairprune_framework.surgery.masking import check_fits
 from fairprune_framework.surgery.removal import Removal, refuse_obstacles, save_pruned_model
 
@@ -23,11 +23,12 @@ def check(run: Run) -> None:
             "--shard-by-shard computes no forward, so that the guard cannot measure what the plan costs: give --force to carry it out "
             "unmeasured"
         )
+    if isinstance(run.loaded, UnreadModel) and run.recipe.operator == "mean":
+        raise UserError(NO_BIASES)
     loaded, operator, protected = run.loaded, run.recipe.operator, set(run.recipe.protected_layers)
     if operator is not None and "plan_file" not in run.record:  # of a plan that was given, the planned sites alone, later
-        refuse_obstacles(
-            (site for site in loaded.architecture.sites.values() if site.layer not in protected), operator, run.recipe.widths
-        )
+        free = [site for site in loaded.architecture.sites.values() if site.layer not in protected]
+        refuse_obstacles(loaded.model, free, operator, run.recipe.widths)
     if (original := loaded.folder) is not None:
         sites = loaded.architecture.sites.values()
         check_savable(original, loaded.model, sorted({slice_.parameter for site in sites for slice_ in site.slices}))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.api.types import Plan
-from fairprune_framework.errors import DiskFull, VerificationFailed
+from fairprune_framework.errors import DiskFull, UserError, VerificationFailed
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.checkpoint import Checkpoint
 from fairprune_framework.models.loading import parameter_count
@@ -45,6 +45,7 @@ from fairprune_framework.utilities.files import in_mb, move_folder, temporary_fo
 from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.tensor_files import TensorFile, write_one_by_one
 
+NO_BIASES = "--shard-by-shard writes the tensors that are there, and --operator mean may need new biases: prune without it"
 Change = Callable[[Tensor], Tensor]
 
 
@@ -78,7 +79,9 @@ def prune_by_shard(
     model: Any = checkpoint.model
     fingerprint, weights = checkpoint.digests
     check_fits(plan, fingerprint, architecture)
-    refuse_obstacles([architecture.sites[name] for name, units in plan.sites.items() if units], plan.operator, widths)
+    if plan.operator == "mean":
+        raise UserError(NO_BIASES)
+    refuse_obstacles(model, [architecture.sites[name] for name, units in plan.sites.items() if units], plan.operator, widths)
     if exact := widths == "exact" and plan.operator == "remove":
         check_plain(model)
     sites = stored_sites(architecture.sites, "exact" if exact else "uniform")

@@ -23,7 +23,7 @@ def fill_in_place(model: Any) -> list[str]:
     Returns: the names of the parameters.
 
     Raises:
-        UserError: an uneven parameter holds no units of a site.
+        UserError: an uneven parameter holds no units of a site, or is one that the family lacks.
     """
     names = sorted(getattr(model.config, FIELD, None) or {})
     if not names:
@@ -32,6 +32,10 @@ def fill_in_place(model: Any) -> list[str]:
     delattr(config, FIELD)
     with torch.device("meta"):
         plain = type(model)(config)
+    if lacking := sorted(set(names) - dict(plain.named_parameters()).keys()):
+        raise UserError(
+            f"{lacking[0]} is a bias that no field of the config gives {type(model).__name__}: --format vllm keeps it"
+        )
     narrow, wide = recognise(model).sites, recognise(plain).sites
     for name in names:
         old = model.get_parameter(name).detach()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.types import Plan, Scaling, Site, Tap
+from fairprune_framework.api.types import Held, Plan, Scaling, Site, Tap
 from fairprune_framework.errors import UserError
 from fairprune_framework.models import work
 from fairprune_framework.models.architecture import Architecture, recognise
@@ -18,7 +18,8 @@ from fairprune_framework.models.architecture import Architecture, recognise
 def masked(
     model: nn.Module, architecture: Architecture, units: Mapping[str, Sequence[int]], factor: Scaling = 0.0
 ) -> Iterator[None]:
-    """Multiply the activations of units (site -> indices) by `factor`, or by a factor each, in every forward pass inside the context."""
+    """Multiply the activations of units (site -> indices) by `factor`, or by a factor each, or hold them at their means, in every
+    forward pass inside the context."""
     columns: dict[str, Tensor] = {}
     factors: dict[str, Tensor] = {}
     for name, chosen in units.items():
@@ -26,13 +27,17 @@ def masked(
             site = architecture.sites[name]
             index = torch.as_tensor(chosen, dtype=torch.long).unsqueeze(-1) * site.unit_width + torch.arange(site.unit_width)
             columns[name] = index.reshape(-1)
-            if not isinstance(factor, (int, float)):
+            if isinstance(factor, Held):
+                factors[name] = torch.tensor(factor.means[name], dtype=torch.float64).reshape(-1)
+            elif not isinstance(factor, (int, float)):
                 factors[name] = torch.tensor(factor[name], dtype=torch.float64).repeat_interleave(site.unit_width)
 
     def mask(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> Tensor | None:
         if tap != "neuron" or site.name not in columns:
             return None
         chosen = columns[site.name] = columns[site.name].to(values.device)
+        if isinstance(factor, Held):
+            return values.index_copy(1, chosen, factors[site.name].to(values).expand(len(values), -1))
         if factor == 0.0:
             return values.index_fill(1, chosen, 0)
         scale = torch.ones(values.shape[1], dtype=values.dtype, device=values.device)
@@ -79,3 +84,5 @@ def check_fits(plan: Plan, actual: str, architecture: Architecture) -> None:
             raise UserError(f"the plan names unit {units[-1]} of {name}, which has {site.units}")
         if len(units) >= site.units:
             raise UserError(f"the plan leaves no unit of {name}: at least one must remain")
+        if any(len(mean) != site.unit_width for mean in plan.means.get(name, ())):
+            raise UserError(f"the plan must name {site.unit_width} means for each unit of {name}")

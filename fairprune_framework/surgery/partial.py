@@ -82,4 +82,6 @@ def without(plan: Plan, part: Mapping[str, Collection[int]]) -> Plan:
         }
         return {name: each for name, each in rest.items() if each}
 
-    return replace(plan, sites=kept(plan.sites), factors=kept(plan.factors), categories=kept(plan.categories))
+    return replace(
+        plan, sites=kept(plan.sites), factors=kept(plan.factors), means=kept(plan.means), categories=kept(plan.categories)
+    )

@@ -1,4 +1,4 @@
-"""Pruning a model: cut, zero or scale in place, save, reload, compare with the masked original, restore the model in memory.
+"""Pruning a model: cut, zero, scale or hold in place, save, reload, compare with the masked original, restore the model in memory.
 
 A width group is stored as wide as its least-cut site allows, rounded up to the budget's multiple; planned units beyond that
 are stored as zeros. With uniform widths a group is what one config field describes, with exact ones what one tensor holds.
@@ -30,6 +30,7 @@ from fairprune_framework.models.saving import save_like, save_new, shards
 from fairprune_framework.models.uneven import FILE as UNEVEN
 from fairprune_framework.models.uneven import check_plain, mark
 from fairprune_framework.models.weights import fingerprint
+from fairprune_framework.surgery.biases import NewBiases, empty_bias, name_of_bias, new_biases, shifted, why_no_bias
 from fairprune_framework.surgery.masking import check_plan, masked
 from fairprune_framework.surgery.restoration import capture, save
 from fairprune_framework.surgery.slices import cut, scale_, set_parameter, unit_parameters, zero_
@@ -109,7 +110,7 @@ def stored_widths(plan: Plan, sites: Mapping[str, Site], round_to: int) -> dict[
     widths: dict[tuple[str, int], int] = {}
     multiples: dict[tuple[str, int], int] = {}
     for name, site in sites.items():
-        gone = len(plan.sites.get(name, ())) if plan.operator == "remove" else 0
+        gone = len(plan.sites.get(name, ())) if plan.removes else 0
         kept = site.units - gone
         group = (site.width_group, site.units)
         widths[group] = max(widths.get(group, 0), kept)
@@ -152,11 +153,17 @@ def carry_out(model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: M
     """
     config: Any = model.config
     config = config.get_text_config()
+    planned_sites = [site for name, site in sites.items() if plan.sites.get(name)] if plan.operator == "mean" else []
     with ExitStack() as stack:
+        new = new_biases(model, planned_sites)
+        biases = {name_of_bias(site): shifted(model, plan, site) for site in planned_sites}
         for parameter, change in changes(plan, sites, widths).items():
             value = change(model.get_parameter(parameter).detach())
             stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, value))
-        for field, width in new_fields(sites, widths, config).items():
+        for parameter in sorted({*biases, *new.parameters}):
+            bias = biases[parameter] if parameter in biases else empty_bias(model, parameter)
+            stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, bias))
+        for field, width in {**new_fields(sites, widths, config), **new.fields}.items():
             stack.callback(write_field, config, field, read_field(config, field))
             write_field(config, field, width)
         return stack.pop_all()
@@ -183,8 +190,7 @@ def changes(
         for site, units in stays.get(parameter, []):
             only = _narrowed(site, [slice_ for slice_ in site.slices if slice_.parameter == parameter])
             if plan.operator == "scale":
-                scaling = plan.scaling
-                factor = scaling if isinstance(scaling, float) else torch.tensor(scaling[site.name])
+                factor = torch.tensor(plan.factors[site.name]) if plan.factors else plan.factor or 0.0
                 scale_({parameter: value}, only, units, factor)
             else:
                 zero_({parameter: value}, only, units)
@@ -205,8 +211,10 @@ def new_fields(sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int],
 
 
 def changed_parameters(plan: Plan, sites: Mapping[str, Site]) -> list[str]:
-    """The parameters that a plan changes."""
-    return sorted({slice_.parameter for name, site in sites.items() if plan.sites.get(name) for slice_ in site.slices})
+    """The parameters that a plan changes; biases that the model lacks are those of `new_biases`."""
+    planned = [site for name, site in sites.items() if plan.sites.get(name)]
+    biases = {name_of_bias(site) for site in planned} if plan.operator == "mean" else set()
+    return sorted({slice_.parameter for site in planned for slice_ in site.slices} | biases)
 
 
 def _cut(value: Tensor, slices: list[tuple[Slice, Tensor]]) -> Tensor:
@@ -228,13 +236,22 @@ def logits_of(model: nn.Module, ids: Tensor) -> Tensor:
     return model(input_ids=ids.to(device), use_cache=False).logits.float().cpu()  # type: ignore[no-any-return]
 
 
-def refuse_obstacles(sites: Iterable[Site], operator: Operator, widths: Widths = "uniform") -> None:
-    """Raise `UserError` where an operator cannot be carried out on one of the sites."""
+def refuse_obstacles(model: nn.Module, sites: Iterable[Site], operator: Operator, widths: Widths = "uniform") -> None:
+    """Raise `UserError` where an operator cannot be carried out on one of the sites of a model."""
+    sites = list(sites)
     for site in sites:
-        if operator == "remove" and (why := obstacle(site, widths)):
+        if operator == "mean" and (why := why_no_bias(model, site)):
+            raise UserError(f"{site.name} cannot be held at its mean: {why}")
+        if operator in ("remove", "mean") and (why := obstacle(site, widths)):
             raise UserError(f"{site.name} cannot be cut: {why}")
         if operator == "scale" and any(slice_.role == "inner_norm" for slice_ in site.slices):
             raise UserError(f"{site.name} cannot be scaled: a norm between its neurons and its output weights would undo it")
+    new = new_biases(model, sites) if operator == "mean" else NewBiases()
+    if new.parameters and not new.fields and widths != "exact":
+        raise UserError(
+            f"{new.parameters[0]} is absent, and no config field gives {type(model).__name__} one to hold neurons at their means: "
+            "--widths exact stores it beside the config"
+        )
 
 
 def save_pruned_model(
@@ -271,37 +288,43 @@ def save_pruned_model(
         VerificationFailed: the removed model differs from the masked one, or the reloaded from the removed.
     """
     check_plan(plan, model, architecture)
-    refuse_obstacles([architecture.sites[name] for name, units in plan.sites.items() if units], plan.operator, widths)
-    if exact := widths == "exact" and plan.operator == "remove":
+    planned = [architecture.sites[name] for name, units in plan.sites.items() if units]
+    refuse_obstacles(model, planned, plan.operator, widths)
+    if exact := widths == "exact" and plan.removes:
         check_plain(model)
     sites = stored_sites(architecture.sites, "exact" if exact else "uniform")
     stored = stored_widths(plan, sites, round_to)
     before = parameter_count(model)
     config: Any = model.config
-    fields = new_fields(sites, stored, config.get_text_config())
+    new = new_biases(model, planned) if plan.operator == "mean" else NewBiases()
+    fields = {**new_fields(sites, stored, config.get_text_config()), **new.fields}
     with in_float32(model):
         with masked(model, architecture, plan.sites, plan.scaling):
             expected = _answers(model, probe_ids)
-        normed = plan.operator == "remove" and _has_inner_norm(sites)
-        if plan.operator == "scale" or normed:  # 16-bit weights are rounded when scaled: the arithmetic is proven before that
+        rounded = plan.operator in ("scale", "mean") or (plan.operator == "remove" and _has_inner_norm(sites))
+        if rounded:  # 16-bit weights are rounded when they are computed: the arithmetic is proven before that
             with pruned_in_place(model, plan, sites, stored):
                 difference, kl = _compare(_answers(model, probe_ids), expected)
     target.parent.mkdir(parents=True, exist_ok=True)
     with temporary_folder(target) as temporary:
         with pruned_in_place(model, plan, sites, stored):
             after = parameter_count(model)
-            pruned, parameters = fingerprint(model), changed_parameters(plan, sites)
+            pruned, parameters = fingerprint(model), sorted({*changed_parameters(plan, sites), *new.parameters})
             if original is None:
                 save_new(model, tokenizer, temporary)
                 files: tuple[str, ...] = ()
             else:
-                files = tuple(save_like(original, temporary, model, parameters=parameters, fields=fields, dtype=dtype))
+                files = tuple(
+                    save_like(
+                        original, temporary, model, parameters=parameters, fields=fields, dtype=dtype, added=new.parameters
+                    )
+                )
             if exact or (temporary / UNEVEN).is_file():
                 mark(temporary, model, parameters)
             with in_float32(model):
                 cut = _answers(model, probe_ids)
         with in_float32(model):
-            if not (plan.operator == "scale" or normed):
+            if not rounded:
                 difference, kl = _compare(cut, expected)
         if not (difference <= MAX_DIFFERENCE and kl <= MAX_KL):
             raise VerificationFailed(
@@ -384,7 +407,8 @@ def report(
     cut_units = sum(gone.values())
     padded = {name: len(plan.sites.get(name, ())) - count for name, count in gone.items()}
     scaled = plan.count if plan.operator == "scale" else 0
-    note = ("scaled, not smaller" if scaled else "zeroed, not smaller") if cut_units == 0 and plan.count else None
+    done = {"scale": "scaled", "mean": "held"}.get(plan.operator, "zeroed")
+    note = f"{done}, not smaller" if cut_units == 0 and plan.count else None
     effective = sizes.parameters_after - sum(per_unit[name] * count for name, count in padded.items() if not scaled)
     return Removal(
         operator=plan.operator,

@@ -21,6 +21,7 @@ from fairprune_framework.api.types import Plan, Site, Slice
 from fairprune_framework.api.widths import read_field, write_field
 from fairprune_framework.errors import ContractViolation, UserError, VerificationFailed, shortened, shown
 from fairprune_framework.models.weights import fingerprint, weights_digest
+from fairprune_framework.surgery.biases import FIELDS, name_of_bias, new_biases
 from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
 from fairprune_framework.utilities.files import parse_json, write_tensors
 
@@ -30,7 +31,10 @@ WIDTH_FIELDS = re.compile(
     r"(?:[a-z0-9]+_config\.)?(?:[a-z0-9]+_)*(?:intermediate|ffn|d?ff|mlp|inner|expert|feed_forward)(?:_[a-z0-9]+)*(?:\.[0-9]+)?"
     r"|num_(?:attention|key_value)_heads"
 )
-"""Fields of a config that a restoration may set: widths, and nothing that names code (`auto_map`) or a class."""
+"""Fields of a config that a restoration may set: widths, and nothing that names code (`auto_map`) or a class; and `biases.FIELDS`, to
+False."""
+WHOLE = frozenset({"inner_norm", "out_bias"})
+"""Roles of which a removal changes every number: kept as a whole."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +51,10 @@ class Restoration:
     """Digest of every bit of the original, also of what was not changed."""
     pruned: str
     """Of the model that this undoes."""
-    config: Mapping[str, int | None]
+    config: Mapping[str, int | bool | None]
     """Config fields as they were."""
+    added: tuple[str, ...]
+    """Biases that the original lacks."""
     shapes: Mapping[str, tuple[int, ...]]
     """Changed parameter -> its shape as it was."""
     hashes: Mapping[str, str]
@@ -111,7 +117,9 @@ def described(
     config = config.get_text_config()
     units: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {}
     slices: dict[str, list[tuple[str, Slice]]] = {}
-    fields: dict[str, int | None] = {}
+    planned_sites = [site for name, site in sites.items() if plan.sites.get(name)] if plan.operator == "mean" else []
+    new = new_biases(model, planned_sites)
+    fields: dict[str, int | bool | None] = dict.fromkeys(new.fields, False)
     for name, site in sites.items():
         planned = tuple(plan.sites.get(name, ()))
         gone = site.units - widths[(site.width_group, site.units)]
@@ -126,6 +134,8 @@ def described(
             fields |= {field: read_field(config, field) for field in site.config_fields}
         for slice_ in site.slices:
             slices.setdefault(slice_.parameter, []).append((name, slice_))
+        if plan.operator == "mean" and (bias := name_of_bias(site)) not in new.parameters:
+            slices.setdefault(bias, []).append((name, Slice(parameter=bias, role="out_bias", axis=0)))
     return Restoration(
         plan=plan,
         exact=exact,
@@ -133,6 +143,7 @@ def described(
         weights="",
         pruned="",
         config=fields,
+        added=new.parameters,
         shapes={parameter: tuple(model.get_parameter(parameter).shape) for parameter in slices},
         hashes={},
         units=units,
@@ -151,9 +162,9 @@ def pieces(restoration: Restoration) -> dict[str, tuple[Slice, tuple[int, ...]]]
 
 
 def piece(parameter: Tensor, slice_: Slice, units: Sequence[int]) -> Tensor:
-    """The weights of units in a parameter, unit first, as a restoration keeps them: of a norm over the units all of them."""
+    """The weights of units in a parameter, unit first, as a restoration keeps them; all of a norm and of an output bias."""
     tensor, axis = part(parameter, slice_)
-    index = torch.arange(tensor.shape[axis]) if slice_.role == "inner_norm" else positions(slice_, torch.tensor(units))
+    index = torch.arange(tensor.shape[axis]) if slice_.role in WHOLE else positions(slice_, torch.tensor(units))
     return tensor.index_select(axis, index.to(tensor.device)).movedim(axis, 0).contiguous()
 
 
@@ -171,6 +182,7 @@ def header(restoration: Restoration) -> dict[str, str]:
         "weights": restoration.weights,
         "pruned": restoration.pruned,
         "config": dict(restoration.config),
+        "added": list(restoration.added),
         "units": {site: [list(cut), list(overwritten)] for site, (cut, overwritten) in restoration.units.items()},
         "parameters": {
             name: {
@@ -209,6 +221,7 @@ def load(path: Path) -> Restoration:
             weights=data["weights"],
             pruned=data["pruned"],
             config=data["config"],
+            added=tuple(data.get("added", ())),
             shapes={name: tuple(entry["shape"]) for name, entry in parameters.items()},
             hashes={name: entry["sha256"] for name, entry in parameters.items()},
             units={site: (tuple(cut), tuple(over)) for site, (cut, over) in data["units"].items()},
@@ -237,7 +250,7 @@ def _plan_of(path: Path, data: Any) -> Plan:
 
 def _check(found: Restoration) -> None:
     """Raise `ValueError` where a file says what no removal writes. What does not fit the model is found by `_refuse_misfit`."""
-    texts = (found.weights, found.pruned, *found.hashes.values())
+    texts = (found.weights, found.pruned, *found.added, *found.hashes.values())
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("a name or hash is no text")
     if type(found.exact) is not bool or type(found.round_to) is not int or found.round_to < 1:
@@ -246,8 +259,12 @@ def _check(found: Restoration) -> None:
     if {site: sorted((*cut, *over)) for site, (cut, over) in found.units.items()} != planned:
         raise ValueError("its units are not those of its plan")
     for field, value in found.config.items():
+        if field in FIELDS and value is False:
+            continue
         if not WIDTH_FIELDS.fullmatch(field) or not (value is None or (type(value) is int and value >= 1)):
             raise ValueError(f"the config field {shown(field)}: {shown(value)} is no width of an MLP")
+    if any(not name.endswith(".bias") or name in found.shapes for name in found.added):
+        raise ValueError("what it takes away is no bias that a removal adds")
     for site, (cut, overwritten) in found.units.items():
         units = [*cut, *overwritten]
         if any(type(unit) is not int or unit < 0 for unit in units) or len(set(units)) < len(units):
@@ -264,11 +281,14 @@ def _check(found: Restoration) -> None:
             if any(index >= size for index, size in zip(slice_.lead, shape, strict=False)):
                 raise ValueError(f"a piece of {shown(name)} lies outside of it")
             units = [unit for units in found.units[site] for unit in units]
-            if slice_.start + max(units, default=0) * slice_.step + slice_.width > shape[slice_.axis]:
+            if (
+                slice_.role not in WHOLE
+                and slice_.start + max(units, default=0) * slice_.step + slice_.width > shape[slice_.axis]
+            ):
                 raise ValueError(f"a unit of {shown(site)} lies outside of {shown(name)}")
             rest = [size for axis, size in enumerate(shape) if axis != slice_.axis and axis >= len(slice_.lead)]
             values = found.tensors[f"{site}/{slice_.role}"]
-            rows = shape[slice_.axis] if slice_.role == "inner_norm" else len(units) * slice_.width
+            rows = shape[slice_.axis] if slice_.role in WHOLE else len(units) * slice_.width
             if tuple(values.shape) != (rows, *rest):
                 raise ValueError(f"the weights of {shown(site)} have the shape {tuple(values.shape)}")
 
@@ -295,6 +315,8 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
         if bytes_hash(new) != restoration.hashes[name]:
             raise VerificationFailed(f"{name} would not be what it was: the restoration or the model is damaged")
         set_parameter(model, name, new)
+    for name in restoration.added:
+        set_parameter(model, name, None)
     for field, value in restoration.config.items():
         write_field(config, field, value)
     if (actual := weights_digest(model)) != restoration.weights:
@@ -311,7 +333,8 @@ def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> N
         axes = {slice_.axis for _, slice_ in restoration.slices[name]}
         leads: dict[tuple[int, ...], int] = {}
         for site, slice_ in restoration.slices[name]:
-            leads[slice_.lead] = leads.get(slice_.lead, 0) + len(restoration.units[site][0]) * slice_.width
+            went = 0 if slice_.role == "out_bias" else len(restoration.units[site][0]) * slice_.width
+            leads[slice_.lead] = leads.get(slice_.lead, 0) + went
         have = tuple(known[name].shape) if name in known else None
         gone = set(leads.values())
         whole = len(leads) == 1 or gone == {0} or len(leads) == shape[0]
@@ -320,8 +343,13 @@ def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> N
         wanted = tuple(size - min(gone) if axis in axes else size for axis, size in enumerate(shape))
         if have != wanted:
             raise UserError(f"the restoration is damaged: {shown(name)} would be {wanted} in the pruned model, and is {have}")
+    for name in restoration.added:
+        if name not in known or not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear):
+            raise UserError(f"the restoration is damaged: {shown(name)} is no bias of the pruned model")
     for field, value in restoration.config.items():
         have_now = read_field(config, field)
+        if field in FIELDS and have_now is True:
+            continue
         if type(have_now) is not int or (value is not None and value < have_now):
             raise UserError(f"the restoration is damaged: its config field {field} is {value}, the model's {shown(have_now)}")
 
@@ -329,10 +357,9 @@ def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> N
 def whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
     """A parameter as it was: what was kept on its old places, what was taken on its own."""
     shape = restoration.shapes[name]
-    if (norm := next((site for site, slice_ in restoration.slices[name] if slice_.role == "inner_norm"), None)) is not None:
-        return restoration.tensors[f"{norm}/inner_norm"].to(
-            device=kept.device, dtype=kept.dtype
-        )  # its other weights changed too
+    for site, slice_ in restoration.slices[name]:
+        if slice_.role in WHOLE:
+            return restoration.tensors[f"{site}/{slice_.role}"].to(device=kept.device, dtype=kept.dtype)
     result = torch.empty(shape, dtype=kept.dtype, device=kept.device)
     leads: dict[tuple[int, ...], list[tuple[str, Slice]]] = {}
     for site, slice_ in restoration.slices[name]:

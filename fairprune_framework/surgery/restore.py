@@ -29,7 +29,7 @@ class Restored:
     back: int
     """Neurons that are as they were in the original."""
     out: int
-    """Neurons that are still removed, zeroed or scaled."""
+    """Neurons that are still removed, zeroed, scaled or held."""
 
 
 def found_in(folder: Path, file: str | Path | None = None) -> tuple[Path, Path]:
@@ -103,7 +103,7 @@ def restore_folder(
     rest = _carried_out_again(model, restoration, part, architecture) if part else None
     out = 0 if rest is None else rest.plan.count
     done = Restored(model=model, tokenizer=tokenizer, back=restoration.plan.count - out, out=out)
-    uneven.forget(model, restoration.slices)
+    uneven.forget(model, {*restoration.slices, *restoration.added})
     if target is None:
         return done
     expected = restoration.weights if rest is None else weights_digest(model)
@@ -113,8 +113,11 @@ def restore_folder(
         config: Any = model.config
         config = config.get_text_config()
         fields = restoration.config if rest is None else {field: read_field(config, field) for field in restoration.config}
-        save_like(source, temporary, model, parameters=sorted(restoration.slices), fields=fields, back=True)
-        uneven.mark(temporary, model, restoration.slices)
+        again = () if rest is None else rest.added
+        dropped = [name for name in restoration.added if name not in again]
+        changed = sorted({*restoration.slices, *again})
+        save_like(source, temporary, model, parameters=changed, fields=fields, back=True, dropped=dropped)
+        uneven.mark(temporary, model, changed)
         if weights_digest(load_model(str(temporary), trust_remote_code=trust_remote_code)[0]) != expected:
             raise VerificationFailed("the reloaded model is not the restored one. Nothing was kept.")
         if rest is not None:
@@ -151,6 +154,7 @@ def _carried_out_again(
 
 def _refuse_other_slices(sites: Mapping[str, Any], restoration: kept.Restoration, name: str) -> None:
     """Raise `UserError` where an adapter finds planned neurons in other places than the one with which they were taken."""
-    taken = {(site, slice_) for pieces in restoration.slices.values() for site, slice_ in pieces}
+    pieces = [piece for each in restoration.slices.values() for piece in each]
+    taken = {(site, slice_) for site, slice_ in pieces if slice_.role != "out_bias"}
     if {(site, slice_) for site in restoration.units for slice_ in sites[site].slices} != taken:
         raise UserError(f"the neurons were taken from other places than {name} names: give --architecture of the run")

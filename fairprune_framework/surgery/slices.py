@@ -7,6 +7,7 @@ and returns the old one, so that it can be restored.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,11 +146,13 @@ def cut(parameter: Tensor, slices: Sequence[tuple[Slice, Tensor]]) -> Tensor:
     return torch.stack(rows).contiguous()
 
 
-def set_parameter(model: nn.Module, name: str, value: Tensor) -> nn.Parameter:
-    """Replace a parameter by a new tensor, update the widths of its Linear or Conv1D, and return the old one."""
+def set_parameter(model: nn.Module, name: str, value: Tensor | None) -> nn.Parameter | None:
+    """Replace a parameter by a new tensor, or by none, update the widths of its Linear or Conv1D, and return the old one, if any."""
     path, _, attribute = name.rpartition(".")
-    module = model.get_submodule(path)
-    old: nn.Parameter = getattr(module, attribute)
-    new = value if isinstance(value, nn.Parameter) else nn.Parameter(value, requires_grad=old.requires_grad)
-    put(module, attribute, new)
+    module: Any = model.get_submodule(path)
+    old: nn.Parameter | None = getattr(module, attribute)
+    if value is not None and not isinstance(value, nn.Parameter):
+        like = module.weight if old is None else old
+        value = nn.Parameter(value, requires_grad=like.requires_grad)
+    put(module, attribute, value)
     return old

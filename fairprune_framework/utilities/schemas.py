@@ -249,7 +249,7 @@ class PlanFile(Schema):
 
     FORMAT = "fairprune-plan/1"
     model: PlanModel
-    operator: Literal["remove", "zero", "scale"]
+    operator: Literal["remove", "zero", "scale", "mean"]
     factor: Number | None = None
     sites: dict[str, list[Count]]
     categories: dict[str, list[Count]] | None = {}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairprune_framework.api.types import Budget, Plan, Site
+from fairprune_framework.api.types import Budget, Held, Plan, Site
 from fairprune_framework.errors import UserError
 
 
@@ -100,7 +100,10 @@ def test_plans_are_read_as_they_were_written() -> None:
     assert PLAN.count == 2
     scaling = replace(PLAN, operator="scale", factor=0.5)
     assert Plan.from_json(scaling.to_json()) == scaling
-    assert (PLAN.scaling, scaling.scaling) == (0.0, 0.5)
+    held = replace(PLAN, operator="mean", means={name: ((0.1,),) * len(units) for name, units in PLAN.sites.items()})
+    assert Plan.from_json(held.to_json()) == held
+    assert (PLAN.scaling, scaling.scaling, held.scaling) == (0.0, 0.5, Held(held.means))
+    assert (PLAN.removes, scaling.removes, held.removes) == (True, False, True)
 
 
 @pytest.mark.parametrize(
@@ -119,6 +122,13 @@ def test_plans_are_read_as_they_were_written() -> None:
         ({"operator": "scale"}, "'factor'"),
         ({"operator": "scale", "factor": 11}, "'factor'"),
         ({"operator": "grow"}, "'operator'"),
+        ({"operator": "mean"}, "'means'"),
+        ({"means": {"a": [[0.5], [1.0]]}}, "'means'"),
+        ({"operator": "mean", "means": {"a": [[0.5]]}}, "'means'"),
+        ({"operator": "mean", "means": {"a": [0.5, 1.0]}}, "no complete plan"),
+        ({"operator": "mean", "means": {"a": [[0.5], ["1"]]}}, "A mean of 'a'"),
+        ({"operator": "mean", "means": {"a": [[0.5], [10**400]]}}, "A mean of 'a'"),
+        ({"operator": "mean", "means": {"a": [[0.5], [float("nan")]]}}, "A mean of 'a'"),
     ],
 )
 def test_plans_that_are_refused(change: dict[str, Any], expected: str) -> None:

@@ -46,7 +46,7 @@ def test_doctor_names_what_is_broken(fairprune: Any, monkeypatch: pytest.MonkeyP
 def test_doctor_of_a_model_says_what_can_be_done(fairprune: Any, llama: Path) -> None:
     report = json.loads(fairprune("doctor", llama, "--json").out)
     assert (report["adapter"], report["sites"], report["units"], report["confirmed"]) == ("fairprune_framework:glu", 2, 96, 2)
-    assert report["operators"] == {"remove": None, "zero": None, "scale": None}
+    assert report["operators"] == {"remove": None, "zero": None, "scale": None, "mean": None}
     assert report["exact_widths"] is None
     assert {kind: sum(why is None for why in plugins.values()) for kind, plugins in report["plugins"].items()} == {
         kind: len(discovery.entries(kind)) for kind in ("bias", "importance", "policy")

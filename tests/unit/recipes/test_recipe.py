@@ -71,5 +71,5 @@ def test_more_than_one_process_is_distributed() -> None:
 
 def test_choices_are_those_of_the_type() -> None:
     assert choices_of("prefix_sharing") == ("auto", "never")
-    assert choices_of("operator") == ("remove", "zero", "scale")
+    assert choices_of("operator") == ("remove", "zero", "scale", "mean")
     assert choices_of("seed") == ()
