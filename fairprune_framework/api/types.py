@@ -88,7 +88,7 @@ class Slice:
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """One prunable neuron bank: an MLP block of a layer, or one expert of it."""
+    """One prunable bank of units: the neurons of an MLP, or of one expert, or the heads of an attention block."""
 
     name: str
     """Module path, `model.layers.0.mlp`, or with the expert, `model.layers.0.mlp.experts.3`."""
@@ -99,6 +99,10 @@ class Site:
     slices: tuple[Slice, ...]
     config_fields: Mapping[str, int]
     """Config fields that hold the width, with the factor: `{"intermediate_size": 1}`."""
+    config_constants: Mapping[str, int] = field(default_factory=dict)
+    """Config fields that are written beside a changed width, since families compute them from it otherwise: `{"head_dim": 64}`."""
+    storable: tuple[int, ...] = ()
+    """The widths that the config takes, rising; empty: any. Some families want the hidden size to be a multiple of their heads."""
     width_group: str
     """Sites that the file format stores equally wide. A group is stored as wide as its least-cut site; units that were
     planned beyond that are stored as zeros."""

@@ -79,6 +79,9 @@ class ActivationStatisticsCallback(Callback):
             weights_of=weights_of,
             clusters=clusters,
         )
+        heads = {site.layer for site in sites if site.kind == "heads"}
+        self._mixed = frozenset(site.layer for site in sites if site.kind != "heads" and site.layer in heads)
+        """Layers with neurons and heads."""
         self.splits = 0
         """Micro-batches that were computed in halves."""
         self._stack = ExitStack()
@@ -87,7 +90,7 @@ class ActivationStatisticsCallback(Callback):
         self._rows: dict[str, Tensor | None] = {}
         """Site -> rows of its own taps."""
         self._of_layer: dict[int, dict[Tap, Tensor]] = {}
-        """Layer of experts -> what the layer has shown so far of the current forward."""
+        """Layer of several sites -> what the layer has shown so far of the current forward."""
         self._complete_sites = 0
         self._shown_once: set[Pass] = set()
         """Passes of which a whole forward has shown each site once."""
@@ -219,7 +222,7 @@ class ActivationStatisticsCallback(Callback):
         slopes: dict[Any, dict[Tap, Tensor]] = {}
         sites: dict[str, Site] = {}
         for (site, tap, _, value), grad in zip(leaves, grads, strict=True):
-            key = site.layer if _is_shared(site, tap) else site.name
+            key = site.layer if self._is_shared(site, tap) else site.name
             values.setdefault(key, {})[tap], slopes.setdefault(key, {})[tap] = value, grad
             if key == site.name:
                 sites[site.name] = site
@@ -242,7 +245,7 @@ class ActivationStatisticsCallback(Callback):
         wanted = self.accumulator.taps.get(pass_, frozenset()) & site.taps
         if (tap not in wanted and tap != "neuron") or pass_.layer not in (None, site.layer):
             return None
-        shared = _is_shared(site, tap)
+        shared = self._is_shared(site, tap)
         if not shared:
             self._rows[site.name] = rows
         if pass_.objective is not None:
@@ -272,6 +275,6 @@ class ActivationStatisticsCallback(Callback):
             self.accumulator.add(site, values, {}, self._rows[site.name], whole=frozenset(whole))
             self._complete_sites += 1
 
-
-def _is_shared(site: Site, tap: Tap) -> bool:
-    return site.kind == "expert" and tap in SHARED
+    def _is_shared(self, site: Site, tap: Tap) -> bool:
+        """Whether a tap is given once for the several sites of a layer."""
+        return tap in SHARED and (site.kind == "expert" or site.layer in self._mixed)

@@ -1,4 +1,7 @@
-"""The choice of the adapter for a model: the one, or the few together, whose sites cover every MLP of its text decoder."""
+"""The choice of the adapter for a model: the one, or the few together, whose sites cover every MLP of its text decoder.
+
+Adapters of attention heads are used where they are named.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class _Candidate:
 
 
 def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
-    """Find the sites of a model with the installed adapters, or with the requested ones (`glu+moe-glu`).
+    """Find the sites of a model with the installed adapters, or with the requested ones (`experts+glu`, `glu+kv-groups`).
 
     Raises:
         UnsupportedArchitecture: no adapter, and no few of them together, cover the model; the message says what its layers hold.
@@ -65,7 +68,9 @@ def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
     for entry in discovery.entries("architecture"):
         name = f"{entry.distribution}:{entry.name}"
         try:
-            candidates.append(_candidate(model, name, {}))
+            candidate = _candidate(model, name, {})
+            if all(site.kind != "heads" for site in candidate.sites):
+                candidates.append(candidate)
         except UnsupportedArchitecture:
             reasons.append("")
         except BrokenPlugin as error:

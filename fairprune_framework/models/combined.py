@@ -20,7 +20,7 @@ OF_A_SITE: frozenset[Tap] = frozenset({"gate", "up", "neuron", "down"})
 
 @dataclass(frozen=True, kw_only=True)
 class Combined(ArchitectureAdapter):
-    """The sites of all parts, experts first within a layer; each part taps its own."""
+    """The sites of all parts, experts first and heads last within a layer; each part taps its own."""
 
     parts: tuple[ArchitectureAdapter, ...]
 
@@ -47,8 +47,8 @@ class Combined(ArchitectureAdapter):
 
 
 def in_order(sites: Sequence[Site]) -> list[Site]:
-    """By layer, experts before what stands beside them: the block of experts shows the taps of the layer's MLP."""
-    return sorted(sites, key=lambda site: (site.layer, site.kind != "expert"))
+    """By layer, experts before what stands beside them, and heads last: who comes first shows the taps of the layer's MLP."""
+    return sorted(sites, key=lambda site: (site.layer, ("expert", "mlp", "heads").index(site.kind)))
 
 
 def disjoint(groups: Sequence[Sequence[Site]]) -> bool:

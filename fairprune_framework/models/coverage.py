@@ -22,12 +22,13 @@ _ROUTER = re.compile(r"(^|_)(router|gate|wg)(_|$)")
 
 
 def coverage_gap(model: nn.Module, sites: Sequence[Site]) -> str | None:
-    """The first MLP parameter of the text decoder that is not covered, as the end of a sentence; None if all are.
+    """The first parameter of the text decoder that should be covered and is not, as the end of a sentence; None if all are.
 
     An MLP is any block (child of a decoder layer) of a kind with a site in some layer, and any module named like one. A matrix there
     outside all sites may only be a router, or a single one from the hidden dimensions to themselves, and the length of a vector must
     be that of the hidden dimensions or differ from the width of a site; a parameter of a site must be covered whole, and belong to it
-    alone. Towers for images or sound are no part of the decoder.
+    alone. Towers for images or sound are no part of the decoder. Sites of heads cover the attention blocks of their kind in all layers;
+    sites of heads alone leave the MLPs out.
 
     Raises:
         ContractViolation: two sites have the same name.
@@ -41,6 +42,11 @@ def coverage_gap(model: nn.Module, sites: Sequence[Site]) -> str | None:
         return partly
     if (twice := _shared_by_sites(model, sites)) is not None:
         return twice
+    if (without := _without_heads(model, [site for site in sites if site.kind == "heads"])) is not None:
+        return without
+    sites = [site for site in sites if site.kind != "heads"]
+    if not sites:
+        return None
     covered = {piece.parameter: piece.role for site in sites for piece in site.slices}
     kinds = {_kind(model, _block(name)) for name in covered}
     experts, widths = _experts_and_widths(sites)
@@ -72,6 +78,17 @@ def _shared_by_sites(model: nn.Module, sites: Sequence[Site]) -> str | None:
             key = id(model.get_parameter(piece.parameter))
             if owner.setdefault(key, piece.parameter) != piece.parameter:
                 return f"{owner[key]} and {piece.parameter} are one tensor: several layers share an MLP"
+    return None
+
+
+def _without_heads(model: nn.Module, sites: Sequence[Site]) -> str | None:
+    """An attention block of a kind with a site, in a layer without one."""
+    blocks = {_block(piece.parameter) for site in sites for piece in site.slices}
+    kinds = {_kind(model, block) for block in blocks}
+    for name, _ in _parameters(model) if sites else ():
+        block = _block(name)
+        if block and block not in blocks and _kind(model, block) in kinds:
+            return f"no site covers {name}"
     return None
 
 

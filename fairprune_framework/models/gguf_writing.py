@@ -41,6 +41,8 @@ def unfit(model: Any, tokenizer: Any) -> str | None:
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     if window is not None and window < config.max_position_embeddings:
         return f"its attention sees {window} tokens of {config.max_position_embeddings}, which llama.cpp would not keep to"
+    if any(name.split(".")[-2] in ("q_proj", "k_proj") for name in getattr(config, FIELD, None) or {}):
+        return "its layers have different numbers of heads"
     if config.hidden_act != "silu":
         return f"its MLP is gated by {config.hidden_act!r}, in llama.cpp by 'silu'"
     dtypes = {str(value.dtype) for value in model.parameters()} - {"torch.float32", "torch.float16", "torch.bfloat16"}

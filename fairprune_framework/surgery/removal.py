@@ -106,16 +106,22 @@ def _to_dtype(parameter: nn.Parameter, dtype: torch.dtype) -> None:
 
 def stored_widths(plan: Plan, sites: Mapping[str, Site], round_to: int) -> dict[tuple[str, int], int]:
     """(width group, width) -> stored width: the least-cut site decides, rounded up to a multiple of `round_to` and of what each
-    site asks for; `zero` and `scale` keep every width."""
+    site asks for, and to one that the config takes; `zero` and `scale` keep every width."""
     widths: dict[tuple[str, int], int] = {}
     multiples: dict[tuple[str, int], int] = {}
+    takes: dict[tuple[str, int], tuple[int, ...]] = {}
     for name, site in sites.items():
         gone = len(plan.sites.get(name, ())) if plan.removes else 0
         kept = site.units - gone
         group = (site.width_group, site.units)
         widths[group] = max(widths.get(group, 0), kept)
         multiples[group] = math.lcm(multiples.get(group, round_to), site.multiple)
-    return {group: min(-(-width // multiples[group]) * multiples[group], group[1]) for group, width in widths.items()}
+        takes[group] = site.storable
+    rounded = {group: min(-(-width // multiples[group]) * multiples[group], group[1]) for group, width in widths.items()}
+    return {
+        group: next((each for each in takes[group] if each >= width), group[1]) if takes[group] else width
+        for group, width in rounded.items()
+    }
 
 
 def stored_sites(sites: Mapping[str, Site], widths: Widths) -> dict[str, Site]:
@@ -124,7 +130,8 @@ def stored_sites(sites: Mapping[str, Site], widths: Widths) -> dict[str, Site]:
     if widths == "uniform":
         return dict(sites)
     outs = {name: min((s.parameter for s in site.slices if s.role == "out"), default=name) for name, site in sites.items()}
-    return {name: replace(site, width_group=outs[name], config_fields={}) for name, site in sites.items()}
+    plain: dict[str, Any] = {"config_fields": {}, "config_constants": {}, "storable": ()}
+    return {name: replace(site, width_group=outs[name], **plain) for name, site in sites.items()}
 
 
 def obstacle(site: Site, widths: Widths) -> str | None:
@@ -164,9 +171,17 @@ def carry_out(model: nn.Module, plan: Plan, sites: Mapping[str, Site], widths: M
             bias = biases[parameter] if parameter in biases else empty_bias(model, parameter)
             stack.callback(set_parameter, model, parameter, set_parameter(model, parameter, bias))
         for field, width in {**new_fields(sites, widths, config), **new.fields}.items():
-            stack.callback(write_field, config, field, read_field(config, field))
-            write_field(config, field, width)
+            if read_field(config, field) != width:
+                stack.callback(_put_back, config, field, read_field(config, field))
+                write_field(config, field, width)
         return stack.pop_all()
+
+
+def _put_back(config: Any, field: str, value: Any) -> None:
+    """Give a config field its value back; one that the family's config does not have goes."""
+    write_field(config, field, value)
+    if value is None and field in vars(config) and not hasattr(type(config), field):
+        delattr(config, field)
 
 
 def changes(
@@ -200,13 +215,14 @@ def changes(
 
 
 def new_fields(sites: Mapping[str, Site], widths: Mapping[tuple[str, int], int], config: Any) -> dict[str, int]:
-    """Field of the text config -> its value at these stored widths, where it is another one."""
+    """Field of the text config -> its value at these stored widths, where it is another one, and what is written beside it."""
     found: dict[str, int] = {}
     for site in sites.values():
-        for field, times in site.config_fields.items():
-            width = widths[(site.width_group, site.units)] * times
-            if width != read_field(config, field) and widths[(site.width_group, site.units)] != site.units:
-                found[field] = width
+        stored = widths[(site.width_group, site.units)]
+        if stored != site.units:
+            new = {field: stored * times for field, times in site.config_fields.items()}
+            found |= {field: width for field, width in new.items() if width != read_field(config, field)}
+            found |= site.config_constants
     return found
 
 

@@ -262,7 +262,7 @@ def _check(found: Restoration) -> None:
         if field in FIELDS and value is False:
             continue
         if not WIDTH_FIELDS.fullmatch(field) or not (value is None or (type(value) is int and value >= 1)):
-            raise ValueError(f"the config field {shown(field)}: {shown(value)} is no width of an MLP")
+            raise ValueError(f"the config field {shown(field)}: {shown(value)} is no width")
     if any(not name.endswith(".bias") or name in found.shapes for name in found.added):
         raise ValueError("what it takes away is no bias that a removal adds")
     for site, (cut, overwritten) in found.units.items():

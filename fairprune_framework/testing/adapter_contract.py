@@ -334,7 +334,8 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
         for site in at.reached:
             before_MN = at.neurons(site)
             mine = torch.tensor(units[site.name]).unsqueeze(-1) * site.unit_width + torch.arange(site.unit_width)
-            for side in (frozenset({"gate", "gate_bias"}), frozenset({"up", "up_bias"})):
+            for inner in ("gate", "up", "query", "key", "value"):
+                side = frozenset({inner, f"{inner}_bias"})
                 if not side & {slice_.role for slice_ in site.slices}:
                     continue
                 with at.zeroed({site.name: units[site.name]}, side):
@@ -355,6 +356,9 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
 
     def removed_equals_reloaded() -> None:
         plan = at.plan()
+        sites = at.architecture.sites
+        cut = any(width < of for (_, of), width in stored_widths(plan, sites, 1).items())
+        uniform = cut and not any(obstacle(site, "uniform") for site in at.sites)
         with tempfile.TemporaryDirectory() as folder:
             done = save_pruned_model(
                 at.model,
@@ -363,7 +367,7 @@ def adapter_checks(adapter: ArchitectureAdapter, factory: Callable[[], nn.Module
                 at.architecture,
                 Path(folder) / "model",
                 probe_ids=at.ids,
-                widths="exact" if any(obstacle(site, "uniform") for site in at.sites) else "uniform",
+                widths="uniform" if uniform else "exact",
                 reload=_reload,
             )
         require(done.cut > 0 and done.parameters_after < done.parameters_before, "no parameter was removed")

@@ -35,6 +35,9 @@ COUNTS = {"bias": 20, "importance": 15, "policy": 16}
 QUICKER = {("bias", "integrated-gradients"): {"steps": 2}}
 """Options under which a plugin is checked here, since its defaults only do the same more often."""
 
+OF_HEADS = {"heads", "kv-groups"}
+"""Adapters that are used where they are named."""
+
 INSTALLED = [entry for kind in discovery.GROUPS for entry in discovery.entries(kind)]
 
 
@@ -78,7 +81,16 @@ def test_every_installed_adapter_has_a_tiny_family() -> None:
     models = [*(tiny_model(family) for family in FAMILIES), *(small_model(family) for family in EXAMPLES)]
     known = {name.partition(":")[2] for model in models for name in recognise(model).name.split("+")}
     ours = {entry.name for entry in INSTALLED if entry.kind == "architecture" and entry.distribution == "fairprune_framework"}
-    assert ours == known
+    assert ours == known | OF_HEADS
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
+@pytest.mark.parametrize("name", sorted(OF_HEADS))
+def test_adapters_of_heads_keep_the_contract(name: str, family: str) -> None:
+    adapter = discovery.build("architecture", name)
+    report = check_plugin("architecture", adapter, model=lambda: tiny_model(family)).raise_if_failed()
+    shared = {"zeroed-equals-removed", "removed-equals-reloaded"} if name == "heads" else set()
+    assert set(report.skipped) == shared
 
 
 @pytest.mark.parametrize("name", [entry.name for entry in INSTALLED if entry.kind == "architecture"])

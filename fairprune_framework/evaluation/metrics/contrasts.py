@@ -146,6 +146,8 @@ def measure_contrasts(
     def take(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
         if movements is not None and tap == "neuron":
             movements.read(site, values, rows, state["geometry"])
+        if site.kind == "heads" and tap == "down":  # what the tap of the attention shows
+            return
         if tap not in taps or rows is not None:  # experts: variants are routed differently, no token has its like
             return
         observation = observe(site, {tap: values}, None, state["geometry"], Pass(), {})
