@@ -199,8 +199,8 @@ def _takes(config: Any, fields: Mapping[str, int], width: int) -> bool:
 
 def _obstacle(name: str, module: Any, sizes: Attention, whole: bool) -> str | None:
     """Why the units of a site cannot be cut, as `Site.surgery` says it."""
-    out = child(module, sizes.out)
-    if tuple(out.weight.shape) != features(out)[::-1]:  # type: ignore[union-attr]
+    out: Any = child(module, sizes.out)
+    if tuple(out.weight.shape) != features(out)[::-1]:
         return f"{name}.{sizes.out} holds packed weights ({type(out).__name__}): load the model in bfloat16"
     if not whole:
         return (
