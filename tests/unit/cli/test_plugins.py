@@ -69,7 +69,7 @@ def test_plugins_show(fairprune: Any) -> None:
     found = json.loads(answer.out)
     assert found["options"] == {"fdr": {"default": 1.0, "type": "a number"}}
     assert (found["statistics"], found["needs"]) == (["value-deviation", "deviation-squares"], [])
-    assert list(found["exemptions"]) == ["zero-difference", "precision"]
+    assert list(found["exemptions"]) == ["zero-difference", "precision", "padding-invariance"]
     assert "fairprune_effects" in found["source"]
     text = fairprune("plugins", "show", "importance", "wanda").out
     assert "statistics  square-sum" in text
