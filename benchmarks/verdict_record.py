@@ -108,6 +108,7 @@ ROWS: Mapping[str, Callable[[Arm], str]] = {
     "legitimate margin, held out (99 % bound above -10 % is asked)": heldout("legitimate-margin"),
     "valence gap, demographic": heldout("valence-gap"),
     "valence gap, controls": heldout("valence-gap", control=True),
+    "valence gap against controls": heldout("valence-gap-to-controls"),
     "sequence gap, held out": heldout("sequence-gap"),
     "guard: perplexity, 99 % bound": Arm.guard,
     "demographic divergence, `select`": lambda arm: arm.change(DIVERGENCE, "select"),

@@ -24,6 +24,7 @@ from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
+from fairprune_framework.evaluation.specificity_rows import specificity_rows
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks import decisions
 from fairprune_framework.evaluation.tasks.data import TaskSettings, limits_of, tasks_of
@@ -176,6 +177,7 @@ def compared(
     sentences = sentence_items(texts, before.sentences, after.sentences if after else None)
     rows = [_with_floor(row, floor) for row in contrast_rows(items, layers, seed)]
     together = [one | two for one, two in zip(items, sentences, strict=True)]
+    rows += specificity_rows(items, seed)
     rows += sentence_rows(sentences, seed)
     rows += group_rows(together, seed)
     if before.sentiments:

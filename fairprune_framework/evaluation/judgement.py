@@ -8,12 +8,8 @@ from typing import Any
 from fairprune_framework.evaluation.conditions import GuardCost
 from fairprune_framework.evaluation.contrast_rows import LEGITIMATE, categories_of, paired
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, LEGITIMATE_MARGIN
+from fairprune_framework.evaluation.specificity_rows import specificity
 from fairprune_framework.evaluation.verdict import VerdictInputs
-from fairprune_framework.functional.difference_in_differences import (
-    DifferenceInDifferences,
-    PairedValues,
-    difference_in_differences,
-)
 
 JUDGING = "heldout"
 """The split that the verdict rests on."""
@@ -54,27 +50,6 @@ def verdict_inputs(
         guard=_cost(guard),
         categories={category: change for category, change in by_category.items() if change is not None},
         missing=_missing(legitimate),
-    )
-
-
-def specificity(
-    demographic: Sequence[Mapping[str, Any]], controls: Sequence[Mapping[str, Any]], seed: int
-) -> DifferenceInDifferences | None:
-    """The divergence of demographic contrasts against that of controls; None where one of the two was not measured twice."""
-    if not demographic or not controls or demographic[0][f"{DIVERGENCE}_after"] is None:
-        return None
-    own = [f"{item['category']}/{item['template_id']}" for item in demographic]
-    shared = [item["neutral_of"] for item in controls]
-    return difference_in_differences(_values(demographic, own), _values(controls, shared), seed=seed)
-
-
-def _values(items: Sequence[Mapping[str, Any]], templates: Sequence[object | None]) -> PairedValues:
-    return PairedValues(
-        before=[item[f"{DIVERGENCE}_before"] for item in items],
-        after=[item[f"{DIVERGENCE}_after"] for item in items],
-        categories=[item["category"] for item in items],
-        clusters=[item["template_id"] for item in items],
-        templates=list(templates),
     )
 
 

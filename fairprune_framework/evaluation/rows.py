@@ -9,6 +9,7 @@ from typing import Any
 
 from fairprune_framework.functional.bootstrap import StatisticChange
 from fairprune_framework.functional.hypothesis_tests import holm
+from fairprune_framework.functional.log_ratio import LogRatio
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, PairedChange, minimum_detectable_change
 
 
@@ -124,6 +125,25 @@ class ResultRow:
             p_value=statistic.difference.p_value,
             detectable=statistic.detectable,
         )
+
+    def of_ratio(self, after: float, ratio: LogRatio) -> ResultRow:
+        """This row of one model, with the second: `ratio` is after / before, with its interval.
+
+        `detectable` is of a fall, and `standard_error` of the log ratio, as ratios have them.
+        """
+        assert self.before is not None
+        low, high = ratio.ci_low, ratio.ci_high
+        return replace(
+            self,
+            after=after,
+            difference=after - self.before,
+            change=None if ratio.ratio is None else ratio.ratio - 1,
+            ci_low=None if low is None else low - 1,
+            ci_high=None if high is None else high - 1,
+            p_value=ratio.p_value,
+            standard_error=ratio.standard_error,
+            detectable=None if ratio.detectable is None else (1 - ratio.detectable) * self.before,
+        ).noted(ratio.not_estimable)
 
     def within(self, span: float | None) -> ResultRow:
         """The row without its interval and test where the interval of the difference is wider than the score can differ.

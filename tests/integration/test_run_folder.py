@@ -217,7 +217,9 @@ def test_evaluating_a_model_alone_fills_before_alone(fairprune: Any, llama: Path
     found = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert {row["metric"] for row in found["results"]} == {
         "next-token-divergence",
+        "next-token-divergence-to-controls",
         "valence-gap",
+        "valence-gap-to-controls",
         "activation-difference",
         "sequence-gap",
         "shared-token-perplexity",
@@ -414,7 +416,9 @@ def test_evaluation_json(finished: Path) -> None:
     contrast_metrics = {
         "activation-difference",
         "next-token-divergence",
+        "next-token-divergence-to-controls",
         "valence-gap",
+        "valence-gap-to-controls",
         "sequence-gap",
         "shared-token-perplexity",
     }

@@ -18,6 +18,12 @@ NEGATIVE_GAP = "negative-share-gap"
 PERPLEXITY = "perplexity"
 KL_TO_ORIGINAL = "kl-to-original"
 
+
+def to_controls(metric: str) -> str:
+    """The metric of demographic contrasts as a ratio to the same of controls."""
+    return f"{metric}-to-controls"
+
+
 PREFERENCES = (SHARED_PREFERENCE, STEREOTYPE_PREFERENCE, MATCHED_PREFERENCE)
 """Shares of pairs in which the stereotyping sentence is preferred."""
 CONTRAST_METRICS = (DIVERGENCE, ACTIVATION_DIFFERENCE, SEQUENCE_GAP, *PREFERENCES, LEGITIMATE_MARGIN, VALENCE_GAP)
