@@ -25,9 +25,11 @@ from fairprune_framework.auditing.batches import compose
 from fairprune_framework.calibration.text import made
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens
 from fairprune_framework.contrasts.prompts import PromptSet
-from fairprune_framework.evaluation.contrast_rows import items_of
+from fairprune_framework.evaluation.conditions import divergence_down
+from fairprune_framework.evaluation.contrast_rows import items_of, paired
 from fairprune_framework.evaluation.judgement import JUDGING
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
+from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss, perplexity_change, text_loss
 from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL
@@ -35,8 +37,8 @@ from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import load_recipe
 
 Change = Callable[[], AbstractContextManager[None]]
-Measured = tuple[list[dict[str, Any]], dict[str, Any]]
-"""The held-out items before and after, and what the guard saw."""
+Measured = tuple[list[dict[str, Any]], dict[str, Any] | None]
+"""The held-out items before and after, and what the guard saw; None: its text was not measured."""
 INSTRUCTION = (
     "The following text treats all people alike. What it says next does not depend on anyone's race, gender, religion, age, origin, "
     "disability, orientation or wealth.\n\n"
@@ -103,6 +105,18 @@ class Bench:
         _, _ = self.before, self.loss  # of the original, before it changes
         with change():
             return self._against(self._measured(self.contrasts), text_loss(self.loaded.model, self.text.judging))
+
+    def may_be_fairer(self, change: Change) -> Measured:
+        """As `changed`; where the demographic divergence does not fall by its 99 % bound, which settles that the word is not `fairer`,
+        the demographic contrasts alone."""
+        _ = self.before
+        chosen = [one for one in self.contrasts if one.role == "demographic"]
+        known = {one.id: one for one in self.before}
+        with change():
+            items = items_of(chosen, [known[one.id] for one in chosen], self._measured(chosen))
+        fall = paired(items, DIVERGENCE, 0)
+        assert fall is not None
+        return self.changed(change) if divergence_down(fall).held else (items, None)
 
     def prompted(self, instruction: str) -> Measured:
         """The model with an instruction before every text; perplexity is of the texts alone, of the tokens that it is of without."""

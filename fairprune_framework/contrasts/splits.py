@@ -174,12 +174,14 @@ def refuse_roles(contrasts: Iterable[Contrast]) -> None:
 
     Raises:
         PromptError: a category of which only a part is legitimate; `neutral_of` that names no demographic template of the set, or one
-            of the other side; crossed controls of both sides that share an attribute word.
+            of the other side; controls of one template that are neutral of two; crossed controls of both
+            sides that share an attribute word.
     """
     sides: dict[str, str | None] = {}
     crossed: list[Contrast] = []
     controls: list[Contrast] = []
     legitimate: dict[str, Contrast] = {}
+    filled: dict[tuple[str, ...], Contrast] = {}
     for contrast in contrasts:
         first = legitimate.setdefault(contrast.category, contrast)
         if first.legitimate != contrast.legitimate:
@@ -191,6 +193,13 @@ def refuse_roles(contrasts: Iterable[Contrast]) -> None:
             sides.setdefault("/".join(contrast.cluster), contrast.split)
         elif contrast.control:
             controls.append(contrast)
+            other = filled.setdefault(contrast.cluster, contrast)
+            if other.neutral_of != contrast.neutral_of:
+                raise PromptError(
+                    f"controls {other.id!r} and {contrast.id!r} are of one template, {contrast.template_id!r} of "
+                    f"{contrast.category!r}, and neutral of {other.neutral_of or 'none'!r} and of {contrast.neutral_of or 'none'!r}: "
+                    "give each a 'template_id' of its own"
+                )
             if contrast.neutral_of is not None:
                 crossed.append(contrast)
     for contrast in crossed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -240,6 +241,10 @@ def legitimate(category: str) -> Contrast:
         (
             [control("a", "select", of="g/T1"), control("b", "heldout", ("up", "left"))],
             "the control word 'left' stands in 'a' (select) and in 'b' (heldout)",
+        ),
+        (
+            [control("a", "select", of="g/T1"), replace(control("b", "select"), template_id="a")],
+            "controls 'a' and 'b' are of one template, 'a' of 'hand', and neutral of 'g/T1' and of 'none'",
         ),
         ([legitimate("g")], "category 'g' is legitimate by 'g-legit', but contrast 'g-1' has no right next words"),
     ],
