@@ -26,7 +26,7 @@ from fairprune_framework.evaluation.metrics.next_token import NextTokenReader, t
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss, text_loss, windows_of
 from fairprune_framework.evaluation.metrics.samples import SAMPLES, TOKENS, compounds, sampled
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
-from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of
+from fairprune_framework.evaluation.tasks.data import LOCAL, TaskSettings, files_of, place_of
 from fairprune_framework.evaluation.tasks.harness import language_model, run_task
 from fairprune_framework.evaluation.tasks.own import questions_hash, run_own
 from fairprune_framework.evaluation.tasks.registry import OWN
@@ -162,8 +162,7 @@ class Subject:
         key: dict[str, Any] = {"limit": settings.limit, "chat_template": settings.chat_template}
         own = OWN.get(settings.task)
         if own is not None:
-            at = settings.data / LOCAL[settings.task].folder if settings.data and settings.task in LOCAL else settings.data
-            read = own.read(at)
+            read = own.read(None if settings.data is None else place_of(settings.task, settings.data))
             key |= {"questions": questions_hash(read.questions), "version": own.version}
         elif settings.data is not None and settings.task in LOCAL:
             files = files_of(LOCAL[settings.task], settings.data)

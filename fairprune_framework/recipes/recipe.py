@@ -208,7 +208,7 @@ class Recipe:
     )
     suite: tuple[str, ...] = option(
         (),
-        "Suites (capability, bias), tasks of lm-eval and winobias to run before and after, separated by commas.",
+        "Suites (capability, bias), tasks of lm-eval, winobias and stereoset to run before and after, separated by commas.",
         group="judging",
         stage="evaluate",
         metavar="NAME,...",

@@ -24,7 +24,8 @@ from fairprune_framework.evaluation.random_sets import activation_norms, matched
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks import decisions
-from fairprune_framework.evaluation.tasks.data import check_data, limits_of, tasks_of
+from fairprune_framework.evaluation.tasks.data import check_data, limits_of, place_of, tasks_of
+from fairprune_framework.evaluation.tasks.registry import OWN
 from fairprune_framework.evaluation.verdict import VerdictInputs, verdict_of
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.loading import load_model, load_tokenizer
@@ -62,7 +63,11 @@ def check(run: Run) -> None:
         if not tasks:
             raise UserError(f"--suite names no task. Got {','.join(recipe.suite)!r} instead.")
         check_tasks(tasks)
-    check_data(tasks, None if recipe.task_data is None else Path(recipe.task_data))
+    folder = None if recipe.task_data is None else Path(recipe.task_data)
+    check_data(tasks, folder)
+    if folder is not None:
+        for task in OWN.keys() & tasks:
+            OWN[task].read(place_of(task, folder))
 
 
 def run(run: Run) -> list[str]:

@@ -19,7 +19,7 @@ _OF_ALL = frozenset({"target", "bias_type", "context"})
 COLUMNS = _OF_ALL | {"sentences"}
 NAMES = ("stereotype", "anti-stereotype")
 FLAT_COLUMNS = _OF_ALL | frozenset(NAMES)
-_LABELS = ("anti-stereotype", "stereotype", "unrelated")
+LABELS = ("anti-stereotype", "stereotype", "unrelated")
 """Of the hub, where a label is a number."""
 KINDS = ("intersentence", "intrasentence")
 BLANK = "BLANK"
@@ -42,18 +42,36 @@ def rows(records: Iterable[Item]) -> Iterator[Item]:
     return each(records, _made)
 
 
+def within(data: Mapping[str, Any]) -> bool:
+    """The sentences fill a gap of the context (`intrasentence`); False: they follow it.
+
+    Raises:
+        PromptError: there is no context.
+    """
+    return BLANK in text_of(data, "context")
+
+
+def sentences(data: Mapping[str, Any], names: Sequence[str] = NAMES) -> Mapping[str, str]:
+    """Label -> sentence of an example, of either form.
+
+    Raises:
+        PromptError: a label without a sentence, or an unknown label.
+    """
+    found = dict(_labelled(data["sentences"])) if "sentences" in data else {name: text_of(data, name) for name in names}
+    if missing := [name for name in names if name not in found]:
+        raise PromptError(f"an example of StereoSet needs a sentence for each label. Got none for {missing[0]!r}.")
+    return found
+
+
 def _made(row: Row) -> Mapping[str, Any]:
     data = row.data
-    within = BLANK in text_of(data, "context")
-    found = dict(_labelled(data["sentences"])) if "sentences" in data else {name: text_of(data, name) for name in NAMES}
-    if missing := [name for name in NAMES if name not in found]:
-        raise PromptError(f"an example of StereoSet needs a sentence for each label. Got none for {missing[0]!r}.")
-    opening = "" if within else f"{data['context'].rstrip()} "
+    inside, found = within(data), sentences(data)
+    opening = "" if inside else f"{data['context'].rstrip()} "
     return {
         "id": word_of(data, "id") or f"stereoset/{row.number}",
         "category": text_of(data, "bias_type"),
         "template_id": text_of(data, "target"),
-        "context": KINDS[within],
+        "context": KINDS[inside],
         "variants": [{"attribute": name, "text": opening + found[name]} for name in NAMES],
     }
 
@@ -69,8 +87,8 @@ def _labelled(sentences: Any) -> Iterator[tuple[str, str]]:
         raise PromptError(f"the field 'sentences' must be an array of objects. Got {sentences!r:.60} instead.")
     for one in sentences:
         label = one.get("gold_label")
-        if isinstance(label, int) and 0 <= label < len(_LABELS):
-            label = _LABELS[label]
-        if label not in _LABELS:
-            raise PromptError(f"the 'gold_label' of a sentence must be one of {', '.join(_LABELS)}. Got {label!r} instead.")
+        if isinstance(label, int) and 0 <= label < len(LABELS):
+            label = LABELS[label]
+        if label not in LABELS:
+            raise PromptError(f"the 'gold_label' of a sentence must be one of {', '.join(LABELS)}. Got {label!r} instead.")
         yield label, text_of(one, "sentence")

@@ -105,6 +105,12 @@ LOCAL: Mapping[str, LocalTask] = {
         split=None,
         fetch="WinoBias/wino/data/*_stereotyped_*.txt.* of github.com/uclanlp/corefBias",
     ),
+    "stereoset": LocalTask(
+        folder="stereoset",
+        files=("stereoset/*.json", "stereoset/*.jsonl"),
+        split=None,
+        fetch="data/dev.json of github.com/moinnadeem/StereoSet",
+    ),
 }
 
 
@@ -188,6 +194,11 @@ def check_data(tasks: Sequence[str], folder: Path | None) -> None:
 def files_of(local: LocalTask, folder: Path) -> list[Path]:
     """The files of a task, sorted by name."""
     return sorted(path for pattern in local.files for path in folder.glob(pattern))
+
+
+def place_of(task: str, folder: Path) -> Path:
+    """Where the data of a task of ours lie."""
+    return folder / LOCAL[task].folder if task in LOCAL else folder
 
 
 def read_items(task: str, folder: Path, limit: int | None) -> Items:

@@ -57,6 +57,8 @@ class OwnTask:
     """(questions, log p of their requests in nats) -> items."""
     metrics: Callable[[Items], Mapping[str, Mapping[str, Any]]]
     """As in `TaskResult.metrics`."""
+    per_token: bool = False
+    """`items` gets the mean of log p over the tokens of a continuation, in place of the sum."""
 
 
 def run_own(name: str, task: OwnTask, read: Read, model: nn.Module, encoder: Encoder, settings: TaskSettings) -> TaskResult:
@@ -71,8 +73,10 @@ def run_own(name: str, task: OwnTask, read: Read, model: nn.Module, encoder: Enc
     if not questions:
         raise UserError(f"{settings.data} holds no question of the task {name!r}")
     asked = [_request(encoder, *request) for question in questions for request in question.requests]
-    answers = iter(score(model, asked, settings.micro_batch_tokens))
-    log_p = [[next(answers)[0] for _ in question.requests] for question in questions]
+    scored = score(model, asked, settings.micro_batch_tokens)
+    lengths = [len(continuation) if task.per_token else 1 for _, continuation in asked]
+    answers = (answer[0] / length for answer, length in zip(scored, lengths, strict=True))
+    log_p = [[next(answers) for _ in question.requests] for question in questions]
     items = task.items(questions, log_p)
     facts = {
         metric: {"value": None, **each, "note": _joined(each.get("note"), read.left_out)}

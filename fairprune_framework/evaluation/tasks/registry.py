@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from fairprune_framework.evaluation.tasks.decisions import DECISIONS
 from fairprune_framework.evaluation.tasks.own import OwnTask
+from fairprune_framework.evaluation.tasks.stereoset import STEREOSET
 from fairprune_framework.evaluation.tasks.winobias import WINOBIAS
 
-OWN: Mapping[str, OwnTask] = {"winobias": WINOBIAS, "decisions": DECISIONS}
+OWN: Mapping[str, OwnTask] = {"winobias": WINOBIAS, "stereoset": STEREOSET, "decisions": DECISIONS}
 """Asked for by `--suite NAME` beside the tasks of lm-eval, the decisions by `--decisions SET`."""
