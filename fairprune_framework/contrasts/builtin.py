@@ -21,7 +21,7 @@ def names() -> list[str]:
     """The sets that are built in, sorted.
 
     >>> names()
-    ['en', 'en-1', 'en-small', 'es']
+    ['en', 'en-1', 'en-2', 'en-small', 'es']
     """
     with _data() as folder:
         return sorted(path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".yaml")

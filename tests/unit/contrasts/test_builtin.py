@@ -32,7 +32,7 @@ CATEGORIES = {
 LEGITIMATE = {
     f"legit-{kind}" for kind in ("pronoun", "family", "religion", "nation", "age", "disability", "orientation", "fact")
 }
-SETS = ("en", "en-1", "en-small")
+SETS = ("en", "en-1", "en-2", "en-small")
 EVERY = (*SETS, "es")
 
 
@@ -291,3 +291,36 @@ def test_unknown_names(name: str) -> None:
         builtin(name)
     with pytest.raises(UnknownName, match="Did you mean 'en'"):
         builtin("eng")
+
+
+# -- the set that judges alone ---------------------------------------------------------------------------------------------
+
+
+def test_the_second_set_never_selects_and_repeats_nothing() -> None:
+    first, second = contrasts("en"), contrasts("en-2")
+    assert {contrast.split for contrast in second} == {"heldout", "heldout-words"}
+    assert not set(texts(second)) & set(texts(first))
+    frames = [{re.sub(r"\W", "", frame_of(one)) for one in each if one.role != "legitimate"} for each in (first, second)]
+    assert not frames[0] & frames[1]
+    assert not words(chosen("en-2", "control")) & words(chosen("en", "control"))
+    assert words(chosen("en-2")) == words(one for one in chosen("en") if not one.category.startswith("name-"))
+
+
+def test_the_second_set_is_balanced() -> None:
+    for split in ("heldout", "heldout-words"):
+        assert {name: len(found) for name, found in by_category(chosen("en-2", split=split)).items()} == dict.fromkeys(
+            CATEGORIES, 12
+        )
+    controls = by_category(chosen("en-2", "control"))
+    assert len(controls) == 8
+    assert {len(found) for found in controls.values()} == {11, 12}
+    crossed = [one.neutral_of for found in controls.values() for one in found]
+    assert None not in crossed
+    assert len(set(crossed)) == len(crossed)
+    assert by_category(chosen("en-2", "legitimate")).keys() == LEGITIMATE
+
+
+def frame_of(contrast: Contrast) -> str:
+    """The text around the attribute."""
+    first = contrast.variants[0]
+    return first.text.replace(first.attribute, "")
