@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fairprune_framework.analysis.common import divergence_evaluator, opened_run
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets, random_means
+from fairprune_framework.evaluation.random_sets import matched_sets, norms_of, random_means
 from fairprune_framework.functional.paired_bootstrap import PairedChange
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import write_json
@@ -29,7 +29,8 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
     if draws < 1:
         raise UserError(f"--draws must be at least 1. Got {draws} instead.")
     split, evaluator = divergence_evaluator(opened)
-    norms = activation_norms(opened.loaded, opened.calibration.scoring)
+    audited = opened.read_statistics() if opened.folder.has("audit") else None
+    norms = norms_of(audited, opened.loaded, opened.calibration.scoring)
     layers = set(opened.recipe.protected_layers)
     allowed = {
         name: seen & (opened.loaded.architecture.sites[name].layer not in layers)

@@ -18,6 +18,7 @@ from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
 from fairprune_framework.auditing.identity import described, stored_names
+from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.reductions import by_group, joined, marked, reduction_of, without_neutral
@@ -78,8 +79,12 @@ class Accumulator:
                 self._listening.setdefault(pass_, []).append(statistic)
         self.passes = passes_of(distinct, layers)
         self.taps = {pass_: frozenset(tap for one in every for tap in one.taps) for pass_, every in self._listening.items()}
+        for pass_ in self.passes:
+            of_members = (self.taps.get(member, frozenset[Tap]()) for member in members_of(pass_))
+            self.taps[pass_] = frozenset[Tap]().union(*of_members)
         """Pass -> the taps that its statistics want."""
-        self._counting = {pass_.stream: pass_ for pass_ in reversed(self.passes) if pass_.layer is None}
+        every_pass = [member for pass_ in self.passes for member in members_of(pass_)]
+        self._counting = {pass_.stream: pass_ for pass_ in reversed(every_pass) if pass_.layer is None}
         self.set_categories(categories)
         self.done = CompletedBatches()
         self.sliced: dict[str, int] = {}
@@ -138,7 +143,7 @@ class Accumulator:
         self._refuse_not_finite(batch)
         self._adding = True
         self.sums.update(self._pending, self._present, len(self.counts[batch.stream]))
-        if self._counting.get(batch.stream) == batch.pass_:
+        if self._counting.get(batch.stream) in members_of(batch.pass_):
             for group in self._groups(batch):
                 self.counts[batch.stream][group] += 1
         if batch.batch_id is not None:
@@ -190,8 +195,9 @@ class Accumulator:
         rows: Tensor | None,
         objective_C: Tensor | None = None,
         whole: frozenset[Tap] = frozenset(),
+        pass_: Pass | None = None,
     ) -> None:
-        """Sum all statistics over what one site showed of the current micro-batch.
+        """Sum the statistics of one pass over what one site showed of the current micro-batch.
 
         Args:
             values: tap -> (M, K) as the adapter showed them.
@@ -199,6 +205,7 @@ class Accumulator:
             rows: (M,) flat token index of each row; None: all tokens in order.
             objective_C: (C,) float64, value of the pass's objective.
             whole: taps with a row for every token, whatever `rows` says: those of the layer of an expert.
+            pass_: the one of those merged in the micro-batch that it is of; None: the micro-batch's own.
 
         Raises:
             FairpruneError: a statistic raised, or a sum is NaN or Inf; the contrast is named.
@@ -212,7 +219,7 @@ class Accumulator:
             rows = None if rows is None else rows.cpu()
             objective_C = None if objective_C is None else objective_C.cpu()
             geometry = Geometry(geometry.batch.to("cpu"), known=geometry.known)
-        pass_, stream = geometry.batch.pass_, geometry.batch.stream
+        pass_, stream = pass_ or geometry.batch.pass_, geometry.batch.stream
         weights: Mapping[str, Tensor] = {}
         if self._weights_of is not None:
             weights = LazyWeights(partial(self._weights_of, self.model, site, values["neuron"].device))
@@ -273,7 +280,7 @@ class Accumulator:
 
     def _summands(self, site: Site, observation: Observation, batch: MicroBatch) -> Iterator[tuple[str, Tensor, bool]]:
         """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
-        for statistic in self._listening.get(batch.pass_, ()):
+        for statistic in self._listening.get(observation.pass_, ()):
             try:
                 shown = narrowed(observation, statistic.taps)
                 if statistic.after():

@@ -12,6 +12,7 @@ from itertools import islice
 
 from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.auditing.collation import collate, row_keys
+from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import BatchId, MicroBatch
 from fairprune_framework.auditing.packing import Packer, width_of
 from fairprune_framework.contrasts.alignment import AlignedContrast
@@ -41,7 +42,7 @@ class BatchSpec:
 
     @property
     def content(self) -> int:
-        """sha256 over its pass, which contrasts stand together and how far they are padded."""
+        """sha256 over its pass, which contrasts stand together and how far they are padded; of merged passes the sum of theirs."""
         return _content(
             self.pass_,
             tuple(contrast.category for contrast in self.contrasts),
@@ -169,7 +170,8 @@ def _groups(window: Sequence[AlignedContrast]) -> list[list[int]]:
 
 
 def _content(pass_: Pass, categories: tuple[str, ...], ids: tuple[str, ...], shape: tuple[int, ...], packed: bool) -> int:
-    return int.from_bytes(repr_digest(repr(pass_), categories, ids, shape, packed), "big")
+    each = (repr_digest(repr(member), categories, ids, shape, packed) for member in members_of(pass_))
+    return sum(int.from_bytes(one, "big") for one in each)
 
 
 def composition_hash(parts: Iterable[MicroBatch | BatchSpec]) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fairprune_framework.api.interfaces import ArchitectureAdapter, Pass, Statistic
 from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.accumulation import Accumulator, WeightsOf
+from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.sums import Statistics
@@ -36,7 +37,8 @@ class ActivationStatisticsCallback(Callback):
     """Sums statistics over all micro-batches of `Trainer.predict`.
 
     The module must run the transformers model `model` (or its trunk) on the `input_ids` of each batch, a `MicroBatch`. Where the
-    batch's pass has an objective, `predict_step` must return its value (C,) with its graph, as `TrunkModule` does.
+    batch's pass has an objective, `predict_step` must return its value (C,) with its graph, or one of each of the passes that are merged
+    in it, as `TrunkModule` does.
 
     Args:
         model: the transformers model whose sites are listened to.
@@ -94,8 +96,10 @@ class ActivationStatisticsCallback(Callback):
         self._complete_sites = 0
         self._shown_once: set[Pass] = set()
         """Passes of which a whole forward has shown each site once."""
-        self._leaves: list[tuple[Site, Tap, Tensor, Tensor]] = []
-        """Under an objective: site, tap, leaf of the graph, value."""
+        self._leaves: list[tuple[Site, Tap, Tensor | None, Tensor]] = []
+        """Under an objective: site, tap, leaf of the graph where a gradient is wanted, value."""
+        self._sloped: dict[Pass, frozenset[Tap]] = {}
+        """Pass -> the taps whose gradients are wanted."""
 
     @property
     def passes(self) -> list[Pass]:
@@ -209,33 +213,42 @@ class ActivationStatisticsCallback(Callback):
             site, taps = next(iter(self._seen.items()))
             raise FairpruneError(f"site {site} showed only the taps {', '.join(taps)}: the module did not run the whole model")
         if batch.pass_.objective is not None:
-            self._differentiate(outputs)
+            self._differentiate(batch.pass_, outputs)
         elif self.early and self._complete_sites == len(self.sites):
             self._shown_once.add(batch.pass_)
 
-    def _differentiate(self, objective_C: Any) -> None:
-        if not isinstance(objective_C, Tensor) or not objective_C.requires_grad:
+    def _differentiate(self, pass_: Pass, outputs: Any) -> None:
+        objectives = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        wanted = [each for each in members_of(pass_) if each.objective is not None]
+        if len(objectives) != len(wanted) or not all(isinstance(each, Tensor) and each.requires_grad for each in objectives):
             raise FairpruneError("the module returned no objective with a graph for a pass that has one")
-        leaves, self._leaves = self._leaves, []
-        grads = gradients(objective_C, [leaf for _, _, leaf, _ in leaves])
+        shown, self._leaves = self._leaves, []
         values: dict[Any, dict[Tap, Tensor]] = {}
-        slopes: dict[Any, dict[Tap, Tensor]] = {}
         sites: dict[str, Site] = {}
-        for (site, tap, _, value), grad in zip(leaves, grads, strict=True):
-            key = site.layer if self._is_shared(site, tap) else site.name
-            values.setdefault(key, {})[tap], slopes.setdefault(key, {})[tap] = value, grad
-            if key == site.name:
+        for site, tap, _, value in shown:
+            values.setdefault(self._key(site, tap), {})[tap] = value
+            if self._key(site, tap) == site.name:
                 sites[site.name] = site
-        for name, site in sites.items():
-            shared = values.get(site.layer, {})
-            self.accumulator.add(
-                site,
-                {**values[name], **shared},
-                {**slopes[name], **slopes.get(site.layer, {})},
-                self._rows[name],
-                objective_C.detach().double(),
-                frozenset(shared),
-            )
+
+        def add(member: Pass, slopes: Mapping[Any, Mapping[Tap, Tensor]], objective_C: Tensor | None) -> None:
+            for name, site in sites.items():
+                shared = values.get(site.layer, {})
+                grads = {**slopes.get(name, {}), **slopes.get(site.layer, {})}
+                self.accumulator.add(
+                    site, {**values[name], **shared}, grads, self._rows[name], objective_C, frozenset(shared), member
+                )
+
+        leaves = [(self._key(site, tap), tap, leaf) for site, tap, leaf, _ in shown if leaf is not None]
+        for number, (member, objective_C) in enumerate(zip(wanted, objectives, strict=True)):
+            slopes: dict[Any, dict[Tap, Tensor]] = {}
+            grads = gradients(objective_C, [leaf for _, _, leaf in leaves], keep=number + 1 < len(wanted))
+            for (key, tap, _), grad in zip(leaves, grads, strict=True):
+                slopes.setdefault(key, {})[tap] = grad
+            del grads
+            add(member, slopes, objective_C.detach().double())
+        for member in members_of(pass_):
+            if member.objective is None:
+                add(member, {}, None)
 
     def _handle(self, site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> Tensor | None:
         """What the adapter calls at each tap of each site; returns what the model shall go on with, None: what it had."""
@@ -248,6 +261,9 @@ class ActivationStatisticsCallback(Callback):
         shared = self._is_shared(site, tap)
         if not shared:
             self._rows[site.name] = rows
+        if pass_.objective is not None and tap not in self._taps_with_slopes(pass_):
+            self._leaves.append((site, tap, None, values.detach()))
+            return None
         if pass_.objective is not None:
             scale = pass_.scale if tap == "neuron" else 1.0
             if values.requires_grad and tap == "neuron" and scale == 1.0:
@@ -274,6 +290,16 @@ class ActivationStatisticsCallback(Callback):
             values = {**self._seen.pop(site.name), **whole}
             self.accumulator.add(site, values, {}, self._rows[site.name], whole=frozenset(whole))
             self._complete_sites += 1
+
+    def _taps_with_slopes(self, pass_: Pass) -> frozenset[Tap]:
+        if pass_ not in self._sloped:
+            each = [self.accumulator.taps.get(one, frozenset()) for one in members_of(pass_) if one.objective is not None]
+            self._sloped[pass_] = frozenset[Tap]({"neuron"}).union(*each)
+        return self._sloped[pass_]
+
+    def _key(self, site: Site, tap: Tap) -> str | int:
+        """What a tap is shown of: the layer or the site."""
+        return site.layer if self._is_shared(site, tap) else site.name
 
     def _is_shared(self, site: Site, tap: Tap) -> bool:
         """Whether a tap is given once for the several sites of a layer."""

@@ -9,6 +9,7 @@ from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.code_digest import class_digest
 from fairprune_framework.auditing.identity import described
+from fairprune_framework.auditing.merging import merged
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import stream_of
@@ -102,11 +103,12 @@ def with_earlier(statistics: Sequence[Statistic]) -> tuple[Statistic, ...]:
 
 
 def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
-    """The distinct passes that statistics listen to; contrasts are passed over in any case, to know which sites they reach."""
+    """The distinct passes that statistics listen to, merged where one forward serves several; contrasts are passed over in any case, to
+    know which sites they reach."""
     passes = dict.fromkeys(pass_ for statistic in statistics for pass_ in statistic.passes(layers))
     if not any(pass_.stream == CONTRASTS and pass_.layer is None for pass_ in passes):
         passes = {Pass(): None, **passes}
-    return list(passes)
+    return merged(passes)
 
 
 def streams_of(statistics: Sequence[Statistic], layers: int) -> frozenset[Stream]:

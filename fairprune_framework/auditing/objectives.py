@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.outputs import Outputs
+from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.errors import ContractViolation, FairpruneError
 from fairprune_framework.models.head import Answers, answers_of, over_positions
@@ -50,14 +51,14 @@ def frozen(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
-    """Run the full model on a micro-batch of one category and apply the objective of its pass: (C,), with its graph.
+def objectives_of(model: nn.Module, batch: MicroBatch) -> list[Tensor]:
+    """Run the full model once on a micro-batch of one category and apply the objective of each of its passes that has one.
+
+    Returns: (C,) each, in the order of the passes, on the graph of that forward.
 
     Raises:
-        ContractViolation: the objective returned another shape.
+        ContractViolation: an objective returned another shape.
     """
-    objective = batch.pass_.objective
-    assert objective is not None
     steps = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
     mask = (steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1)
     given: dict[str, Any] = {
@@ -68,21 +69,45 @@ def objective_of(model: nn.Module, batch: MicroBatch) -> Tensor:
         "rare": torch.zeros_like(mask) if batch.rare is None else batch.rare,
         "right": batch.right,
     }
+    with torch.enable_grad(), frozen(model):
+        at_last, everywhere = _outputs(model, batch, given)
+        return [
+            _checked(
+                pass_.objective, everywhere if pass_.logits == "all" and everywhere is not None else at_last, len(batch.ids)
+            )
+            for pass_ in members_of(batch.pass_)
+            if pass_.objective is not None
+        ]
+
+
+def _outputs(model: nn.Module, batch: MicroBatch, given: Mapping[str, Any]) -> tuple[Outputs, Outputs | None]:
+    """What one forward says at the last token of each text; and at every token, where some pass asks for it."""
     attention = None if bool(batch.attention_mask.all()) else batch.attention_mask
     inputs = {"input_ids": batch.input_ids, "attention_mask": attention}
-    with torch.enable_grad(), frozen(model):
-        if batch.pass_.logits == "last":
-            last = batch.attention_mask.sum(1) - 1
-            with last_token_only(model, lambda: last):
-                outputs = Outputs(logits=model(**inputs, use_cache=False).logits[:, -1][batch.text], **given)
-        elif _is_sharded(model):
-            outputs = Outputs(logits=model(**inputs, use_cache=False).logits[batch.text], **given)
-        else:
-            outputs = PositionOutputs(answers_of(model, **inputs), batch.text, given)
-        objective_C = objective(outputs)
-    if not isinstance(objective_C, Tensor) or objective_C.shape != (len(batch.ids),):
+    last = batch.attention_mask.sum(1) - 1
+    wanted = {pass_.logits for pass_ in members_of(batch.pass_) if pass_.objective is not None}
+    if "all" not in wanted:
+        with last_token_only(model, lambda: last):
+            return Outputs(logits=model(**inputs, use_cache=False).logits[:, -1][batch.text], **given), None
+    rows = torch.arange(len(last), device=last.device)
+    everywhere: Outputs
+    if _is_sharded(model):
+        logits = model(**inputs, use_cache=False).logits
+        everywhere, at_last = Outputs(logits=logits[batch.text], **given), logits[rows, last]
+    else:
+        answers = answers_of(model, **inputs)
+        everywhere = PositionOutputs(answers, batch.text, given)
+        if wanted == {"all"}:
+            return everywhere, everywhere
+        at_last = answers.logits((rows, last))
+    return Outputs(logits=at_last[batch.text], **given), everywhere
+
+
+def _checked(objective: Callable[[Outputs], Tensor], outputs: Outputs, contrasts: int) -> Tensor:
+    objective_C = objective(outputs)
+    if not isinstance(objective_C, Tensor) or objective_C.shape != (contrasts,):
         got = tuple(objective_C.shape) if isinstance(objective_C, Tensor) else type(objective_C).__name__
-        raise ContractViolation(f"objective {objective!r} must return ({len(batch.ids)},). Got {got} instead.")
+        raise ContractViolation(f"objective {objective!r} must return ({contrasts},). Got {got} instead.")
     return objective_C
 
 
@@ -134,7 +159,12 @@ class PositionOutputs(Outputs):
         return found.index_put((places,), values).view(where.shape)
 
 
-def gradients(objective_C: Tensor, taps: Sequence[Tensor]) -> list[Tensor]:
-    """d sum(objective) / d tap for every tap; zero where the objective does not depend on it."""
-    grads = torch.autograd.grad(objective_C, list(taps), torch.ones_like(objective_C), allow_unused=True)
+def gradients(objective_C: Tensor, taps: Sequence[Tensor], keep: bool = False) -> list[Tensor]:
+    """d sum(objective) / d tap for every tap; zero where the objective does not depend on it.
+
+    Args:
+        keep: the graph, for another objective on it.
+    """
+    ones = torch.ones_like(objective_C)
+    grads = torch.autograd.grad(objective_C, list(taps), ones, allow_unused=True, retain_graph=keep)
     return [torch.zeros_like(tap) if grad is None else grad for tap, grad in zip(taps, grads, strict=True)]

@@ -22,7 +22,7 @@ from fairprune_framework.auditing.callback import IN_HALVES, ActivationStatistic
 from fairprune_framework.auditing.distributed.checkpoint_callback import CheckpointCallback
 from fairprune_framework.auditing.distributed.parallel import Parallelism, environments, strategy_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
-from fairprune_framework.auditing.objectives import objective_of
+from fairprune_framework.auditing.objectives import objectives_of
 from fairprune_framework.auditing.prefix_sharing import forward_inputs
 from fairprune_framework.errors import UserError, shortened, shown
 from fairprune_framework.utilities import stopping
@@ -63,7 +63,7 @@ class TrunkModule(LightningModule):
             parallelize(self.device_mesh)
 
     def predict_step(self, batch: MicroBatch, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Forward; callbacks take activations. Returns the objective of the batch's pass, (C,) with its graph."""
+        """Forward; callbacks take activations. Returns the objectives of the batch's pass, (C,) each with their graph."""
         try:
             return self.compute(batch)
         except torch.OutOfMemoryError:
@@ -73,10 +73,10 @@ class TrunkModule(LightningModule):
         listening[0].compute_in_halves(batch, self.compute)
         return IN_HALVES
 
-    def compute(self, batch: MicroBatch) -> Tensor | None:
+    def compute(self, batch: MicroBatch) -> list[Tensor] | None:
         """The forward of one micro-batch."""
         if batch.pass_.objective is not None:
-            return objective_of(self.model, batch)
+            return objectives_of(self.model, batch)
         with suppress(StopForward):
             self._forward(batch)
         return None

@@ -11,7 +11,10 @@ from torch import Tensor
 
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.rankings import draw_matched
+from fairprune_framework.api.statistics import SquareSum
 from fairprune_framework.api.types import Held, Plan, Scaling
+from fairprune_framework.auditing.identity import described
+from fairprune_framework.auditing.sums import CALIBRATION, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator, MaskedMeasurement
 from fairprune_framework.models.loaded import LoadedModel
@@ -24,6 +27,18 @@ class RandomSet:
 
     units: Mapping[str, Sequence[int]]
     scaling: Scaling
+
+
+def norms_of(statistics: Statistics | None, loaded: LoadedModel, documents: Sequence[Sequence[int]]) -> dict[str, Tensor]:
+    """As `activation_norms`: what an audit summed over the same documents, or measured now where it summed none."""
+    wanted = SquareSum()
+    if statistics is None or f"{CALIBRATION}/{described(wanted)}" not in statistics.statistics:
+        return activation_norms(loaded, documents)
+    found = {}
+    for name, site in loaded.architecture.sites.items():
+        squares_1K = statistics.of(CALIBRATION, name, None, (wanted,))[f"{wanted.name}.squares"]
+        found[name] = squares_1K.reshape(site.units, -1).sum(1).sqrt()
+    return found
 
 
 @torch.inference_mode()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework.api.interfaces import Statistic
+from fairprune_framework.api.statistics import SquareSum
 from fairprune_framework.auditing import autotune
 from fairprune_framework.auditing.audit import Outcome, perform, work_of
 from fairprune_framework.auditing.batches import WINDOW, BatchSpec, batch_specs
@@ -21,6 +22,7 @@ from fairprune_framework.auditing.distributed.checkpoint import Checkpoint
 from fairprune_framework.auditing.distributed.model_parallel import check_tensor_parallel
 from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.memory import in_words, refuse_large, sums_bytes
+from fairprune_framework.auditing.merging import merged
 from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
 from fairprune_framework.auditing.runner import cannot_compile, logger_class, loggers_of
 from fairprune_framework.auditing.streams import FiledStreams, Job, largest_of
@@ -49,12 +51,21 @@ def prefixes_of(run: Run) -> Sharing:
     """Whether prefixes that texts share are computed once, and why."""
     if run.recipe.prefix_sharing == "never":
         return Sharing(up_to=0, because="--prefix-sharing never")
-    passes = [pass_ for pass_ in run.plugins.passes() if pass_.stream != CALIBRATION]
+    passes = [pass_ for pass_ in merged(run.plugins.passes()) if pass_.stream != CALIBRATION]
     if passes and all(pass_.objective for pass_ in passes):
         return Sharing(
             up_to=0, because="every pass over the contrasts has an objective: each text carries a gradient of its own"
         )
     return prefix_sharing(run.loaded.model)
+
+
+def demand_of(run: Run) -> Demand:
+    """What the plugins want summed; and the norms that random sets are matched by, where calibration text is computed in any case."""
+    layers = len(run.loaded.layers)
+    demand = run.plugins.demand(layers)
+    if not run.recipe.random_sets or CALIBRATION not in demand.readings(layers)[0].streams:
+        return demand
+    return replace(demand, statistics=tuple(dict.fromkeys((*demand.statistics, SquareSum()))))
 
 
 def check(run: Run) -> None:
@@ -67,7 +78,7 @@ def check(run: Run) -> None:
         model=loaded.model,
         adapter=loaded.architecture.adapter,
         sites=list(loaded.architecture.sites.values()),
-        statistics=run.plugins.demand(len(loaded.layers)).statistics,
+        statistics=demand_of(run).statistics,
         categories={},
     )
     check_parallelism(run)
@@ -105,7 +116,7 @@ def check_parallelism(run: Run) -> None:
         raise UserError(
             "a model in memory cannot be shared with processes of its own: name a model or folder, or take the strategy ddp_spawn"
         )
-    if parallelism.sharded and len(run.plugins.demand(len(loaded.layers)).readings(len(loaded.layers))) > 1:
+    if parallelism.sharded and len(demand_of(run).readings(len(loaded.layers))) > 1:
         raise UserError(
             f"--strategy {parallelism.strategy} reads the streams once, and a statistic of these plugins comes after another: take ddp"
         )
@@ -117,7 +128,7 @@ def check_parallelism(run: Run) -> None:
 def run(run: Run) -> list[str]:
     """Do the stage; returns the files that it left. What is summed is kept in `checkpoint/` until they are there."""
     sharing = prefixes_of(run)
-    demand = run.plugins.demand(len(run.loaded.layers))
+    demand = demand_of(run)
     sources = demand.sources(len(run.loaded.layers))
     outcome = _audit(run, demand, sharing)
     if parallelism_of(run.recipe).sharded:
@@ -229,7 +240,7 @@ def run_worker_rank(run: Run) -> int:
         if parallel.broadcast(parallelism, None) == "leave":
             return 0
         compiling = _what_compiles(run)
-        for number, part in enumerate(run.plugins.demand(len(loaded.layers)).readings(len(loaded.layers))):
+        for number, part in enumerate(demand_of(run).readings(len(loaded.layers))):
             checkpoint = Checkpoint(_checkpoint_of(run, number), {})
             perform(
                 loaded.model,
@@ -287,7 +298,7 @@ def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
             sorted(job.values.items()),
         ],
         "architecture": loaded.architecture.name,
-        "code version": code_digest([*run.plugins.demand(len(loaded.layers)).statistics, *loaded.architecture.parts]),
+        "code version": code_digest([*demand_of(run).statistics, *loaded.architecture.parts]),
         "version of torch": installed["torch"],
         "version of transformers": installed["transformers"],
         "kind of device": loaded.device.type,
@@ -307,7 +318,7 @@ def _sums_of(run: Run) -> dict[Statistic, int]:
     groups = {stream: len(alignment.feeds[stream].categories) for stream in OF_PROMPTS}
     sites = list(loaded.architecture.sites.values())
     values = {stream: largest_of(run.prompts.values, alignment.feeds[stream].categories) for stream in OF_PROMPTS}
-    return sums_bytes(run.plugins.demand(len(loaded.layers)), loaded.model, sites, groups, values)
+    return sums_bytes(demand_of(run), loaded.model, sites, groups, values)
 
 
 def _announce(run: Run, job: Job, passes: Any, streams: FiledStreams, parallelism: Parallelism) -> float | None:

@@ -20,7 +20,7 @@ from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
 from fairprune_framework.evaluation.judgement import JUDGING, verdict_inputs
 from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost
-from fairprune_framework.evaluation.random_sets import activation_norms, matched_sets, random_changes, random_means
+from fairprune_framework.evaluation.random_sets import matched_sets, norms_of, random_changes, random_means
 from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.evaluation.tasks import decisions
@@ -194,7 +194,8 @@ def random_sets_of(run: Run, plan: Plan, divergences: Mapping[str, float]) -> tu
     judging = [one for one in prompts.aligned if one.split == JUDGING and one.role == "demographic"]
     if not draws or not judging:
         return ()
-    norms = activation_norms(run.loaded, run.calibration.scoring)
+    audited = run.read_statistics() if run.folder.has("audit") else None
+    norms = norms_of(audited, run.loaded, run.calibration.scoring)
     allowed = {
         name: torch.full((site.units,), site.layer not in protected) for name, site in run.loaded.architecture.sites.items()
     }

@@ -24,6 +24,7 @@ from fairprune_framework.api.types import Choice, Measurement, Tap
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.callback import ActivationStatisticsCallback
 from fairprune_framework.auditing.demand import Demand, passes_of, streams_of, with_earlier
+from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import stream
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, Statistics
@@ -177,7 +178,8 @@ class Bench:
             CALIBRATION: self.documents,
         }
         batches: list[MicroBatch] = []
-        for pass_ in passes_of(with_earlier(self.scorer.needs().statistics), len(self.architecture.sites)):
+        passes = passes_of(with_earlier(self.scorer.needs().statistics), len(self.architecture.sites))
+        for pass_ in (member for each in passes for member in members_of(each)):
             texts = shown[pass_.stream]
             values = {each.category: self.values.get(each.category, 1) for each in texts}
             batches += compose(texts, values, tokens, pass_=pass_)
@@ -258,7 +260,8 @@ class Bench:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="The ``compute`` method of metric")  # nothing to sum: weights only
                 if statistics:
-                    stream(model, [batch for batch in batches if batch.pass_ in callback.passes], [callback], "cpu")
+                    asked = {member for pass_ in callback.passes for member in members_of(pass_)}
+                    stream(model, [batch for batch in batches if batch.pass_ in asked], [callback], "cpu")
                 found = callback.result("")
             sums = found if sums is None else sums.joined(found)
         assert sums is not None

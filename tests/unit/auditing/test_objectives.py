@@ -17,7 +17,7 @@ from fairprune_framework.api.outputs import Outputs
 from fairprune_framework.auditing import objectives
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.micro_batch import MicroBatch
-from fairprune_framework.auditing.objectives import frozen, gradients, last_token_only, objective_of
+from fairprune_framework.auditing.objectives import frozen, gradients, last_token_only, objectives_of
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.errors import ContractViolation, FairpruneError
@@ -76,7 +76,7 @@ def test_the_last_token_of_each_variant(family: str) -> None:
     seen = set()
     for batch in batches(LogitOfToken()):
         assert len(set(batch.categories)) == 1
-        found = objective_of(model, batch)
+        (found,) = objectives_of(model, batch)
         for identity, value in zip(batch.ids, found.tolist(), strict=True):
             expected = sum(plain(model, tokens.ids)[-1, 7].item() for tokens in ALIGNED[identity].variants)
             assert value == pytest.approx(expected, rel=1e-4, abs=1e-4)
@@ -87,7 +87,7 @@ def test_the_last_token_of_each_variant(family: str) -> None:
 def test_all_tokens_of_each_variant() -> None:
     model: Any = tiny_model("llama")
     for batch in batches(LogP(), "all"):
-        for identity, value in zip(batch.ids, objective_of(model, batch).tolist(), strict=True):
+        for identity, value in zip(batch.ids, objectives_of(model, batch)[0].tolist(), strict=True):
             expected = sum(
                 -nn.functional.cross_entropy(plain(model, t.ids)[:-1], torch.tensor(t.ids[1:]), reduction="sum").item()
                 for t in ALIGNED[identity].variants
@@ -140,7 +140,7 @@ def slopes(model: Any, batch: MicroBatch) -> tuple[Tensor, Tensor]:
 
     handle = model.model.layers[0].mlp.register_forward_hook(leaf)
     try:
-        value = objective_of(model, batch)
+        (value,) = objectives_of(model, batch)
     finally:
         handle.remove()
     (slope,) = gradients(value, seen)
@@ -194,7 +194,7 @@ def test_the_head_sees_the_words_that_recall_asks_for_alone(monkeypatch: pytest.
 def test_an_objective_of_another_shape_is_named(value: Any) -> None:
     (batch, *_) = batches(Wrong(value))
     with pytest.raises(ContractViolation, match=rf"objective Wrong\(value=.* must return \({len(batch.ids)},\)"):
-        objective_of(tiny_model("llama"), batch)
+        objectives_of(tiny_model("llama"), batch)
 
 
 def test_the_head_sees_the_last_token_alone() -> None:
