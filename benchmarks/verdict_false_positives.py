@@ -69,7 +69,7 @@ def arms_of(bench: Bench, options: argparse.Namespace) -> dict[str, Callable[[],
     for name, path in plans_of(options).items():
         other = Plan.from_json(read_json(path), str(path))
         arms[name] = masking(other.sites, other.scaling)
-    arms |= edits(bench)
+    arms |= edits(bench) if options.edits else {}
     plan = Plan.from_json(read_json(options.run / "plan.json"), str(options.run))
     allowed = {name: torch.ones(site.units, dtype=torch.bool) for name, site in architecture.sites.items()}
     norms = activation_norms(bench.loaded, bench.text.scoring) if options.draws else {}
@@ -119,6 +119,7 @@ def main() -> None:
     )
     parser.add_argument("--name", default="plan", help="what the arm of that plan is called")
     parser.add_argument("--also", action="append", default=[], metavar="NAME=PLAN.json")
+    parser.add_argument("--edits", action=argparse.BooleanOptionalAction, default=True, help="the edits of verdict_arms too")
     parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no further random set after these")
     parser.add_argument("--limit", type=float, default=0.05, help="the guard's limit")
