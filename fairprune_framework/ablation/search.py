@@ -23,6 +23,7 @@ from fairprune_framework.utilities import lock
 from fairprune_framework.utilities.files import refuse_unwritable, sweep, write_json, write_text
 from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.schemas import AblationFile, CellFile, JudgedOnFile, KeyFile, read_checked
+from fairprune_framework.utilities.wording import number_of
 
 FIT_SHARE = "template:0.5"
 """Share of the templates of `select` that feed scores; the others judge the cells."""
@@ -102,7 +103,7 @@ class Ablation:
         selecting = [contrast for contrast in base.prompts.contrasts if contrast.split in (None, "select")]
         divided, dropped = without_overlap(assign(selecting, FIT_SHARE, self.grid.recipe.seed + 1))
         if dropped:
-            self.notify(f"{len(dropped)} contrasts repeat a text of the judging part and were skipped")
+            self.notify(f"{number_of(len(dropped), 'contrast')} skipped, whose text the judging part has too")
         if not any(contrast.split == "heldout" and not contrast.control for contrast in divided):
             raise UserError("select has too few templates to judge cells: at least one category needs two")
         recipe = with_options(self.grid.recipe, {"split": "keep", "columns": None, "prompts": None})

@@ -16,6 +16,7 @@ from fairprune_framework.functional.paired_bootstrap import PairedChange
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import write_json
 from fairprune_framework.utilities.progress import Notify, silent
+from fairprune_framework.utilities.wording import number_of
 
 
 def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def render(answer: Mapping[str, Any]) -> str:
     for name in ("demographic", "control"):
         if (effect := answer[name]) is not None and effect["change"] is not None:
             interval = "" if effect["ci_low"] is None else f" [{effect['ci_low']:+.1%}, {effect['ci_high']:+.1%}]"
-            lines.append(f"  {name:<12} {effect['change']:+.1%}{interval}, {effect['clusters']} templates")
+            lines.append(f"  {name:<12} {effect['change']:+.1%}{interval}, {number_of(effect['clusters'], 'template')}")
     changes = [each["change"] for each in answer["random"] if each["change"] is not None]
     if changes:
         lines.append(f"  random sets  {min(changes):+.1%} to {max(changes):+.1%}, {len(changes)} of equal activation norm")

@@ -20,6 +20,7 @@ from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import services
 from fairprune_framework.selection.scoring import score
 from fairprune_framework.utilities.progress import Notify, silent
+from fairprune_framework.utilities.wording import number_of
 
 BUDGET, CONTRASTS = 32, 60
 """Neurons that are masked for a look, and contrasts that are measured: enough to see whether anything happens, within seconds."""
@@ -60,7 +61,7 @@ def look(run: Run | str | Path, top: int = 10, budget: int = BUDGET, notify: Not
         opened.prompts.values,
         max_tokens=opened.micro_batch_tokens,
     )
-    notify(f"masking {len(highest)} neurons, on {len(contrasts)} contrasts")
+    notify(f"masking {number_of(len(highest), 'neuron')}, on {number_of(len(contrasts), 'contrast')}")
     before = evaluator.mean(evaluator.original)
     changes = [
         _change(evaluator.mean(evaluator.measure(units)), before)
@@ -149,7 +150,7 @@ def render(answer: Mapping[str, Any]) -> str:
         lines.append("  none: `fairprune ask scorers` audits for all of them")
     lines += [
         "",
-        f"next-token-divergence on {answer['contrasts']} contrasts that scores may use, {answer['budget']} neurons masked: "
+        f"next-token-divergence on {answer['contrasts']} contrasts that scores may use, {number_of(answer['budget'], 'neuron')} masked: "
         f"{shown(answer['masked'])}; as many random ones: {shown(answer['random'])}",
         "These contrasts chose the neurons: only held-out ones, in a run, can say whether it helps.",
     ]

@@ -16,6 +16,7 @@ from fairprune_framework.models.neurons import located
 from fairprune_framework.recipes.recipe import budget_of
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.progress import Notify, silent
+from fairprune_framework.utilities.wording import number_of
 
 MOST = 10
 """Maximum number of contrasts and tokens."""
@@ -33,7 +34,7 @@ def inspect(run: Run | str | Path, unit: str, notify: Notify = silent) -> dict[s
     opened = opened_run(run, notify, "score")
     site, index = located(unit, opened.loaded.architecture.sites)
     scores = opened.read_scores()
-    notify(f"streaming {len(opened.prompts.aligned)} contrasts past {site.name}")
+    notify(f"streaming {number_of(len(opened.prompts.aligned), 'contrast')} past {site.name}")
     return {
         "format": "fairprune-inspection/1",
         "site": site.name,
@@ -69,7 +70,7 @@ def _why(run: Run, scores: Scores, site: Site, index: int) -> dict[str, Any]:
     plan, limits = run.read_plan(), budget_of(run.recipe)
     policy = run.recipe.policy.plugin if run.recipe.policy else "the policy"
     if index in plan.sites.get(site.name, ()):
-        return {"planned": True, "because": f"chosen by {policy}: {plan.count} neurons, operator {plan.operator}"}
+        return {"planned": True, "because": f"chosen by {policy}: {number_of(plan.count, 'neuron')}, operator {plan.operator}"}
     mine = scores.bias[site.name][index].item()
     in_layer = [name for name, each in scores.sites.items() if each.layer == site.layer]
     planned_here = sum(len(plan.sites.get(name, ())) for name in in_layer)

@@ -15,6 +15,7 @@ from torch import nn
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.auditing.batches import BatchSpec
 from fairprune_framework.auditing.progress_bar import in_time
+from fairprune_framework.utilities.wording import number_of
 
 CPU_TOKENS = 512
 """Padded tokens of a micro-batch on a CPU: more is no faster there."""
@@ -120,7 +121,10 @@ def announcement(
         done: contrasts of all passes that an earlier session did; `left`: the share that is still to do.
     """
     forwards, computed = max(1, round(sum(each.forwards for each in planned))), sum(each.tokens for each in planned)
-    text = f"{contrasts:,} contrasts, {tokens:,} tokens, about {forwards:,} forwards of {computed:,.0f} padded tokens in all"
+    text = (
+        f"{number_of(contrasts, 'contrast')}, {number_of(tokens, 'token')}, about {number_of(forwards, 'forward')} of "
+        f"{computed:,.0f} padded tokens in all"
+    )
     if len(planned) > 1:
         text += f" ({len(planned)} passes)"
     if limit:

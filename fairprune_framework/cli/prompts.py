@@ -9,6 +9,7 @@ from typing import Any
 from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, pairs
 from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.wording import number_of
 
 GROUP = Group(name="prompts", help="check a prompt set, or build one")
 
@@ -57,7 +58,9 @@ def _build(values: dict[str, Any]) -> int:
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
     write_jsonl(contrasts, output)
-    print(f"{len(contrasts)} contrasts, {sum(len(contrast.variants) for contrast in contrasts)} texts -> {output}")
+    print(
+        f"{number_of(len(contrasts), 'contrast')}, {sum(len(contrast.variants) for contrast in contrasts):,} texts -> {output}"
+    )
     return 0
 
 

@@ -14,6 +14,7 @@ from fairprune_framework.contrasts.sets import Alignment, ContrastSet, check_ali
 from fairprune_framework.contrasts.splits import refuse_shared
 from fairprune_framework.errors import UserError
 from fairprune_framework.models.encoder import Encoder
+from fairprune_framework.utilities.wording import number_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,5 +131,5 @@ class PromptSet:
         skipped = [*contrasts.skipped, *unusable]
         notes = list(contrasts.notes)
         if skipped:
-            notes.append(f"{len(skipped)} contrasts were skipped. The first: {': '.join(skipped[0])}")
+            notes.append(f"{number_of(len(skipped), 'contrast')} skipped. The first: {': '.join(skipped[0])}")
         return JudgingSet(contrasts=tuple(every), aligned=kept, sha256=contrasts.sha256, notes=tuple(notes))

@@ -13,6 +13,7 @@ from typing import Any
 from fairprune_framework.functional.difference_in_differences import DifferenceInDifferences, Side
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, PairedChange
 from fairprune_framework.functional.power import growth_to_show
+from fairprune_framework.utilities.wording import number_of
 
 SPECIFIC_BELOW = 0.9
 """The ratio of ratios must be shown to be below this."""
@@ -70,7 +71,8 @@ def divergence_down(change: PairedChange) -> Condition:
         value=change.change,
         bound=low if held is False else high,
         limit=0.0,
-        text=f"held-out next-token divergence {_change(change, high if held is not False else low)}, {change.clusters} templates",
+        text=f"held-out next-token divergence {_change(change, high if held is not False else low)}, "
+        f"{number_of(change.clusters, 'template')}",
         needs=None if held else _more(change, "templates", "a fall", 1.0),
     )
 

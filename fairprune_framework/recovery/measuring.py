@@ -31,6 +31,7 @@ from fairprune_framework.models.architecture import recognise
 from fairprune_framework.recovery.text import RecoveryText
 from fairprune_framework.runs.run import Run
 from fairprune_framework.stages.evaluate import random_sets_of
+from fairprune_framework.utilities.wording import number_of
 
 MODELS = ("original", "pruned", "finetuned")
 PAIRS = (("original", "pruned"), ("pruned", "finetuned"), ("original", "finetuned"))
@@ -96,7 +97,7 @@ def judge(run: Run, load: Callable[[], nn.Module]) -> tuple[Evaluation, Verdict]
     encoder, tokenizer, layers = loaded.encoder, loaded.tokenizer, list(loaded.layers)
     shared: dict[str, Any] = {"encoder": encoder, "max_tokens": max_tokens, "notify": run.notify}
     original = Subject(loaded.model, tokenizer, loaded.architecture, cache, **shared)
-    run.notify(f"evaluating {len(material.aligned)} contrasts")
+    run.notify(f"evaluating {number_of(len(material.aligned), 'contrast')}")
     before = measured(original, material)
     floor = noise_floor(original, material.aligned, run.prompts.values, before.contrasts)
     changes = _random_sets(run, {one.id: one.divergence for one in before.contrasts})

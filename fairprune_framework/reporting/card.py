@@ -17,6 +17,7 @@ from fairprune_framework.reporting.run_data import Source, read_source
 from fairprune_framework.surgery.speed import speed_in_words
 from fairprune_framework.utilities.files import in_mb
 from fairprune_framework.utilities.versions import __version__
+from fairprune_framework.utilities.wording import number_of
 
 TEMPLATE = Path(__file__).parent / "templates" / "model_card.md"
 FILES = ("model/README.md", "model/plan.json")
@@ -145,7 +146,7 @@ def _removed(source: Source) -> list[tuple[str, str]]:
     requested, achieved, removal = (plan.get("requested") or {}), (plan.get("achieved") or {}), record.get("removal") or {}
     facts = [
         ("requested", _cell(requested.get("budget", "unknown"))),
-        ("achieved", f"{achieved.get('units', 0):,} neurons, {achieved.get('fraction') or 0:.4%} of all"),
+        ("achieved", f"{number_of(achieved.get('units', 0), 'neuron')}, {achieved.get('fraction') or 0:.4%} of all"),
         ("operator", _cell(plan.get("operator"))),
     ]
     if removal:
@@ -167,7 +168,10 @@ def _removed(source: Source) -> list[tuple[str, str]]:
             facts.append(("files verified with", f"transformers {_cell(reader)}: the same logits as before saving"))
     counts = record.get("contrasts") or {}
     facts.append(
-        ("prompts", f"{_cell(_prompts(source))}, {counts.get('used', 0)} contrasts, {counts.get('skipped', 0)} skipped")
+        (
+            "prompts",
+            f"{_cell(_prompts(source))}, {number_of(counts.get('used', 0), 'contrast')}, {counts.get('skipped', 0)} skipped",
+        )
     )
     if allowed := record.get("unsafe_options"):
         facts.append(("code of others", f"allowed by {_cell(', '.join(allowed))}"))

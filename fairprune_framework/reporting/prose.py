@@ -11,6 +11,7 @@ from fairprune_framework.evaluation.metrics.names import DIVERGENCE, LEGITIMATE_
 from fairprune_framework.reporting.charts.chart import percent
 from fairprune_framework.reporting.run_data import Source
 from fairprune_framework.utilities.files import in_mb
+from fairprune_framework.utilities.wording import number_of
 
 HEADLINES = {
     "fairer": "The pruned model reacts less to the attribute, by clearly more than to neutral edits, and kept most of what should differ.",
@@ -70,7 +71,9 @@ def _sentences(source: Source, word: str, row: Mapping[str, Any] | None, control
             f"It changed by {_change(row)} on {clusters}{held}."
         )
     elif row is not None:
-        sentences.append(f"The next-token divergence of the model is {row['before']:.4g} nats on {row['n']} contrasts.")
+        sentences.append(
+            f"The next-token divergence of the model is {row['before']:.4g} nats on {number_of(row['n'], 'contrast')}."
+        )
     if control is not None and control["change"] is not None:
         sentences.append(f"On control edits, without a demographic meaning, it changed by {_change(control)}.")
     guard = record.get("guard")
@@ -125,12 +128,18 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
             small = (
                 f"95 %: {percent(each['ci_low'])} to {percent(each['ci_high'])}"
                 if known
-                else f"{each['n']} contrasts, no interval"
+                else f"{number_of(each['n'], 'contrast')}, no interval"
             )
             facts.append((label, percent(each["change"]), small))
     margin = source.find(LEGITIMATE_MARGIN, split=source.judged_split)
     if margin is not None and margin["change"] is not None:
-        facts.append(("legitimate margin", percent(margin["change"]), f"{margin['clusters']} templates where it should matter"))
+        facts.append(
+            (
+                "legitimate margin",
+                percent(margin["change"]),
+                f"{number_of(margin['clusters'], 'template')} where it should matter",
+            )
+        )
     ratios = (record.get("specificity") or {}).get("ratio_of_ratios")
     if ratios and ratios["ratio"] is not None:
         known = ratios["ci_low"] is not None and ratios["ci_high"] is not None

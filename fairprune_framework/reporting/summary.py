@@ -14,6 +14,7 @@ from fairprune_framework.models.loading import public_name
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.surgery.speed import speed_in_words
 from fairprune_framework.utilities.files import in_mb
+from fairprune_framework.utilities.wording import number_of
 
 WIDTH = 80
 
@@ -38,7 +39,10 @@ def summary(folder: Path, recipe: Recipe, record: Mapping[str, Any], plan: Plan 
     if plan is not None:
         share = plan.achieved.get("fraction") or 0
         facts.append(
-            ("plan", f"{plan.count} neurons ({share:.2%}), asked for {plan.requested.get('budget')}, {_operator(plan)}")
+            (
+                "plan",
+                f"{number_of(plan.count, 'neuron')} ({share:.2%}), asked for {plan.requested.get('budget')}, {_operator(plan)}",
+            )
         )
     if "guard" in record:
         guard = record["guard"]
@@ -81,7 +85,7 @@ def _prompts(recipe: Recipe, record: Mapping[str, Any]) -> str:
     counts = record.get("contrasts", {})
     text = str(recipe.prompts or "in memory")
     if counts:
-        text += f", {counts['used']} contrasts"
+        text += f", {number_of(counts['used'], 'contrast')}"
         if counts["skipped"]:
             text += f" ({counts['skipped']} skipped: skipped.jsonl)"
     if record.get("n_unequal"):

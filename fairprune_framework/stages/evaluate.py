@@ -32,6 +32,7 @@ from fairprune_framework.models.loading import load_model, load_tokenizer
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import refuse_unwritable
 from fairprune_framework.utilities.progress import bar
+from fairprune_framework.utilities.wording import number_of
 
 
 def check(run: Run) -> None:
@@ -115,7 +116,7 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
         loaded.model, tokenizer, loaded.architecture, cache, encoder=encoder, max_tokens=max_tokens, notify=run.notify
     )
     layers = list(loaded.layers)
-    run.notify(f"evaluating {len(material.aligned)} contrasts")
+    run.notify(f"evaluating {number_of(len(material.aligned), 'contrast')}")
     scores = run.read_scores() if run.folder.has("score") else None
     watched = exhibits.Watched(loaded.architecture, run.prompts, units, scores)
     masked = original.masked_by(units, multiplier)

@@ -11,6 +11,7 @@ from fairprune_framework.contrasts.splits import split_content
 from fairprune_framework.runs.folder import CONTRASTS
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import write_text
+from fairprune_framework.utilities.wording import number_of
 
 
 def check(run: Run) -> None:
@@ -37,7 +38,7 @@ def run(run: Run) -> list[str]:
     if left_out:
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in left_out)
         write_text(run.folder / "skipped.jsonl", lines)
-        run.notify(f"{len(left_out)} contrasts were skipped: see {run.folder / 'skipped.jsonl'}")
+        run.notify(f"{number_of(len(left_out), 'contrast')} skipped: see {run.folder / 'skipped.jsonl'}")
     for note in contrasts.notes:
         run.notify(note)
     for category, count in contrasts.others.items():

@@ -28,6 +28,7 @@ SUMS_NOTHING = {
     "utilities/schemas.py": "refuses files, and changes none",
     "utilities/__init__.py": "is empty",
     "utilities/stopping.py": "ends a process, and computes nothing",
+    "utilities/wording.py": "messages",
 }
 """What the covered modules import and no sum depends on, and why."""
 
