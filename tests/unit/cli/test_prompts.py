@@ -29,5 +29,5 @@ def test_prompts_build_then_check(fairprune: Any, llama: Path, tmp_path: Path) -
     values.write_text("category,attribute\nrace,Black\nrace,white\nrace,Asian\n")
     answer = fairprune("prompts", "build", templates, values, "--output", output)
     assert answer.code == 0, answer.err
-    assert answer.out.startswith("1 contrasts, 3 texts")
+    assert answer.out.startswith("1 contrast, 3 texts")
     assert fairprune("prompts", "check", output, "--model", llama).code == 0
