@@ -18,6 +18,8 @@ ARTICLE_PROMPTS = (
 )
 """Source: the Fairness Pruning article."""
 BEAMS, NEW_TOKENS = 5, 50
+TOGETHER = 8
+"""Prompts that go on together, at most."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +48,29 @@ def continue_prompts(model: nn.Module, tokenizer: Any, encoder: Encoder, prompts
     )
     generation, model.generation_config = model.generation_config, config  # so that no default of the model's mixes in
     device = next(model.parameters()).device
-    continuations = []
+    texts = [encoder.ids(prompt) for prompt in prompts]
+    continuations: dict[int, Continuation] = {}
     try:
-        for prompt in counted(prompts, "generating", "texts"):
-            ids = torch.tensor([encoder.ids(prompt)], device=device)
+        for together in counted(_of_one_length(texts), "generating", "batches"):
+            ids = torch.tensor([texts[index] for index in together], device=device)
             out = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)  # type: ignore[operator]
-            continuations.append(_continuation(tokenizer, out[0, ids.shape[1] :].tolist()))
+            for index, row in zip(together, out[:, ids.shape[1] :].tolist(), strict=True):
+                continuations[index] = _continuation(tokenizer, row[: row.index(end) + 1] if end in row else row)
     finally:
         model.generation_config = generation
-    return continuations
+    return [continuations[index] for index in range(len(texts))]
+
+
+def _of_one_length(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Indices of the texts that go on together, without padding: a step reads all weights, whatever the number of rows.
+
+    >>> _of_one_length([[5, 6], [7], [8, 9]])
+    [[0, 2], [1]]
+    """
+    groups: dict[int, list[int]] = {}
+    for index, ids in enumerate(texts):
+        groups.setdefault(len(ids), []).append(index)
+    return [group[first : first + TOGETHER] for group in groups.values() for first in range(0, len(group), TOGETHER)]
 
 
 def _continuation(tokenizer: Any, ids: Sequence[int]) -> Continuation:
