@@ -14,6 +14,7 @@ from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.errors import ContractViolation, FairpruneError
 from fairprune_framework.models.head import Answers, answers_of, over_positions
+from fairprune_framework.models.work import backwards
 
 
 @contextmanager
@@ -69,14 +70,12 @@ def objectives_of(model: nn.Module, batch: MicroBatch) -> list[Tensor]:
         "rare": torch.zeros_like(mask) if batch.rare is None else batch.rare,
         "right": batch.right,
     }
-    with torch.enable_grad(), frozen(model):
+    asked = [(pass_.objective, pass_.logits) for pass_ in members_of(batch.pass_) if pass_.objective is not None]
+    with torch.enable_grad(), frozen(model), backwards(len(asked)):
         at_last, everywhere = _outputs(model, batch, given)
         return [
-            _checked(
-                pass_.objective, everywhere if pass_.logits == "all" and everywhere is not None else at_last, len(batch.ids)
-            )
-            for pass_ in members_of(batch.pass_)
-            if pass_.objective is not None
+            _checked(objective, everywhere if logits == "all" and everywhere is not None else at_last, len(batch.ids))
+            for objective, logits in asked
         ]
 
 

@@ -69,6 +69,19 @@ def uncounted() -> Iterator[None]:
         _uncounted.reset(token)
 
 
+_backwards: ContextVar[int] = ContextVar("backwards", default=1)
+
+
+@contextmanager
+def backwards(count: int) -> Iterator[None]:
+    """Of each forward with a graph inside the context, so many objectives are differentiated."""
+    token = _backwards.set(count)
+    try:
+        yield
+    finally:
+        _backwards.reset(token)
+
+
 @contextmanager
 def under(units: Mapping[str, Sequence[int]], factor: Any) -> Iterator[None]:
     """Forwards inside the context are of a model with units masked."""
@@ -121,7 +134,7 @@ class Ledger:
         self.least_tokens = 0
         """Of each text once in each model and under each mask; of packed rows, each row once."""
         self.backward_tokens = 0
-        """Of forwards whose gradients were asked for."""
+        """Of forwards whose gradients were asked for, once for each objective."""
         self.logits = 0
         """Positions that the head saw."""
         self.generated = 0
@@ -202,8 +215,8 @@ class Ledger:
         self._new = new / max(total, 1)
         self.least_flop += 2 * sizes.decoder * new
         if self._backward:
-            self.backward_tokens += total
-            self.least_flop += 2 * sizes.behind * total
+            self.backward_tokens += total * _backwards.get()
+            self.least_flop += 2 * sizes.behind * total * _backwards.get()
 
     def _known(self, model: tuple[str, str], ids: Tensor, kwargs: Mapping[str, Any]) -> tuple[int, int]:
         """Tokens of a forward without padding, and those of texts that were not computed before."""

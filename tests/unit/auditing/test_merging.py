@@ -56,8 +56,8 @@ DOCUMENTS = [tuple(torch.randint(3, 90, (24,), generator=torch.Generator().manua
 CALIBRATION = Calibration(documents=tuple(each + each[:8] for one in DOCUMENTS for each in (one, one)), source="test")
 
 
-def summed(statistics: Sequence[Statistic]) -> tuple[Statistics, int]:
-    """The sums of an audit of a tiny model, and how many forwards it took."""
+def summed(statistics: Sequence[Statistic]) -> tuple[Statistics, Ledger]:
+    """The sums of an audit of a tiny model, and what it computed."""
     contrasts = tiny_contrasts()
     aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
     values = {category: len(names) for category, names in vocabularies(contrasts).items()}
@@ -66,7 +66,7 @@ def summed(statistics: Sequence[Statistic]) -> tuple[Statistics, int]:
     demand = Demand(statistics=tuple(statistics), streams=streams_of(statistics, 2), weights=False)
     with ledger.watching(model, "tiny"):
         found, _ = audit(model, recognise(model), aligned, values, demand, calibration=CALIBRATION, micro_batch_tokens=64)
-    return found, ledger.forwards
+    return found, ledger
 
 
 @pytest.mark.parametrize(
@@ -78,9 +78,9 @@ def summed(statistics: Sequence[Statistic]) -> tuple[Statistics, int]:
     ids=["of text", "of contrasts"],
 )
 def test_each_has_the_sums_of_a_pass_of_its_own(together: Sequence[Statistic]) -> None:
-    found, forwards = summed(together)
+    found, work = summed(together)
     _, of_one = summed(together[:1])
-    assert forwards == of_one, "a forward of its own for some pass"
+    assert work.forwards == of_one.forwards, "a forward of its own for some pass"
     for statistic in together:
         alone, _ = summed([statistic])
         keys = [key for key in alone.sums if f"/{statistic.name}." in key]
@@ -93,9 +93,10 @@ def test_each_has_the_sums_of_a_pass_of_its_own(together: Sequence[Statistic]) -
 
 def test_objectives_of_text_keep_the_bits_of_passes_of_their_own() -> None:
     taylor, recall = build("importance", "taylor", {"labels": "model"}).needs().statistics[0], RecallSlopes()
-    found, _ = summed([taylor, recall])
+    found, work = summed([taylor, recall])
     for statistic in (taylor, recall):
-        alone, _ = summed([statistic])
+        alone, of_one = summed([statistic])
+        assert work.backward_tokens == 2 * of_one.backward_tokens
         for key in alone.sums:
             assert torch.equal(found.sums[key], alone.sums[key]), key
 
