@@ -121,6 +121,7 @@ def _facts(source: Source, row: Mapping[str, Any] | None, control: Mapping[str, 
     record, facts = source.record, []
     for label, each in (
         ("held-out divergence" if row and row["split"] == "heldout" else "divergence", row),
+        ("the same, unseen words", source.find(DIVERGENCE, split="heldout-words")),
         ("the same, controls", control),
     ):
         if each is not None and each["change"] is not None:

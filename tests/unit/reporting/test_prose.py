@@ -62,3 +62,14 @@ def test_a_run_without_a_public_benchmark_says_so(more: tuple[str, ...], said: b
 
 def test_every_word_of_a_verdict_has_its_headline() -> None:
     assert set(HEADLINES) == set(WORDS)
+
+
+def test_unseen_words_stand_beside_the_words_that_chose() -> None:
+    rows = (*OWN, _row("next-token-divergence", split="heldout-words", change=-0.31, ci_low=-0.35, ci_high=-0.27))
+    told = verdict(Source(folder=Path("run"), record={"verdict": "fairer"}, rows=rows)).facts
+    assert [fact[:2] for fact in told[:2]] == [
+        ("held-out divergence", "−50.0\u00a0%"),
+        ("the same, unseen words", "−31.0\u00a0%"),
+    ]
+    alone = verdict(Source(folder=Path("run"), record={"verdict": "fairer"}, rows=OWN)).facts
+    assert "the same, unseen words" not in [label for label, *_ in alone]
