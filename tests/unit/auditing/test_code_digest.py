@@ -21,6 +21,7 @@ SUMS_NOTHING = {
     "models/architecture.py": "asks adapters, whose modules are covered; the architecture is in the binding",
     "models/loaded.py": "the model, whose fingerprint is in the binding",
     "models/uneven.py": "stores widths; the model has its fingerprint",
+    "models/work.py": "counts what models compute, for run.json",
     "recipes/recipe.py": "options; those that sums depend on are in the binding",
     "utilities/deadline.py": "gives up on a template that does not end",
     "utilities/lock.py": "keeps other processes away, and computes nothing",
