@@ -21,7 +21,8 @@ _shields = 0
 
 @contextmanager
 def noted_signals() -> Iterator[None]:
-    """Note SIGINT and SIGTERM within the block, and raise `KeyboardInterrupt` for each.
+    """Note SIGINT and SIGTERM within the block, and raise `KeyboardInterrupt` for each. What was noted is forgotten at its end: a later
+    call in the same process, from a notebook or a test, was not interrupted.
 
     In threads nothing is changed. A rank that a launcher started, and a forked one, ends at SIGTERM at once: it may wait in a collective,
     where Python is never asked.
@@ -42,10 +43,11 @@ def noted_signals() -> Iterator[None]:
         sys.unraisablehook = told
         for number, handler in known.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        _received.clear()
 
 
 def received() -> int | None:
-    """The first signal that came within `noted_signals`; None: none."""
+    """The first signal that came within the block of `noted_signals` that runs; None: none, or no block runs."""
     return _received[0] if _received else None
 
 

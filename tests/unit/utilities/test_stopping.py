@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from fairprune_framework.utilities import stopping
+from fairprune_framework.utilities import lock, stopping
+from fairprune_framework.utilities.files import write_json
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -26,7 +28,15 @@ def test_a_signal_that_is_swallowed_is_noted(number: signal.Signals) -> None:
         with pytest.raises(KeyboardInterrupt):
             stopping.check()
     assert signal.getsignal(number) is before
-    assert stopping.received() == number  # the command line asks after the block
+
+
+def test_a_later_call_in_the_same_process_is_not_interrupted(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), stopping.noted_signals():
+        signal.raise_signal(signal.SIGINT)
+    assert stopping.received() is None
+    write_json(tmp_path / "later.json", {})
+    assert lock.acquire(tmp_path)
+    lock.release(tmp_path)
     with stopping.noted_signals():
         assert stopping.received() is None
 
