@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fairprune_framework.api.interfaces import Needs, PolicyContext, SiteContext, Statistic
-from fairprune_framework.api.statistics import ControlSlopes, LegitimateSlopes, RecallSlopes
+from fairprune_framework.api.interfaces import Needs, PolicyContext, SiteContext, Statistic, StreamSums
+from fairprune_framework.api.statistics import ControlSlopes, LegitimateSlopes, RecallSlopes, SparedSlopes
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,23 +36,25 @@ class Held:
     """Nothing that supports recall is turned down or removed, nothing that opposes it turned up: a unit whose mean slope of recall lies
     more than so many standard errors over documents from 0. Held in sum alone, recall does not carry over to other texts. None: any
     unit may be moved."""
-    spare_margin: bool = False
-    """Nothing that supports the margin of right words is turned down or removed, nothing that opposes it turned up, by the sign of the
-    slope of each unit."""
+    spare_margin: float | None = None
+    """The same for the margin of right words: nothing that supports it is turned down or removed, nothing that opposes it turned up, its
+    mean slope more than so many standard errors over legitimate contrasts from 0; 0: by the sign alone. None: any unit may be moved."""
     required: bool = True
     """Whether prompts without contrasts of what is held are an error; otherwise that is not held."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.lift < float("inf"):
             raise ValueError(f"The 'lift' must be a number of at least 0. Got {self.lift} instead.")
-        if self.spare is not None and not math.isfinite(self.spare):
-            raise ValueError(f"The 'spare' must be a finite number of standard errors. Got {self.spare} instead.")
+        for name in ("spare", "spare_margin"):
+            errors = getattr(self, name)
+            if errors is not None and not math.isfinite(errors):
+                raise ValueError(f"The {name!r} must be a finite number of standard errors. Got {errors} instead.")
 
     def statistics(self) -> tuple[Statistic, ...]:
         """What a policy needs for them: a gradient pass over the stream of each."""
         wanted = (
             (CONTROL, self.specific),
-            (LEGITIMATE, self.legitimate or self.spare_margin),
+            (LEGITIMATE, self.legitimate or self.spare_margin is not None),
             (RECALL, self.recall or self.spare is not None),
         )
         return tuple(statistic for statistic, asked in wanted if asked)
@@ -66,21 +68,25 @@ class Held:
 
     def may_fall(self, allowed: Mapping[str, Tensor], context: PolicyContext) -> Mapping[str, Tensor]:
         """Of the units that may change, site -> (N,) bool, those that may be removed or turned down."""
-        return self._spared(allowed, context, RECALL.supports, sign=1)
+        return self._spared(allowed, context, SparedSlopes.supports)
 
     def may_rise(self, allowed: Mapping[str, Tensor], context: PolicyContext) -> Mapping[str, Tensor]:
         """Of the units that may change, site -> (N,) bool, those that may be turned up."""
-        return self._spared(allowed, context, RECALL.opposes, sign=-1)
+        return self._spared(allowed, context, SparedSlopes.opposes)
 
     def _spared(
-        self, allowed: Mapping[str, Tensor], context: PolicyContext, harms: Callable[[SiteContext, float], Tensor], sign: int
+        self,
+        allowed: Mapping[str, Tensor],
+        context: PolicyContext,
+        harms: Callable[[SparedSlopes, SiteContext | StreamSums, float], Tensor],
     ) -> Mapping[str, Tensor]:
-        """Less the units of which recall would suffer, and of which the margin of right words has a slope of this sign."""
+        """Less the units by which recall or the margin of right words would suffer."""
         if self.spare is not None:
-            allowed = {name: may & ~harms(context.at(name), self.spare) for name, may in allowed.items()}
-        if self.spare_margin:
-            for slopes in self._slopes("legitimate", LEGITIMATE, list(allowed), context):
-                allowed = {name: may & (sign * slopes[name] <= 0) for name, may in allowed.items()}
+            allowed = {name: may & ~harms(RECALL, context.at(name), self.spare) for name, may in allowed.items()}
+        if self.spare_margin is not None:
+            sums = self._sums("legitimate", list(allowed), context)
+            harmed = {name: harms(LEGITIMATE, at, self.spare_margin) for name, at in sums.items()}
+            allowed = {name: may & ~harmed[name] for name, may in allowed.items()} if harmed else allowed
         return allowed
 
     def control_slopes(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
@@ -89,9 +95,11 @@ class Held:
         Raises:
             ValueError: they are held and required, and the prompts have none.
         """
-        found = self._slopes("controls", CONTROL, names, context) if self.specific else []
+        sums = self._sums("controls", names, context) if self.specific else {}
         width = {name: scores.sites[name].unit_width for name in names}  # a score is the mean over columns, a slope their sum
-        return [{name: row + self.lift * width[name] * scores.bias[name] for name, row in slopes.items()} for slopes in found]
+        of = f"{CONTROL.name}.product"
+        row = {name: at.sums[of][0] + self.lift * width[name] * scores.bias[name] for name, at in sums.items()}
+        return [row] if row else []
 
     def limits(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """Rows, site -> (N,) float64, of which row . d must be at most 0: the divergence of each category where there are several, less
@@ -107,18 +115,17 @@ class Held:
             if len(categories) > 1
         ]
         if self.legitimate:
-            found = self._slopes("legitimate", LEGITIMATE, names, context)
-            rows += [{name: -row for name, row in slopes.items()} for slopes in found]
+            sums = self._sums("legitimate", names, context)
+            rows += [{name: -at.sums[f"{LEGITIMATE.name}.moments"][0] for name, at in sums.items()}] if sums else []
         if self.recall:
             rows.append({name: context.at(name).sums[f"{RECALL.name}.moments"][0] for name in names})
         return rows
 
-    def _slopes(
-        self, stream: Stream, of: Statistic, names: Sequence[str], context: PolicyContext
-    ) -> list[Mapping[str, Tensor]]:
+    def _sums(self, stream: Stream, names: Sequence[str], context: PolicyContext) -> Mapping[str, StreamSums]:
+        """Site -> sums of a stream of contrasts; none without contrasts that need not be there."""
         found = {name: context.at(name).of(stream) for name in names}
         if any(sums.count for sums in found.values()):
-            return [{name: sums.sums[f"{of.name}.product"][0] for name, sums in found.items()}]
+            return found
         if self.required:
             raise ValueError(f"the policy needs contrasts of the stream {stream!r}, and the prompts have none")
-        return []
+        return {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fairprune_framework.api.interfaces import Observation, Pass, SiteContext, Statistic
+from fairprune_framework.api.interfaces import Observation, Pass, SiteContext, Statistic, StreamSums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -108,17 +108,12 @@ class SquareSum(Statistic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecallSlopes(Statistic):
-    """Three rows a document: the sum over its tokens, and the columns of a unit, of activation x gradient of `RecallLoss`, nats, below 0
-    where a unit helps; its square; and 1."""
+class SparedSlopes(Statistic):
+    """Three rows a document or contrast: the sum over its tokens, and the columns of a unit, of activation x gradient of an objective;
+    its square; and 1. So the mean slope of a unit is known with its standard error."""
 
-    name: str = "recall-slopes"
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """One forward and backward of the calibration text."""
-        from fairprune_framework.api.objectives import RecallLoss
-
-        return (Pass(stream="calibration", objective=RecallLoss(), logits="all"),)
+    wanted: ClassVar[Literal["high", "low"]]
+    """Where the objective should lie: a unit supports it that pulls it there."""
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `moments`: (C, 3, N)."""
@@ -127,18 +122,18 @@ class RecallSlopes(Statistic):
         slope_CN = unit_sums(obs.product_sums(), obs.site)
         return {"moments": torch.stack([slope_CN, slope_CN.square(), torch.ones_like(slope_CN)], 1)}
 
-    def supports(self, at: SiteContext, margin: float) -> Tensor:
-        """(N,) bool: without the unit recalled words would be less likely, to first order: its mean slope over documents lies below 0 by
-        more than `margin` standard errors."""
+    def supports(self, at: SiteContext | StreamSums, errors: float) -> Tensor:
+        """(N,) bool: without the unit the objective would lie worse, to first order, its mean slope more than so many standard errors
+        from 0."""
         mean_N, error_N = self._mean_and_error(at)
-        return mean_N.lt(-margin * error_N)
+        return mean_N.gt(errors * error_N) if self.wanted == "high" else mean_N.lt(-errors * error_N)
 
-    def opposes(self, at: SiteContext, margin: float) -> Tensor:
-        """(N,) bool: with more of the unit recalled words would be less likely, as `supports` with the other sign."""
+    def opposes(self, at: SiteContext | StreamSums, errors: float) -> Tensor:
+        """(N,) bool: with more of the unit the objective would lie worse, as `supports` with the other sign."""
         mean_N, error_N = self._mean_and_error(at)
-        return mean_N.gt(margin * error_N)
+        return mean_N.lt(-errors * error_N) if self.wanted == "high" else mean_N.gt(errors * error_N)
 
-    def _mean_and_error(self, at: SiteContext) -> tuple[Tensor, Tensor]:
+    def _mean_and_error(self, at: SiteContext | StreamSums) -> tuple[Tensor, Tensor]:
         total_N, squares_N, count_N = at.sums[f"{self.name}.moments"]
         count_N = count_N.clamp_min(2)
         mean_N: Tensor = total_N / count_N
@@ -147,18 +142,36 @@ class RecallSlopes(Statistic):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveSlopes(Statistic):
-    """Activation x gradient of an objective over a stream of contrasts, added up over variants, tokens and the columns of a unit;
-    nats."""
+class RecallSlopes(SparedSlopes):
+    """Of `RecallLoss`, nats: below 0 where a unit helps."""
 
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
-        return {"product": unit_sums(obs.product_sums(), obs.site).unsqueeze(1)}
+    wanted: ClassVar[Literal["high", "low"]] = "low"
+    name: str = "recall-slopes"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """One forward and backward of the calibration text."""
+        from fairprune_framework.api.objectives import RecallLoss
+
+        return (Pass(stream="calibration", objective=RecallLoss(), logits="all"),)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ControlSlopes(ObjectiveSlopes):
-    """Of the divergence of control contrasts."""
+class LegitimateSlopes(SparedSlopes):
+    """Of the margin of right words of legitimate contrasts, nats: above 0 where a unit helps."""
+
+    wanted: ClassVar[Literal["high", "low"]] = "high"
+    name: str = "legitimate-slopes"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        """One forward and backward of every legitimate contrast of `select`."""
+        from fairprune_framework.api.objectives import LegitimateMargin
+
+        return (Pass(stream="legitimate", objective=LegitimateMargin()),)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlSlopes(Statistic):
+    """Activation x gradient of the divergence of control contrasts, added up over variants, tokens and the columns of a unit; nats."""
 
     name: str = "control-slopes"
 
@@ -168,15 +181,6 @@ class ControlSlopes(ObjectiveSlopes):
 
         return (Pass(stream="controls", objective=NextTokenDivergence()),)
 
-
-@dataclass(frozen=True, kw_only=True)
-class LegitimateSlopes(ObjectiveSlopes):
-    """Of the margin of right words of legitimate contrasts."""
-
-    name: str = "legitimate-slopes"
-
-    def passes(self, layers: int) -> Sequence[Pass]:
-        """One forward and backward of every legitimate contrast of `select`."""
-        from fairprune_framework.api.objectives import LegitimateMargin
-
-        return (Pass(stream="legitimate", objective=LegitimateMargin()),)
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        """See `Statistic.summands`. Output `product`: (C, 1, N)."""
+        return {"product": unit_sums(obs.product_sums(), obs.site).unsqueeze(1)}

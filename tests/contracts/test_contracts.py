@@ -102,7 +102,7 @@ def test_the_suite_finds_a_model_for_each_installed_adapter(name: str) -> None:
 
 HOLDING = {
     "protected-global": {"recall": True, "exchange": 0.5},
-    "knapsack": {"recall": True, "legitimate": True, "specific": True, "spare": -0.5, "spare_margin": True},
+    "knapsack": {"recall": True, "legitimate": True, "specific": True, "spare": -0.5, "spare_margin": 0.5},
 }
 """Policies with options that read slopes of units."""
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import LegitimateMargin, Needs, Observation, Outputs, Pass, Statistic
+from fairprune_framework.api import LegitimateMargin, LegitimateSlopes, Needs, Observation, Outputs, Pass, Statistic
 from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting
@@ -39,7 +39,7 @@ class Slopes(Statistic):
 
 class Asking(Plugin):
     def needs(self) -> Needs:
-        return Needs(statistics=(Slopes(),))
+        return Needs(statistics=(Slopes(), LegitimateSlopes()))
 
 
 def audited(contrasts: list[Any], max_tokens: int = 512) -> tuple[Any, Any, Any]:
@@ -68,7 +68,7 @@ def test_the_margin_and_its_slopes() -> None:
     assert statistics.legitimate_categories == ("trade",)
     assert statistics.counts["legitimate"] == (2,)
     layer = model.model.layers[1].mlp.down_proj
-    margin, product = 0.0, torch.zeros(layer.in_features, dtype=torch.float64)
+    margin, products = 0.0, []
     for contrast in legitimate:
         shown: list[Tensor] = []
         handle = layer.register_forward_pre_hook(lambda _m, args, shown=shown: shown.append(args[0]))
@@ -80,11 +80,14 @@ def test_the_margin_and_its_slopes() -> None:
         value = (own - others).mean()
         assert float(value.detach()) == pytest.approx(legitimate_margin(torch.stack(rows).detach(), contrast.right), abs=1e-5)
         margin += float(value.detach())
-        for act, grad in zip(shown, torch.autograd.grad(value, shown), strict=True):
-            product += (act * grad)[0].sum(0).double()
+        pairs = zip(shown, torch.autograd.grad(value, shown), strict=True)
+        products.append(torch.stack([(act * grad)[0].sum(0).double() for act, grad in pairs]).sum(0))
     found = statistics.of("legitimate", "model.layers.1.mlp", 0)
     assert float(found["slopes.margin"]) == pytest.approx(margin, abs=1e-5)
-    torch.testing.assert_close(found["slopes.product"][0], product, rtol=1e-4, atol=1e-6)
+    slope_CN = torch.stack(products)
+    torch.testing.assert_close(found["slopes.product"][0], slope_CN.sum(0), rtol=1e-4, atol=1e-6)
+    moments = torch.stack([slope_CN.sum(0), slope_CN.square().sum(0), torch.full(slope_CN.shape[1:], 2.0).double()])
+    torch.testing.assert_close(found["legitimate-slopes.moments"], moments, rtol=1e-4, atol=1e-6)
 
 
 def test_what_stands_together_does_not_matter() -> None:

@@ -173,9 +173,16 @@ def streams(**slopes: dict[str, torch.Tensor]) -> Any:
 
     def at(name: str) -> Any:
         def of(stream: str) -> Any:
-            key = {"controls": "control-slopes", "legitimate": "legitimate-slopes"}[stream]
             here = slopes.get(stream)
-            return SimpleNamespace(count=int(here is not None), sums={f"{key}.product": here[name][None]} if here else {})
+            if here is None:
+                return SimpleNamespace(count=0, sums={})
+            sums = {
+                "controls": {"control-slopes.product": here[name][None]},
+                "legitimate": {
+                    "legitimate-slopes.moments": torch.stack([here[name], here[name].square(), torch.ones(48).double()])
+                },
+            }
+            return SimpleNamespace(count=1, sums=sums[stream])
 
         recall = slopes.get("recall")
         return SimpleNamespace(of=of, sums={"recall-slopes.moments": recall[name][None]} if recall else {})
@@ -232,16 +239,19 @@ def test_knapsack_lifts_controls_by_a_multiple_of_what_it_takes() -> None:
 
 
 @pytest.mark.parametrize("margin", [0.5, 0.0, -0.5])
-def test_knapsack_and_gates_spare_recall(margin: float) -> None:
-    """What supports it is not removed or turned down, what opposes it is not turned up."""
+@pytest.mark.parametrize(("option", "good"), [("spare", -1), ("spare_margin", 1)])
+def test_knapsack_and_gates_spare_recall_and_the_margin(option: str, good: int, margin: float) -> None:
+    """What supports it is not removed or turned down, what opposes it is not turned up: recall by slopes below 0, the margin of right
+    words by slopes above 0."""
     generator = torch.Generator().manual_seed(5)
     documents = {name: torch.randn(6, 48, generator=generator, dtype=torch.float64) for name in NAMES}
     moments = {n: torch.stack([x.sum(0), x.square().sum(0), torch.full((48,), 6.0).double()]) for n, x in documents.items()}
-    in_errors = {name: x.mean(0) / (x.std(0, correction=1) / 6**0.5) for name, x in documents.items()}
+    in_errors = {name: -good * x.mean(0) / (x.std(0, correction=1) / 6**0.5) for name, x in documents.items()}
     signed = replace(SCORES, bias={name: torch.randn(48, generator=generator, dtype=torch.float64) for name in NAMES})
 
     def at(name: str) -> Any:
-        return SimpleNamespace(sums={"recall-slopes.moments": moments[name]})
+        legitimate = SimpleNamespace(count=6, sums={"legitimate-slopes.moments": moments[name]})
+        return SimpleNamespace(sums={"recall-slopes.moments": moments[name]}, of={"legitimate": legitimate}.get)
 
     def moved(policy: str, options: Any) -> list[tuple[float, float]]:
         """Factor and slope in standard errors of each unit that is planned."""
@@ -255,12 +265,12 @@ def test_knapsack_and_gates_spare_recall(margin: float) -> None:
 
     gates = {"specific": False, "legitimate": False, "recall": False}
     for policy, options in (("knapsack", {"cost": 1.0}), ("gates", gates)):
-        free, spared = moved(policy, options), moved(policy, {**options, "spare": margin})
+        free, spared = moved(policy, options), moved(policy, {**options, option: margin})
         assert any(errors < -margin for factor, errors in free if factor < 1)
         assert [errors for factor, errors in spared if factor < 1]
         assert not [errors for factor, errors in spared if factor < 1 and errors < -margin]
         assert not [errors for factor, errors in spared if factor > 1 and errors > margin]
-    assert [errors for factor, errors in moved("gates", {**gates, "spare": margin}) if factor > 1]
+    assert [errors for factor, errors in moved("gates", {**gates, option: margin}) if factor > 1]
 
 
 def test_knapsack_and_gates_spare_the_margin_of_right_words() -> None:
@@ -269,7 +279,7 @@ def test_knapsack_and_gates_spare_the_margin_of_right_words() -> None:
     at = streams(legitimate=slopes)
     gates = {"specific": False, "legitimate": False, "recall": False}
     free = decide("gates", "60n", signed, at=at, **gates)
-    choice = decide("gates", "60n", signed, at=at, spare_margin=True, **gates)
+    choice = decide("gates", "60n", signed, at=at, spare_margin=0.0, **gates)
 
     def harmed(choice: Choice) -> int:
         moves = {name: choice.factors[name] - 1 for name in choice.factors}
@@ -279,11 +289,19 @@ def test_knapsack_and_gates_spare_the_margin_of_right_words() -> None:
     assert harmed(choice) == 0
     assert sum(int((factor > 1).sum()) for factor in choice.factors.values()) > 0
     assert sum(int((factor < 1).sum()) for factor in choice.factors.values()) > 0
-    removed = choose("knapsack", "60n", signed, at=at, spare_margin=True, cost=1.0)
+    removed = choose("knapsack", "60n", signed, at=at, spare_margin=0.0, cost=1.0)
     assert removed
     assert max(float(slopes[name][unit]) for name, unit in removed) <= 0
     with pytest.raises(ValueError, match="stream 'legitimate'"):
-        choose("gates", "60n", signed, at=streams(), spare_margin=True, **gates)
+        choose("gates", "60n", signed, at=streams(), spare_margin=0.0, **gates)
+
+
+@pytest.mark.parametrize("policy", ["knapsack", "gates"])
+@pytest.mark.parametrize("errors", [float("nan"), float("inf")])
+def test_standard_errors_are_finite_numbers(policy: str, errors: float) -> None:
+    for name in ("spare", "spare_margin"):
+        with pytest.raises(ValueError, match=f"The '{name}' must be a finite number of standard errors. Got {errors} instead"):
+            decide(policy, "60n", SCORES, at=streams(), **{name: errors})
 
 
 def test_gates_refuse_an_importance_below_zero_in_any_site() -> None:
