@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,11 +26,13 @@ import torch
 from common import give, machine
 from torch import nn
 
+from fairprune_framework import discovery
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation.metrics import generation
+from fairprune_framework.models import weights
 from fairprune_framework.models.head import answers_of, positions_before, vocabulary_of
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.models.work import Sizes
@@ -37,7 +40,9 @@ from fairprune_framework.pipeline import run_stages
 from fairprune_framework.runs.open import open_run
 from fairprune_framework.runs.run import Run
 from fairprune_framework.stages import evaluate
+from fairprune_framework.utilities import integrity
 
+STAGES = ("read", "audit", "score", "plan", "prune", "evaluate", "report")
 PARTS = {
     "measured": "contrasts and generations of one model",
     "noise_floor": "noise floor",
@@ -47,6 +52,15 @@ PARTS = {
     "_other_model": "loading the other model",
 }
 """Functions that `evaluate` calls, each in words."""
+
+
+HASHING = {
+    "fingerprint": (weights, "of the model"),
+    "weights_digest": (weights, "of what surgery wrote"),
+    "cached_digest": (integrity, "of the files of stages"),
+    "source_digest": (discovery, "of plugins"),
+}
+"""Functions that hash, where each is, and of what."""
 
 
 class Clock:
@@ -80,6 +94,14 @@ class Clock:
                 return function(*args, **kwargs)
 
         return timed
+
+    def everywhere(self, home: Any, name: str, words: str) -> None:
+        """Time a function in every module that holds it."""
+        function = getattr(home, name)
+        timed = self.around(function, words)
+        for module in [module for key, module in sys.modules.items() if key.startswith("fairprune_framework")]:
+            if vars(module).get(name) is function:
+                setattr(module, name, timed)
 
 
 class Rate:
@@ -181,6 +203,8 @@ def main() -> None:
     clock, load = Clock(), os.getloadavg()[0]
     for module, name, words in [*((evaluate, name, words) for name, words in PARTS.items()), (exhibits, "collect", "exhibits")]:
         setattr(module, name, clock.around(getattr(module, name), words))
+    for name, (home, words) in HASHING.items():
+        clock.everywhere(home, name, f"hash {words}")
     with tempfile.TemporaryDirectory() as folder:
         given = {"recipe": options.recipe, "model": options.model, "prompts": options.prompts}
         more = {} if options.random_sets is None else {"random_sets": options.random_sets}
@@ -188,7 +212,7 @@ def main() -> None:
         with clock.timed("loading"):
             _ = run.loaded.architecture, run.loaded.fingerprint, run.prompts.alignment
         rate = Rate(run)
-        for name in ("read", "audit", "score", "plan", "prune", "evaluate", "report"):
+        for name in STAGES:
             rate.measure()
             with clock.timed(name):
                 run_stages(run, name)
@@ -212,7 +236,7 @@ def record(run: Run, clock: Clock, rate: Rate, options: argparse.Namespace, load
         "| stage | wall s | CPU s | forwards | tokens | least tokens | backward | logits | generated | least s | least / CPU |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for name in ("loading", "read", "audit", "score", "plan", "prune", "evaluate", "report"):
+    for name in ("loading", *STAGES):
         work = run.record.get("work", {}).get(name)
         cells = [f"{clock.wall(name):.1f}", f"{clock.cpu(name):.1f}"]
         if work:
@@ -230,6 +254,14 @@ def record(run: Run, clock: Clock, rate: Rate, options: argparse.Namespace, load
         "|---|---|",
     ]
     lines += [f"| {words} | {clock.cpu(words):.1f} |" for words in (*PARTS.values(), "exhibits")]
+    stages = sum(clock.cpu(name) for name in ("loading", *STAGES))
+    hashed = {words: clock.cpu(f"hash {words}") for _, words in HASHING.values()}
+    lines += ["", "| sha256, part of the stages above | CPU s |", "|---|---|"]
+    lines += [f"| {words} | {seconds:.2f} |" for words, seconds in hashed.items()]
+    lines += [
+        "",
+        f"Hashing: {sum(hashed.values()):.1f} of {stages:.0f} CPU seconds, {sum(hashed.values()) / stages:.2%} (wanted: 1 %).",
+    ]
     bare = [name for name in clock.seconds if name.startswith("bare: ")]
     total = sum(clock.cpu(name) for name in bare)
     lines += ["", "| what it cannot do without, in a plain loop | CPU s |", "|---|---|"]
