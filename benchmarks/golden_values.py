@@ -35,6 +35,9 @@ from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 from tests.unit.plugins import test_published_scores as golden
 
 AGAINST = {
+    "attribution": "torch.autograd on factors",
+    "integrated-gradients": "torch.autograd on factors",
+    "taylor": "torch.autograd on activations",
     "paired-effect": "scipy.stats.ttest_1samp",
     "d-prime": "scipy.stats.ttest_ind",
     "mutual-information": "scipy.stats.chi2_contingency",
@@ -158,7 +161,8 @@ def main() -> int:
         [
             "# Golden values: shipped scores against computations that are not ours",
             "",
-            f"`benchmarks/golden_values.py`, on {machine()}.",
+            "`benchmarks/golden_values.py`, on",
+            f"{machine()}.",
             "",
             "The largest difference over sites and categories of a tiny model, relative to the largest score of a site. numpy, scipy and",
             "autograd compute in float64 on a float64 model, one text at a time (weights reach plugins in float32); optipfair's own",

@@ -35,7 +35,12 @@ EVERY = tiny_contrasts()
 CLOSE = 2e-6
 """Relative to the largest of a site: weights are read in float32."""
 
-BIAS = {
+BIAS: dict[str, dict[str, Any]] = {
+    "variance": {},
+    "relative-variance": {"relative": True},
+    "gate-up-difference": {},
+    "attribution": {},
+    "integrated-gradients": {},
     "mean-abs-difference": {},
     "token-abs-difference": {},
     "signed-difference": {},
@@ -53,7 +58,12 @@ BIAS = {
     "specificity": {},
     "expertise": {},
 }
+"""A name here -> its options; `relative-variance` is an option of `variance`."""
 IMPORTANCE = (
+    "max-abs-weight",
+    "peak-to-peak",
+    "output-norm",
+    "taylor",
     "weight-variance",
     "product-of-norms",
     "l2-norm",
@@ -71,7 +81,7 @@ IMPORTANCE = (
 
 
 def bias_of(name: str, **options: Any) -> BiasScorer:
-    made = discovery.build("bias", name, options)
+    made = discovery.build("bias", name.removeprefix("relative-"), {**BIAS.get(name, {}), **options})
     assert isinstance(made, BiasScorer)
     return made
 
@@ -183,6 +193,55 @@ def by_value(category: str, tap: str, centred: bool) -> dict[str, Array]:
 
 
 # -- formulas by hand ----------------------------------------------------------------------------------------------------
+
+
+def variance(site: str, category: str) -> Array:
+    return np.mean([np.var(slots(c, f"{site}.neuron"), axis=0).mean(0) for c in texts_of(category)], axis=0)
+
+
+def relative_variance(site: str, category: str) -> Array:
+    return variance(site, category) / np.mean(
+        [(slots(c, f"{site}.neuron") ** 2).mean((0, 1)) for c in texts_of(category)], axis=0
+    )
+
+
+def gate_up_difference(site: str, category: str) -> Array:
+    rows = []
+    for contrast in texts_of(category):
+        equal = len({len(ids) for _, ids in contrast}) == 1
+        total: Any = 0
+        for tap in (f"{site}.gate", f"{site}.up"):
+            values = np.stack([acts(ids)[tap] for _, ids in contrast]) if equal else slots(contrast, tap)
+            total = total + np.mean([np.abs(a - b).mean(0) for a, b in pairs(values)], axis=0)
+        rows.append(total)
+    return np.mean(rows, axis=0)
+
+
+@cache
+def factor_slopes(category: str, factor: float) -> dict[str, Array]:
+    """site -> (N,) d divergence / d factor of each neuron, where the neurons of all layers are multiplied by it; mean over contrasts."""
+    factors = {site: torch.full((len(weights(site)[0]),), factor, dtype=torch.float64, requires_grad=True) for site in SITES}
+
+    def scaled(site: str) -> Any:
+        return lambda _, args: (args[0] * factors[site],)
+
+    hooks = [MODEL.get_submodule(site).down_proj.register_forward_pre_hook(scaled(site)) for site in SITES]
+    rows = []
+    for contrast in texts_of(category):
+        p = torch.stack([MODEL(input_ids=torch.tensor([ids])).logits[0, -1].softmax(-1) for _, ids in contrast])
+        divergence = torch.special.entr(p.mean(0)).sum() - torch.special.entr(p).sum(1).mean()
+        rows.append(torch.autograd.grad(divergence, list(factors.values())))
+    for hook in hooks:
+        hook.remove()
+    return {site: np.mean([row[i].numpy() for row in rows], axis=0) for i, site in enumerate(SITES)}
+
+
+def attribution(site: str, category: str) -> Array:
+    return factor_slopes(category, 1.0)[site]
+
+
+def integrated_gradients(site: str, category: str, steps: int = 8) -> Array:
+    return np.mean([factor_slopes(category, (k + 0.5) / steps)[site] for k in range(steps)], axis=0)
 
 
 def mean_abs_difference(site: str, category: str) -> Array:
@@ -348,6 +407,31 @@ def text_slopes(power: int) -> dict[str, Array]:
     return total
 
 
+@cache
+def activation_slopes() -> dict[str, Array]:
+    """site -> (N,) sum over documents and tokens of |activation x d loss / d activation|."""
+    total = {site: np.zeros(len(weights(site)[0])) for site in SITES}
+    shown: dict[str, torch.Tensor] = {}
+
+    def keep(site: str) -> Any:
+        def hook(module: Any, args: Any) -> Any:
+            shown[site] = args[0] if args[0].requires_grad else args[0].requires_grad_()
+            return (shown[site],)
+
+        return hook
+
+    hooks = [MODEL.get_submodule(site).down_proj.register_forward_pre_hook(keep(site)) for site in SITES]
+    for document in Calibration(documents=DOCUMENTS, source="test").scoring:
+        ids = torch.tensor([document])
+        loss = torch.nn.functional.cross_entropy(MODEL(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="sum")
+        grads = torch.autograd.grad(loss, [shown[site] for site in SITES])
+        for site, grad in zip(SITES, grads, strict=True):
+            total[site] += (shown[site].detach() * grad).abs().sum((0, 1)).numpy()
+    for each in hooks:
+        each.remove()
+    return total
+
+
 def snip_difference(site: str, category: str) -> Array:
     MODEL.requires_grad_(True)
     rows = []
@@ -385,6 +469,12 @@ def text_acts(site: str) -> list[Array]:
 
 def importance_by_hand(name: str, site: str) -> Array:
     gate, up, out = weights(site)
+    if name == "max-abs-weight":
+        return np.abs(gate).max(1) + np.abs(up).max(1)
+    if name == "peak-to-peak":
+        return sum(w.max(1) + np.abs(w.min(1)) for w in (gate, up))
+    if name == "taylor":
+        return activation_slopes()[site]
     if name == "weight-variance":
         return np.var(gate, axis=1, ddof=1) + np.var(up, axis=1, ddof=1)
     if name == "product-of-norms":
@@ -398,6 +488,8 @@ def importance_by_hand(name: str, site: str) -> Array:
     every = np.concatenate(texts)
     if name == "activation-norm":
         return np.sqrt(sum(np.abs(x).mean(0) ** 2 for x in texts))
+    if name == "output-norm":
+        return np.linalg.norm(every, axis=0) * np.linalg.norm(out, axis=1)
     if name == "wanda":
         return np.linalg.norm(every, axis=0) * np.abs(out).mean(1)
     if name == "input-variance":
