@@ -1,6 +1,6 @@
 r"""Which plans carry over to other templates? Cross-fitted over two halves of the templates that may select; nothing else is read.
 
-    python benchmarks/policies_on_select.py --policy gates --budgets 0.2 --option share=0.125,0.0625,0.03125,0.015625 \
+    python benchmarks/policies_on_select.py --policy gates --budgets 0.2 --option cost=0.0005,0.001,0.002,0.004 \
         --option legitimate=true,false --record benchmarks/gates_on_select_smollm2-135m_202611.md
     python benchmarks/policies_on_select.py --policy knapsack --budgets 198n 400n --option cost=0.003,0.006 \
         --option specific=true --option legitimate=true --option recall=true \

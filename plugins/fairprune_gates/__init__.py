@@ -34,18 +34,14 @@ class Gates(Held, SelectionPolicy):
     }
     cap: float = 0.5
     """Largest change of a factor."""
-    share: float = 0.03125
-    """Cost of the gates, as a share of the second-order cost of removing the `reference` share of all neurons."""
-    reference: float = 0.0043
-    """How many neurons that is, taken by bias / (importance + median importance) ** 0.5."""
+    cost: float = 0.0005
+    """Second-order cost of the gates, 1/2 sum F d^2, as a share of that of removing all neurons, 1/2 sum F; the `cost` of `knapsack`."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, low, high in (("cap", 0, 1), ("reference", 0, 1)):
-            if not low < getattr(self, name) <= high:
-                raise ValueError(f"The {name!r} must be above {low} and at most {high}. Got {getattr(self, name)} instead.")
-        if self.share <= 0:
-            raise ValueError(f"The 'share' must be above 0. Got {self.share} instead.")
+        for name in ("cap", "cost"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"The {name!r} must be above 0 and at most 1. Got {getattr(self, name)} instead.")
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
         """See `SelectionPolicy.select`; raises `ValueError` for an importance below 0, and without controls where they are needed."""
@@ -77,7 +73,7 @@ class Gates(Held, SelectionPolicy):
             equal=_stacked(self.control_slopes(scores, names, context), joined),
             at_most=_stacked(self.limits(scores, names, context), joined),
         )
-        gates = program.solve(self._cost(scores, budget), joined(scores.importance))
+        gates = program.solve(self._cost(scores), joined(scores.importance))
         if not bool((gates != 0).any()):
             return Choice(units={}, reason="no gate lowers the bias under the constraints")
         sizes = [len(chosen.units[name]) for name in names]
@@ -89,13 +85,10 @@ class Gates(Held, SelectionPolicy):
         found = float(torch.sort(every).values[len(every) // 20])
         return max(found, float(every.mean()) * 1e-6, torch.finfo(torch.float64).tiny)
 
-    def _cost(self, scores: Scores, budget: Budget) -> float:
-        every = torch.cat([scores.importance[name] for name in sorted(scores.importance)])
-        bias = torch.cat([scores.bias[name] for name in sorted(scores.importance)])
-        worth = (bias / (every + every.median().clamp_min(torch.finfo(every.dtype).tiny)).sqrt()).clamp_min(0)
-        count = max(1, int(self.reference * len(every)))
-        highest = torch.sort(worth, descending=True, stable=True).indices[:count]
-        return self.share * 0.5 * max(float(every[highest].sum()), self._floor(scores) * count)
+    def _cost(self, scores: Scores) -> float:
+        """A share of a sum over all neurons: of a few it would hang on which of the most important ones are just among them."""
+        total = sum(float(scores.importance[name].double().sum()) for name in sorted(scores.importance))
+        return self.cost * 0.5 * max(total, self._floor(scores))
 
 
 def _stacked(rows: Sequence[Mapping[str, Tensor]], joined: Joined) -> Tensor:

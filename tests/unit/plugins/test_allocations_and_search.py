@@ -296,6 +296,37 @@ def test_knapsack_and_gates_spare_the_margin_of_right_words() -> None:
         choose("gates", "60n", signed, at=streams(), spare_margin=0.0, **gates)
 
 
+@pytest.mark.parametrize("cost", [1e-5, 1e-4])
+def test_gates_cost_a_share_of_what_removing_all_neurons_costs(cost: float) -> None:
+    signed = replace(SCORES, bias=drawn(9))
+    choice = decide("gates", "144n", signed, at=streams(), cost=cost, specific=False, legitimate=False, recall=False)
+    spent = sum(
+        float((SCORES.importance[name][units] * (choice.factors[name] - 1).square()).sum())
+        for name, units in choice.units.items()
+    )
+    assert spent == pytest.approx(cost * sum(float(values.sum()) for values in SCORES.importance.values()), rel=1e-6)
+
+
+def test_a_rounding_error_of_a_score_moves_no_gate_far() -> None:
+    """The cost does not hang on which of two neurons, one of them dear, is the better by a hair."""
+    bias, cost = drawn(9), {name: values.clone().double() for name, values in SCORES.importance.items()}
+    cost[NAMES[0]][1] *= 1e4
+    middle = torch.cat(list(cost.values())).median()
+    bias[NAMES[0]][0] = 10.0
+    bias[NAMES[0]][1] = 10.0 * ((cost[NAMES[0]][1] + middle) / (cost[NAMES[0]][0] + middle)).sqrt()
+
+    def gates(nudge: float) -> torch.Tensor:
+        nudged = {name: values.clone() for name, values in bias.items()}
+        nudged[NAMES[0]][0] += nudge
+        scores = replace(SCORES, bias=nudged, importance=cost)
+        choice = decide("gates", "144n", scores, at=streams(), specific=False, legitimate=False, recall=False)
+        return torch.cat([choice.factors[name] for name in NAMES])
+
+    first, second = gates(-1e-6), gates(1e-6)
+    assert float((first - 1).abs().max()) > 0.01
+    torch.testing.assert_close(second, first, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("policy", ["knapsack", "gates"])
 @pytest.mark.parametrize("errors", [float("nan"), float("inf")])
 def test_standard_errors_are_finite_numbers(policy: str, errors: float) -> None:

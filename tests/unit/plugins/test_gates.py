@@ -81,7 +81,7 @@ def test_more_than_the_bounds_allow_is_the_bounds() -> None:
     torch.testing.assert_close(program.solve(100.0, program.curvature), torch.tensor([-0.25, 0.125]).double())
 
 
-@pytest.mark.parametrize(("field", "value"), [("cap", 0.0), ("cap", 1.5), ("reference", 0.0), ("share", 0.0), ("share", -1.0)])
+@pytest.mark.parametrize(("field", "value"), [("cap", 0.0), ("cap", 1.5), ("cost", 0.0), ("cost", -1.0), ("cost", 1.5)])
 def test_options_out_of_range(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"'{field}' must be above 0"):
         Gates(**{field: value})
