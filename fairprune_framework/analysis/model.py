@@ -17,7 +17,8 @@ from fairprune_framework.models.uneven import check_plain
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.selection.plugins import misfit_of_weights, missing_taps
 from fairprune_framework.surgery.export import misfits
-from fairprune_framework.surgery.removal import Widths, refuse_obstacles
+from fairprune_framework.surgery.obstacles import refuse_obstacles
+from fairprune_framework.surgery.widths import Widths
 
 SCORERS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
 

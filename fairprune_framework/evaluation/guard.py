@@ -14,8 +14,8 @@ from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost, perplexity_change
 from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL
 from fairprune_framework.models.architecture import Architecture
+from fairprune_framework.surgery.equality import in_float32
 from fairprune_framework.surgery.masking import masked
-from fairprune_framework.surgery.removal import in_float32
 
 
 @dataclass(frozen=True, kw_only=True)

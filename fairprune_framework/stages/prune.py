@@ -13,7 +13,9 @@ from fairprune_framework.models.saving import check_savable
 from fairprune_framework.runs.run import Run
 from fairprune_framework.surgery.by_shard import NO_BIASES, prune_by_shard
 from fairprune_framework.surgery.masking import check_fits
-from fairprune_framework.surgery.removal import Removal, refuse_obstacles, save_pruned_model
+from fairprune_framework.surgery.obstacles import refuse_obstacles
+from fairprune_framework.surgery.record import Removal
+from fairprune_framework.surgery.removal import save_pruned_model
 
 
 def check(run: Run) -> None:

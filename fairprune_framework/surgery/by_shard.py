@@ -26,21 +26,12 @@ from fairprune_framework.models.uneven import FILE as UNEVEN
 from fairprune_framework.models.uneven import check_plain, mark
 from fairprune_framework.models.weights import Digest
 from fairprune_framework.surgery import restoration as kept
+from fairprune_framework.surgery.changes import changed_parameters, changes, pruned_in_place
 from fairprune_framework.surgery.masking import check_fits
-from fairprune_framework.surgery.removal import (
-    Removal,
-    Sizes,
-    Widths,
-    changed_parameters,
-    changes,
-    new_fields,
-    pruned_in_place,
-    refuse_obstacles,
-    report,
-    stored_sites,
-    stored_widths,
-)
+from fairprune_framework.surgery.obstacles import refuse_obstacles
+from fairprune_framework.surgery.record import Removal, Sizes, report
 from fairprune_framework.surgery.slices import unit_parameters
+from fairprune_framework.surgery.widths import Widths, new_fields, stored_sites, stored_widths
 from fairprune_framework.utilities.files import in_mb, move_folder, temporary_folder
 from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.tensor_files import TensorFile, write_one_by_one

@@ -90,8 +90,8 @@ def _plain(model: Any, source: Path, target: Path, *, trust_remote_code: bool) -
     from fairprune_framework.models import uneven
     from fairprune_framework.models.loading import load_model
     from fairprune_framework.models.saving import KEPT_README, README, save_like
+    from fairprune_framework.surgery.equality import MAX_DIFFERENCE, in_float32, logits_of
     from fairprune_framework.surgery.filling import fill_in_place
-    from fairprune_framework.surgery.removal import MAX_DIFFERENCE, in_float32, logits_of
 
     ids = torch.arange(3, 19).remainder(int(model.config.get_text_config().vocab_size)).unsqueeze(0)
     with in_float32(model):

@@ -136,8 +136,9 @@ def _carried_out_again(
     """
     from fairprune_framework.models.architecture import recognise
     from fairprune_framework.models.weights import fingerprint
+    from fairprune_framework.surgery.changes import carry_out
     from fairprune_framework.surgery.masking import check_plan
-    from fairprune_framework.surgery.removal import carry_out, stored_sites, stored_widths
+    from fairprune_framework.surgery.widths import stored_sites, stored_widths
 
     architecture, plan = recognise(model, spec), restoration.plan
     check_plan(plan, model, architecture)

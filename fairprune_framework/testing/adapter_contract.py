@@ -21,16 +21,13 @@ from fairprune_framework.models.confirmation import confirm
 from fairprune_framework.models.coverage import coverage_gap
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.models.weights import fingerprint
+from fairprune_framework.surgery.changes import pruned_in_place
+from fairprune_framework.surgery.equality import MAX_DIFFERENCE, logits_of
 from fairprune_framework.surgery.masking import masked
-from fairprune_framework.surgery.removal import (
-    MAX_DIFFERENCE,
-    logits_of,
-    obstacle,
-    pruned_in_place,
-    save_pruned_model,
-    stored_widths,
-)
+from fairprune_framework.surgery.obstacles import obstacle
+from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.surgery.slices import part, positions, zero_
+from fairprune_framework.surgery.widths import stored_widths
 from fairprune_framework.testing.families import EXAMPLES, small_model
 from fairprune_framework.testing.report import Check, CheckSkipped, require
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer

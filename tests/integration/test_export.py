@@ -16,7 +16,8 @@ from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.models.uneven import FIELD, FILE, narrow
 from fairprune_framework.models.weights import fingerprint
-from fairprune_framework.surgery.removal import logits_of, save_pruned_model
+from fairprune_framework.surgery.equality import logits_of
+from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.testing.families import small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
 

@@ -23,7 +23,7 @@ from fairprune_framework.models.loading import load_model
 from fairprune_framework.recovery import finetune as recovery
 from fairprune_framework.recovery import options
 from fairprune_framework.recovery.training import RecoveryModule
-from fairprune_framework.surgery.removal import logits_of
+from fairprune_framework.surgery.equality import logits_of
 from fairprune_framework.utilities import files, lock
 
 IDS = torch.randint(3, 300, (1, 9), generator=torch.Generator().manual_seed(0))

@@ -16,8 +16,10 @@ from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.models.weights import fingerprint, weights_digest
 from fairprune_framework.recipes.recipe import PluginSpec
+from fairprune_framework.surgery.equality import logits_of
 from fairprune_framework.surgery.partial import Part
-from fairprune_framework.surgery.removal import Removal, logits_of, save_pruned_model
+from fairprune_framework.surgery.record import Removal
+from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.surgery.restore import restore_folder
 from fairprune_framework.testing.tiny import save_tiny, tiny_tokenizer
 

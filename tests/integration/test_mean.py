@@ -21,18 +21,15 @@ from fairprune_framework.models.loading import load_model
 from fairprune_framework.models.uneven import FIELD, FILE
 from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.biases import name_of_bias
+from fairprune_framework.surgery.changes import pruned_in_place
+from fairprune_framework.surgery.equality import logits_of
 from fairprune_framework.surgery.export import export
 from fairprune_framework.surgery.means import mean_activations
+from fairprune_framework.surgery.obstacles import refuse_obstacles
 from fairprune_framework.surgery.partial import Part, without
-from fairprune_framework.surgery.removal import (
-    Removal,
-    logits_of,
-    pruned_in_place,
-    refuse_obstacles,
-    save_pruned_model,
-    stored_sites,
-    stored_widths,
-)
+from fairprune_framework.surgery.record import Removal
+from fairprune_framework.surgery.removal import save_pruned_model
+from fairprune_framework.surgery.widths import stored_sites, stored_widths
 from fairprune_framework.testing.families import small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
 

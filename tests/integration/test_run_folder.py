@@ -265,7 +265,7 @@ def half_written(folder: Path) -> list[str]:
     [
         ("fairprune_framework.stages.audit.perform", "audit"),
         ("fairprune_framework.selection.decide.make_plan", "plan"),
-        ("fairprune_framework.surgery.removal._compare", "prune"),
+        ("fairprune_framework.surgery.removal.compared", "prune"),
         ("fairprune_framework.evaluation.results.Evaluation.save", "evaluate"),
     ],
 )
@@ -333,7 +333,7 @@ def test_ctrl_c_while_pruning_leaves_no_model(fairprune: Any, folder: Path, monk
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fairprune_framework.surgery.removal._compare", interrupt)
+    monkeypatch.setattr("fairprune_framework.surgery.removal.compared", interrupt)
     answer = fairprune("prune", "--output", folder, "--round-to", "2", "--overwrite")
     assert answer.code == 2  # the plan belongs to another rounding
     answer = fairprune("plan", "--output", folder, "--round-to", "2", "--overwrite")

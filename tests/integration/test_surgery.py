@@ -15,7 +15,8 @@ from fairprune_framework.api.types import Plan
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.weights import fingerprint
-from fairprune_framework.surgery.removal import Removal, save_pruned_model
+from fairprune_framework.surgery.record import Removal
+from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3", "mixtral")

@@ -17,7 +17,9 @@ from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.models.uneven import FIELD, FILE
 from fairprune_framework.models.weights import fingerprint
-from fairprune_framework.surgery.removal import Removal, logits_of, save_pruned_model
+from fairprune_framework.surgery.equality import logits_of
+from fairprune_framework.surgery.record import Removal
+from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.surgery.slices import unit_parameters
 from fairprune_framework.testing.families import small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer

@@ -12,7 +12,7 @@ from fairprune_framework.api.types import Site
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.recovery.adapters import add_adapters, linear_modules, merge
 from fairprune_framework.recovery.held import Held
-from fairprune_framework.surgery.removal import logits_of
+from fairprune_framework.surgery.equality import logits_of
 from fairprune_framework.surgery.slices import zero_
 from fairprune_framework.testing.families import small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model

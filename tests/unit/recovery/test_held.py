@@ -10,9 +10,10 @@ from fairprune_framework.errors import VerificationFailed
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.recovery.held import Held, remaining
-from fairprune_framework.surgery.removal import carry_out, stored_widths
+from fairprune_framework.surgery.changes import carry_out
 from fairprune_framework.surgery.restoration import capture
 from fairprune_framework.surgery.slices import weights_of
+from fairprune_framework.surgery.widths import stored_widths
 from fairprune_framework.testing.tiny import tiny_model
 
 

@@ -20,7 +20,9 @@ from fairprune_framework.models.loading import load_model
 from fairprune_framework.models.weights import fingerprint, weights_digest
 from fairprune_framework.surgery import by_shard
 from fairprune_framework.surgery.by_shard import prune_by_shard
-from fairprune_framework.surgery.removal import Removal, changes, save_pruned_model
+from fairprune_framework.surgery.changes import changes
+from fairprune_framework.surgery.record import Removal
+from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.testing.families import small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model, tiny_tokenizer
 

@@ -15,8 +15,9 @@ from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery import restoration as kept
-from fairprune_framework.surgery.removal import pruned_in_place, stored_widths
+from fairprune_framework.surgery.changes import pruned_in_place
 from fairprune_framework.surgery.slices import set_parameter
+from fairprune_framework.surgery.widths import stored_widths
 from fairprune_framework.testing.tiny import tiny_model
 
 

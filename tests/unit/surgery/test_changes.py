@@ -1,4 +1,4 @@
-"""Stored widths by hand; a plan carried out in place against an untouched model of the smaller size."""
+"""A plan carried out in place against an untouched model of the smaller size."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from fairprune_framework.api.types import Plan, Site
+from fairprune_framework.api.types import Plan
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.weights import fingerprint
-from fairprune_framework.surgery.removal import in_float32, logits_of, pruned_in_place, stored_widths
+from fairprune_framework.surgery.changes import pruned_in_place
+from fairprune_framework.surgery.equality import logits_of
+from fairprune_framework.surgery.widths import stored_widths
 from fairprune_framework.testing.tiny import tiny_model
 
 IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -18,52 +20,6 @@ IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
 
 def plan(sites: dict[str, tuple[int, ...]], operator: Any = "remove", factor: float | None = None) -> Plan:
     return Plan(model="m", fingerprint="f", operator=operator, factor=factor, sites=sites, requested={}, achieved={})
-
-
-def site(name: str, units: int, group: str = "w", multiple: int = 1) -> Site:
-    return Site(
-        name=name, layer=0, units=units, multiple=multiple, slices=(), config_fields={}, width_group=group, taps=frozenset()
-    )
-
-
-def first(count: int) -> tuple[int, ...]:
-    return tuple(range(count))
-
-
-@pytest.mark.parametrize(
-    ("cuts", "round_to", "expected"),
-    [
-        ((5, 9), 1, 43),  # the least-cut site decides
-        ((9, 0), 1, 48),
-        ((9, 9), 16, 48),
-        ((16, 20), 16, 32),
-        ((17, 20), 16, 32),
-        ((40, 40), 100, 48),  # never wider than it was
-    ],
-)
-def test_the_least_cut_site_decides_rounded_up(cuts: tuple[int, int], round_to: int, expected: int) -> None:
-    sites = {name: site(name, 48) for name in ("a", "b")}
-    chosen = {name: first(count) for name, count in zip(sites, cuts, strict=True)}
-    assert stored_widths(plan(chosen), sites, round_to) == {("w", 48): expected}
-
-
-def test_groups_are_apart_and_a_site_may_ask_for_a_multiple() -> None:
-    sites = {"a": site("a", 48), "b": site("b", 64), "c": site("c", 40, "x"), "e": site("e", 48, "y", 8)}
-    chosen = plan({"a": first(3), "b": first(10), "e": first(3)})
-    assert stored_widths(chosen, sites, 1) == {("w", 48): 45, ("w", 64): 54, ("x", 40): 40, ("y", 48): 48}
-    assert stored_widths(plan({"e": first(9)}), {"e": sites["e"]}, 5) == {("y", 48): 40}
-
-
-def test_experts_of_a_grouped_product_come_in_eights() -> None:
-    """torch refuses rows of which the bytes are no multiple of 16."""
-    assert {each.multiple for each in recognise(tiny_model("mixtral")).sites.values()} == {8}
-    assert {each.multiple for each in recognise(tiny_model("llama")).sites.values()} == {1}
-
-
-@pytest.mark.parametrize("operator", ["zero", "scale"])
-def test_other_operators_keep_every_width(operator: str) -> None:
-    chosen = plan({"a": first(9)}, operator, 0.5 if operator == "scale" else None)
-    assert stored_widths(chosen, {"a": site("a", 48)}, 1) == {("w", 48): 48}
 
 
 def test_a_model_cut_in_place_has_the_shapes_of_a_smaller_one() -> None:
@@ -128,21 +84,3 @@ def test_all_is_put_back_when_the_block_fails() -> None:
     assert fingerprint(model) == found
     assert model.config.intermediate_size == 48
     assert {layer.mlp.down_proj.in_features for layer in model.model.layers} == {48}
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_float32_for_a_while(dtype: torch.dtype) -> None:
-    model: Any = tiny_model("llama", dtype=dtype)
-    before = {name: value.clone() for name, value in model.named_parameters()}
-    with pytest.raises(RuntimeError, match="stop"), in_float32(model):
-        assert {value.dtype for value in model.parameters()} == {torch.float32}
-        assert all(value.equal(before[name].float()) for name, value in model.named_parameters())
-        raise RuntimeError("stop")
-    assert all(value.dtype == dtype and value.equal(before[name]) for name, value in model.named_parameters())
-
-
-def test_logits_are_the_models() -> None:
-    model: Any = tiny_model("llama")
-    with torch.no_grad():
-        expected = model(input_ids=IDS).logits
-    torch.testing.assert_close(logits_of(model, IDS), expected, rtol=0, atol=0)
