@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import torch
+
 from fairprune_framework import discovery
 from fairprune_framework.api.decoders import decoder_path, other_modalities
-from fairprune_framework.api.types import Operator, Site
+from fairprune_framework.api.types import Operator, Plan, Site
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.models.loading import parameter_count, public_name
-from fairprune_framework.models.uneven import check_plain
+from fairprune_framework.models.uneven import check_plain, forget
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.selection.plugins import misfit_of_weights, missing_taps
-from fairprune_framework.surgery.export import misfits
+from fairprune_framework.surgery.changes import carry_out, changed_parameters
+from fairprune_framework.surgery.export import Format, misfit
 from fairprune_framework.surgery.obstacles import refuse_obstacles
-from fairprune_framework.surgery.widths import Widths
+from fairprune_framework.surgery.widths import Widths, stored_sites, stored_widths
 
 SCORERS: tuple[discovery.Kind, ...] = ("bias", "importance", "policy")
 
@@ -32,6 +36,7 @@ def examine(recipe: Recipe) -> dict[str, Any]:
     loaded = LoadedModel(recipe)
     model, architecture = loaded.model, loaded.architecture
     sites = list(architecture.sites.values())
+    exact = _obstacle(model, sites, "remove", "exact")
     return {
         "format": "fairprune-model/1",
         "model": public_name(recipe.model or ""),
@@ -47,8 +52,9 @@ def examine(recipe: Recipe) -> dict[str, Any]:
         "confirmed": len(sites) - len(loaded.unconfirmed),
         "unconfirmed": list(loaded.unconfirmed),
         "operators": {operator: _obstacle(model, sites, operator) for operator in get_args(Operator)},
-        "exact_widths": _obstacle(model, sites, "remove", "exact"),
-        "formats": dict(misfits(model, loaded.tokenizer)),
+        "exact_widths": exact,
+        "formats": _formats(model, loaded.tokenizer),
+        "exact_formats": None if exact is not None else _formats(_uneven(model, architecture.sites), loaded.tokenizer),
         "plugins": {kind: _plugins(kind, sites) for kind in SCORERS},
     }
 
@@ -64,6 +70,23 @@ def _obstacle(model: Any, sites: Sequence[Site], operator: Operator, widths: Wid
     return None
 
 
+def _formats(model: Any, tokenizer: Any) -> dict[str, str | None]:
+    """Format -> why `fairprune export` would refuse it, or None."""
+    return {format: misfit(format, model, tokenizer) for format in get_args(Format)}
+
+
+def _uneven(model: Any, sites: Mapping[str, Site]) -> Any:
+    """The model, without values, as `--widths exact` leaves it where every site loses as few neurons as it can."""
+    with torch.device("meta"):
+        narrow = type(model)(copy.deepcopy(model.config)).to(model.dtype)
+    units = {name: tuple(range(site.multiple)) for name, site in sites.items() if site.units > site.multiple}
+    plan = Plan(model="", fingerprint="", operator="remove", sites=units, requested={}, achieved={})
+    own = stored_sites(sites, "exact")
+    carry_out(narrow, plan, own, stored_widths(plan, own, 1))
+    forget(narrow, changed_parameters(plan, own))
+    return narrow
+
+
 def _plugins(kind: discovery.Kind, sites: Sequence[Site]) -> dict[str, str | None]:
     """Name -> why it cannot look at these sites, or None."""
     found: dict[str, str | None] = {}
@@ -75,6 +98,14 @@ def _plugins(kind: discovery.Kind, sites: Sequence[Site]) -> dict[str, str | Non
         except FairpruneError as error:
             found[entry.name] = f"it cannot be built without options: {error}"
     return found
+
+
+def _fitting(formats: Mapping[str, str | None]) -> str:
+    return ", ".join(f"--format {name}" for name, why in formats.items() if why is None) or "in no format"
+
+
+def _refused(formats: Mapping[str, str | None]) -> list[tuple[str, str]]:
+    return [("", f"{name}: {why}") for name, why in formats.items() if why]
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -94,8 +125,10 @@ def render(report: Mapping[str, Any]) -> str:
     ]
     rows += [(operator, why or "possible") for operator, why in report["operators"].items()]
     rows.append(("exact", report["exact_widths"] or "possible: remove --widths exact"))
-    rows.append(("export", f"--format {', '.join(name for name, why in report['formats'].items() if why is None)}"))
-    rows += [("", f"{name}: {why}") for name, why in report["formats"].items() if why]
+    plain, uneven = report["formats"], report["exact_formats"]
+    rows += [("export", _fitting(plain)), *_refused(plain)]
+    if uneven not in (None, plain):
+        rows += [("", f"after --widths exact: {_fitting(uneven)}"), *_refused(uneven)]
     for kind, plugins in report["plugins"].items():
         lacking = {name: why for name, why in plugins.items() if why}
         rows.append((kind, f"{len(plugins) - len(lacking)} of {len(plugins)} plugins can look at these sites"))

@@ -104,11 +104,20 @@ def open_checkpoint(name: str, *, dtype: str = "auto", revision: str | None = No
         raise UserError(f"{name} cannot be pruned shard by shard: there is no {absent[0]} in {folder}")
     if "quantization_config" in read_json(folder / CONFIG, constants="keep"):
         raise UserError(f"{name} cannot be pruned shard by shard: its weights are quantised")
-    return Checkpoint(folder, _skeleton(name, folder, dtype))
+    model = skeleton(folder, name, dtype)
+    strict, half = (getattr(model, f"_keep_in_fp32_modules{more}", None) for more in ("_strict", ""))
+    wanted = next(model.parameters()).dtype
+    if (strict and wanted != torch.float32) or (half and wanted == torch.float16):
+        raise UserError(f"{name} cannot be pruned shard by shard: {type(model).__name__} keeps some of its modules in float32")
+    return Checkpoint(folder, model)
 
 
-def _skeleton(name: str, folder: Path, dtype: str) -> nn.Module:
-    """The model of a folder on the meta device, in the dtypes in which `from_pretrained` loads it."""
+def skeleton(folder: Path, name: str, dtype: str = "auto") -> nn.Module:
+    """The model of a folder of safetensors on the meta device, all of it in the dtype in which `from_pretrained` loads it.
+
+    Args:
+        name: of the model, in messages.
+    """
     import transformers
 
     with reading(name):
@@ -118,9 +127,6 @@ def _skeleton(name: str, folder: Path, dtype: str) -> nn.Module:
         make = getattr(family, "from_config", None) or family._from_config
         with torch.device("meta"):
             model: nn.Module = make(config, dtype=wanted)
-    strict, half = (getattr(model, f"_keep_in_fp32_modules{more}", None) for more in ("_strict", ""))
-    if (strict and wanted != torch.float32) or (half and wanted == torch.float16):
-        raise UserError(f"{name} cannot be pruned shard by shard: {type(model).__name__} keeps some of its modules in float32")
     return model.eval()
 
 

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fairprune_framework.errors import UserError, VerificationFailed
+from fairprune_framework.errors import VerificationFailed
 from fairprune_framework.models.gguf_tokenizer import add_tokenizer, pre_tokenizer
 from fairprune_framework.models.uneven import FIELD
 
@@ -31,7 +31,7 @@ ARCHITECTURES = {
 
 
 def unfit(model: Any, tokenizer: Any) -> str | None:
-    """Why a model cannot be written; None: it can."""
+    """Why a model cannot be written; None: it can. No value is read: the model may be on `meta`."""
     config, name = model.config, type(model).__name__
     if name not in ARCHITECTURES:
         return f"{name} is none of those that are written: {', '.join(ARCHITECTURES)}"
@@ -50,12 +50,33 @@ def unfit(model: Any, tokenizer: Any) -> str | None:
         return f"its weights are {sorted(dtypes)[0].removeprefix('torch.')}"
     if not is_llama_shaped(model) and any(".mlp." in each and each.endswith(".bias") for each, _ in model.named_parameters()):
         return f"its MLPs have biases, which llama.cpp does not read of {ARCHITECTURES[name]!r}"
-    return pre_tokenizer(tokenizer)[1]
+    if (why := pre_tokenizer(tokenizer)[1]) is not None:
+        return why
+    if (last := max(tokenizer.get_vocab().values(), default=0)) >= config.vocab_size:
+        return f"its tokenizer has a token {last}, and its embedding {config.vocab_size} rows"
+    if find_spec("gguf") is None:
+        return "that needs gguf: pip install 'fairprune_framework[embedded]'"
+    nameless = [own for own, theirs in _names(model).items() if theirs is None]
+    return f"{nameless[0]} has no name in GGUF files of the architecture {_architecture(model)!r}" if nameless else None
 
 
 def is_llama_shaped(model: Any) -> bool:
     """Whether layers may have widths of their own."""
     return ARCHITECTURES.get(type(model).__name__) == "llama"
+
+
+def _architecture(model: Any) -> str:
+    """The one of llama.cpp that reads a model as it is."""
+    return "deci" if is_llama_shaped(model) and getattr(model.config, FIELD, None) else ARCHITECTURES[type(model).__name__]
+
+
+def _names(model: Any) -> dict[str, str | None]:
+    """Parameter -> its name in the file; None: it has none there."""
+    import gguf
+
+    kind = next(each for each, text in gguf.MODEL_ARCH_NAMES.items() if text == _architecture(model))
+    names = gguf.get_tensor_name_map(kind, model.config.num_hidden_layers)
+    return {own: names.get_name(own, try_suffixes=(".weight", ".bias")) for own, _ in model.named_parameters()}
 
 
 def write_gguf(model: Any, tokenizer: Any, path: Path, name: str) -> str:
@@ -69,26 +90,18 @@ def write_gguf(model: Any, tokenizer: Any, path: Path, name: str) -> str:
         The architecture in the file.
 
     Raises:
-        UserError: the package `gguf` is absent, or a tensor has no name there.
         VerificationFailed: what was read back is not what was written.
     """
-    if find_spec("gguf") is None:
-        raise UserError("writing GGUF needs gguf: pip install 'fairprune_framework[embedded]'")
     import gguf
 
-    config = model.config
-    uneven = bool(getattr(config, FIELD, None))
-    architecture = "deci" if uneven else ARCHITECTURES[type(model).__name__]
+    config, architecture, names = model.config, _architecture(model), _names(model)
     writer: Any = gguf.GGUFWriter(path, architecture)
     _add_sizes(writer, model, name, by_layer=architecture == "deci")
     add_tokenizer(writer, tokenizer, int(config.vocab_size))
-    kind = next(each for each, text in gguf.MODEL_ARCH_NAMES.items() if text == architecture)
-    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     written: dict[str, NDArray[Any]] = {}
     for own, value in _tensors(model):
-        theirs = names.get_name(own, try_suffixes=(".weight", ".bias"))
-        if theirs is None:
-            raise UserError(f"{own} has no name in GGUF files of the architecture {architecture!r}")
+        theirs = names[own]
+        assert theirs is not None, "refused by unfit"
         written[theirs] = array = _array(value)
         raw = gguf.GGMLQuantizationType.BF16 if array.dtype == np.uint8 else None
         writer.add_tensor(theirs, array, raw_dtype=raw)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.surgery.restore import found_in
-from fairprune_framework.utilities.files import move_folder, refuse_unwritable, sweep, temporary_folder
+from fairprune_framework.utilities.files import move_folder, read_json, refuse_unwritable, sweep, temporary_folder
 
 Format = Literal["hf", "vllm", "gguf"]
 
@@ -41,11 +41,32 @@ class Exported:
         return asdict(self)
 
 
-def misfits(model: Any, tokenizer: Any) -> dict[Format, str | None]:
-    """Format -> why a model cannot be written in it; None: it can, pruned or not."""
-    from fairprune_framework.models.gguf_writing import unfit
+def misfit(format: Format, model: Any, tokenizer: Any) -> str | None:
+    """Why a model cannot be written in a format; None: it can. What `export` refuses and what `fairprune doctor` says is decided here.
 
-    return {"hf": None, "vllm": None, "gguf": unfit(model, tokenizer)}
+    Args:
+        model: as it would be written; no value is read, so that it may be on `meta`.
+    """
+    from fairprune_framework.models.gguf_writing import is_llama_shaped, unfit
+    from fairprune_framework.surgery.filling import why_unfilled
+
+    if format == "vllm":
+        return _why_unserved(model)
+    if format == "gguf" and ((why := unfit(model, tokenizer)) is not None or is_llama_shaped(model)):
+        return None if why is None else f"{why}. --format hf writes a folder that converters read"
+    return why_unfilled(model)
+
+
+def _why_unserved(model: Any) -> str | None:
+    """vLLM reads uneven widths through its Transformers backend alone, which asks a class whether it may."""
+    from fairprune_framework.models.uneven import FIELD
+
+    if not getattr(model.config, FIELD, None) or type(model).is_backend_compatible():
+        return None
+    return (
+        f"its layers have widths of their own, which vLLM reads through its Transformers backend alone, and that does not take "
+        f"{type(model).__name__}: --format hf fills them up"
+    )
 
 
 def export(
@@ -61,18 +82,26 @@ def export(
         UserError: no such model, an output that is taken, or a model that the format cannot hold; the text says why.
         VerificationFailed: what was written does not answer as the model; nothing is kept.
     """
+    from fairprune_framework.models.checkpoint import skeleton
     from fairprune_framework.models.loading import load_model
+    from fairprune_framework.models.uneven import FIELD
 
     if format not in get_args(Format):
         raise UserError(f"--format must be hf, vllm or gguf. Got {format!r} instead.")
     target = Path(output)
     source, _ = found_in(folder)
     _refuse_taken(target, file=format == "gguf")
+    model, tokenizer = None, None
+    if format != "vllm":
+        model, tokenizer = load_model(str(source), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    elif FIELD in read_json(source / "config.json", constants="keep"):  # a class of transformers; no weight need be read
+        model = skeleton(source, str(source))
+    if model is not None and (why := misfit(cast(Format, format), model, tokenizer)) is not None:
+        raise UserError(f"{source} cannot be written in the format {format}: {why}")
     target.parent.mkdir(parents=True, exist_ok=True)
     sweep(target.parent, target.name)
     if format == "vllm":
         return _stored(source, target)
-    model, tokenizer = load_model(str(source), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
     if format == "gguf":
         return _gguf(model, tokenizer, source, target)
     return _plain(model, source, target, trust_remote_code=trust_remote_code)
@@ -119,7 +148,6 @@ def _plain(model: Any, source: Path, target: Path, *, trust_remote_code: bool) -
 
 def _stored(source: Path, target: Path) -> Exported:
     from fairprune_framework.models.uneven import FIELD
-    from fairprune_framework.utilities.files import read_json
 
     with temporary_folder(target) as temporary:
         _copy(source, temporary)
@@ -132,8 +160,6 @@ def _gguf(model: Any, tokenizer: Any, source: Path, target: Path) -> Exported:
     from fairprune_framework.models.gguf_writing import is_llama_shaped, write_gguf
     from fairprune_framework.surgery.filling import fill_in_place
 
-    if (why := misfits(model, tokenizer)["gguf"]) is not None:
-        raise UserError(f"{source} cannot be written as GGUF: {why}. --format hf writes a folder that converters read")
     names = [] if is_llama_shaped(model) else fill_in_place(model)
     with temporary_folder(target) as temporary:
         architecture = write_gguf(model, tokenizer, temporary / target.name, source.resolve().parent.name)
