@@ -101,7 +101,8 @@ def _plugins(kind: discovery.Kind, sites: Sequence[Site]) -> dict[str, str | Non
 
 
 def _fitting(formats: Mapping[str, str | None]) -> str:
-    return ", ".join(f"--format {name}" for name, why in formats.items() if why is None) or "in no format"
+    fitting = [name for name, why in formats.items() if why is None]
+    return f"--format {', '.join(fitting)}" if fitting else "in no format"
 
 
 def _refused(formats: Mapping[str, str | None]) -> list[tuple[str, str]]:
