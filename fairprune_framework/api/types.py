@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from fairprune_framework.errors import UserError, shown
+from fairprune_framework.errors import UserError, shortened, shown
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -313,7 +313,7 @@ class Plan:
         """
         if not isinstance(data, Mapping) or data.get("format") != cls.FORMAT:
             actual = data.get("format") if isinstance(data, Mapping) else type(data).__name__
-            raise UserError(f"{where} is no plan: its format must be {cls.FORMAT!r}. Got {actual!r} instead.")
+            raise UserError(f"{where} is no plan: its format must be {cls.FORMAT!r}. Got {shown(actual)} instead.")
         try:
             sites = {str(site): tuple(units) for site, units in data["sites"].items()}
             plan = cls(
@@ -332,10 +332,10 @@ class Plan:
                 reason=data.get("reason"),
             )
         except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise UserError(f"{where} is no complete plan: {type(error).__name__}: {error}.") from error
+            raise UserError(f"{where} is no complete plan: {type(error).__name__}: {shortened(str(error))}.") from error
         if plan.operator not in get_args(Operator):
             raise UserError(
-                f"The 'operator' of {where} must be one of {', '.join(get_args(Operator))}. Got {plan.operator!r} instead."
+                f"The 'operator' of {where} must be one of {', '.join(get_args(Operator))}. Got {shown(plan.operator)} instead."
             )
         plan._check_means(where)
         if plan.factors:
@@ -346,7 +346,7 @@ class Plan:
             raise UserError(f"The 'factor' of {where} must be null: the operator {plan.operator!r} does not scale.")
         for site, units in sites.items():
             if odd := [unit for unit in units if type(unit) is not int]:
-                raise UserError(f"The units of site {site!r} in {where} must be whole numbers. Got {odd[0]!r} instead.")
+                raise UserError(f"The units of site {site!r} in {where} must be whole numbers. Got {shown(odd[0])} instead.")
             if list(units) != sorted(set(units)) or any(unit < 0 for unit in units):
                 raise UserError(f"The units of site {site!r} in {where} must be sorted, distinct and not negative.")
         if any(len(bits) != len(sites.get(site, ())) for site, bits in plan.categories.items()):
@@ -362,7 +362,9 @@ class Plan:
             for factor in factors:
                 real = isinstance(factor, (int, float)) and not isinstance(factor, bool)
                 if not real or not math.isfinite(factor) or not 0 <= factor <= MAX_FACTOR:
-                    raise UserError(f"A factor of {site!r} in {where} must be in [0, {MAX_FACTOR:g}]. Got {factor!r} instead.")
+                    raise UserError(
+                        f"A factor of {site!r} in {where} must be in [0, {MAX_FACTOR:g}]. Got {shown(factor)} instead."
+                    )
 
     def _check_means(self, where: str) -> None:
         wanted = {site: len(each) for site, each in self.sites.items()} if self.operator == "mean" else {}

@@ -155,10 +155,16 @@ def save_scores(scores: Scores, path: Path) -> None:
 
 
 def load_scores(path: Path, sites: Mapping[str, Site], signed: bool) -> Scores:
-    """Read `scores.safetensors` for the sites of a model; raises `RunFolderError` where they do not fit."""
+    """Read `scores.safetensors` for the sites of a model.
+
+    Raises:
+        RunFolderError: it is absent or damaged, does not fit the sites, or its biases are not what its categories come to.
+    """
     tensors = read_tensors(path)
     for key, value in tensors.items():
-        name = key.rpartition("/")[2]
+        head, _, name = key.rpartition("/")
+        if (head not in ("bias", "importance", "observed") and not head.startswith("bias@")) or head == "bias@":
+            raise RunFolderError(f"{path} is damaged: {shown(key)} is no score")
         wanted = torch.uint8 if key.startswith("observed/") else torch.float64
         if name not in sites or value.shape != (sites[name].units,) or value.dtype != wanted:
             expected = f"({sites[name].units},) {wanted}" if name in sites else "no such site"
@@ -171,7 +177,7 @@ def load_scores(path: Path, sites: Mapping[str, Site], signed: bool) -> Scores:
         if head.startswith("bias@"):
             by_category.setdefault(head.removeprefix("bias@"), {})[name] = value
     try:
-        return Scores(
+        found = Scores(
             sites=sites,
             bias={name: tensors[f"bias/{name}"] for name in sites},
             importance={name: tensors[f"importance/{name}"] for name in sites},
@@ -181,3 +187,10 @@ def load_scores(path: Path, sites: Mapping[str, Site], signed: bool) -> Scores:
         )
     except KeyError as error:
         raise RunFolderError(f"{path} holds no {error}: it belongs to another model") from error
+    for name, mean in found.bias.items():
+        seen = [each[name] for each in by_category.values() if name in each]
+        if not torch.allclose(mean, torch.stack(seen).mean(0) if seen else torch.zeros_like(mean), rtol=1e-9, atol=0):
+            raise RunFolderError(f"{path} is damaged: the bias of {shown(name)} is not the mean of those of its categories")
+        if not signed and bool((mean < 0).any()):
+            raise RunFolderError(f"{path} is damaged: the bias of {shown(name)} is negative, which that of its scorer never is")
+    return found

@@ -6,6 +6,7 @@ sha256 of every changed parameter was. Neither the original model nor the adapte
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import re
@@ -24,6 +25,8 @@ from fairprune_framework.models.weights import fingerprint, weights_digest
 from fairprune_framework.surgery.biases import FIELDS, name_of_bias, new_biases
 from fairprune_framework.surgery.slices import kept_positions, part, positions, set_parameter
 from fairprune_framework.utilities.files import parse_json, write_tensors
+from fairprune_framework.utilities.header_schemas import RestorationHeader
+from fairprune_framework.utilities.schemas import check
 
 FORMAT = "fairprune-restoration/3"
 FILE = "restoration.safetensors"
@@ -202,43 +205,45 @@ def load(path: Path) -> Restoration:
     Raises:
         UserError: it is absent, or no restoration.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         raise UserError(f"there is no {path}: only `fairprune prune` and `fairprune run` write it, beside model/")
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise UserError(f"{path} must be of format {FORMAT!r}. Got {header.get('format')!r} instead.")
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise UserError(f"{path} must be of format {FORMAT!r}. Got {shown(metadata.get('format'))} instead.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        data = parse_json(header["fairprune"])
-        parameters = data["parameters"]
-        found = Restoration(
-            plan=_plan_of(path, data["plan"]),
-            exact=data["exact"],
-            round_to=data["round_to"],
-            weights=data["weights"],
-            pruned=data["pruned"],
-            config=data["config"],
-            added=tuple(data.get("added", ())),
-            shapes={name: tuple(entry["shape"]) for name, entry in parameters.items()},
-            hashes={name: entry["sha256"] for name, entry in parameters.items()},
-            units={site: (tuple(cut), tuple(over)) for site, (cut, over) in data["units"].items()},
-            slices={name: tuple(_read_slice(data) for data in entry["pieces"]) for name, entry in parameters.items()},
-            tensors=tensors,
-        )
-        _check(found)
+        data = parse_json(metadata.get("fairprune", ""))
     except UserError:
         raise
-    except Exception as error:  # safetensors raises its own kinds; a stranger's header may lack anything
-        raise UserError(f"{path} is damaged: {type(error).__name__}: {shortened(str(error), 300)}") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {shortened(' '.join(str(error).split()), 300)}") from error
+    check(data, RestorationHeader, str(path))
+    parameters = data["parameters"]
+    found = Restoration(
+        plan=_plan_of(path, data["plan"]),
+        exact=data["exact"],
+        round_to=data["round_to"],
+        weights=data["weights"],
+        pruned=data["pruned"],
+        config=data["config"],
+        added=tuple(data.get("added", ())),
+        shapes={name: tuple(entry["shape"]) for name, entry in parameters.items()},
+        hashes={name: entry["sha256"] for name, entry in parameters.items()},
+        units={site: (tuple(cut), tuple(over)) for site, (cut, over) in data["units"].items()},
+        slices={name: tuple(_read_slice(piece) for piece in entry["pieces"]) for name, entry in parameters.items()},
+        tensors=tensors,
+    )
+    if (wrong := _misfit(found)) is not None:
+        raise UserError(f"{path} is damaged: {wrong}")
     return found
 
 
 def _read_slice(data: Mapping[str, Any]) -> tuple[str, Slice]:
-    fields = {name: value for name, value in data.items() if name != "site"}
-    return data["site"], Slice(**{**fields, "lead": tuple(fields["lead"])})
+    values = {name: data[name] for name in ("parameter", "role", "axis", "start", "step", "width")}
+    return data["site"], Slice(**values, lead=tuple(data["lead"]))
 
 
 def _plan_of(path: Path, data: Any) -> Plan:
@@ -248,49 +253,35 @@ def _plan_of(path: Path, data: Any) -> Plan:
         raise UserError(f"{path} is damaged: {error}") from error
 
 
-def _check(found: Restoration) -> None:
-    """Raise `ValueError` where a file says what no removal writes. What does not fit the model is found by `_refuse_misfit`."""
-    texts = (found.weights, found.pruned, *found.added, *found.hashes.values())
-    if not all(isinstance(text, str) for text in texts):
-        raise ValueError("a name or hash is no text")
-    if type(found.exact) is not bool or type(found.round_to) is not int or found.round_to < 1:
-        raise ValueError("what stored widths follow from is neither true nor false, or no number")
-    planned = {site: sorted(units) for site, units in found.plan.sites.items() if units}
-    if {site: sorted((*cut, *over)) for site, (cut, over) in found.units.items()} != planned:
-        raise ValueError("its units are not those of its plan")
+def _misfit(found: Restoration) -> str | None:
+    """What a file says that no removal writes; None: nothing. What does not fit the model is found by `_refuse_misfit`."""
+    if (
+        not found.exact
+        and any(cut for cut, _ in found.units.values())
+        and all(value is False for value in found.config.values())
+    ):
+        return "it names no config field of the widths that were cut"
     for field, value in found.config.items():
-        if field in FIELDS and value is False:
-            continue
-        if not WIDTH_FIELDS.fullmatch(field) or not (value is None or (type(value) is int and value >= 1)):
-            raise ValueError(f"the config field {shown(field)}: {shown(value)} is no width")
+        if not (value is False and field in FIELDS) and (value is False or not WIDTH_FIELDS.fullmatch(field)):
+            return f"the config field {shown(field)}: {shown(value)} is no width"
     if any(not name.endswith(".bias") or name in found.shapes for name in found.added):
-        raise ValueError("what it takes away is no bias that a removal adds")
-    for site, (cut, overwritten) in found.units.items():
-        units = [*cut, *overwritten]
-        if any(type(unit) is not int or unit < 0 for unit in units) or len(set(units)) < len(units):
-            raise ValueError(f"the units of {shown(site)} are no distinct indices")
+        return "what it takes away is no bias that a removal adds"
     for name, shape in found.shapes.items():
-        if any(type(size) is not int or size < 1 for size in shape):
-            raise ValueError(f"the shape of {shown(name)} is {shown(shape)}")
         for site, slice_ in found.slices[name]:
-            numbers = (slice_.axis, slice_.start, slice_.step, slice_.width, *slice_.lead)
-            if any(type(number) is not int or number < 0 for number in numbers) or not len(slice_.lead) <= slice_.axis < len(
-                shape
-            ):
-                raise ValueError(f"a piece of {shown(name)} lies outside of it")
-            if any(index >= size for index, size in zip(slice_.lead, shape, strict=False)):
-                raise ValueError(f"a piece of {shown(name)} lies outside of it")
             units = [unit for units in found.units[site] for unit in units]
             if (
                 slice_.role not in WHOLE
                 and slice_.start + max(units, default=0) * slice_.step + slice_.width > shape[slice_.axis]
             ):
-                raise ValueError(f"a unit of {shown(site)} lies outside of {shown(name)}")
+                return f"a unit of {shown(site)} lies outside of {shown(name)}"
             rest = [size for axis, size in enumerate(shape) if axis != slice_.axis and axis >= len(slice_.lead)]
-            values = found.tensors[f"{site}/{slice_.role}"]
             rows = shape[slice_.axis] if slice_.role in WHOLE else len(units) * slice_.width
-            if tuple(values.shape) != (rows, *rest):
-                raise ValueError(f"the weights of {shown(site)} have the shape {tuple(values.shape)}")
+            values = found.tensors.get(f"{site}/{slice_.role}")
+            if values is None or tuple(values.shape) != (rows, *rest):
+                return (
+                    f"the weights of {shown(site)} are {'absent' if values is None else f'of the shape {tuple(values.shape)}'}"
+                )
+    return None
 
 
 @torch.no_grad()
@@ -328,7 +319,11 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
 
 def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> None:
     """Raise `UserError` where sizes in a restoration are not those of this model and its cut units; nothing is allocated before."""
+    from huggingface_hub.errors import StrictDataclassError
+
     known = dict(model.named_parameters())
+    changes: set[tuple[int, int]] = set()
+    """(size in the pruned model, as it was): a width of the config changed as one of them did."""
     for name, shape in restoration.shapes.items():
         axes = {slice_.axis for _, slice_ in restoration.slices[name]}
         leads: dict[tuple[int, ...], int] = {}
@@ -343,6 +338,7 @@ def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> N
         wanted = tuple(size - min(gone) if axis in axes else size for axis, size in enumerate(shape))
         if have != wanted:
             raise UserError(f"the restoration is damaged: {shown(name)} would be {wanted} in the pruned model, and is {have}")
+        changes |= {(wanted[axis], shape[axis]) for axis in axes}
     for name in restoration.added:
         if name not in known or not isinstance(model.get_submodule(name.rpartition(".")[0]), nn.Linear):
             raise UserError(f"the restoration is damaged: {shown(name)} is no bias of the pruned model")
@@ -350,8 +346,13 @@ def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> N
         have_now = read_field(config, field)
         if field in FIELDS and have_now is True:
             continue
-        if type(have_now) is not int or (value is not None and value < have_now):
+        fits = value is None or value == have_now or any(value * now == have_now * before for now, before in changes)
+        if type(have_now) is not int or not fits:
             raise UserError(f"the restoration is damaged: its config field {field} is {value}, the model's {shown(have_now)}")
+        try:
+            write_field(copy.deepcopy(config), field, value)
+        except StrictDataclassError as error:
+            raise UserError(f"the restoration is damaged: its config field {field} cannot be {value} in this model") from error
 
 
 def whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:

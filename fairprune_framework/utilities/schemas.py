@@ -303,8 +303,8 @@ class AblationFile(Schema):
     cells: list[dict[str, Any]]
 
 
-def check(data: Any, schema: type[Schema], where: str) -> None:
-    """Raise `RunFolderError` unless `data` is what `schema` says."""
+def problem(data: Any, schema: type[Schema]) -> str | None:
+    """What is wrong with `data`, in at most 500 characters: the field, what was expected, and what stands there. None: nothing is."""
     try:
         schema.model_validate(data)
     except ValidationError as error:
@@ -313,7 +313,14 @@ def check(data: Any, schema: type[Schema], where: str) -> None:
         what = first["msg"].removeprefix("Value error, ")
         got = f". Got {shown(first['input'])} instead" if place and first["type"] != "missing" else ""
         named = f"the field {shortened(place, 120)!r}: " if place else ""
-        raise RunFolderError(f"{where} is damaged: {named}{what[:1].lower()}{shortened(what[1:], 200)}{got}") from None
+        return f"{named}{what[:1].lower()}{shortened(what[1:], 200)}{got}"
+    return None
+
+
+def check(data: Any, schema: type[Schema], where: str) -> None:
+    """Raise `RunFolderError` unless `data` is what `schema` says."""
+    if (found := problem(data, schema)) is not None:
+        raise RunFolderError(f"{where} is damaged: {found}")
 
 
 def read_checked(path: Path, schema: type[Schema]) -> dict[str, Any]:

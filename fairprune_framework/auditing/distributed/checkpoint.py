@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
-from fairprune_framework.auditing.reductions import merged
-from fairprune_framework.errors import RunFolderError
-from fairprune_framework.utilities.files import read_json, write_json, write_tensors
+from fairprune_framework.auditing.reductions import merged, without_neutral
+from fairprune_framework.errors import RunFolderError, shortened, shown
+from fairprune_framework.utilities.files import parse_json, write_json, write_tensors
+from fairprune_framework.utilities.header_schemas import CheckpointHeader, FailureFile
 from fairprune_framework.utilities.progress import Notify, silent
+from fairprune_framework.utilities.schemas import problem, read_checked
 
 _FORMAT = "fairprune-checkpoint/1"
 _NAME = re.compile(r"(base|rank)-(\d{1,18})(?:-(\d{1,18})\.([ab]))?\.safetensors")
@@ -40,8 +42,21 @@ class Part:
     splits: int = 0
     """Micro-batches that were computed in halves."""
 
+    def misfit(self, other: Part) -> str | None:
+        """Why sums cannot be added: other sizes, groups or numbers of micro-batches. None: they can, if their micro-batches are others."""
+        for key, words in other.words.items():
+            if key in self.words and self.words[key].shape != words.shape:
+                return f"{shown(key)} is {tuple(words.shape)}, elsewhere {tuple(self.words[key].shape)}"
+        for stream, counts in other.counts.items():
+            if len(self.counts.get(stream, counts)) != len(counts):
+                return f"it counts {len(counts)} groups of {shown(stream)}, elsewhere there are {len(self.counts[stream])}"
+        for (pass_, window), count in other.done.counts.items():
+            if (known := self.done.counts.get((pass_, window), count)) != count:
+                return f"pass {pass_}, window {window} has {count} micro-batches, elsewhere {known}"
+        return None
+
     def add(self, other: Part) -> None:
-        """Add sums over other micro-batches; raises `FairpruneError` where some are the same."""
+        """Add sums over other micro-batches, which fit; raises `FairpruneError` where some are the same."""
         self.done = self.done.union(other.done)
         for key, words in other.words.items():
             self.words[key] = merged(key, torch.stack([self.words[key], words])) if key in self.words else words
@@ -96,6 +111,9 @@ class Checkpoint:
             if total.done.overlaps(part.done):
                 self.notify(f"{paths[0].name} repeats micro-batches of other files: it is not used")
                 continue
+            if (odd := total.misfit(part)) is not None:
+                self.notify(f"checkpoint file {paths[0].name} is damaged ({odd}): it is not used")
+                continue
             total.add(part)
         return total
 
@@ -113,18 +131,20 @@ class Checkpoint:
 
         try:
             with safe_open(path, framework="pt") as file:
-                head = json.loads((file.metadata() or {})["header"])
+                metadata = file.metadata() or {}
+                head = parse_json(metadata["header"], constants="keep")
                 words = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                checksum = file.metadata()["sha256"]
+                checksum = metadata["sha256"]
         except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise _Damaged(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+            raise _Damaged(shortened(str(error).splitlines()[0], 200) if str(error) else type(error).__name__) from error
+        if odd := [key for key, value in words.items() if value.dtype != torch.float64 or value.ndim != 4 or len(value) != 2]:
+            raise _Damaged(f"{shown(odd[0])} is no pair of words in float64")
         if checksum != _checksum(head, words):
             raise _Damaged("wrong checksum")
-        needed = {"format", "binding", "counts", "done", "splits", "sequence"}
-        if not isinstance(head, dict) or (absent := sorted(needed - head.keys())):
-            raise _Damaged(f"its header lacks {', '.join(absent) if isinstance(head, dict) else 'everything'}")
+        if (wrong := problem(head, CheckpointHeader) or _misfit(words, head["counts"])) is not None:
+            raise _Damaged(wrong)
         if head["format"] != _FORMAT:
-            raise RunFolderError(f"{path} must be of format {_FORMAT!r}. Got {head['format']!r} instead.")
+            raise RunFolderError(f"{path} must be of format {_FORMAT!r}. Got {shown(head['format'])} instead.")
         if different := _differences(head["binding"], self.binding):
             raise RunFolderError(
                 f"the checkpoint in {self.folder} was made with {different}: give --overwrite to begin the audit anew, or "
@@ -177,7 +197,7 @@ class Checkpoint:
         """The failure that another rank has written down, in words; None: none has."""
         for path in sorted(self.folder.glob("failed-*.json")):
             try:
-                data = read_json(path)
+                data = read_checked(path, FailureFile)
             except RunFolderError:
                 continue
             if data["rank"] != rank:
@@ -207,6 +227,15 @@ class _Damaged(Exception):
     """A checkpoint file that cannot be trusted."""
 
 
+def _misfit(words: Mapping[str, Tensor], counts: Mapping[str, Sequence[int]]) -> str | None:
+    for key, value in words.items():
+        if value.shape[1] != len(counts.get(key.partition("/")[0], ())):
+            return f"{shown(key)} holds {value.shape[1]} groups, of which no counts stand there"
+        if not bool(torch.isfinite(without_neutral(key, value)).all()):
+            return f"{shown(key)} holds NaN or Inf"
+    return None
+
+
 def _checksum(head: Mapping[str, Any], words: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
     for key in sorted(words):
@@ -226,4 +255,4 @@ def _differences(theirs: Mapping[str, Any], ours: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."
+    return shown(text)[1:-1] if len(text) <= 40 else f"{text[:12]}..."

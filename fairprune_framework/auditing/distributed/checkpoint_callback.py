@@ -17,7 +17,7 @@ from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
 from fairprune_framework.auditing.distributed.liveness import Liveness
 from fairprune_framework.auditing.distributed.parallel import Parallelism
 from fairprune_framework.auditing.distributed.reduce import gather_columns, reduce_parts
-from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed
+from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, RunFolderError
 
 
 class CheckpointCallback(Callback):
@@ -123,11 +123,17 @@ class CheckpointCallback(Callback):
             raise Interrupted(f"stopped by SIGTERM; {self._progress()}")
         if part is not None and self._rank == 0:
             if self.before is not None:
-                part.add(self.before)
+                self._add_earlier(part, self.before)
             self.total = part
             if self.parallelism.forked and self.checkpoint is not None:  # this process ends: its parent reads the checkpoint
                 self.checkpoint.session += 1
                 self.checkpoint.begin(part)
+
+    def _add_earlier(self, part: Part, before: Part) -> None:
+        if (odd := part.misfit(before)) is not None:
+            folder = "nowhere" if self.checkpoint is None else self.checkpoint.folder
+            raise RunFolderError(f"the checkpoint in {folder} is of another audit ({odd}): remove it to begin anew")
+        part.add(before)
 
     def _reduced(self, part: Part) -> Part | None:
         try:

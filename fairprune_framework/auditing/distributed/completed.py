@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from fairprune_framework.auditing.batches import hashed_sum
 from fairprune_framework.auditing.micro_batch import BatchId
@@ -40,7 +41,7 @@ class CompletedBatches:
 
     def is_complete(self, pass_: int, window: int) -> bool:
         """All micro-batches of a window are done in a pass."""
-        return (pass_, window) in self.counts and self.bits[pass_, window] == (1 << self.counts[pass_, window]) - 1
+        return (pass_, window) in self.counts and self.bits[pass_, window].bit_count() == self.counts[pass_, window]
 
     def overlaps(self, other: CompletedBatches) -> bool:
         """Both contain some micro-batch."""
@@ -81,13 +82,12 @@ class CompletedBatches:
         }
 
     @classmethod
-    def from_json(cls, data: Mapping[str, object]) -> CompletedBatches:
-        """Read `to_json`."""
-        windows: list[tuple[int, int, str, int]] = [tuple(row) for row in data["windows"]]  # type: ignore[attr-defined]
+    def from_json(cls, data: Mapping[str, Any]) -> CompletedBatches:
+        """Read `to_json`, which was checked."""
         return cls(
-            bits={(pass_, window): int(bits, 16) for pass_, window, bits, _ in windows},
-            counts={(pass_, window): count for pass_, window, _, count in windows},
-            contents=int(str(data["contents"]), 16),
-            contrasts=int(str(data["contrasts"])),
-            tokens=int(str(data["tokens"])),
+            bits={(pass_, window): int(bits, 16) for pass_, window, bits, _ in data["windows"]},
+            counts={(pass_, window): count for pass_, window, _, count in data["windows"]},
+            contents=int(data["contents"], 16),
+            contrasts=data["contrasts"],
+            tokens=data["tokens"],
         )
