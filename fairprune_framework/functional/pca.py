@@ -28,9 +28,8 @@ def principal(before_MH: NDArray[Any], after_MH: NDArray[Any] | None) -> tuple[F
         return np.zeros((len(before), 2)), None if after_MH is None else np.zeros((len(before), 2)), np.zeros(2)
     strength = np.sqrt(np.maximum(values[top], 0.0))
     total = max(float(np.maximum(values, 0.0).sum()), np.finfo(np.float64).tiny)
-    along = vectors[:, top] / np.where(
-        strength > 1e-9 * max(strength[0], 1e-30), strength, np.inf
-    )  # a flat direction stays at 0
+    rounding = 16 * len(before) * np.finfo(np.float64).eps * values[top[0]]
+    along = vectors[:, top] / np.where(values[top] > max(rounding, 1e-60), strength, np.inf)  # a flat direction stays at 0
     after = None if after_MH is None else (after_MH.astype(np.float64) - center_H) @ (before.T @ along)
     return gram @ along, after, strength**2 / total
 

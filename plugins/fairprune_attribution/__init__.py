@@ -156,7 +156,7 @@ def _mixed(at: SiteContext, plugin: Attribution | IntegratedGradients, of: Calla
         mean_N = product_N / reached_N.clamp_min(1)
         if name == "preference":  # a category that leans the other way is pushed the other way
             mean_N = mean_N * _value(of(name), at).sign()
-        parts.append(weight * _share(mean_N, at, name) if plugin.objective == "both" else mean_N)
+        parts.append(weight * (_share(mean_N, at, name) if plugin.objective == "both" else mean_N))
     return torch.stack(parts).sum(0)
 
 

@@ -202,6 +202,9 @@ def test_an_interval_wider_than_the_span_of_all_ratios_is_not_estimable():
     assert math.log1p(found.ci_high) - math.log1p(found.change) > math.log(1.5 / 0.7)
     assert found.not_estimable == TOO_WIDE
     assert (found.bound_low, found.bound_high) == (None, None)
+    fell = paired_change(before, before * np.r_[0.9, np.linspace(1.2, 1.4, 9)], ["c"] * 10, range(10))
+    assert fell.change < 0
+    assert fell.not_estimable == TOO_WIDE
 
 
 def test_a_wide_interval_that_shows_something_is_kept():
@@ -273,6 +276,7 @@ def test_blocks_of_resamples_change_nothing(monkeypatch):
         ({"after": [1.0, 2.0, math.inf]}, r"'after'.*finite. Got inf at index 2"),
         ({"resamples": 10}, r"resamples=10"),
         ({"level": 1.0}, r"level=1.0"),
+        ({"level": 0.0}, r"level=0.0"),
     ],
 )
 def test_misuse(change, message):

@@ -30,6 +30,18 @@ def test_points_that_do_not_differ_stay_at_the_origin() -> None:
     assert np.isfinite(share).all()
 
 
+def test_points_on_a_line_have_no_second_direction() -> None:
+    """Not one of rounding errors, along which other points would lie anywhere."""
+    draw = np.random.default_rng(3)
+    before = np.outer(np.arange(5.0), draw.normal(size=40)) + draw.normal(size=40)
+    found, then, share = principal(before, draw.normal(size=(5, 40)))
+    assert then is not None
+    assert found[:, 0].all()
+    assert not found[:, 1].any()
+    assert not then[:, 1].any()
+    np.testing.assert_allclose(share, [1, 0], atol=1e-12)
+
+
 def test_a_single_point_has_no_direction() -> None:
     found, then, share = principal(np.ones((1, 6)), np.full((1, 6), 3.0))
     assert then is not None

@@ -42,6 +42,7 @@ def decide(
     resampled: Any = None,
     probe: Any = None,
     seed: int = 0,
+    max_cost: float = 0.05,
     **options: Any,
 ) -> Choice:
     """What a policy takes."""
@@ -49,7 +50,7 @@ def decide(
     assert isinstance(made, SelectionPolicy)
     context = PolicyContext(
         operator="zero",
-        max_cost=0.05,
+        max_cost=max_cost,
         at=at,
         replicates=resampled,
         probe=probe,
@@ -443,6 +444,12 @@ def test_annealing_abstains_where_nothing_helps_or_all_costs_too_much() -> None:
     assert choose("annealing", "6n", probe=Oracle(worth=0.0)) == []
     assert choose("annealing", "6n", probe=Oracle(cost=0.01)) == []
     assert choose("annealing", "6n", probe=Oracle(cost=0.008), steps=200) != []
+
+
+def test_annealing_may_cost_as_much_as_the_guard_allows() -> None:
+    """0.0625 for each of 4 neurons is the limit of 0.25 to the bit; no more."""
+    assert len(choose("annealing", "4n", probe=Oracle(cost=0.0625), max_cost=0.25, steps=200)) == 4
+    assert choose("annealing", "4n", probe=Oracle(cost=0.0625), max_cost=0.2499, steps=200) == []
 
 
 @pytest.mark.parametrize(

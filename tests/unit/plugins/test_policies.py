@@ -125,6 +125,17 @@ def test_greedy_abstains_where_nothing_helps_or_all_costs_too_much() -> None:
         assert oracle.asked == [0, 2, 2]
 
 
+def test_greedy_takes_no_neuron_without_bias() -> None:
+    """However large the budget is, and although every neuron would help."""
+    name = next(iter(SCORES.bias))
+    few = torch.zeros_like(SCORES.bias[name])
+    few[[3, 7]] = 0.5
+    bias = {site: few if site == name else torch.zeros_like(value) for site, value in SCORES.bias.items()}
+    oracle = Oracle(lambda site, unit: 0.001)
+    plan = plan_of(policy_of("greedy", steps=2, protect=0.0), "20n", oracle, replace(SCORES, bias=bias))
+    assert planned(plan) == {name: {3, 7}}
+
+
 def test_random_draws_by_seed_and_looks_at_nothing() -> None:
     policy = policy_of("random")
     first, again, other = (plan_of(policy, "20n", seed=seed) for seed in (1, 1, 2))

@@ -580,3 +580,17 @@ def expertise_case(bins: int) -> Statistics:
 def expertise_scores(found: Statistics, bins: int) -> Any:
     words = (bias_of("expertise", bins=bins), importance_of("l2-norm"), ("bias", "importance"))
     return score(found, MODEL, recognise(MODEL), *words)
+
+
+def test_snip_difference_with_nothing_taken_off_is_the_saliency_for_the_divergence() -> None:
+    found, architecture, _ = ours()
+    bias = scored(bias_of("snip-difference", minus=0.0)).by_category
+    for group, (category, sites) in enumerate(bias.items()):
+        for name, value in sites.items():
+            terms = found.of("contrasts", name, group)["weight-saliency-both.terms"][0]
+            seen = found.observed("contrasts", name, group)
+            torch.testing.assert_close(value, terms / seen, rtol=1e-9, atol=0), category
+    less = scored(bias_of("snip-difference", minus=0.5)).bias
+    assert all(bool((less[name] <= scored(bias_of("snip-difference", minus=0.0)).bias[name]).all()) for name in less)
+    with pytest.raises(Exception, match="The 'minus' must not be negative"):
+        bias_of("snip-difference", minus=-0.5)
