@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fairprune_framework.api.types import Plan
+from fairprune_framework.api.types import Held, Plan
 from fairprune_framework.errors import UserError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.weights import fingerprint
@@ -102,3 +102,32 @@ def test_a_plan_that_does_not_fit(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError) as caught:
         check_plan(plan_for(model, **changes), model, architecture)
     assert words in str(caught.value)
+
+
+def test_units_are_held_at_their_means_or_scaled_by_a_factor_each() -> None:
+    model: Any = tiny_model("llama")
+    architecture, name = recognise(model), "model.layers.1.mlp"
+    down = model.model.layers[1].mlp.down_proj
+    seen: list[torch.Tensor] = []
+    handle = down.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].detach().clone()))
+    logits(model)
+    with masked(model, architecture, {name: (2, 9)}, Held(means={name: ((0.5,), (-2.0,))})):
+        logits(model)
+    with masked(model, architecture, {name: (2, 9)}, {name: (0.5, 3.0)}):
+        logits(model)
+    handle.remove()
+    plain, held, scaled = seen
+    assert held[..., 2].unique().tolist() == [0.5]
+    assert held[..., 9].unique().tolist() == [-2.0]
+    torch.testing.assert_close(scaled[..., 2], plain[..., 2] * 0.5)
+    torch.testing.assert_close(scaled[..., 9], plain[..., 9] * 3.0)
+    others = [unit for unit in range(plain.shape[-1]) if unit not in (2, 9)]
+    assert held[..., others].equal(plain[..., others])
+    assert scaled[..., others].equal(plain[..., others])
+
+
+def test_means_of_another_width_do_not_fit() -> None:
+    model: Any = tiny_model("llama")
+    plan = plan_for(model, operator="mean", sites={"model.layers.0.mlp": (3,)}, means={"model.layers.0.mlp": ((1.0, 2.0),)})
+    with pytest.raises(UserError, match=r"must name 1 means for each unit of model\.layers\.0\.mlp"):
+        check_plan(plan, model, recognise(model))

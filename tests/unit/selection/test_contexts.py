@@ -1,0 +1,113 @@
+"""What plugins may read of a site: their own sums by name, the streams that they declared, and the services that they asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairprune_framework.api.interfaces import Needs, Observation, Pass, SiteContext, Statistic
+from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
+from fairprune_framework.errors import FairpruneError
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.selection.contexts import Services, context
+from fairprune_framework.testing.tiny import tiny_model
+
+ARCHITECTURE = recognise(tiny_model("llama"))
+NAME, SITE = next(iter(ARCHITECTURE.sites.items()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Both(Statistic):
+    """Of contrasts and of controls."""
+
+    name: str = "x"
+
+    def passes(self, layers: int) -> Sequence[Pass]:
+        return (Pass(), Pass(stream="controls"))
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        raise NotImplementedError
+
+
+def sums_of(*groups: float) -> Tensor:
+    return torch.stack([torch.full((1, SITE.units), value, dtype=torch.float64) for value in groups])
+
+
+def at(group: int | None = 0) -> SiteContext:
+    found = Statistics(
+        sums={
+            key_of("contrasts", NAME, "x.y"): sums_of(1.0, 2.0),
+            key_of("contrasts", NAME, "z.y"): sums_of(8.0, 9.0),
+            key_of("contrasts", NAME, OBSERVED): torch.tensor([3.0, 4.0], dtype=torch.float64).reshape(2, 1, 1),
+            key_of("controls", NAME, "x.y"): sums_of(5.0, 6.0, 7.0),
+            key_of("controls", NAME, OBSERVED): torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64).reshape(3, 1, 1),
+        },
+        categories=("age", "race"),
+        control_categories=("fruit", "tool", "town"),
+        counts={"contrasts": (3, 5), "controls": (1, 1, 2)},
+        statistics=(),
+        composition="c",
+    )
+    return context(found, "contrasts", group, SITE, Needs(statistics=(Both(),)), {}, torch.Generator())
+
+
+def test_sums_of_a_category_and_of_all() -> None:
+    one, every = at(1), at(None)
+    assert (one.category, one.count, one.observed.unique().tolist()) == ("race", 5, [4])
+    assert (every.category, every.count, every.observed.unique().tolist()) == (None, 8, [7])
+    assert one.sums["x.y"].unique().tolist() == [2.0]
+    assert every.sums["x.y"].unique().tolist() == [3.0]
+    assert list(one.sums) == ["x.y"], "sums of statistics that others declared are not given"
+    assert len(one.sums) == 1
+
+
+def test_another_stream_by_category() -> None:
+    tools = at().of("controls", "tool")
+    assert (tools.count, tools.sums["x.y"].unique().tolist(), tools.observed.unique().tolist()) == (1, [6.0], [1])
+    assert at().of("controls").sums["x.y"].unique().tolist() == [18.0]
+
+
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (lambda at: at.sums["z.y"], r"no sums 'z\.y' of the stream 'contrasts'; available: x\.y"),
+        (
+            lambda at: at.of("calibration"),
+            r"no statistic was declared for the stream 'calibration'; declared: contrasts, controls",
+        ),
+        (lambda at: at.of("controls", "race"), r"the stream 'controls' has no category 'race'; there are: fruit, tool, town"),
+    ],
+)
+def test_what_is_not_there_is_named_beside_what_is(read: Any, said: str) -> None:
+    with pytest.raises(KeyError, match=said):
+        read(at())
+
+
+def test_services_are_made_for_those_who_asked() -> None:
+    made: list[str | None] = []
+
+    def probe(category: str | None) -> Any:
+        made.append(category)
+        return "a probe"
+
+    services = Services(
+        readout=lambda: torch.square, probe=probe, attribute_tokens=lambda: {"age": ((1,), (2, 3)), "race": ((4,), (5,))}
+    )
+    assert services.for_plugin(Needs(), "age") == {"readout": None, "probe": None, "attribute_tokens": ()}
+    assert made == []
+    assert services.for_plugin(Needs(probe=True), "age")["probe"] == "a probe"
+    assert made == ["age"]
+    given = services.for_plugin(Needs(readout=True), "race")
+    assert (given["readout"], given["attribute_tokens"]) == (torch.square, ((4,), (5,)))
+    assert services.for_plugin(Needs(readout=True), None)["attribute_tokens"] == ()
+
+
+@pytest.mark.parametrize("needs", [Needs(readout=True), Needs(probe=True)])
+def test_a_service_that_nobody_can_make(needs: Needs) -> None:
+    with pytest.raises(FairpruneError, match="declared a readout or a probe, and was given none"):
+        Services().for_plugin(needs, None)
