@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models import loading
-from fairprune_framework.surgery.export import export, misfits
+from fairprune_framework.surgery.export import export, misfit
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
 
@@ -54,9 +54,9 @@ def test_what_answers_otherwise_is_not_kept(model: Path, tmp_path: Path, monkeyp
 
 def test_a_format_that_cannot_hold_a_model_says_why(tmp_path: Path, model: Path) -> None:
     moe = tiny_model("mixtral")
-    found = misfits(moe, tiny_tokenizer())
-    assert (found["hf"], found["vllm"]) == (None, None)
-    assert "MixtralForCausalLM" in str(found["gguf"])
+    assert misfit("hf", moe, tiny_tokenizer()) is None
+    assert misfit("vllm", moe, tiny_tokenizer()) is None
+    assert "MixtralForCausalLM" in str(misfit("gguf", moe, tiny_tokenizer()))
     with pytest.raises(UserError, match=r"--format must be hf, vllm or gguf\. Got 'onnx'"):
         export(model, tmp_path / "out", "onnx")
     (tmp_path / "taken").mkdir()

@@ -12,8 +12,10 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.uneven import FIELD, forget
 from fairprune_framework.models.weights import fingerprint
+from fairprune_framework.surgery.changes import carry_out
+from fairprune_framework.surgery.equality import logits_of
 from fairprune_framework.surgery.filling import fill_in_place
-from fairprune_framework.surgery.removal import carry_out, logits_of, stored_sites, stored_widths
+from fairprune_framework.surgery.widths import stored_sites, stored_widths
 from fairprune_framework.testing.families import small_model
 from fairprune_framework.testing.tiny import FAMILIES, tiny_model
 
