@@ -18,7 +18,7 @@ from fairprune_framework.errors import RankFailed, UserError
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.runs.folder import STAGES as ORDER
-from fairprune_framework.utilities import stopping
+from fairprune_framework.utilities import freed_memory, stopping
 from fairprune_framework.utilities.progress import Notify, silent
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def _do(run: Run, name: str, *, again: bool) -> None:
     began = time.perf_counter()
     with run.counting(name) as counted:
         files = stage(name).run(run)
+    freed_memory.give_back()
     stopping.check()
     run.folder.finish(name, time.perf_counter() - began, files, counted.to_json(run.forward_rate))
 

@@ -16,6 +16,7 @@ from fairprune_framework.surgery.masking import check_fits
 from fairprune_framework.surgery.obstacles import refuse_obstacles
 from fairprune_framework.surgery.record import Removal
 from fairprune_framework.surgery.removal import save_pruned_model
+from fairprune_framework.utilities import freed_memory
 
 
 def check(run: Run) -> None:
@@ -64,6 +65,7 @@ def run(run: Run) -> list[str]:
         folder.note(abstained=True, abstained_because=because)
         run.notify(f"abstained: {because}")
         return files
+    freed_memory.give_back()
     ids, mask = padded([document[:64] for document in run.calibration.judging[:4]])
     removal = save_pruned_model(
         loaded.model,

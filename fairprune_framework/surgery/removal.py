@@ -23,7 +23,7 @@ from fairprune_framework.models.uneven import check_plain, mark
 from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery.biases import NewBiases, new_biases
 from fairprune_framework.surgery.changes import changed_parameters, pruned_in_place
-from fairprune_framework.surgery.equality import MAX_DIFFERENCE, MAX_KL, compared, every_answer, every_logit, in_float32
+from fairprune_framework.surgery.equality import MAX_DIFFERENCE, MAX_KL, compared, every_answer, in_float32, same_answers
 from fairprune_framework.surgery.masking import check_plan, masked
 from fairprune_framework.surgery.obstacles import refuse_obstacles
 from fairprune_framework.surgery.record import Removal, Sizes, report
@@ -31,7 +31,7 @@ from fairprune_framework.surgery.restoration import capture, save
 from fairprune_framework.surgery.slices import unit_parameters
 from fairprune_framework.surgery.speed import Speed, compare_speed
 from fairprune_framework.surgery.widths import Widths, new_fields, stored_sites, stored_widths
-from fairprune_framework.utilities import stopping
+from fairprune_framework.utilities import freed_memory, stopping
 from fairprune_framework.utilities.files import move_folder, temporary_folder
 
 
@@ -112,12 +112,13 @@ def save_pruned_model(
                 f"the removed model differs from the masked one: logits by {difference:.2e} (at most {MAX_DIFFERENCE:g}), "
                 f"KL {kl:.2e} (at most {MAX_KL:g}). Nothing was kept."
             )
+        freed_memory.give_back()
         again = reload(temporary)
         with in_float32(model), in_float32(again):
-            both = zip(every_logit(every_answer(again, probe_ids)), every_logit(cut), strict=True)
-            same = all(torch.equal(theirs, ours) for theirs, ours in both)
+            same = same_answers(every_answer(again, probe_ids), cut)
         if not same:
             raise VerificationFailed("the reloaded model does not answer as the removed one. Nothing was kept.")
+        freed_memory.give_back()
         if measured is not None and after < before and (speed := compare_speed(model, again, probe_ids[:1])) is not None:
             measured(speed)
         del again

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairprune_framework.surgery.equality import compared, every_answer, in_float32, logits_of
+from fairprune_framework.surgery.equality import compared, every_answer, in_float32, logits_of, same_answers
 from fairprune_framework.testing.tiny import tiny_model
 
 IDS = torch.randint(3, 300, (2, 9), generator=torch.Generator().manual_seed(0))
@@ -42,3 +42,11 @@ def test_distances_are_those_of_whole_tensors(monkeypatch: pytest.MonkeyPatch) -
     assert difference == pytest.approx(np.abs(found - expected).max(), rel=1e-6)
     assert kl == pytest.approx((np.exp(log_p) * (log_p - log_q)).sum(-1).mean(), rel=1e-5)
     assert compared(every_answer(one, IDS), every_answer(one, IDS)) == (0.0, 0.0)
+
+
+def test_the_same_is_to_the_bit() -> None:
+    one, other = tiny_model("llama"), tiny_model("llama")
+    assert same_answers(every_answer(one, IDS), every_answer(other, IDS))
+    with torch.no_grad():
+        other.model.norm.weight[0] *= 1 + 1e-6
+    assert not same_answers(every_answer(one, IDS), every_answer(other, IDS))
