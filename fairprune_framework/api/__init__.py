@@ -57,10 +57,14 @@ if TYPE_CHECKING:
         SquareSum,
         ValueDeviation,
         deviations,
+        mean_variance,
+        pair_gaps,
+        pairs_of,
         shared_slots,
         slot_means,
         unit_sums,
         value_of_variants,
+        value_sums,
         zero_outside,
     )
     from fairprune_framework.api.taps import TapPoint, layer_index, layer_path, layer_points, layer_taps, tapped
@@ -110,10 +114,10 @@ _EXPORTS = {
     "Slice": "fairprune_framework.api.types",
     "SquareSum": "fairprune_framework.api.statistics",
     "Statistic": "fairprune_framework.api.interfaces",
+    "StoredWidth": "fairprune_framework.api.widths",
     "Stream": "fairprune_framework.api.types",
     "StreamReader": "fairprune_framework.api.interfaces",
     "StreamSums": "fairprune_framework.api.interfaces",
-    "StoredWidth": "fairprune_framework.api.widths",
     "Tap": "fairprune_framework.api.types",
     "TapPoint": "fairprune_framework.api.taps",
     "UnsupportedArchitecture": "fairprune_framework.errors",
@@ -136,6 +140,9 @@ _EXPORTS = {
     "layer_taps": "fairprune_framework.api.taps",
     "linear_trio": "fairprune_framework.api.mlps",
     "log_probs": "fairprune_framework.functional.log_probs",
+    "mean_variance": "fairprune_framework.api.statistics",
+    "pair_gaps": "fairprune_framework.api.statistics",
+    "pairs_of": "fairprune_framework.api.statistics",
     "ranking": "fairprune_framework.api.rankings",
     "select_top": "fairprune_framework.api.rankings",
     "shared_slots": "fairprune_framework.api.statistics",
@@ -147,6 +154,7 @@ _EXPORTS = {
     "top_share": "fairprune_framework.api.rankings",
     "unit_sums": "fairprune_framework.api.statistics",
     "value_of_variants": "fairprune_framework.api.statistics",
+    "value_sums": "fairprune_framework.api.statistics",
     "zero_outside": "fairprune_framework.api.statistics",
 }
 
@@ -216,6 +224,9 @@ __all__ = [
     "layer_taps",
     "linear_trio",
     "log_probs",
+    "mean_variance",
+    "pair_gaps",
+    "pairs_of",
     "ranking",
     "select_top",
     "shared_slots",
@@ -227,6 +238,7 @@ __all__ = [
     "top_share",
     "unit_sums",
     "value_of_variants",
+    "value_sums",
     "zero_outside",
 ]
 

@@ -61,6 +61,9 @@ class Observation:
     aligned: Mapping[Tap, Tensor]
     """tap -> (C, V, S, K): one pooled slot (the mean over the attribute's tokens), then the tokens after the attribute,
     matched one to one. float64; arbitrary where `aligned_mask` is False."""
+    slots: Mapping[Tap, Tensor]
+    """As `aligned`, in the model's dtype, at least float32, and 0 where `aligned_mask` is False: what differences and signs are
+    computed from, in half of the memory."""
     aligned_variance: Mapping[Tap, Tensor]
     """tap -> (C, S, K): population variance over the present variants in each aligned slot, for a pair (a - b)^2 / 4; arbitrary
     where `aligned_mask` is False. In the model's dtype, at least float32; a third of the work of taking it from `aligned`."""

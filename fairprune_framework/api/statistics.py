@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fairprune_framework.api.interfaces import Observation, Pass, SiteContext, Statistic, StreamSums
@@ -35,13 +36,14 @@ def _shared_slots(aligned_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
 def slot_means(obs: Observation, tap: Tap = "neuron") -> Tensor:
     """Mean over the shared slots of each variant, (C, V, K) float64; 0 for an absent variant, or a contrast without a shared slot. Made
     once for all statistics: not to be changed."""
-    return obs.once(_slot_means, shared_slots(obs, tap), obs.aligned_mask, obs.slot_weight)
+    return obs.once(_slot_means, obs.slots[tap], obs.slot_weight)
 
 
-def _slot_means(acts_CVSK: Tensor, mask_CVS: Tensor, weight_CS: Tensor) -> Tensor:
+def _slot_means(slots_CVSK: Tensor, weight_CS: Tensor) -> Tensor:
     import torch
 
-    return torch.einsum("cvs,cvsk->cvk", mask_CVS * weight_CS.unsqueeze(1), acts_CVSK)
+    share_C11 = weight_CS.amax(1)[:, None, None]  # the same of every shared slot
+    return slots_CVSK.sum(2, dtype=torch.float64).mul_(share_C11)
 
 
 def value_of_variants(obs: Observation) -> Tensor:
@@ -57,6 +59,16 @@ def _value_of_variants(attribute_CV: Tensor, mask_CVS: Tensor, values: int) -> T
     return ((attribute_CV.unsqueeze(-1) == values_A) & mask_CVS.any(2).unsqueeze(-1)).double()
 
 
+def mean_variance(obs: Observation, tap: Tap = "neuron") -> Tensor:
+    """Mean over the shared slots of `obs.aligned_variance`, (C, 1, K) float64; 0 for a contrast without a shared slot. Made once for all
+    statistics: not to be changed."""
+    return obs.once(_mean_variance, obs.aligned_variance[tap], obs.slot_weight)
+
+
+def _mean_variance(variance_CSK: Tensor, weight_CS: Tensor) -> Tensor:
+    return (weight_CS.unsqueeze(1).to(variance_CSK.dtype) @ variance_CSK).double()
+
+
 def deviations(obs: Observation, tap: Tap = "neuron") -> Tensor:
     """`slot_means` less their mean over the variants of a contrast, (C, V, K) float64; 0 where there is none. Made once for all
     statistics: not to be changed."""
@@ -67,6 +79,37 @@ def _deviations(means_CVK: Tensor, mask_CVS: Tensor) -> Tensor:
     seen_CV1 = mask_CVS.any(2).unsqueeze(-1)
     mean_C1K = means_CVK.sum(1, keepdim=True) / seen_CV1.sum(1, keepdim=True).clamp_min(1)
     return (means_CVK - mean_C1K) * seen_CV1
+
+
+def value_sums(obs: Observation, of_variants_CVK: Tensor) -> Tensor:
+    """Sum for each attribute value over the variants that have it, (C, V, K) -> (C, A, K), float64."""
+    return value_of_variants(obs).mT @ of_variants_CVK
+
+
+def pair_gaps(values_CVSK: Tensor, weight_CS: Tensor, pair_CVV: Tensor) -> Tensor:
+    """Mean over pairs of variants of the weighted sum over slots of |difference|: (C, K) float64, 0 where no pair counts.
+
+    Products are in the dtype of the values, at least float32: none has a negative term, so that none cancels.
+
+    Args:
+        weight_CS: weight of each slot; 0 where not all variants have it.
+        pair_CVV: float64, 1 for each pair that counts, once, above the diagonal.
+    """
+    import torch
+
+    values_CVSK = values_CVSK.to(torch.promote_types(values_CVSK.dtype, torch.float32))
+    pairs = list(combinations(range(values_CVSK.shape[1]), 2))
+    mean_CVV = pair_CVV / pair_CVV.sum((1, 2), keepdim=True).clamp_min(1)
+    total_C1K = values_CVSK.new_zeros(len(values_CVSK), 1, values_CVSK.shape[-1])
+    for one, two in pairs:  # no tensor of all pairs: slots are many
+        weight_C1S = (weight_CS * mean_CVV[:, one, two].unsqueeze(1)).to(values_CVSK.dtype).unsqueeze(1)
+        total_C1K.baddbmm_(weight_C1S, (values_CVSK[:, one] - values_CVSK[:, two]).abs_())
+    return total_C1K.squeeze(1).double()
+
+
+def pairs_of(seen_CV: Tensor) -> Tensor:
+    """(C, V, V) float64: 1 for each pair of variants that both were seen, once, above the diagonal."""
+    return (seen_CV.unsqueeze(1) & seen_CV.unsqueeze(2)).triu(1).double()
 
 
 def unit_sums(values: Tensor, site: Site) -> Tensor:
@@ -82,13 +125,7 @@ class ValueDeviation(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `sum`: (C, A, N), and `count`: (C, A, 1)."""
-        import torch
-
-        value_CVA = value_of_variants(obs)
-        return {
-            "sum": torch.einsum("cva,cvn->can", value_CVA, deviations(obs)),
-            "count": value_CVA.sum(1).unsqueeze(-1),
-        }
+        return {"sum": value_sums(obs, deviations(obs)), "count": value_of_variants(obs).sum(1).unsqueeze(-1)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ can be saved, and a half that failed can be computed again, at any time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -251,9 +252,13 @@ class Accumulator:
                 key = key_of(stream, site.name, OBSERVED)
                 counts.add(key)
                 add(key, reached_G11 if rows is None else by_group(key, member_GC, observation.reached, observation.mask))
+        looked_at = [key for key, value in totals.items() if key not in counts and value.device.type == "cpu"]
+        sums = torch.stack([without_neutral(key, totals[key]).sum() for key in looked_at]) if looked_at else torch.zeros(0)
+        if not math.isfinite(sums.sum()):  # a sum of sums may overflow where none of them has
+            for key, finite in zip(looked_at, torch.isfinite(sums).tolist(), strict=True):
+                if not finite:
+                    raise self._not_finite(key, site, observed(geometry), geometry.batch)
         for key, value in totals.items():
-            if key not in counts and value.device.type == "cpu" and not torch.isfinite(without_neutral(key, value).sum()):
-                raise self._not_finite(key, site, observed(geometry), geometry.batch)
             self._pending[key] = joined(key, self._pending[key], value) if key in self._pending else value
 
     def _members_of(self, geometry: Geometry, columns: int) -> list[tuple[Tensor, Tensor]]:
@@ -280,9 +285,12 @@ class Accumulator:
 
     def _summands(self, site: Site, observation: Observation, batch: MicroBatch) -> Iterator[tuple[str, Tensor, bool]]:
         """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
+        views: dict[frozenset[Tap], Observation] = {}
         for statistic in self._listening.get(observation.pass_, ()):
             try:
-                shown = narrowed(observation, statistic.taps)
+                if statistic.taps not in views:
+                    views[statistic.taps] = narrowed(observation, statistic.taps)
+                shown = views[statistic.taps]
                 if statistic.after():
                     shown = replace(shown, before=self._before_of(statistic, batch.stream, site.name, observation.mask.device))
                 outputs = statistic.summands(shown)

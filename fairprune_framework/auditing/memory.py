@@ -91,6 +91,7 @@ def _made_up(
         grads={} if pass_.objective is None else acts,
         mask=mask,
         aligned={tap: value.double() for tap, value in acts.items()},
+        slots={tap: value.to(wide) for tap, value in acts.items()},
         aligned_variance={tap: value[:, 0].to(wide) for tap, value in acts.items()},
         aligned_mask=mask,
         slot_weight=torch.full((contrasts, 2), 0.5, dtype=torch.float64),

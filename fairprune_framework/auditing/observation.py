@@ -134,6 +134,11 @@ class Geometry:
         return (steps < self.batch.length.unsqueeze(-1)) & self.batch.present.unsqueeze(-1)
 
     @cached_property
+    def padding(self) -> Tensor:
+        """Places of `mask_CVT`, flat, that hold no token."""
+        return (~self.mask_CVT).flatten().nonzero().squeeze(1)
+
+    @cached_property
     def suffix_CVS(self) -> tuple[Tensor, Tensor]:
         """Flat index of the matched tokens after the attribute, and whether they exist: both (C, V, S - 1)."""
         batch = self.batch
@@ -247,6 +252,14 @@ class _Reach:
             slots_CVSK.view(-1, values_MK.shape[1]).index_fill_(0, self.geometry.not_shared, 0)
         return slots_CVSK
 
+    def filled(self, values_MK: Tensor) -> Tensor:
+        """See `Observation.slots`."""
+        slots_CVSK = self.slots(values_MK, torch.promote_types(values_MK.dtype, torch.float32))
+        if self.routed is None and slots_CVSK.device.type == "cpu":
+            slots_CVSK.view(-1, values_MK.shape[1]).index_fill_(0, self.geometry.not_shared, 0)
+            return slots_CVSK
+        return slots_CVSK.masked_fill_(~self.aligned_mask().unsqueeze(-1), 0)
+
     def variance(self, values_MK: Tensor) -> Tensor:
         """See `Observation.aligned_variance`. From the differences to the first variant, whose squares do not cancel."""
         if usable(values_MK) and len(values_MK):
@@ -329,6 +342,9 @@ def observe(
             return shown_CVTK if geometry.without_padding else shown_CVTK.masked_fill(~geometry.mask_CVT.unsqueeze(-1), 0)
         shown = geometry.mask_CVT if tap not in whole else geometry.mask_CVT & mask.any(2).any(1)[:, None, None]
         gathered, seen = of(tap).gather(values_MK, geometry.tokens_CVT, shown)
+        if of(tap).routed is None and tap not in whole and gathered.device.type == "cpu":
+            gathered.view(-1, gathered.shape[-1]).index_fill_(0, geometry.padding, 0)
+            return gathered
         return gathered.masked_fill_(~seen.unsqueeze(-1), 0)
 
     return Observation(
@@ -336,6 +352,7 @@ def observe(
         grads=Lazy(frozenset(slopes), lambda tap: tokens(tap, slopes[tap])),
         mask=mask,
         aligned=Lazy(taps, lambda tap: of(tap).aligned(values[tap])),
+        slots=Lazy(taps, lambda tap: of(tap).filled(values[tap])),
         aligned_variance=Lazy(taps, lambda tap: of(tap).variance(values[tap])),
         aligned_mask=aligned_mask,
         slot_weight=slot_weight,
@@ -360,6 +377,6 @@ def narrowed(observation: Observation, taps: frozenset[Tap]) -> Observation:
     if taps >= set(observation.acts):
         return observation
     parts: dict[str, Any] = {
-        name: getattr(observation, name).only(taps) for name in ("acts", "grads", "aligned", "aligned_variance")
+        name: getattr(observation, name).only(taps) for name in ("acts", "grads", "aligned", "slots", "aligned_variance")
     }
     return replace(observation, **parts)

@@ -45,6 +45,8 @@ OF_PROMPTS: tuple[Stream, ...] = (CONTRASTS, CONTROLS, LEGITIMATE)
 CLUSTERS = 32
 """Hashed clusters of templates per category, where a policy declares replicates."""
 CLUSTERED = "clustered/"
+TOGETHER = 2**20
+"""Bytes of what a micro-batch adds that are added together on a CPU: temporaries stay in a processor's cache."""
 OBSERVED = "observed"
 """Output name of the core's own count: contrasts in which a site was seen."""
 
@@ -72,11 +74,18 @@ class StatisticSums(Metric):
             of: G, where groups are given.
         """
         index: dict[torch.device, Tensor] = {}
+        together: dict[int, dict[str, Tensor]] = {}
+        taken: dict[int, int] = {}
         for key, value_GRK in values.items():
             whole = groups is None or len(groups) == of
             self._know(key, (len(value_GRK) if whole else of, *value_GRK.shape[1:]), value_GRK.device)
-            if value_GRK.device.type == "cpu" and value_GRK.shape[1] > 1 and reduction_of(key) == "sum":
-                setattr(self, key, _with_rows(getattr(self, key), value_GRK, None if whole else groups))
+            if value_GRK.device.type == "cpu" and reduction_of(key) == "sum":
+                columns = value_GRK.shape[2]
+                together.setdefault(columns, {})[key] = value_GRK
+                taken[columns] = taken.get(columns, 0) + value_GRK.numel() * 8
+                if taken[columns] >= TOGETHER:
+                    self._add_rows(together.pop(columns), None if whole else groups)
+                    del taken[columns]
                 continue
             if whole:
                 setattr(self, key, with_value(key, getattr(self, key), value_GRK))
@@ -86,6 +95,31 @@ class StatisticSums(Metric):
             words_2GRK, chosen = getattr(self, key), index[value_GRK.device]
             added = with_value(key, words_2GRK.index_select(1, chosen), value_GRK)
             setattr(self, key, words_2GRK.index_copy_(1, chosen, added))
+        for waiting in together.values():
+            self._add_rows(waiting, None if groups is None or len(groups) == of else groups)
+
+    def _add_rows(self, values: Mapping[str, Tensor], groups: Sequence[int] | None) -> None:
+        """Add to sums of equally many columns, together, the rows that hold something: most attribute values belong to one category, and
+        adding 0 changes no word."""
+        rows_PK = torch.cat([value_GRK.flatten(0, 1) for value_GRK in values.values()])
+        filled_P = rows_PK.any(1)
+        places: list[tuple[Tensor, Tensor]] = []
+        """Of each sum: its words, (2, G * R, K), and which of their rows are added to."""
+        place_of: dict[tuple[int, int], Tensor] = {}
+        begin = 0
+        for key, value_GRK in values.items():
+            shape = (len(value_GRK), value_GRK.shape[1])
+            if shape not in place_of:
+                group_G1 = torch.tensor(range(shape[0]) if groups is None else groups).unsqueeze(1)
+                place_of[shape] = (group_G1 * shape[1] + torch.arange(shape[1])).flatten()
+            end = begin + shape[0] * shape[1]
+            places.append((getattr(self, key).view(2, -1, value_GRK.shape[2]), place_of[shape][filled_P[begin:end]]))
+            begin = end
+        before_2PK = torch.cat([words_2PK.index_select(1, place_P) for words_2PK, place_P in places], 1)
+        added_2PK = add_value(before_2PK, rows_PK[filled_P])
+        parts = torch.split(added_2PK, [len(place_P) for _, place_P in places], 1)
+        for (words_2PK, place_P), part_2PK in zip(places, parts, strict=True):
+            words_2PK.index_copy_(1, place_P, part_2PK)
 
     def _know(self, key: str, shape: tuple[int, ...], device: torch.device) -> None:
         if key not in self._defaults:
@@ -108,16 +142,6 @@ class StatisticSums(Metric):
     def compute(self) -> dict[str, Tensor]:
         """As `totals`, but torchmetrics squeezes what has one element: `(1, 1, 1)` comes back without axes."""
         return self.totals()
-
-
-def _with_rows(words_2GRK: Tensor, value_GRK: Tensor, groups: Sequence[int] | None) -> Tensor:
-    """Words after a further value, of which only rows that hold something are added: most attribute values belong to one category, and
-    adding 0 changes no word."""
-    group, row = value_GRK.any(2).nonzero(as_tuple=True)
-    rows_2PK = words_2GRK.reshape(2, -1, words_2GRK.shape[3])
-    place = (group if groups is None else torch.tensor(groups)[group]) * words_2GRK.shape[2] + row
-    rows_2PK.index_copy_(1, place, add_value(rows_2PK.index_select(1, place), value_GRK[group, row]))
-    return rows_2PK.view(words_2GRK.shape)
 
 
 @dataclass(frozen=True, kw_only=True)

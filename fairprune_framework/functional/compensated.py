@@ -22,10 +22,16 @@ def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return total, a_error.add_(b_part.neg_().add_(b))
 
 
+def _quick_two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """As `two_sum` where |a| >= |b| or a is 0 (Dekker 1971): half of the operations."""
+    total = a + b
+    return total, (total - a).neg_().add_(b)
+
+
 def add_value(sum_2: Tensor, value: Tensor) -> Tensor:
     """Add float64 values (...) to double-double sums (2, ...)."""
-    high, error = two_sum(sum_2[0], value)
-    return torch.stack(two_sum(high, error + sum_2[1]))
+    high, error = two_sum(sum_2[0], value)  # a multiple of the last place of the sum, or 0: the low word is no larger
+    return torch.stack(_quick_two_sum(high, error.add_(sum_2[1])))
 
 
 def add_sums(stacked_n2: Tensor) -> Tensor:

@@ -110,6 +110,7 @@ class Poisoned(Wrapped):
 def _shown(obs: Observation, taps: frozenset[Any]) -> dict[str, Tensor]:
     values = {f"acts[{tap!r}]": obs.acts[tap] for tap in taps if tap in obs.acts}
     values |= {f"aligned[{tap!r}]": obs.aligned[tap] for tap in taps if tap in obs.aligned}
+    values |= {f"slots[{tap!r}]": obs.slots[tap] for tap in taps if tap in obs.slots}
     values |= {f"aligned_variance[{tap!r}]": obs.aligned_variance[tap] for tap in taps if tap in obs.aligned_variance}
     values |= {f"weights[{role!r}]": value for role, value in obs.weights.items()}
     for name in ("mask", "aligned_mask", "slot_weight", "attribute", "equal_length"):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 
 import torch
 from torch import Tensor
@@ -25,14 +24,11 @@ from fairprune_framework.api import (
     Statistic,
     Tap,
     ValueDeviation,
-    shared_slots,
+    mean_variance,
+    pair_gaps,
+    pairs_of,
     zero_outside,
 )
-
-
-def _pairs(seen_CV: Tensor) -> Tensor:
-    """(C, V, V) float64: 1 for each pair of variants that both were seen, once."""
-    return (seen_CV.unsqueeze(1) & seen_CV.unsqueeze(2)).triu(1).double()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,16 +40,16 @@ class PooledDifference(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        tokens_CV1, pair_CVV = obs.mask.sum(2).unsqueeze(-1), _pairs(obs.mask.any(2))
-        found = []
+        share_CVT, pair_CVV = obs.mask / obs.mask.sum(2, keepdim=True).clamp_min(1), pairs_of(obs.mask.any(2))
+        means = []
         for tap in sorted(self.taps):
-            mean_CVN = zero_outside(obs.acts[tap], obs.mask).double().sum(2) / tokens_CV1.clamp_min(1)
-            pairs = combinations(range(mean_CVN.shape[1]), 2)
-            gaps = [(mean_CVN[:, a] - mean_CVN[:, b]).abs_().mul_(pair_CVV[:, a, b].unsqueeze(1)) for a, b in pairs]
-            found.append(torch.stack(gaps).sum(0))
-        pairs_C1 = pair_CVV.sum((1, 2)).unsqueeze(1)
-        mean_CN = torch.stack(found).mean(0) / pairs_C1.clamp_min(1)
-        return {"mean": mean_CN.unsqueeze(1), "seen": (pairs_C1 > 0).double().unsqueeze(1)}
+            acts_CVTN = zero_outside(obs.acts[tap], obs.mask)
+            wide = torch.promote_types(acts_CVTN.dtype, torch.float32)
+            means.append(share_CVT.to(wide).unsqueeze(2) @ acts_CVTN.to(wide))
+        mean_CV2N = torch.cat(means, 2)
+        half_C2 = mean_CV2N.new_full((len(mean_CV2N), len(means)), 1 / len(means))
+        mean_CN = pair_gaps(mean_CV2N, half_C2, pair_CVV)
+        return {"mean": mean_CN.unsqueeze(1), "seen": pair_CVV.any(2).any(1).double()[:, None, None]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +73,9 @@ class SlotDifference(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        acts_CVSN = shared_slots(obs)
-        pair_CVV = _pairs(obs.aligned_mask.any(2))
-        total_CN = acts_CVSN.new_zeros(acts_CVSN.shape[0], acts_CVSN.shape[-1])
-        for one, two in combinations(range(acts_CVSN.shape[1]), 2):  # no tensor of all pairs: slots are many
-            gap_CN = torch.einsum("cs,csn->cn", obs.slot_weight, (acts_CVSN[:, one] - acts_CVSN[:, two]).abs_())
-            total_CN += gap_CN.mul_(pair_CVV[:, one, two].unsqueeze(1))
-        pairs_C1 = pair_CVV.sum((1, 2)).unsqueeze(1)
-        return {"mean": (total_CN / pairs_C1.clamp_min(1)).unsqueeze(1), "seen": (pairs_C1 > 0).double().unsqueeze(1)}
+        pair_CVV = pairs_of(obs.aligned_mask.any(2))
+        mean_CN = pair_gaps(obs.slots["neuron"], obs.slot_weight, pair_CVV)
+        return {"mean": mean_CN.unsqueeze(1), "seen": pair_CVV.any(2).any(1).double()[:, None, None]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +113,7 @@ class VarianceOverVariants(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        variance_CSN = zero_outside(obs.aligned_variance["neuron"], obs.aligned_mask.any(1))
-        return {"mean": torch.bmm(obs.slot_weight.unsqueeze(1), variance_CSN.double()), "seen": obs.reached}
+        return {"mean": mean_variance(obs), "seen": obs.reached}
 
 
 @dataclass(frozen=True, kw_only=True)

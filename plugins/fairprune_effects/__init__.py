@@ -26,6 +26,7 @@ from fairprune_framework.api import (
     deviations,
     slot_means,
     value_of_variants,
+    value_sums,
 )
 
 TINY = 1e-12
@@ -40,7 +41,7 @@ class DeviationSquares(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Output `sum`: (C, A, N)."""
-        return {"sum": torch.einsum("cva,cvn->can", value_of_variants(obs), deviations(obs).square())}
+        return {"sum": value_sums(obs, deviations(obs).square())}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,11 +111,11 @@ class GroupMoments(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `sum`, `squares`: (C, A, N), and `count`: (C, A, 1)."""
-        value_CVA, means_CVN = value_of_variants(obs), slot_means(obs)
+        means_CVN = slot_means(obs)
         return {
-            "sum": torch.einsum("cva,cvn->can", value_CVA, means_CVN),
-            "squares": torch.einsum("cva,cvn->can", value_CVA, means_CVN.square()),
-            "count": value_CVA.sum(1).unsqueeze(-1),
+            "sum": value_sums(obs, means_CVN),
+            "squares": value_sums(obs, means_CVN.square()),
+            "count": value_of_variants(obs).sum(1).unsqueeze(-1),
         }
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext, Statistic
+from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext, Statistic, mean_variance
 
 EPSILON = 1e-12
 
@@ -27,9 +27,7 @@ class ContrastVariance(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        variance_CSN = obs.aligned_variance["neuron"]
-        mean_C1N = torch.bmm(obs.slot_weight.unsqueeze(1).to(variance_CSN.dtype), variance_CSN)
-        return {"mean": mean_C1N.double(), "seen": obs.reached}
+        return {"mean": mean_variance(obs), "seen": obs.reached}
 
 
 @dataclass(frozen=True, kw_only=True)

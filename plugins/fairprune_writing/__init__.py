@@ -23,8 +23,8 @@ from fairprune_framework.api import (
     Statistic,
     Tap,
     deviations,
-    shared_slots,
     value_of_variants,
+    value_sums,
 )
 
 
@@ -39,10 +39,10 @@ class Steering(Statistic):
         """See `Statistic.summands`. Outputs `size`: (C, 1, N), `away`: (C, A, H), and `seen`: (C, 1, 1)."""
         variants_C1 = obs.aligned_mask.any(2).sum(1, keepdim=True).clamp_min(1)
         weight_CVS = obs.aligned_mask * obs.slot_weight.unsqueeze(1) / variants_C1.unsqueeze(2)
-        size_CVSN = shared_slots(obs).abs()
+        size_CVSN = obs.slots["neuron"].abs()
         return {
-            "size": torch.einsum("cvs,cvsn->cn", weight_CVS, size_CVSN).unsqueeze(1),
-            "away": torch.einsum("cva,cvh->cah", value_of_variants(obs), deviations(obs, "layer")),
+            "size": (weight_CVS.to(size_CVSN.dtype).flatten(1).unsqueeze(1) @ size_CVSN.flatten(1, 2)).double(),
+            "away": value_sums(obs, deviations(obs, "layer")),
             "count": value_of_variants(obs).sum(1).unsqueeze(-1),
             "seen": obs.reached,
         }

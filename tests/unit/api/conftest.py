@@ -22,7 +22,7 @@ EMPTY = (
     "cluster",
     "category",
 )
-MAPS = ("grads", "aligned", "aligned_variance", "weights", "before")
+MAPS = ("grads", "aligned", "slots", "aligned_variance", "weights", "before")
 
 
 @pytest.fixture

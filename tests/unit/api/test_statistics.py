@@ -17,9 +17,13 @@ from fairprune_framework.api.statistics import (
     SquareSum,
     ValueDeviation,
     deviations,
+    mean_variance,
+    pair_gaps,
+    pairs_of,
     shared_slots,
     slot_means,
     value_of_variants,
+    value_sums,
 )
 from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.observation import narrowed, slots_shared
@@ -49,7 +53,13 @@ def aligned(observed: Callable[..., Observation], seed: int = 0) -> Observation:
     mask_CVS[1, 2], mask_CVS[2, :, 3:], mask_CVS[3] = False, False, False
     weight_CS, reached_C11 = slots_shared(mask_CVS)
     attribute_CV = torch.tensor([[0, 1, 2], [3, 0, -1], [1, 2, 3], [0, 1, 2]])
-    given: dict[str, Any] = {"aligned": {"neuron": acts_CVSK}, "attribute": attribute_CV, "reached": reached_C11}
+    slots_CVSK = acts_CVSK * mask_CVS.unsqueeze(-1)
+    given: dict[str, Any] = {
+        "aligned": {"neuron": acts_CVSK},
+        "slots": {"neuron": slots_CVSK},
+        "attribute": attribute_CV,
+        "reached": reached_C11,
+    }
     made = observed(torch.zeros(0), torch.zeros(0), aligned_mask=mask_CVS, slot_weight=weight_CS, **given)
     return replace(made, values=4)
 
@@ -85,11 +95,50 @@ def test_what_statistics_share_is_made_once(observed: Callable[..., Observation]
 def test_other_values_or_masks_are_computed_anew(observed: Callable[..., Observation]) -> None:
     obs, other = aligned(observed), aligned(observed, seed=1)
     before = slot_means(obs).clone()
-    assert slot_means(replace(obs, aligned=other.aligned)).equal(slot_means(other))
+    assert slot_means(replace(obs, slots=other.slots)).equal(slot_means(other))
     fewer = obs.aligned_mask.clone()
-    fewer[0, :, 0] = False
-    assert not slot_means(replace(obs, aligned_mask=fewer)).equal(before)
+    fewer[0, 0] = False
+    assert not value_of_variants(replace(obs, aligned_mask=fewer)).equal(value_of_variants(obs))
     assert slot_means(obs).equal(before)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_gaps_are_means_over_the_pairs_that_count(dtype: torch.dtype) -> None:
+    values_CVSK = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight_CS, _ = slots_shared(torch.arange(5).expand(4, 3, 5) < torch.tensor([5, 4, 1, 0])[:, None, None])
+    seen_CV = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 1]]).bool()
+    found_CK = pair_gaps(values_CVSK, weight_CS, pairs_of(seen_CV))
+    values = values_CVSK.double().numpy()
+    expected = np.zeros((4, 6))
+    for c, slots in ((0, 5), (1, 4)):  # the third has no pair, the fourth no slot
+        pairs = [(i, j) for i in range(3) for j in range(i + 1, 3) if seen_CV[c, i] and seen_CV[c, j]]
+        expected[c] = np.mean([np.abs(values[c, i, :slots] - values[c, j, :slots]).mean(0) for i, j in pairs], axis=0)
+    assert found_CK.dtype == torch.float64
+    np.testing.assert_allclose(found_CK.numpy(), expected, rtol=1e-14 if dtype == torch.float64 else 1e-6)
+
+
+def test_sums_of_values_against_numpy(observed: Callable[..., Observation]) -> None:
+    obs = aligned(observed)
+    values_CVK = torch.randn(4, 3, 6, generator=torch.Generator().manual_seed(1)).double()
+    expected = np.zeros((4, 4, 6))
+    for c in range(3):  # nothing is shared in the last one
+        for v in range(3):
+            if obs.attribute[c, v] >= 0:
+                expected[c, int(obs.attribute[c, v])] += values_CVK[c, v].numpy()
+    np.testing.assert_allclose(value_sums(obs, values_CVK).numpy(), expected, atol=1e-15)
+
+
+def test_the_mean_variance_is_over_shared_slots_and_made_once(observed: Callable[..., Observation]) -> None:
+    obs = aligned(observed)
+    variance_CSK = torch.rand(4, 5, 6, generator=torch.Generator().manual_seed(2))
+    obs = replace(obs, aligned_variance={"neuron": variance_CSK})
+    found = mean_variance(obs)
+    assert mean_variance(replace(obs, category=obs.category)) is found
+    expected = np.stack(
+        [variance_CSK[c, :slots].double().mean(0).numpy() if slots else np.zeros(6) for c, slots in enumerate((5, 5, 3, 0))]
+    )
+    assert (found.dtype, found.shape) == (torch.float64, (4, 1, 6))
+    np.testing.assert_allclose(found[:, 0].numpy(), expected, rtol=1e-6)
 
 
 def test_slopes_are_of_whole_units(observed: Callable[..., Observation]) -> None:

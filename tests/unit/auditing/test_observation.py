@@ -99,6 +99,9 @@ def test_slots_and_variance(given_: list[AlignedContrast], share_up_to: int, rou
         assert not obs.aligned_mask[c, V:].any()
         assert not obs.aligned_mask[c, :, S:].any()
         np.testing.assert_allclose(obs.aligned["neuron"][c, :V, :S].numpy()[:, shared], slots[:, shared], rtol=1e-5, atol=1e-6)
+        here = obs.slots["neuron"][c, :V, :S].numpy()
+        np.testing.assert_allclose(here[:, shared], slots[:, shared], rtol=1e-5, atol=1e-6)
+        assert not here[:, ~shared].any()
         np.testing.assert_allclose(
             obs.aligned_variance["neuron"][c, :S].numpy()[shared], slots.var(0)[shared], rtol=1e-4, atol=1e-5
         )
@@ -112,6 +115,7 @@ def test_slots_and_variance(given_: list[AlignedContrast], share_up_to: int, rou
                 expected = whole[flat[c, v, t]] if there else torch.zeros(3)
                 assert obs.acts["neuron"][c, v, t].equal(expected)
     assert obs.aligned["neuron"].dtype == torch.float64
+    assert obs.slots["neuron"].dtype == torch.float32
 
 
 def test_an_expert_without_tokens_is_empty() -> None:

@@ -53,6 +53,17 @@ def test_sums_are_the_nearest_float(terms: list[float]) -> None:
     assert rounded(total).item() == float(exact)
 
 
+@given(st.lists(VALUES, min_size=1, max_size=12), st.booleans())
+@settings(max_examples=200)
+def test_the_short_renormalisation_is_as_the_long_one(terms: list[float], cancels: bool) -> None:
+    """With signs, and where all of it cancels: the words of a sum are those of two full `two_sum`."""
+    short, long = pair(), pair()
+    for term in [*terms, *(-term for term in reversed(terms) if cancels)]:
+        high, error = two_sum(long[0], number(term))
+        short, long = add_value(short, number(term)), torch.stack(two_sum(high, error + long[1]))
+        assert short.equal(long)
+
+
 @given(TERMS, st.randoms(use_true_random=False))
 @settings(max_examples=100)
 def test_order_and_grouping_change_no_bit(terms: list[float], chance: random.Random) -> None:
