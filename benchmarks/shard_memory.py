@@ -1,15 +1,16 @@
-"""How much memory does `fairprune prune --shard-by-shard` take? Peak resident memory, on a synthetic checkpoint.
+"""How much memory do `fairprune prune --shard-by-shard` and `fairprune restore` take? Peak resident memory, on a synthetic checkpoint.
 
     python benchmarks/shard_memory.py [--gigabytes 8] [--share 0.05] [--folder /tmp] [--record FILE]
 
 A checkpoint of Llama's shape (hidden 4096, MLP 11008, bfloat16, two layers in a shard) is written shard by shard, and a random plan is
-carried out on it with exact widths, in a process of its own. Every tensor is a stretch of one pool of normal numbers. It takes 2.2 times
-the size of free disk, and everything is removed at the end.
+carried out on it with exact widths, in a process of its own. Then the original is restored in another, and one layer in a third. Every
+tensor is a stretch of one pool of normal numbers. It takes 3.2 times the size of free disk, and everything is removed at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import filecmp
 import json
 import os
 import resource
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from common import give, machine
@@ -120,6 +122,23 @@ def child(folder: Path, share: float) -> None:
     print(json.dumps({"imported": imported, "peak": peak(), "seconds": seconds, **done.to_json()}))
 
 
+def restored(folder: Path, output: Path, layer: str) -> None:
+    """Restore in this process, all or a layer, and print what it took."""
+    import torch
+
+    from fairprune_framework.models.checkpoint import open_checkpoint
+    from fairprune_framework.surgery.partial import Part
+    from fairprune_framework.surgery.restore import restore_folder
+
+    torch.set_num_threads(1)
+    open_checkpoint(str(folder / "run" / "model"))
+    imported = peak()
+    clock = time.process_time(), time.perf_counter()
+    done = restore_folder(folder / "run" / "model", output, part=Part(layers=(int(layer),)) if layer else None)
+    seconds = time.process_time() - clock[0], time.perf_counter() - clock[1]
+    print(json.dumps({"imported": imported, "peak": peak(), "seconds": seconds, "back": done.back, "out": done.out}))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=8.0)
@@ -128,6 +147,7 @@ def main() -> None:
     parser.add_argument("--record", default=None, help="file for the record")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--restore", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     size = int(options.gigabytes * 1e9)
     if options.make:
@@ -136,9 +156,13 @@ def main() -> None:
     if options.child:
         child(Path(options.child), options.share)
         return
+    if options.restore:
+        folder, output, layer = options.restore
+        restored(Path(folder), Path(output), layer)
+        return
     with tempfile.TemporaryDirectory(prefix="shard-memory-", dir=options.folder) as name:
-        if (free := shutil.disk_usage(name).free) < 2.2 * size:
-            sys.exit(f"{2.2 * options.gigabytes:.1f} GB of free disk are needed, and {free / 1e9:.1f} GB are there")
+        if (free := shutil.disk_usage(name).free) < 3.2 * size:
+            sys.exit(f"{3.2 * options.gigabytes:.1f} GB of free disk are needed, and {free / 1e9:.1f} GB are there")
         words = ("--gigabytes", str(options.gigabytes), "--share", str(options.share))
         subprocess.run([sys.executable, __file__, *words, "--make", f"{name}/model"], check=True, stdout=subprocess.DEVNULL)
         shards = [path.stat().st_size for path in Path(name, "model").glob("*.safetensors")]
@@ -146,28 +170,49 @@ def main() -> None:
             [sys.executable, __file__, *words, "--child", name], stdout=subprocess.PIPE, text=True, check=True
         )
         taken = (Path(name) / "run" / "restoration.safetensors").stat().st_size
+        back = []
+        for layer in ("", "0"):
+            output = Path(name) / "back"
+            told = subprocess.run(
+                [sys.executable, __file__, "--restore", name, str(output), layer],
+                stdout=subprocess.PIPE,
+                text=True,
+                check=True,
+            )
+            back.append(json.loads(told.stdout.splitlines()[-1]))
+            files = sorted((Path(name) / "model").glob("*.safetensors"))
+            if not layer and not all(filecmp.cmp(file, output / file.name, shallow=False) for file in files):
+                sys.exit("what was restored is not the original")
+            shutil.rmtree(output)
     found = json.loads(done.stdout.splitlines()[-1])
-    layer = 2 * 3 * HIDDEN * WIDTH
-    over = found["peak"] - found["imported"]
-    cpu, wall = found["seconds"]
+    mlp = 2 * 3 * HIDDEN * WIDTH
+    columns = [("prune", found), ("restore", back[0]), ("restore --layer 0", back[1])]
+
+    def row(what: str, values: Iterable[str]) -> str:
+        return f"| {what} | {' | '.join(values)} |"
+
     rows = [
         f"# Memory of a surgery shard by shard, {time.strftime('%d %B %Y')}",
         "",
         f"`python benchmarks/shard_memory.py --gigabytes {options.gigabytes:g} --share {options.share:g}`;",
         f"load {os.getloadavg()[0]:.1f}. {machine()}.",
         "",
-        "| | |",
-        "|---|---|",
-        f"| weights of the checkpoint | {found['bytes_before'] / 1e9:.3f} GB in {len(shards)} shards |",
-        f"| largest shard | {max(shards) / 1e9:.3f} GB |",
-        f"| MLP of a layer; its largest tensor | {layer / 1e9:.3f} GB; {layer / 3e9:.3f} GB |",
-        f"| weights written | {found['bytes_after'] / 1e9:.3f} GB, {found['cut']:,} neurons cut |",
-        f"| restoration | {taken / 1e9:.3f} GB |",
-        f"| peak resident memory | {found['peak'] / 1e9:.3f} GB |",
-        f"| the same when the checkpoint was opened | {found['imported'] / 1e9:.3f} GB |",
-        f"| what the surgery added | {over / 1e9:.3f} GB, {over / found['bytes_before']:.3f} of the weights |",
-        f"| allowed: a shard and a layer | {(max(shards) + layer) / 1e9:.3f} GB |",
-        f"| seconds | {wall:.0f}, of the processor {cpu:.0f} |",
+        f"- weights of the checkpoint: {found['bytes_before'] / 1e9:.3f} GB in {len(shards)} shards, largest {max(shards) / 1e9:.3f} GB",
+        f"- MLP of a layer: {mlp / 1e9:.3f} GB, its largest tensor {mlp / 3e9:.3f} GB",
+        f"- pruned: {found['bytes_after'] / 1e9:.3f} GB without {found['cut']:,} neurons; restoration {taken / 1e9:.3f} GB",
+        f"- restored: all shards byte for byte; of the layer {back[1]['back']:,} neurons, {back[1]['out']:,} stay out",
+        "",
+        row("", [name for name, _ in columns]),
+        "|---" * (len(columns) + 1) + "|",
+        row("peak resident memory", [f"{each['peak'] / 1e9:.3f} GB" for _, each in columns]),
+        row("the same when the checkpoint was opened", [f"{each['imported'] / 1e9:.3f} GB" for _, each in columns]),
+        row("added", [f"{(each['peak'] - each['imported']) / 1e9:.3f} GB" for _, each in columns]),
+        row(
+            "added, of the weights", [f"{(each['peak'] - each['imported']) / found['bytes_before']:.3f}" for _, each in columns]
+        ),
+        row("allowed: a shard and a layer", [f"{(max(shards) + mlp) / 1e9:.3f} GB"] * len(columns)),
+        row("seconds", [f"{each['seconds'][1]:.0f}" for _, each in columns]),
+        row("of the processor", [f"{each['seconds'][0]:.0f}" for _, each in columns]),
     ]
     give("\n".join(rows) + "\n", options.record)
 

@@ -174,6 +174,7 @@ def prune(
     """
     opened = _continued(run, output, options, "plan") if plan is None else run or _open(output, options)
     if shard_by_shard:
+        stage("prune").check_unread(opened)
         opened = opened.unread()
     opened.measures_speed = speed
     if plan is not None:
@@ -219,14 +220,18 @@ def restore(
         UserError: no such model, restoration, layer, category or neuron.
         VerificationFailed: what would come out is not, bit by bit, what it should be; nothing is written.
     """
+    from fairprune_framework.models.loading import load_model
     from fairprune_framework.recipes.recipe import PluginSpec
     from fairprune_framework.surgery.partial import Part
-    from fairprune_framework.surgery.restore import restore_folder
+    from fairprune_framework.surgery.restore import restore_folder, restored_model
 
     part = Part(layers=tuple(layers), categories=tuple(categories), neurons=tuple(neurons))
     adapter = PluginSpec(plugin=architecture) if architecture else None
-    done = restore_folder(_folder(run), output, restoration, part=part or None, architecture=adapter, **allowed)
-    return done.model, done.tokenizer
+    if output is None:
+        return restored_model(_folder(run), restoration, part=part or None, architecture=adapter, **allowed)
+    restore_folder(_folder(run), output, restoration, part=part or None, architecture=adapter, **allowed)
+    options: dict[str, Any] = dict(allowed)
+    return load_model(str(output), **options)
 
 
 def export(run: Run | str | Path, output: str | Path, *, format: str, **allowed: bool) -> dict[str, Any]:

@@ -229,7 +229,8 @@ def explain_argument_error(text: str, words: Sequence[str], known: Mapping[str, 
     if (match := re.search(r'Parser key "([\w.]+)": .*Got value: (.*)', text)) is not None:
         name, value = match[1].rpartition(".")[2], match[2]
         more = did_you_mean(value, choices_of(name)) if name in FIELDS else ""
-        return f"{_flag(name)} must be {discovery.in_words(_hints().get(name, str))}. Got {value!r} instead.{more}"
+        expected = {"int": int, "float": float}.get(next(iter(re.findall(r"Expected a <class '(\w+)'>", text)), ""), str)
+        return f"{_flag(name)} must be {discovery.in_words(_hints().get(name, expected))}. Got {value!r} instead.{more}"
     if (match := re.search(r"arguments are required: (.*)", text)) is not None:
         names = [name.rpartition(".")[2] for name in match[1].split(", ")]
         return f"missing: {', '.join(f'--{name}' if f'--{name}' in options else name.upper() for name in names)}"

@@ -9,6 +9,7 @@ from typing import Any
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_unsafe, unsafe_options
 from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.wording import number_of
 
 
 def _add_options(parser: Any) -> None:
@@ -26,8 +27,6 @@ def _add_options(parser: Any) -> None:
 
 
 def _run(values: dict[str, Any]) -> int:
-    from fairprune_framework.models.loading import parameter_count
-    from fairprune_framework.models.weights import fingerprint
     from fairprune_framework.recipes.recipe import PluginSpec
     from fairprune_framework.surgery.partial import Part
     from fairprune_framework.surgery.restore import restore_folder
@@ -45,12 +44,13 @@ def _run(values: dict[str, Any]) -> int:
         architecture=PluginSpec(plugin=values["architecture"]) if values.get("architecture") else None,
         **unsafe_options(values),
     )
-    facts = {"output": values["output"], "parameters": parameter_count(done.model), "fingerprint": fingerprint(done.model)}
+    facts = {"output": values["output"], "parameters": done.parameters, "fingerprint": done.fingerprint}
     facts |= {"neurons_back": done.back, "neurons_out": done.out}
     if values.get("json"):
         print(json.dumps(facts, indent=1))
     elif done.out:
-        print(f"{facts['output']}: {facts['parameters']:,} parameters, {done.back} neurons are back and {done.out} still out")
+        back = f"{number_of(done.back, 'neuron')} {'is' if done.back == 1 else 'are'}"
+        print(f"{facts['output']}: {facts['parameters']:,} parameters, {back} back and {done.out:,} still out")
     else:
         print(f"{facts['output']}: {facts['parameters']:,} parameters, bit by bit the original ({facts['fingerprint'][:12]})")
     return 0

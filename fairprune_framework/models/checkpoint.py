@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,14 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import UserError, shown
+from fairprune_framework.models.blocks import Layout
 from fairprune_framework.models.loading import class_for, folder_of, reading, refuse_infinite
-from fairprune_framework.models.saving import CONFIG, partners_of, refuse_part, shards
+from fairprune_framework.models.saving import CONFIG, refuse_part
+from fairprune_framework.models.saving import shards as shards_of
+from fairprune_framework.models.uneven import FIELD
 from fairprune_framework.models.untrusted import refuse_code, refuse_oversized
-from fairprune_framework.models.weights import Digest, saved_tensors
+from fairprune_framework.models.weights import Digest
 from fairprune_framework.utilities import stopping
 from fairprune_framework.utilities.files import read_json
-from fairprune_framework.utilities.tensor_files import TensorFile
+from fairprune_framework.utilities.tensor_files import TensorFile, Tensors
 
 
 class Checkpoint:
@@ -26,46 +29,33 @@ class Checkpoint:
     Args:
         folder: with `config.json` and all shards.
         model: on the meta device, of the dtypes in which `load_model` would load it.
+        shards: file -> its tensors; None: as the folder holds them.
 
     Raises:
         UserError: the files lack a tensor of the model, name it otherwise, or hold it in another shape.
     """
 
-    def __init__(self, folder: Path, model: nn.Module) -> None:
+    def __init__(self, folder: Path, model: nn.Module, shards: Mapping[str, Tensors] | None = None) -> None:
         self.folder, self.model = folder, model
-        self.shards = {path.name: TensorFile(path) for path in shards(folder)}
+        self.shards: Mapping[str, Tensors] = (
+            {path.name: TensorFile(path) for path in shards_of(folder)} if shards is None else shards
+        )
         self._file_of = {name: file for file in self.shards.values() for name in file}
-        self._like = dict(saved_tensors(model))
-        partners = partners_of(self._like, self._file_of)
-        if partners is None:
-            refuse_part(folder, model)
-            absent = next((name for name in self._like if name not in self._file_of), "a tensor")
-            raise UserError(
-                f"the files of {folder.name} hold {absent} under another name, or not at all: {type(model).__name__} is put together "
-                "from them when it is loaded, and cannot be pruned shard by shard"
-            )
-        self.stored_as = partners
-        """Name in the model -> name in the files."""
-        for name, like in self._like.items():
-            found = tuple(self.stored(name).shape)
-            if found != tuple(like.shape):
-                raise UserError(
-                    f"the weights of {folder.name} do not fit its config.json: {name} is {found}, not {tuple(like.shape)}"
-                )
+        self.layout = layout_of(folder, model, self._file_of)
+        for name in self.layout.blocks:
+            found, wanted = tuple(self._file_of[name].like(name).shape), self.layout.shape(name)
+            if found != wanted:
+                raise UserError(f"the weights of {folder.name} do not fit its config.json: {name} is {found}, not {wanted}")
 
-    def stored(self, name: str) -> Tensor:
-        """A parameter or buffer of the model as the files hold it, mapped from the disk."""
-        return self._file_of[self.stored_as[name]][self.stored_as[name]]
+    def part(self, stored: str) -> Tensor:
+        """A tensor of the files, in the dtype in which it would be loaded; mapped from the disk where that is its own."""
+        return self._file_of[stored][stored].to(self.layout.dtype(stored))
 
-    def read(self, name: str) -> Tensor:
-        """A parameter or buffer of the model, in the dtype in which it would be loaded."""
-        return self.stored(name).to(self._like[name].dtype)
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """As `saved_tensors` of the loaded model."""
-        for name in self._like:
+    def parts(self, name: str) -> Iterator[Tensor]:
+        """The tensors of the files that make a parameter or buffer of the model, in the order of memory."""
+        for stored in self.layout.stored_as[name]:
             stopping.check()
-            yield name, self.read(name)
+            yield self.part(stored)
 
     @cached_property
     def digests(self) -> tuple[str, str]:
@@ -74,12 +64,33 @@ class Checkpoint:
         Raises:
             UserError: a weight is NaN or infinite.
         """
-        rounded, exact = Digest(exact=False), Digest(exact=True)
-        for name, value in self.tensors():
-            refuse_infinite(self.folder.name, name, value)
-            rounded.add(name, value)
-            exact.add(name, value)
-        return rounded.hexdigest(), exact.hexdigest()
+        both = Digest(exact=False), Digest(exact=True)
+        for name, like in self.layout.like.items():
+            for digest in both:
+                digest.begin(name, like)
+            for part in self.parts(name):
+                refuse_infinite(self.folder.name, name, part)
+                for digest in both:
+                    digest.feed(part)
+            for digest in both:
+                digest.end()
+        return both[0].hexdigest(), both[1].hexdigest()
+
+
+def layout_of(folder: Path, model: nn.Module, stored: Collection[str]) -> Layout:
+    """Where the tensors of the files of a folder lie in a model.
+
+    Raises:
+        UserError: they lack a tensor of the model, or transformers puts it together from them in a way that is not known here.
+    """
+    try:
+        return Layout(model, stored)
+    except KeyError as error:
+        refuse_part(folder, model)
+        raise UserError(
+            f"the files of {folder.name} hold {error.args[0]} under another name, or not at all: {type(model).__name__} is put together "
+            "from them when it is loaded, and cannot be read shard by shard"
+        ) from None
 
 
 def open_checkpoint(name: str, *, dtype: str = "auto", revision: str | None = None) -> Checkpoint:
@@ -99,7 +110,7 @@ def open_checkpoint(name: str, *, dtype: str = "auto", revision: str | None = No
         )
     refuse_code(folder, name, trust_remote_code=False, allow_pickle=False)
     refuse_oversized(folder, name)
-    files = shards(folder)
+    files = shards_of(folder)
     if absent := [file.name for file in files if not file.is_file()] or ([] if files else ["model.safetensors"]):
         raise UserError(f"{name} cannot be pruned shard by shard: there is no {absent[0]} in {folder}")
     if "quantization_config" in read_json(folder / CONFIG, constants="keep"):
@@ -117,6 +128,9 @@ def skeleton(folder: Path, name: str, dtype: str = "auto") -> nn.Module:
 
     Args:
         name: of the model, in messages.
+
+    Raises:
+        UserError: its config names parameters of uneven width that the class lacks.
     """
     import transformers
 
@@ -127,6 +141,9 @@ def skeleton(folder: Path, name: str, dtype: str = "auto") -> nn.Module:
         make = getattr(family, "from_config", None) or family._from_config
         with torch.device("meta"):
             model: nn.Module = make(config, dtype=wanted)
+    named = getattr(config, FIELD, None) or {}
+    if strange := sorted(named.keys() - dict(model.named_parameters()).keys()):
+        raise UserError(f"{FIELD} of the config of {name!r} names {shown(strange[0])}, which {type(model).__name__} lacks")
     return model.eval()
 
 
@@ -135,5 +152,5 @@ def _dtype(config: Any, folder: Path) -> torch.dtype:
     if config.dtype is not None:
         found: torch.dtype = getattr(torch, config.dtype) if isinstance(config.dtype, str) else config.dtype
         return found
-    file = TensorFile(shards(folder)[0])
+    file = TensorFile(shards_of(folder)[0])
     return next((value.dtype for value in file.values() if value.is_floating_point()), torch.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import Any
@@ -26,16 +26,37 @@ class Digest:
     def __init__(self, *, exact: bool) -> None:
         self._exact, self._state = exact, hashlib.sha256()
 
-    @torch.no_grad()
     def add(self, name: str, tensor: Tensor) -> None:
         """The next tensor."""
-        kind = str(tensor.dtype) if self._exact else ""
-        self._state.update(f"{name} {kind} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().reshape(-1)
-        chunks = (flat[start : start + CHUNK] for start in range(0, flat.numel(), CHUNK))
+        self.begin(name, tensor)
+        self._hash(torch.split(tensor.detach().reshape(-1), CHUNK))
+
+    def begin(self, name: str, like: Tensor) -> None:
+        """The next tensor, of the shape and dtype of `like`, of which the values are fed in parts."""
+        kind = str(like.dtype) if self._exact else ""
+        self._state.update(f"{name} {kind} {tuple(like.shape)}\n".encode())
+        self._rest = torch.empty(0, dtype=like.dtype)
+
+    def feed(self, part: Tensor) -> None:
+        """The next values of the tensor that was begun; cut into the stretches that `add` would hash."""
+        flat = part.detach().reshape(-1)
+        missing = CHUNK - len(self._rest) if len(self._rest) else 0
+        self._rest, flat = torch.cat([self._rest, flat[:missing].to(self._rest.device)]), flat[missing:]
+        if len(self._rest) in (0, CHUNK):
+            whole = len(flat) // CHUNK * CHUNK
+            self._hash([*torch.split(self._rest, CHUNK), *torch.split(flat[:whole], CHUNK)])
+            self._rest = flat[whole:].clone()
+
+    def end(self) -> None:
+        """No more values of it."""
+        self._hash(torch.split(self._rest, CHUNK))
+
+    @torch.no_grad()
+    def _hash(self, stretches: Iterable[Tensor]) -> None:
+        some = (each for each in stretches if len(each))
         with ThreadPoolExecutor(min(THREADS, torch.get_num_threads())) as pool:
-            while some := list(islice(chunks, THREADS)):
-                for part in pool.map(lambda values: hashlib.sha256(_raw(self._form(values))).digest(), some):
+            while batch := list(islice(some, THREADS)):
+                for part in pool.map(lambda values: hashlib.sha256(_raw(self._form(values))).digest(), batch):
                     self._state.update(part)
 
     def _form(self, values: Tensor) -> Tensor:

@@ -19,15 +19,19 @@ from fairprune_framework.surgery.removal import save_pruned_model
 from fairprune_framework.utilities import freed_memory
 
 
-def check(run: Run) -> None:
-    """Raise `UserError` for a model that cannot be pruned so, or could not be saved once it is."""
-    if isinstance(run.loaded, UnreadModel) and not run.recipe.force:
+def check_unread(run: Run) -> None:
+    """Raise `UserError` for options that are not of a model of which no forward is computed."""
+    if not run.recipe.force:
         raise UserError(
             "--shard-by-shard computes no forward, so that the guard cannot measure what the plan costs: give --force to carry it out "
             "unmeasured"
         )
-    if isinstance(run.loaded, UnreadModel) and run.recipe.operator == "mean":
+    if run.recipe.operator == "mean":
         raise UserError(NO_BIASES)
+
+
+def check(run: Run) -> None:
+    """Raise `UserError` for a model that cannot be pruned so, or could not be saved once it is."""
     loaded, operator, protected = run.loaded, run.recipe.operator, set(run.recipe.protected_layers)
     if operator is not None and "plan_file" not in run.record:  # of a plan that was given, the planned sites alone, later
         free = [site for site in loaded.architecture.sites.values() if site.layer not in protected]

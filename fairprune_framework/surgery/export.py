@@ -16,7 +16,14 @@ import torch
 
 from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.surgery.restore import found_in
-from fairprune_framework.utilities.files import move_folder, read_json, refuse_unwritable, sweep, temporary_folder
+from fairprune_framework.utilities.files import (
+    move_folder,
+    read_json,
+    refuse_inside,
+    refuse_unwritable,
+    sweep,
+    temporary_folder,
+)
 
 Format = Literal["hf", "vllm", "gguf"]
 
@@ -82,7 +89,7 @@ def export(
         UserError: no such model, an output that is taken, or a model that the format cannot hold; the text says why.
         VerificationFailed: what was written does not answer as the model; nothing is kept.
     """
-    from fairprune_framework.models.checkpoint import skeleton
+    from fairprune_framework.models.checkpoint import Checkpoint, skeleton
     from fairprune_framework.models.loading import load_model
     from fairprune_framework.models.uneven import FIELD
 
@@ -91,11 +98,14 @@ def export(
     target = Path(output)
     source, _ = found_in(folder)
     _refuse_taken(target, file=format == "gguf")
+    refuse_inside(target, source)
     model, tokenizer = None, None
     if format != "vllm":
         model, tokenizer = load_model(str(source), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
-    elif FIELD in read_json(source / "config.json", constants="keep"):  # a class of transformers; no weight need be read
-        model = skeleton(source, str(source))
+    else:
+        _refuse_broken(source, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+        if FIELD in read_json(source / "config.json", constants="keep"):  # a class of transformers; no weight need be read
+            model = Checkpoint(source, skeleton(source, str(source))).model
     if model is not None and (why := misfit(cast(Format, format), model, tokenizer)) is not None:
         raise UserError(f"{source} cannot be written in the format {format}: {why}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -113,6 +123,18 @@ def _refuse_taken(target: Path, *, file: bool) -> None:
         raise UserError(f"--output must end in .gguf. Got {str(target)!r} instead.")
     if target.exists() and (file or not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} exists: choose another --output")
+
+
+def _refuse_broken(source: Path, *, trust_remote_code: bool, allow_pickle: bool) -> None:
+    """Raise `UserError` for a folder that would not be loaded, as far as that can be told without reading weights."""
+    from fairprune_framework.models.saving import WEIGHTS, WHOLE, shards
+    from fairprune_framework.models.untrusted import refuse_code, refuse_oversized
+
+    refuse_code(source, str(source), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)
+    absent = [file.name for file in shards(source) if not file.is_file()]
+    if absent or not any(file.suffix in WEIGHTS for file in source.iterdir()):
+        raise UserError(f"there is no {absent[0] if absent else WHOLE} in {source}")
+    refuse_oversized(source, str(source))
 
 
 def _plain(model: Any, source: Path, target: Path, *, trust_remote_code: bool) -> Exported:

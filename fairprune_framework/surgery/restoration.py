@@ -10,7 +10,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from fairprune_framework.surgery.slices import kept_positions, part, positions, 
 from fairprune_framework.utilities.files import parse_json, write_tensors
 from fairprune_framework.utilities.header_schemas import RestorationHeader
 from fairprune_framework.utilities.schemas import check
+from fairprune_framework.utilities.tensor_files import TensorFile
 
 FORMAT = "fairprune-restoration/3"
 FILE = "restoration.safetensors"
@@ -70,10 +71,12 @@ class Restoration:
     """`<site>/<role>` -> (units * width, rest) or (units * width,): cut units first, then those overwritten."""
 
 
-def bytes_hash(tensor: Tensor) -> str:
-    """sha256 of a tensor's bytes."""
-    plain = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(plain.numpy().data).hexdigest()
+def bytes_hash(parts: Iterable[Tensor]) -> str:
+    """sha256 of a tensor's bytes, of which each part follows the one before."""
+    state = hashlib.sha256()
+    for each in parts:
+        state.update(each.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 @torch.no_grad()
@@ -101,7 +104,7 @@ def capture(
         found,
         weights=weights_digest(model),
         pruned=pruned,
-        hashes={parameter: bytes_hash(value) for parameter, value in values.items()},
+        hashes={parameter: bytes_hash([value]) for parameter, value in values.items()},
         tensors={name: piece(values[slice_.parameter], slice_, units).cpu() for name, (slice_, units) in pieces(found).items()},
     )
 
@@ -200,21 +203,20 @@ def header(restoration: Restoration) -> dict[str, str]:
 
 
 def load(path: Path) -> Restoration:
-    """Read the file.
+    """Read the file; its tensors are read when they are asked for.
 
     Raises:
         UserError: it is absent, or no restoration.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     if not path.is_file():
         raise UserError(f"there is no {path}: only `fairprune prune` and `fairprune run` write it, beside model/")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise UserError(f"{path} must be of format {FORMAT!r}. Got {shown(metadata.get('format'))} instead.")
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        tensors = TensorFile(path)
+        metadata = tensors.metadata or {}
+        if metadata.get("format") != FORMAT:
+            raise UserError(f"{path} must be of format {FORMAT!r}. Got {shown(metadata.get('format'))} instead.")
         data = parse_json(metadata.get("fairprune", ""))
     except UserError:
         raise
@@ -292,29 +294,61 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
         UserError: it is not the model that this restoration undoes.
         VerificationFailed: a weight is not, bit by bit, what it was; all are compared.
     """
-    if (actual := fingerprint(model)) != restoration.pruned:
+    refuse_other(restoration, fingerprint(model))
+
+    def value(name: str, old: Tensor) -> Tensor:
+        new = whole(old, restoration, name)
+        refuse_changed(restoration, {name: bytes_hash([new])})
+        return new
+
+    put_back(model, restoration, value)
+    refuse_unlike(restoration, weights_digest(model))
+
+
+def refuse_other(restoration: Restoration, actual: str) -> None:
+    """Raise `UserError` unless this is the fingerprint of the model that a restoration undoes."""
+    if actual != restoration.pruned:
         raise UserError(
             f"the restoration is for another model: it undoes {restoration.pruned[:12]} (from {restoration.plan.model}), "
             f"this one is {actual[:12]}"
         )
-    config: Any = model.config
-    config = config.get_text_config()
-    _refuse_misfit(model, config, restoration)
-    for name in restoration.slices:
-        old = model.get_parameter(name)
-        new = whole(old.detach(), restoration, name)
-        if bytes_hash(new) != restoration.hashes[name]:
+
+
+def refuse_changed(restoration: Restoration, hashes: Mapping[str, str]) -> None:
+    """Raise `VerificationFailed` where a parameter has not the sha256 that it had."""
+    for name, found in hashes.items():
+        if found != restoration.hashes[name]:
             raise VerificationFailed(f"{name} would not be what it was: the restoration or the model is damaged")
-        set_parameter(model, name, new)
-    for name in restoration.added:
-        set_parameter(model, name, None)
-    for field, value in restoration.config.items():
-        write_field(config, field, value)
-    if (actual := weights_digest(model)) != restoration.weights:
+
+
+def refuse_unlike(restoration: Restoration, actual: str) -> None:
+    """Raise `VerificationFailed` unless this is the digest of the original."""
+    if actual != restoration.weights:
         raise VerificationFailed(
             f"the weights of the restored model are {actual[:12]}, those of the original were {restoration.weights[:12]}: one that "
             "the removal did not touch was changed since"
         )
+
+
+def put_back(model: nn.Module, restoration: Restoration, value: Callable[[str, Tensor], Tensor]) -> None:
+    """Give a pruned model the parameters and the config that it had.
+
+    Args:
+        model: may be on the meta device.
+        value: (name, parameter as it is) -> as it was.
+
+    Raises:
+        UserError: the sizes in the restoration are not those of this model.
+    """
+    config: Any = model.config
+    config = config.get_text_config()
+    _refuse_misfit(model, config, restoration)
+    for name in restoration.slices:
+        set_parameter(model, name, value(name, model.get_parameter(name).detach()))
+    for name in restoration.added:
+        set_parameter(model, name, None)
+    for field, was in restoration.config.items():
+        write_field(config, field, was)
 
 
 def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> None:

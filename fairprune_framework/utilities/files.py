@@ -164,6 +164,12 @@ def refuse_unwritable(folder: Path) -> None:
         raise RunFolderError(f"cannot make the folder {folder}: {place} may not be written to")
 
 
+def refuse_inside(folder: Path, source: Path) -> None:
+    """Raise `RunFolderError` where a folder would be made in one that is read: that would change, and hold itself."""
+    if folder.resolve().is_relative_to(source.resolve()):
+        raise RunFolderError(f"{folder} lies in {source}, which is read: choose another --output")
+
+
 def _is_there(path: Path) -> bool:
     """As `path.exists()`, also for a link to nothing; raises `OSError` where no file can have the name."""
     try:

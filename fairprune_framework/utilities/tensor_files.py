@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -34,7 +35,18 @@ DTYPES = {
 """Names in the format, in the order in which safetensors writes tensors, so that equal content gives equal bytes."""
 
 
-class TensorFile(Mapping[str, Tensor]):
+class Tensors(Mapping[str, Tensor]):
+    """Tensors by name, each read or made when it is asked for, and never kept."""
+
+    metadata: dict[str, str] | None
+    """Of the file that holds them."""
+
+    @abstractmethod
+    def like(self, name: str) -> Tensor:
+        """A tensor's shape and dtype, on the meta device."""
+
+
+class TensorFile(Tensors):
     """The tensors of a file by name, each read when it is asked for and mapped from the disk, never kept."""
 
     def __init__(self, path: Path) -> None:
@@ -42,13 +54,14 @@ class TensorFile(Mapping[str, Tensor]):
 
         self.path = path
         with safe_open(path, framework="pt") as file:
-            self._names = tuple(file.keys())
-            self.metadata: dict[str, str] | None = file.metadata()
+            parts = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            self._kinds = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in parts.items()}
+            self.metadata = file.metadata()
 
     def __getitem__(self, name: str) -> Tensor:
         from safetensors import safe_open
 
-        if name not in self._names:
+        if name not in self._kinds:
             raise KeyError(name)
         with safe_open(
             self.path, framework="pt"
@@ -56,11 +69,17 @@ class TensorFile(Mapping[str, Tensor]):
             tensor: Tensor = file.get_tensor(name)
             return tensor
 
+    def like(self, name: str) -> Tensor:
+        """A tensor's shape and dtype, on the meta device."""
+        shape, kind = self._kinds[name]
+        dtype = next((dtype for dtype, own in DTYPES.items() if own == kind), None)
+        return torch.empty_like(self[name], device="meta") if dtype is None else torch.empty(shape, dtype=dtype, device="meta")
+
     def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
+        return iter(self._kinds)
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._kinds)
 
 
 def write_one_by_one(

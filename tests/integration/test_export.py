@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -186,3 +187,40 @@ def test_from_the_command_line_and_what_is_refused(fairprune: Any, llama: Path, 
         assert expected in answer.errors[0]
         assert not out.exists()
         assert not (tmp_path / "n.gguf").exists()
+
+
+def test_vllm_gets_no_folder_that_would_not_load(fairprune: Any, tmp_path: Path, snapshot: Any) -> None:
+    """No weight is read for it, so that the headers, the config and the shapes must say so."""
+    _, folder = pruned("llama", tmp_path, "exact")
+    weights, config = (folder / "model.safetensors").read_bytes(), json.loads((folder / "config.json").read_text())
+    first = min(config[FIELD])
+    for file, content, expected in (
+        ("model.safetensors", weights[:1000], "model.safetensors is damaged"),
+        ("model.safetensors", None, "there is no model.safetensors in"),
+        ("config.json", b"{", "cannot read"),
+        ("config.json", json.dumps(config | {FIELD: {"nothing.weight": [3, 4]}}).encode(), "names 'nothing.weight', which"),
+        ("config.json", json.dumps(config | {FIELD: config[FIELD] | {first: [3, 32]}}).encode(), "do not fit its config.json"),
+    ):
+        broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+        (broken / file).unlink()
+        if content is not None:
+            (broken / file).write_bytes(content)
+        before = snapshot(tmp_path)
+        answer = fairprune("export", broken, "--format", "vllm", "--output", tmp_path / "out")
+        assert (answer.code, len(answer.errors)) == (2, 1), answer
+        assert expected in answer.errors[0]
+        assert snapshot(tmp_path) == before
+        shutil.rmtree(broken)
+
+
+@pytest.mark.parametrize("words", [("export", "--format", "hf"), ("export", "--format", "vllm"), ("restore",), ("finetune",)])
+def test_nothing_is_written_into_what_is_read(
+    words: tuple[str, ...], fairprune: Any, finished: Path, tmp_path: Path, snapshot: Any
+) -> None:
+    run = Path(shutil.copytree(finished, tmp_path / "run"))
+    before = snapshot(run)
+    more = ("--distill", "--method", "full") if words == ("finetune",) else ()
+    answer = fairprune(words[0], run, *words[1:], *more, "--output", run / "model" / "inside")
+    assert (answer.code, len(answer.errors)) == (2, 1), answer
+    assert "lies in" in answer.errors[0]
+    assert snapshot(run) == before

@@ -152,7 +152,8 @@ def test_zeroed_neurons_stay_zero_and_dtypes_stay(
         (("o", *FULL, "--output", "taken"), "holds no finetuned model"),
         (("o", *FULL, "--output", "empty.txt"), "empty.txt is a file"),
         (("o", *FULL, "--output", ""), "must not be empty"),
-        (("o", *FULL, "--steps", "x"), "steps"),
+        (("o", *FULL, "--steps", "x"), "--steps must be a whole number. Got 'x' instead"),
+        (("o", *FULL, "--learning-rate", "nan"), "--learning-rate must be a number. Got 'nan' instead"),
     ],
 )
 def test_bad_input(

@@ -20,7 +20,7 @@ from fairprune_framework.surgery.equality import logits_of
 from fairprune_framework.surgery.partial import Part
 from fairprune_framework.surgery.record import Removal
 from fairprune_framework.surgery.removal import save_pruned_model
-from fairprune_framework.surgery.restore import restore_folder
+from fairprune_framework.surgery.restore import restore_folder, restored_model
 from fairprune_framework.testing.tiny import save_tiny, tiny_tokenizer
 
 IDS = torch.randint(3, 300, (1, 9), generator=torch.Generator().manual_seed(0))
@@ -112,8 +112,9 @@ def test_groups_are_removed_and_restored(family: str, adapter: str, tmp_path: Pa
     again = plain.generate(IDS, max_new_tokens=4, do_sample=False)
     full = plain.generate(IDS, max_new_tokens=4, do_sample=False, use_cache=False)
     assert torch.equal(again, full)  # the cache of keys and values has as many groups
-    restored = restore_folder(tmp_path / "run" / "model", tmp_path / "back")
-    assert weights_digest(restored.model) == weights_digest(read(tmp_path / "back")) == digest
+    restored, _ = restored_model(tmp_path / "run" / "model")
+    restore_folder(tmp_path / "run" / "model", tmp_path / "back")
+    assert weights_digest(restored) == weights_digest(read(tmp_path / "back")) == digest
     assert torch.equal(logits_of(read(tmp_path / "back"), IDS), logits_of(model, IDS))
 
 
@@ -142,8 +143,8 @@ def test_layers_with_different_numbers_of_groups(tmp_path: Path) -> None:
     again = read(tmp_path / "run" / "model")
     assert [layer.self_attn.k_proj.out_features for layer in again.model.layers] == [8, 24]
     assert (logits_of(again, IDS) - without_groups(model, sites, 2, 8)).abs().max() < 1e-4
-    restored = restore_folder(tmp_path / "run" / "model")
-    assert weights_digest(restored.model) == weights_digest(model)
+    restored, _ = restored_model(tmp_path / "run" / "model")
+    assert weights_digest(restored) == weights_digest(model)
 
 
 def test_a_number_of_heads_that_the_config_refuses_is_filled_with_zeros(tmp_path: Path) -> None:
@@ -172,4 +173,4 @@ def test_single_query_heads_are_zeroed_or_scaled_and_not_removed(operator: Opera
         assert torch.equal(part, old.o_proj.weight[:, 8:24] * (0.5 if operator == "scale" else 0.0))
         assert torch.equal(new.o_proj.weight[:, :8], old.o_proj.weight[:, :8])
         assert torch.equal(new.v_proj.weight, old.v_proj.weight)
-    assert weights_digest(restore_folder(tmp_path / "run" / "model").model) == weights_digest(model)
+    assert weights_digest(restored_model(tmp_path / "run" / "model")[0]) == weights_digest(model)

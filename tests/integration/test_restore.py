@@ -213,7 +213,7 @@ def test_a_part_from_the_command_line(fairprune: Any, finished: Path, tmp_path: 
     out = tmp_path / "out"
     answer = fairprune("restore", finished, "--output", out, "--neuron", f"{name}:{units[0]}")
     assert answer.code == 0, answer.err
-    assert f"1 neurons are back and {count - 1} still out" in answer.out
+    assert f"1 neuron is back and {count - 1} still out" in answer.out
     layer = name.split(".")[2]
     answer = fairprune("restore", finished, "--output", tmp_path / "layer", "--layer", layer, "--json")
     assert json.loads(answer.out)["neurons_back"] >= len(units)
@@ -251,6 +251,7 @@ def test_bad_input_is_one_line(fairprune: Any, finished: Path, llama: Path, tmp_
 
     assert "neither a run folder" in refused(tmp_path / "nothing", "--output", out)
     assert "is not empty" in refused(run, "--output", run / "model")
+    assert "--architecture says where" in refused(run, "--output", out, "--architecture", "glu")
     assert "restoration.safetensors" in refused(llama, "--output", out)
     (run / "restoration.safetensors").write_bytes(b"no tensors")
     assert "is damaged" in refused(run, "--output", out)

@@ -58,3 +58,20 @@ def test_saved_buffers_count_and_others_do_not() -> None:
     assert (before := fingerprint(model)) != found
     model.kept[1] = 1
     assert fingerprint(model) != before
+
+
+@pytest.mark.parametrize("sizes", [(100,), (1, 99), (7, 7, 86), (50, 0, 50), (3, 3, 94), (98, 1, 1), (6, 2, 91, 1)])
+@pytest.mark.parametrize("exact", [True, False])
+def test_parts_give_the_digest_of_the_whole(sizes: tuple[int, ...], exact: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "CHUNK", 7)
+    value = torch.randn(10, 10, generator=torch.Generator().manual_seed(0))
+    expected, found = weights.Digest(exact=exact), weights.Digest(exact=exact)
+    expected.add("a", value)
+    found.begin("a", value)
+    for part in value.reshape(-1).split(sizes):
+        found.feed(part)
+    found.end()
+    assert found.hexdigest() == expected.hexdigest()
+    found.begin("b", value[:0])
+    found.end()
+    assert found.hexdigest() != expected.hexdigest()

@@ -75,7 +75,7 @@ def test_another_model_is_refused() -> None:
 def test_the_hash_is_of_the_bytes(dtype: torch.dtype) -> None:
     values = torch.arange(24).reshape(4, 6).to(dtype).T
     expected = hashlib.sha256(values.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
-    assert kept.bytes_hash(values) == expected
+    assert kept.bytes_hash([values]) == expected
 
 
 def test_what_is_no_restoration(tmp_path: Path) -> None:
