@@ -333,4 +333,13 @@ def is_begun(folder: Path) -> bool:
     """The folder holds nothing but what a process leaves that is killed before its first stage is done."""
     if not folder.is_dir():
         return False
-    return all(provenance.is_unfinished(path) or path.name == lock.FILE for path in folder.iterdir())
+    names = {path.name for path in folder.iterdir() if not provenance.is_unfinished(path)} - {lock.FILE}
+    return not names or (names == {RECORD} and _is_first(folder / RECORD))
+
+
+def _is_first(record: Path) -> bool:
+    """Written just before the first recipe, which a kill kept from being written: no stage is in it."""
+    try:
+        return not provenance.read_json(record).get("stages")
+    except RunFolderError:
+        return False

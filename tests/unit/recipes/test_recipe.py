@@ -40,6 +40,16 @@ from fairprune_framework.recipes.recipe import Recipe, budget_of, choices_of
         ({"bias": 5}, "'bias'"),
         ({"bias": {"relative": True}}, "'bias'"),
         ({"bias": ""}, "'bias'"),
+        ({"micro_batch_tokens": 1}, "must be 0 (automatic) or at least 2. Got 1 instead."),
+        ({"micro_batch_tokens": -1}, "must be 0 (automatic) or at least 2. Got -1 instead."),
+        ({"devices": 0}, "must be at least 1, or -1 for all GPUs. Got 0 instead."),
+        ({"devices": -2}, "must be at least 1, or -1 for all GPUs. Got -2 instead."),
+        ({"rank_timeout": 0}, "must be at least 1 second. Got 0 instead."),
+        ({"checkpoint_every": -1}, "'checkpoint_every' of a recipe must not be negative. Got -1 instead."),
+        ({"nodes": 0}, "The 'nodes' of a recipe must be at least 1. Got 0 instead."),
+        ({"calibration_tokens": 1}, "The 'calibration_tokens' of a recipe must be at least 2. Got 1 instead."),
+        ({"calibration_documents": 3}, "The 'calibration_documents' of a recipe must be at least 4. Got 3 instead."),
+        ({"operator": "scale", "factor": "half"}, "must be a number or 'auto'. Got 'half' instead."),
         ({"cache": ""}, "'cache' of a recipe must not be empty"),
         ({"generate": ["a", "\ud800"]}, "The 'generate' of a recipe holds half of a surrogate pair"),
         ({"columns": {"id": "\udfff"}}, "The 'columns' of a recipe holds half of a surrogate pair"),
@@ -51,6 +61,29 @@ def test_refused(values: dict[str, Any], expected: str) -> None:
     with pytest.raises(UserError) as caught:
         from_mapping(values, "it")
     assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"seed": "4"}, "The 'seed' of a recipe must be a whole number. Got '4' instead."),
+        ({"seed": True}, "The 'seed' of a recipe must be a whole number. Got True instead."),
+        ({"protected_layers": "1"}, "The 'protected_layers' of a recipe must be a list. Got '1' instead."),
+        ({"protected_layers": 1}, "The 'protected_layers' of a recipe must be a list. Got 1 instead."),
+    ],
+)
+def test_types_are_not_guessed_in_python(values: dict[str, Any], expected: str) -> None:
+    """A file and the command line give texts, which are read; a call gives values."""
+    with pytest.raises(UserError) as caught:
+        Recipe(**values)
+    assert str(caught.value) == expected
+
+
+def test_limits_themselves_are_taken() -> None:
+    given = {"micro_batch_tokens": 2, "devices": -1, "rank_timeout": 1, "checkpoint_every": 0, "nodes": 1}
+    given |= {"calibration_tokens": 2, "calibration_documents": 4, "max_perplexity_increase": 0.0, "seed": 2**63 - 1}
+    recipe = from_mapping(given, "it")
+    assert {name: getattr(recipe, name) for name in given} == given
 
 
 def test_budget_of_a_recipe_has_its_side_conditions() -> None:

@@ -13,6 +13,7 @@ from fairprune_framework.recipes.loading import read_shipped, with_defaults
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe
 from fairprune_framework.runs.open import open_existing, open_run
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+from fairprune_framework.utilities import files, lock
 
 
 @pytest.fixture
@@ -91,3 +92,36 @@ def test_a_folder_that_must_be_there(kept: Path, tmp_path: Path) -> None:
         open_existing(tmp_path)
     with pytest.raises(UserError, match="must name a folder"):
         open_run("", {})
+
+
+@pytest.mark.parametrize("content", [None, b'{"format": "fairprune-run/1", "stages": {"read": {}}}', b"{"])
+def test_a_kill_before_the_first_recipe_was_written(
+    content: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command goes on; a folder whose recipe went later, or with a record that cannot be read, is not begun anew."""
+
+    class Killed(BaseException):
+        pass
+
+    written = files.write_text
+
+    def killed(path: Path, text: str) -> None:
+        if path.name == "recipe.yaml":
+            raise Killed
+        written(path, text)
+
+    run = open_run(tmp_path / "run", {"model": "m", "prompts": "builtin:en"}, recipe="variance")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(files, "write_text", killed)
+        run.folder.begin("read")
+    lock.release(tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").is_file()
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+    if content is not None:
+        (tmp_path / "run" / "run.json").write_bytes(content)
+        with pytest.raises(UserError, match=r"no recipe file .*recipe\.yaml"):
+            open_run(tmp_path / "run", {"model": "m", "prompts": "builtin:en"}, recipe="variance")
+        return
+    again = open_run(tmp_path / "run", {"model": "m", "prompts": "builtin:en"}, recipe="variance")
+    again.folder.begin("read")
+    assert open_existing(tmp_path / "run").recipe == again.recipe

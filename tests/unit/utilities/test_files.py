@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
 from fairprune_framework.errors import DiskFull, RunFolderError
 from fairprune_framework.utilities.files import (
@@ -20,7 +20,11 @@ from fairprune_framework.utilities.files import (
     file_digest,
     parse_json,
     read_json,
+    read_tensors,
+    refuse_unwritable,
     repr_digest,
+    sweep,
+    temporary_folder,
     write_json,
     write_tensors,
     write_text,
@@ -166,3 +170,77 @@ def test_json_of_strangers_is_bounded(text: str, expected: str) -> None:
     with pytest.raises(ValueError, match=expected) as found:
         parse_json(text)
     assert len(str(found.value)) <= 500
+
+
+def test_an_error_of_safetensors_names_the_file(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=r"x\.safetensors could not be written: I/O error: No such device"),
+        atomic(tmp_path / "x.safetensors"),
+    ):
+        raise SafetensorError("I/O error: No such device")
+    with pytest.raises(DiskFull, match=r"x\.safetensors could not be written"), atomic(tmp_path / "x.safetensors"):
+        raise SafetensorError(f"I/O error: {os.strerror(errno.ENOSPC)} (os error 28)")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_inside_a_folder_names_the_file_that_did_not_fit(tmp_path: Path) -> None:
+    with pytest.raises(DiskFull) as found, temporary_folder(tmp_path / "model") as folder, atomic(folder / "x.bin"):
+        raise OSError(errno.ENOSPC, "no space")
+    assert str(tmp_path / "model") in str(found.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("x" * 300, "File name too long"),
+        ("a\0b", "holds a character that no name may have"),
+        ("loop/in", "symbolic links"),
+        ("nowhere/in", "is a link to nothing"),
+        ("file/in/it", "is a file"),
+    ],
+)
+def test_a_folder_that_cannot_be_made(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "absent")
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(RunFolderError, match="cannot make the folder") as found:
+        refuse_unwritable(tmp_path / name)
+    assert said in str(found.value)
+    assert sorted(tmp_path.iterdir()) == before
+    refuse_unwritable(tmp_path / "new" / "in")
+
+
+def test_sweeping_takes_unfinished_files_alone_and_follows_no_link(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "x").touch()
+    made: list[Path] = []
+    for target in ("model", "plan.json"):
+        with pytest.raises(KeyboardInterrupt), temporary_folder(tmp_path / target) as folder:
+            made.append(folder)
+            raise KeyboardInterrupt
+    made[0].symlink_to(tmp_path / "kept")
+    made[1].mkdir()
+    (tmp_path / ".notes").touch()
+    sweep(tmp_path, "model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".notes", made[1].name, "kept"])
+    sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".notes", "kept"]
+    assert (tmp_path / "kept" / "x").exists()
+    sweep(tmp_path / "absent")
+
+
+def test_tensors_that_cannot_be_used(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    with pytest.raises(RunFolderError, match=r"x\.safetensors is missing"):
+        read_tensors(path)
+    path.write_bytes(b"no tensors")
+    with pytest.raises(RunFolderError, match=r"x\.safetensors is damaged"):
+        read_tensors(path)
+    for value in (float("nan"), float("-inf")):
+        save_file({"a": torch.ones(3), "b": torch.tensor([1.0, value])}, path)
+        with pytest.raises(RunFolderError, match=r"x\.safetensors is damaged: 'b' holds NaN or Inf"):
+            read_tensors(path)
+    save_file({"a": torch.ones(3), "n": torch.arange(3)}, path)
+    assert read_tensors(path)["n"].tolist() == [0, 1, 2]
