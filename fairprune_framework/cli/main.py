@@ -27,7 +27,7 @@ from fairprune_framework.cli.options import (
     refuse_empty,
     split_plugin_options,
 )
-from fairprune_framework.errors import FairpruneError, Interrupted, UserError
+from fairprune_framework.errors import FairpruneError, Interrupted, UserError, shortened
 from fairprune_framework.utilities import lock, stopping
 from fairprune_framework.utilities.versions import __version__
 
@@ -114,6 +114,9 @@ def _explained(raised: Exception) -> int:
     except BrokenPipeError:
         return 1
     except (FairpruneError, OSError) as error:
+        if isinstance(error, PermissionError) and error.filename is not None and not os.environ.get("FAIRPRUNE_DEBUG"):
+            print(f"fairprune: error: no permission to read or write {shortened(str(error.filename), 300)}", file=sys.stderr)
+            return 2
         if os.environ.get("FAIRPRUNE_DEBUG"):
             raise
         cause = f"cause: {type(error.__cause__).__name__}; " if error.__cause__ else ""

@@ -72,6 +72,7 @@ class Checkpoint:
                 refuse_infinite(self.folder.name, name, part)
                 for digest in both:
                     digest.feed(part)
+                del part  # before the next is read
             for digest in both:
                 digest.end()
         return both[0].hexdigest(), both[1].hexdigest()

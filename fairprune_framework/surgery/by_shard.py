@@ -237,6 +237,7 @@ def _verified(written: Checkpoint, taken: kept.Restoration, in_files: kept.Resto
             value = written.part(stored)
             pruned.feed(value)
             restored.feed(kept.whole(value, in_files, stored) if stored in in_files.slices else value)
+            del value  # before the next is read
         pruned.end()
         restored.end()
     if restored.hexdigest() != taken.weights:

@@ -76,6 +76,7 @@ def bytes_hash(parts: Iterable[Tensor]) -> str:
     state = hashlib.sha256()
     for each in parts:
         state.update(each.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        del each  # before the next is read
     return state.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from pathlib import Path
 from typing import Any
@@ -82,3 +83,21 @@ def test_a_wrong_word_is_named_with_its_neighbour(seen: list[Any], capsys: pytes
     assert "no command 'goo'. Did you mean 'go'?" in capsys.readouterr().err
     assert main(["go", "--some-thin", "3"]) == 2
     assert "Did you mean '--some-thing'?" in capsys.readouterr().err
+
+
+def test_a_file_without_permission_is_bad_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With its name; other failures of the system are not the user's."""
+
+    def run(values: dict[str, Any]) -> int:
+        raise (PermissionError(errno.EACCES, "no", "a/b.json") if values.get("denied") else OSError(errno.EIO, "no", "a/b.json"))
+
+    def add(parser: Any) -> None:
+        parser.add_argument("--denied", action="store_true")
+
+    commands = (Command(name="go", help="goes", add_options=add, run=run),)
+    monkeypatch.setattr(sys.modules[main.__module__], "collect", lambda: commands)
+    monkeypatch.delenv("FAIRPRUNE_DEBUG", raising=False)
+    assert main(["go", "--denied"]) == 2
+    assert capsys.readouterr().err == "fairprune: error: no permission to read or write a/b.json\n"
+    assert main(["go"]) == 1
+    assert "FAIRPRUNE_DEBUG=1 shows the traceback" in capsys.readouterr().err
