@@ -89,7 +89,9 @@ def test_a_file_without_permission_is_bad_input(monkeypatch: pytest.MonkeyPatch,
     """With its name; other failures of the system are not the user's."""
 
     def run(values: dict[str, Any]) -> int:
-        raise (PermissionError(errno.EACCES, "no", "a/b.json") if values.get("denied") else OSError(errno.EIO, "no", "a/b.json"))
+        raise (
+            PermissionError(errno.EACCES, "no", "a/b.json") if values.get("denied") else OSError(errno.EIO, "no", "a/b.json")
+        )
 
     def add(parser: Any) -> None:
         parser.add_argument("--denied", action="store_true")
