@@ -75,6 +75,21 @@ def test_the_smallest_p_value_is_that_of_the_resamples_named() -> None:
     assert change_of(ones(before), ones(before + 1), range(50), resamples=199).difference.p_value == 1 / 200
 
 
+@pytest.mark.parametrize("clusters", [12, BOOTSTRAP_CLUSTERS, BOOTSTRAP_CLUSTERS + 50])
+def test_the_p_value_is_small_exactly_where_the_interval_excludes_nothing(clusters: int) -> None:
+    before, noise = np.random.default_rng(5).gamma(4, 0.5, (2, clusters))
+    seen = set()
+    for shift in (0.0, 0.1, 0.5, 2.0):
+        found = change_of(ones(before), ones(before + shift + noise - noise.mean()), range(clusters), resamples=199).difference
+        assert found.low is not None
+        assert found.high is not None
+        assert found.p_value is not None
+        assert 0 < found.p_value <= 1
+        assert (found.p_value <= 0.05) == (not found.low <= 0 <= found.high)
+        seen.add(found.p_value <= 0.05)
+    assert seen == {True, False}
+
+
 def test_too_few_clusters_give_no_interval() -> None:
     found = change_of(ones([1, 2, 3]), ones([2, 2, 4]), "abc")
     assert found.few

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Observation, Pass, SiteContext, Statistic
@@ -223,6 +224,33 @@ def test_scores_there_and_back(tmp_path: Path) -> None:
         load_scores(tmp_path / "scores.safetensors", other.sites, signed=False)
     with pytest.raises(RunFolderError, match="is missing"):
         load_scores(tmp_path / "absent", ARCHITECTURE.sites, signed=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda t: t.update({f"bias/{SITES[0]}": t[f"bias/{SITES[0]}"][:-1].clone()}),
+            r"is \(47,\) torch\.float64, expected \(48,\)",
+        ),
+        (lambda t: t.update({f"bias/{SITES[0]}": t[f"bias/{SITES[0]}"].float()}), r"is \(48,\) torch\.float32, expected"),
+        (lambda t: t.update({f"observed/{SITES[0]}": t[f"bias/{SITES[0]}"].clone()}), r"expected \(48,\) torch\.uint8"),
+        (lambda t: t.update({"bias/elsewhere": t[f"bias/{SITES[0]}"].clone()}), r"'bias/elsewhere' .* expected no such site"),
+        (lambda t: t.update({f"guess/{SITES[0]}": t[f"bias/{SITES[0]}"].clone()}), r"is no score"),
+        (lambda t: t.update({f"bias@/{SITES[0]}": t[f"bias/{SITES[0]}"].clone()}), r"is no score"),
+        (lambda t: t[f"bias/{SITES[0]}"].add_(1e-3), r"is not the mean of those of its categories"),
+        (lambda t: [value.sub_(50.0) for name, value in t.items() if name.startswith("bias")], r"is negative"),
+    ],
+)
+def test_scores_that_are_none_of_this_model(change: Callable[[dict[str, Tensor]], object], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    save_scores(scored(Bias(lambda at: at.sums["x.y"][0])), path)
+    load_scores(path, ARCHITECTURE.sites, signed=False)
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    with pytest.raises(RunFolderError, match=said):
+        load_scores(path, ARCHITECTURE.sites, signed=False)
 
 
 @dataclass(frozen=True)
