@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from fairprune_framework.utilities.schemas import Count, PlanFile, Schema
 
@@ -12,6 +12,16 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A sha256."""
 Size = Annotated[int, Field(ge=1, lt=2**63)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+def _false(value: bool) -> bool:
+    if value:
+        raise ValueError("must be false")
+    return value
+
+
+Off = Annotated[bool, AfterValidator(_false)]
+"""False, and not 0."""
 
 
 def _pair(of: Any) -> Any:
@@ -56,7 +66,7 @@ class RestorationHeader(Schema):
     round_to: Size
     weights: Digest
     pruned: Digest
-    config: dict[Name, Size | Literal[False] | None]
+    config: dict[Name, Size | Off | None]
     added: list[Name] = Field(default_factory=list)
     units: dict[Name, _pair(list[Count])]  # type: ignore[valid-type]
     parameters: dict[Name, ChangedParameter]
