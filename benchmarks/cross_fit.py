@@ -27,7 +27,8 @@ from evidence_record import significantly_worse
 
 from fairprune_framework.api import Choice, Needs, SelectionPolicy
 from fairprune_framework.api.types import Plan
-from fairprune_framework.auditing.sums import CLUSTERS, cluster_of, weighted
+from fairprune_framework.auditing.replicates import weighted
+from fairprune_framework.auditing.sums import CLUSTERS, cluster_of
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.cache import MeasurementCache

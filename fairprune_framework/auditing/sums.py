@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -24,7 +24,6 @@ from fairprune_framework.auditing.reductions import (
     over,
     reduction_of,
     unmarked,
-    weighted_over,
     with_value,
     without_neutral,
 )
@@ -359,44 +358,3 @@ def finished(
         clustered=apart,
         cluster_counts=tuple(tuple(row) for row in by_cluster.tolist()),
     )
-
-
-def weighted(statistics: Statistics, weights_GB: Tensor) -> Statistics:
-    """Statistics in which each cluster counts by its weight: zeros leave clusters out, so that a half can choose for the other.
-
-    Args:
-        weights_GB: (G, B) float64, for B hashed clusters of G categories. Sums of controls and of calibration text stay as they are.
-
-    Raises:
-        ValueError: the audit kept no clusters (no policy declared `Needs.replicates`).
-    """
-    if not statistics.cluster_counts:
-        raise ValueError("the audit kept no clusters: no policy had declared replicates")
-    sums = {key: weighted_over(key, value, weights_GB) for key, value in statistics.clustered.items()}
-    counts = tuple(int(count) for count in (weights_GB * torch.tensor(statistics.cluster_counts)).sum(1))
-    return replace(
-        statistics,
-        sums={**statistics.sums, **sums},
-        counts={**statistics.counts, CONTRASTS: counts},
-        clustered={},
-        cluster_counts=(),
-    )
-
-
-def resampled(statistics: Statistics, replicates: int, generator: torch.Generator) -> Iterator[Statistics]:
-    """Bootstrap over clusters: statistics of which each category's clusters were drawn with replacement, one set in memory at a time.
-
-    Sums of controls and of calibration text stay as they are. Clusters without contrasts are not drawn.
-
-    Raises:
-        ValueError: the audit kept no clusters (no policy declared `Needs.replicates`).
-    """
-    counts_GB = torch.tensor(statistics.cluster_counts)
-    for _ in range(replicates):
-        weights_GB = torch.zeros(counts_GB.shape, dtype=torch.float64)
-        for group, counts in enumerate(counts_GB):
-            filled = counts.nonzero().flatten()
-            if len(filled):
-                drawn = filled[torch.randint(len(filled), (len(filled),), generator=generator)]
-                weights_GB[group] = torch.bincount(drawn, minlength=len(counts)).double()
-        yield weighted(statistics, weights_GB)

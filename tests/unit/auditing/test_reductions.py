@@ -19,7 +19,8 @@ from fairprune_framework.auditing.reductions import (
     with_value,
     without_neutral,
 )
-from fairprune_framework.auditing.sums import StatisticSums, finished, resampled
+from fairprune_framework.auditing.replicates import resampled
+from fairprune_framework.auditing.sums import StatisticSums, finished
 
 OF = {"sum": np.sum, "max": np.max, "min": np.min}
 generator = torch.Generator().manual_seed(0)

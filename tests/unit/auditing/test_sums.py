@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from fairprune_framework.auditing import sums as module
-from fairprune_framework.auditing.sums import StatisticSums, finished, resampled
+from fairprune_framework.auditing.replicates import resampled
+from fairprune_framework.auditing.sums import StatisticSums, finished
 from fairprune_framework.functional.compensated import add_value
 
 
