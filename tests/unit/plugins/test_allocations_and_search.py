@@ -308,6 +308,15 @@ def test_gates_cost_a_share_of_what_removing_all_neurons_costs(cost: float) -> N
     assert spent == pytest.approx(cost * sum(float(values.sum()) for values in SCORES.importance.values()), rel=1e-6)
 
 
+def test_gates_where_only_one_site_reacts() -> None:
+    """A site without a neuron of any bias takes no part, and the others have their gates."""
+    one = replace(SCORES, bias={name: values * (name == NAMES[0]) for name, values in drawn(9).items()})
+    choice = decide("gates", "40n", one, at=streams(), specific=False, legitimate=False, recall=False)
+    assert {name for name, units in choice.units.items() if len(units)} == {NAMES[0]} == set(choice.factors)
+    assert len(choice.factors[NAMES[0]]) == 40
+    assert float((choice.factors[NAMES[0]] - 1).abs().min()) > 0
+
+
 def test_a_rounding_error_of_a_score_moves_no_gate_far() -> None:
     """The cost does not hang on which of two neurons, one of them dear, is the better by a hair."""
     bias, cost = drawn(9), {name: values.clone().double() for name, values in SCORES.importance.items()}
