@@ -381,13 +381,16 @@ def _refuse_misfit(model: nn.Module, config: Any, restoration: Restoration) -> N
         have_now = read_field(config, field)
         if field in FIELDS and have_now is True:
             continue
-        fits = value is None or value == have_now or any(value * now == have_now * before for now, before in changes)
-        if type(have_now) is not int or not fits:
+        if type(have_now) is not int or not _fits(value, have_now, changes):
             raise UserError(f"the restoration is damaged: its config field {field} is {value}, the model's {shown(have_now)}")
         try:
             write_field(copy.deepcopy(config), field, value)
         except StrictDataclassError as error:
             raise UserError(f"the restoration is damaged: its config field {field} cannot be {value} in this model") from error
+
+
+def _fits(value: int | None, have_now: int, changes: Iterable[tuple[int, int]]) -> bool:
+    return value is None or value == have_now or any(value * now == have_now * before for now, before in changes)
 
 
 def whole(kept: Tensor, restoration: Restoration, name: str) -> Tensor:
