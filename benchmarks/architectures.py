@@ -128,7 +128,7 @@ def examine(kind: Kind, family: str, folder: Path, record: dict[str, Any], save:
     from fairprune_framework.models.architecture import recognise
     from fairprune_framework.models.confirmation import confirm
     from fairprune_framework.models.loading import load_model
-    from fairprune_framework.surgery import restoration
+    from fairprune_framework.surgery import restoration, undoing
     from fairprune_framework.surgery.removal import save_pruned_model
 
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForImageTextToText
@@ -202,7 +202,7 @@ def examine(kind: Kind, family: str, folder: Path, record: dict[str, Any], save:
     record["difference"] = off(logits(again), expected)
 
     def restore() -> bool:
-        restoration.restore_in_place(again, restoration.load(kept))
+        undoing.restore_in_place(again, restoration.load(kept))
         return all(torch.equal(value, state[name]) for name, value in again.state_dict().items())
 
     record["restored"] = stage("restore", restore)

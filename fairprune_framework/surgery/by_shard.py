@@ -27,6 +27,7 @@ from fairprune_framework.models.uneven import FILE as UNEVEN
 from fairprune_framework.models.uneven import check_plain, mark
 from fairprune_framework.models.weights import Digest
 from fairprune_framework.surgery import restoration as kept
+from fairprune_framework.surgery import undoing
 from fairprune_framework.surgery.changes import changed_parameters, changes, pruned_in_place
 from fairprune_framework.surgery.in_files import Pieces, restoration_in_files, sites_in_files
 from fairprune_framework.surgery.masking import check_fits
@@ -236,7 +237,7 @@ def _verified(written: Checkpoint, taken: kept.Restoration, in_files: kept.Resto
         for stored in written.layout.stored_as[name]:
             value = written.part(stored)
             pruned.feed(value)
-            restored.feed(kept.whole(value, in_files, stored) if stored in in_files.slices else value)
+            restored.feed(undoing.whole(value, in_files, stored) if stored in in_files.slices else value)
             del value  # before the next is read
         pruned.end()
         restored.end()

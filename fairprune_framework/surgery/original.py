@@ -10,6 +10,7 @@ from torch import Tensor
 from fairprune_framework.models.blocks import Layout
 from fairprune_framework.models.checkpoint import Checkpoint, layout_of
 from fairprune_framework.surgery import restoration as kept
+from fairprune_framework.surgery import undoing
 from fairprune_framework.surgery.in_files import restoration_in_files
 from fairprune_framework.utilities.tensor_files import Tensors
 
@@ -25,9 +26,9 @@ class Original(Checkpoint):
     """
 
     def __init__(self, pruned: Checkpoint, restoration: kept.Restoration) -> None:
-        kept.refuse_other(restoration, pruned.digests[0])
+        undoing.refuse_other(restoration, pruned.digests[0])
         model = pruned.model
-        kept.put_back(model, restoration, lambda name, old: old.new_empty(restoration.shapes[name]))
+        undoing.put_back(model, restoration, lambda name, old: old.new_empty(restoration.shapes[name]))
         dropped = {stored for name in restoration.added for stored in pruned.layout.stored_as[name]}
         names = [name for file in pruned.shards.values() for name in file if name not in dropped]
         layout = layout_of(pruned.folder, model, names)
@@ -39,10 +40,10 @@ class Original(Checkpoint):
     def check(self) -> None:
         """Raise `VerificationFailed` unless it is, bit by bit, what was pruned."""
         if self.digests[1] != self._restoration.weights:
-            kept.refuse_changed(
+            undoing.refuse_changed(
                 self._restoration, {name: kept.bytes_hash(self.parts(name)) for name in self._restoration.slices}
             )
-        kept.refuse_unlike(self._restoration, self.digests[1])
+        undoing.refuse_unlike(self._restoration, self.digests[1])
 
 
 class _Whole(Tensors):
@@ -64,7 +65,7 @@ class _Whole(Tensors):
         if name not in self._taken.slices:
             return value
         with torch.no_grad():
-            return kept.whole(value.to(self._layout.dtype(name)), self._taken, name).to(value.dtype)
+            return undoing.whole(value.to(self._layout.dtype(name)), self._taken, name).to(value.dtype)
 
     def like(self, name: str) -> Tensor:
         found = self._file.like(name)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fairprune_framework.api.widths import read_field
 from fairprune_framework.errors import RunFolderError, UserError, VerificationFailed
 from fairprune_framework.surgery import restoration as kept
+from fairprune_framework.surgery import undoing
 from fairprune_framework.surgery.partial import Part, without
 from fairprune_framework.utilities import integrity
 from fairprune_framework.utilities.files import (
@@ -258,7 +259,7 @@ def _in_memory(
     from fairprune_framework.models import uneven
 
     model, tokenizer = load(str(source))
-    kept.restore_in_place(model, restoration)
+    undoing.restore_in_place(model, restoration)
     rest = _carried_out_again(model, restoration, part, spec) if part else None
     uneven.forget(model, {*restoration.slices, *restoration.added})
     return model, tokenizer, rest

@@ -18,6 +18,7 @@ from fairprune_framework.auditing.distributed.checkpoint_callback import Checkpo
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.surgery import restoration as kept
+from fairprune_framework.surgery import undoing
 from fairprune_framework.utilities.integrity import seal
 
 Command = Callable[..., Any]
@@ -131,7 +132,7 @@ def test_every_field_of_a_restoration(finished: Path, header: dict[str, Any], tm
             taken.add(name_of(field))
             model, _ = load_model(str(finished / "model"))
             try:
-                kept.restore_in_place(model, found)
+                undoing.restore_in_place(model, found)
             except FairpruneError:
                 continue
             if not name_of(field).startswith(OPTIONAL):

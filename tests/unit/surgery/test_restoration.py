@@ -15,6 +15,7 @@ from fairprune_framework.errors import UserError, VerificationFailed
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.weights import fingerprint
 from fairprune_framework.surgery import restoration as kept
+from fairprune_framework.surgery import undoing
 from fairprune_framework.surgery.changes import pruned_in_place
 from fairprune_framework.surgery.slices import set_parameter
 from fairprune_framework.surgery.widths import stored_widths
@@ -49,7 +50,7 @@ CASES = {
 def test_there_and_back_through_a_file(family: str, tmp_path: Path) -> None:
     original, model, restoration = pruned(family, CASES[family])
     kept.save(restoration, tmp_path / kept.FILE)
-    kept.restore_in_place(model, kept.load(tmp_path / kept.FILE))
+    undoing.restore_in_place(model, kept.load(tmp_path / kept.FILE))
     expected = dict(original.named_parameters())
     assert all(value.equal(expected[name]) for name, value in model.named_parameters())
     assert model.config.intermediate_size == original.config.intermediate_size
@@ -62,13 +63,13 @@ def test_a_damaged_tensor_is_found() -> None:
     _, model, restoration = pruned("llama", CASES["llama"])
     next(iter(restoration.tensors.values()))[0] += 1
     with pytest.raises(VerificationFailed, match=r"would not be what it was"):
-        kept.restore_in_place(model, restoration)
+        undoing.restore_in_place(model, restoration)
 
 
 def test_another_model_is_refused() -> None:
     original, _, restoration = pruned("llama", CASES["llama"])
     with pytest.raises(UserError, match="the restoration is for another model"):
-        kept.restore_in_place(original, restoration)
+        undoing.restore_in_place(original, restoration)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int64])
