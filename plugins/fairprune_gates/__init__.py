@@ -52,7 +52,8 @@ class Gates(Held, SelectionPolicy):
         allowed = eligible(scores, budget)
         if not allowed:
             return Choice(units={}, reason="all layers are protected")
-        cost_of = {name: values + self._floor(scores) for name, values in scores.importance.items()}
+        floor = _floor(scores)
+        cost_of = {name: values + floor for name, values in scores.importance.items()}
         worth = {name: bias.square() / cost_of[name] for name, bias in scores.bias.items()}
         moved = {name: may & (scores.bias[name] != 0) for name, may in allowed.items()}
         falls, rises = self.may_fall(moved, context), self.may_rise(moved, context)
@@ -73,22 +74,23 @@ class Gates(Held, SelectionPolicy):
             equal=_stacked(self.control_slopes(scores, names, context), joined),
             at_most=_stacked(self.limits(scores, names, context), joined),
         )
-        gates = program.solve(self._cost(scores), joined(scores.importance))
+        gates = program.solve(self._cost(scores, floor), joined(scores.importance))
         if not bool((gates != 0).any()):
             return Choice(units={}, reason="no gate lowers the bias under the constraints")
         sizes = [len(chosen.units[name]) for name in names]
         return replace(chosen, factors=dict(zip(names, torch.split(1 + gates, sizes), strict=True)))
 
-    def _floor(self, scores: Scores) -> float:
-        """Added to every cost: its 5 % quantile, so that a silent neuron is not free."""
-        every = torch.cat(list(scores.importance.values())).double()
-        found = float(torch.sort(every).values[len(every) // 20])
-        return max(found, float(every.mean()) * 1e-6, torch.finfo(torch.float64).tiny)
-
-    def _cost(self, scores: Scores) -> float:
+    def _cost(self, scores: Scores, floor: float) -> float:
         """A share of a sum over all neurons: of a few it would hang on which of the most important ones are just among them."""
         total = sum(float(scores.importance[name].double().sum()) for name in sorted(scores.importance))
-        return self.cost * 0.5 * max(total, self._floor(scores))
+        return self.cost * 0.5 * max(total, floor)
+
+
+def _floor(scores: Scores) -> float:
+    """Added to every cost: its 5 % quantile, so that a silent neuron is not free."""
+    every = torch.cat(list(scores.importance.values())).double()
+    found = float(torch.sort(every).values[len(every) // 20])
+    return max(found, float(every.mean()) * 1e-6, torch.finfo(torch.float64).tiny)
 
 
 def _stacked(rows: Sequence[Mapping[str, Tensor]], joined: Joined) -> Tensor:
