@@ -129,6 +129,7 @@ def examine(kind: Kind, family: str, folder: Path, record: dict[str, Any], save:
     from fairprune_framework.models.confirmation import confirm
     from fairprune_framework.models.loading import load_model
     from fairprune_framework.surgery import restoration, undoing
+    from fairprune_framework.surgery.obstacles import obstacle
     from fairprune_framework.surgery.removal import save_pruned_model
 
     auto: Any = AutoModelForCausalLM if kind == "causal" else AutoModelForImageTextToText
@@ -170,7 +171,7 @@ def examine(kind: Kind, family: str, folder: Path, record: dict[str, Any], save:
     record |= {"adapter": architecture.name, "sites": layout(model, sites), "uncovered": uncovered(model, sites)}
     unchecked = stage("confirm", lambda: confirm(model, architecture))
     record["unchecked"] = len(unchecked)
-    obstacles = sorted({site.surgery for site in sites.values() if site.surgery})
+    obstacles = sorted({why for site in sites.values() if (why := obstacle(site, "uniform"))})
     record["obstacles"] = obstacles
     operator = "zero" if obstacles else "remove"
     plan = plan_of(model, sites, operator)
