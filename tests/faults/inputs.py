@@ -85,7 +85,7 @@ def one(bench: Bench, name: str, words: tuple[str, ...], draw: random.Random, *,
         "FOLDER": place / "model", "COPY": copy, "OUT": out,
     }  # fmt: skip
     seen = _hashes(place)
-    process = start([str(places.get(word, word)) for word in words], place.parent / f"{place.name}.txt").wait(90)
+    process = start([str(places.get(word, word)) for word in words], place.parent / f"{place.name}.txt").wait()
     trial = Trial(f"{name} {'resealed ' if resealed else ''}-> {' '.join(words[:2])}")
     if process.code is None:
         trial.note("hung", f"after {process.seconds:.0f} s: {process.text[-1200:]}")
