@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from fairprune_framework.errors import UserError, shown
 from fairprune_framework.models.untrusted import refuse_larger
+from fairprune_framework.utilities.files import unreadable
 
 MOST_ENTRIES = 20_000_000
 """Of all lists together: a tokenizer has some 100,000 tokens, and as many merges."""
@@ -45,6 +46,8 @@ def refuse_damaged_gguf(path: Path, name: str) -> None:
     Raises:
         UserError: it is no GGUF file, ends before what it names, or asks for a larger model than its numbers make.
     """
+    if (reason := unreadable(path)) is not None:
+        raise UserError(f"cannot load the model {name!r}: {path.name} {reason}")
     try:
         with path.open("rb") as file:
             header = _read(file, path.stat().st_size)

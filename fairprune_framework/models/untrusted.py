@@ -10,7 +10,7 @@ from typing import Any
 
 from fairprune_framework.errors import RunFolderError, UserError, shown
 from fairprune_framework.models.uneven import check_uneven_shapes
-from fairprune_framework.utilities.files import read_json
+from fairprune_framework.utilities.files import read_json, unreadable
 
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
 _KERNELS = ("attn_implementation", "_attn_implementation", "experts_implementation", "_experts_implementation")
@@ -64,13 +64,17 @@ def refuse_oversized(folder: Path, name: str) -> None:
     """Compare the sizes in a config with the weights that are there, before a model of that size is made.
 
     Raises:
-        UserError: a weights file is damaged, or the config asks for more layers or larger ones than its weights hold.
+        UserError: a weights file is missing, cannot be read or is damaged, or the config asks for more layers or larger ones than its
+            weights hold.
     """
     shapes: dict[str, list[int]] = {}
     for path in sorted(folder.glob("*.safetensors")):
         shapes |= _shapes(path, name)
     if not shapes:
         return
+    for file in _shards(folder / "model.safetensors.index.json", name):
+        if (reason := unreadable(folder / file)) is not None:
+            raise UserError(f"cannot load the model {name!r}: {file}, which its index names, {reason}")
     config = _json(folder / "config.json", name)
     text = config.get("text_config")
     total = sum(math.prod(shape) for shape in shapes.values())
@@ -100,6 +104,8 @@ def _shapes(path: Path, name: str) -> dict[str, list[int]]:
     """Name -> shape, of the header alone."""
     from safetensors import SafetensorError, safe_open
 
+    if (reason := unreadable(path)) is not None:
+        raise UserError(f"cannot load the model {name!r}: {path.name} {reason}")
     try:
         with safe_open(path, framework="pt") as file:
             return {key: list(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118 - not a mapping

@@ -11,6 +11,7 @@ from fairprune_framework.selection.decide import plan_of
 from fairprune_framework.stages.checks import prepare
 from fairprune_framework.surgery.masking import check_fits
 from fairprune_framework.utilities.files import digest, read_json, write_json
+from fairprune_framework.utilities.schemas import PlanFile, problem
 
 FILE = "plan.json"
 
@@ -36,7 +37,7 @@ def adopt(run: Run, path: Path) -> Run:
     """Take a plan from a file, in place of the stages before.
 
     Raises:
-        UserError: no such file, or a plan for another model.
+        UserError: no such file, a field that `plan.json` cannot have, or a plan for another model.
         RunFolderError: the folder has a plan of its own.
     """
     if not path.is_file():
@@ -46,6 +47,8 @@ def adopt(run: Run, path: Path) -> Run:
     except RunFolderError as error:
         raise UserError(str(error)) from error
     plan = Plan.from_json(data, str(path))
+    if (wrong := problem(plan.to_json(), PlanFile)) is not None:  # later stages read what is written here through it
+        raise UserError(f"{path} is no plan: {wrong}")
     check_fits(plan, run.loaded.fingerprint, run.loaded.architecture)
     if run.folder.has("score"):
         raise RunFolderError(f"{run.folder} has a plan of its own: give another --output for {path}")

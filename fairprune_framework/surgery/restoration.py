@@ -23,7 +23,7 @@ from fairprune_framework.errors import ContractViolation, UserError, shortened, 
 from fairprune_framework.models.weights import weights_digest
 from fairprune_framework.surgery.biases import FIELDS, name_of_bias, new_biases
 from fairprune_framework.surgery.slices import part, positions
-from fairprune_framework.utilities.files import parse_json, write_tensors
+from fairprune_framework.utilities.files import parse_json, unreadable, write_tensors
 from fairprune_framework.utilities.header_schemas import RestorationHeader
 from fairprune_framework.utilities.schemas import check
 from fairprune_framework.utilities.tensor_files import TensorFile
@@ -212,6 +212,8 @@ def load(path: Path) -> Restoration:
 
     if not path.is_file():
         raise UserError(f"there is no {path}: only `fairprune prune` and `fairprune run` write it, beside model/")
+    if (reason := unreadable(path)) is not None:
+        raise UserError(f"{path} {reason}")
     try:
         tensors = TensorFile(path)
         metadata = tensors.metadata or {}

@@ -259,20 +259,31 @@ def read_json(path: Path, format: str | None = None, constants: Literal["refuse"
     return data
 
 
+def unreadable(path: Path) -> str | None:
+    """Why a file cannot be opened, in words that follow its name; None: it can."""
+    try:
+        with path.open("rb"):
+            return None
+    except FileNotFoundError:
+        return f"is a link to {os.readlink(path)}, which is missing" if path.is_symlink() else "is missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file of numbers.
 
     Raises:
-        RunFolderError: it is absent or damaged, or a tensor holds NaN or Inf.
+        RunFolderError: it is absent, closed to this process or damaged, or a tensor holds NaN or Inf.
     """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if (reason := unreadable(path)) is not None:  # safetensors calls all of them "No such file"
+        raise RunFolderError(f"{path} {reason}")
     try:
         tensors = load_file(path)
-    except FileNotFoundError:
-        raise RunFolderError(f"{path} is missing") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise RunFolderError(f"{path} is damaged: {shortened(' '.join(str(error).split()), 200)}") from error
     for name, tensor in tensors.items():

@@ -597,6 +597,11 @@ def test_a_plan_that_is_not_there(hostile: Hostile) -> None:
         ({"operator": "scale"}, "must be a number in [0, 10], and not 1. Got None instead."),
         ({"operator": "scale", "factor": True}, "must be a number in [0, 10], and not 1. Got True instead."),
         ({"factor": 0.5}, "does not scale"),
+        ({"sites": {SITE: [1]}, "categories": {SITE: ["x"]}}, "the field 'categories.model.layers.0.mlp.0'"),
+        ({"category_names": [1]}, "the field 'category_names.0'"),
+        ({"requested": {"units": "many"}}, "the field 'requested.units'"),
+        ({"achieved": {"per_layer": {"0": -1}}}, "the field 'achieved.per_layer.0'"),
+        ({"reason": 5}, "the field 'reason'"),
     ],
 )
 def test_a_plan_that_makes_no_sense(hostile: Hostile, finished: Path, change: dict[str, Any], expected: str) -> None:
