@@ -57,6 +57,10 @@ class VerificationFailed(FairpruneError):
     """A pruned model differs from its masked original; nothing was kept."""
 
 
+class NotTheOriginal(VerificationFailed, UserError):
+    """What a restoration and a model give is not, bit by bit, what was pruned: one of the two was changed. Exit code 2."""
+
+
 class DiskFull(FairpruneError, OSError):
     """A file could not be written because the disk is full; no partial file remains."""
 

@@ -115,7 +115,7 @@ def paired_change(
     -0.45 [-0.54, -0.34]
     """
     means = cluster_means("paired_change", before, after, categories, clusters)
-    if resamples and (not 0 < level < 1 or (1 - level) * (resamples + 1) < 1):
+    if resamples and (level <= 0 or (1 - level) * (resamples + 1) < 1):
         raise ValueError(f"paired_change needs 0 < level < 1 and 1 / (1 - level) resamples. Got {level=}, {resamples=}.")
 
     b_N, a_N, weight_N = means.before_N, means.after_N, means.weight_N

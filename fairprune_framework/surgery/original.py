@@ -38,7 +38,7 @@ class Original(Checkpoint):
         self._restoration = restoration
 
     def check(self) -> None:
-        """Raise `VerificationFailed` unless it is, bit by bit, what was pruned."""
+        """Raise `NotTheOriginal` unless it is, bit by bit, what was pruned."""
         if self.digests[1] != self._restoration.weights:
             undoing.refuse_changed(
                 self._restoration, {name: kept.bytes_hash(self.parts(name)) for name in self._restoration.slices}

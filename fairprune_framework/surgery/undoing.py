@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fairprune_framework.api.types import Slice
 from fairprune_framework.api.widths import read_field, write_field
-from fairprune_framework.errors import UserError, VerificationFailed, shown
+from fairprune_framework.errors import NotTheOriginal, UserError, shown
 from fairprune_framework.models.weights import fingerprint, weights_digest
 from fairprune_framework.surgery.biases import FIELDS
 from fairprune_framework.surgery.restoration import WHOLE, Restoration, bytes_hash
@@ -24,7 +24,7 @@ def restore_in_place(model: nn.Module, restoration: Restoration) -> None:
 
     Raises:
         UserError: it is not the model that this restoration undoes.
-        VerificationFailed: a weight is not, bit by bit, what it was; all are compared.
+        NotTheOriginal: a weight is not, bit by bit, what it was; all are compared.
     """
     refuse_other(restoration, fingerprint(model))
 
@@ -47,16 +47,16 @@ def refuse_other(restoration: Restoration, actual: str) -> None:
 
 
 def refuse_changed(restoration: Restoration, hashes: Mapping[str, str]) -> None:
-    """Raise `VerificationFailed` where a parameter has not the sha256 that it had."""
+    """Raise `NotTheOriginal` where a parameter has not the sha256 that it had."""
     for name, found in hashes.items():
         if found != restoration.hashes[name]:
-            raise VerificationFailed(f"{name} would not be what it was: the restoration or the model is damaged")
+            raise NotTheOriginal(f"{name} would not be what it was: the restoration or the model is damaged")
 
 
 def refuse_unlike(restoration: Restoration, actual: str) -> None:
-    """Raise `VerificationFailed` unless this is the digest of the original."""
+    """Raise `NotTheOriginal` unless this is the digest of the original."""
     if actual != restoration.weights:
-        raise VerificationFailed(
+        raise NotTheOriginal(
             f"the weights of the restored model are {actual[:12]}, those of the original were {restoration.weights[:12]}: one that "
             "the removal did not touch was changed since"
         )

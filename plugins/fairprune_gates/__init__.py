@@ -58,7 +58,7 @@ class Gates(Held, SelectionPolicy):
         moved = {name: may & (scores.bias[name] != 0) for name, may in allowed.items()}
         falls, rises = self.may_fall(moved, context), self.may_rise(moved, context)
         useful = {name: torch.where(bias > 0, falls[name], rises[name]) for name, bias in scores.bias.items() if name in moved}
-        chosen = select_top(replace(scores, signed=False), budget, worth, useful, "no neuron has a bias other than 0")
+        chosen = select_top(scores, budget, worth, useful, "no neuron has a bias other than 0")
         if not any(map(len, chosen.units.values())):
             return chosen
         names = [name for name, units in chosen.units.items() if len(units)]

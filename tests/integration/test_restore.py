@@ -169,7 +169,7 @@ def test_what_belongs_to_another_model_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_a_changed_value_in_the_file_is_found(tmp_path: Path) -> None:
+def test_a_changed_value_in_the_file_is_found(fairprune: Any, tmp_path: Path) -> None:
     from safetensors import safe_open
 
     folder = pruned(tiny_model("llama"), tmp_path, (8,))
@@ -181,6 +181,9 @@ def test_a_changed_value_in_the_file_is_found(tmp_path: Path) -> None:
     save_file(tensors, path, metadata=header)
     with pytest.raises(VerificationFailed, match="damaged"):
         fp.restore(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    answer = fairprune("restore", folder, "--output", tmp_path / "out")
+    assert (answer.code, len(answer.errors)) == (2, 1), answer.err
     assert not (tmp_path / "out").exists()
 
 

@@ -18,6 +18,7 @@ from fairprune_framework import errors
         (errors.BrokenPlugin, False),
         (errors.ContractViolation, False),
         (errors.VerificationFailed, False),
+        (errors.NotTheOriginal, True),
         (errors.DiskFull, False),
         (errors.Interrupted, False),
         (errors.RankFailed, False),

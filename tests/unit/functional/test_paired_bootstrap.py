@@ -205,6 +205,11 @@ def test_an_interval_wider_than_the_span_of_all_ratios_is_not_estimable():
     fell = paired_change(before, before * np.r_[0.9, np.linspace(1.2, 1.4, 9)], ["c"] * 10, range(10))
     assert fell.change < 0
     assert fell.not_estimable == TOO_WIDE
+    # Ratios of 0.97 to 1 say that little changed; an interval from -7 % to +4 % says less.
+    before = np.r_[8.0, np.ones(9)]
+    narrow = paired_change(before, before * np.r_[0.97, np.linspace(0.98, 1.0, 9)], ["c"] * 10, range(10))
+    assert -0.1 < narrow.ci_low < 0 < narrow.ci_high < 0.1
+    assert narrow.not_estimable == TOO_WIDE
 
 
 def test_a_wide_interval_that_shows_something_is_kept():

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from fairprune_framework import discovery
+
+ROOT = Path(__file__).parents[3]
+
 PACKAGES = (
     "fairprune_activation_norms",
+    "fairprune_allocations",
     "fairprune_attribution",
     "fairprune_differences",
     "fairprune_effects",
     "fairprune_expertise",
+    "fairprune_gate_up_difference",
     "fairprune_gates",
     "fairprune_greedy",
     "fairprune_linear_probe",
+    "fairprune_max_abs_weight",
+    "fairprune_output_norm",
+    "fairprune_peak_to_peak",
+    "fairprune_protected_global",
     "fairprune_random",
+    "fairprune_reconstruction",
     "fairprune_saliency",
     "fairprune_search",
+    "fairprune_set_difference",
+    "fairprune_signs",
     "fairprune_specificity",
+    "fairprune_taylor",
+    "fairprune_uniform",
+    "fairprune_variance",
     "fairprune_weight_norms",
     "fairprune_writing",
 )
@@ -40,6 +58,8 @@ def test_by_name_alone_and_unchanged(package: str) -> None:
     for cls in made:
         one = cls()
         assert hash(one) == hash(cls())
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            one.anything = 1
         for field in dataclasses.fields(cls):
             value = getattr(one, field.name)
             assert cls(**{field.name: value}) == one
@@ -47,3 +67,43 @@ def test_by_name_alone_and_unchanged(package: str) -> None:
                 cls(value)
             with pytest.raises(dataclasses.FrozenInstanceError):
                 setattr(one, field.name, value)
+
+
+DEFAULTS: dict[str, dict[str, tuple[str, float]]] = {
+    "bias attribution": {"weight": ("attribution", 0.5)},
+    "bias integrated-gradients": {"weight": ("attribution", 0.5), "steps": ("integrated-gradients", 8)},
+    "bias paired-effect": {"fdr": ("effects", 1)},
+    "bias vocabulary-spread": {"rows": ("writing", 128)},
+    "bias snip-difference": {"minus": ("saliency", 1)},
+    "bias linear-probe": {"ridge": ("linear-probe", 0.1), "rank": ("linear-probe", 64)},
+    "bias expertise": {"bins": ("expertise", 16)},
+    "importance taylor": {"power": ("taylor", 1)},
+    "importance obs": {"damping": ("obs", 0.01)},
+    "policy greedy": {"steps": ("greedy", 8), "patience": ("greedy", 2), "protect": ("greedy", 0.1)},
+    "policy protected-global": {
+        "protect": ("protected-global", 0.1),
+        "exchange": ("protected-global", 0),
+        "margin": ("protected-global", 0.5),
+    },
+    "policy random": {"protect": ("random", 0)},
+    "policy set-difference": {"biased": ("set-difference", 0.02), "useful": ("set-difference", 0.1)},
+    "policy uniform": {"weight": ("uniform", 0.8)},
+    "policy two-stage": {"gamma": ("allocations", 0.3)},
+    "policy outlier-weighted": {"m": ("allocations", 5), "spread": ("allocations", 0.5)},
+    "policy knapsack": {"cost": ("search", 0.01), "lift": ("search", 0)},
+    "policy category-intersection": {"share": ("search", 0.2), "least": ("search", 0)},
+    "policy stable": {"frequency": ("search", 0.75), "replicates": ("search", 20)},
+    "policy annealing": {"steps": ("search", 40), "pool": ("search", 4), "weight": ("search", 0.1), "heat": ("search", 0.05)},
+    "policy gates": {"cap": ("gates", 0.5), "cost": ("gates", 0.0005)},
+}
+"""Plugin -> option -> its page below docs/method, and what it is where a user gives none."""
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_an_option_that_is_not_given_is_what_its_page_says(name: str) -> None:
+    plugin: Any = discovery.build(*name.split(), {})  # type: ignore[call-arg]
+    for option, (page, value) in DEFAULTS[name].items():
+        assert getattr(plugin, option) == value
+        text = " ".join((ROOT / "docs" / "method" / f"{page}.md").read_text(encoding="utf-8").split())
+        said = rf"`{option}`[^;]{{0,120}}?(?<![\d.]){re.escape(f'{value:g}')}(?![.\d])"
+        assert re.search(said, text), f"docs/method/{page}.md does not say that {option} is {value:g} by default"

@@ -14,11 +14,12 @@ from fairprune_framework.api.interfaces import Needs, Observation, Pass, SiteCon
 from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.models.architecture import recognise
-from fairprune_framework.selection.contexts import Services, context
+from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.testing.tiny import tiny_model
 
 ARCHITECTURE = recognise(tiny_model("llama"))
 NAME, SITE = next(iter(ARCHITECTURE.sites.items()))
+DRAWN = [162415, 209216, 718157]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,14 @@ def test_another_stream_by_category() -> None:
 def test_what_is_not_there_is_named_beside_what_is(read: Any, said: str) -> None:
     with pytest.raises(KeyError, match=said):
         read(at())
+
+
+def test_what_is_drawn_for_a_seed_stays_the_same_from_release_to_release() -> None:
+    """Whoever repeats a run of an earlier release draws what it drew: these are the numbers of 0.1."""
+    drawn = torch.randint(10**6, (3,), generator=generator_for(0, "fairprune_framework:random", NAME))
+    assert drawn.tolist() == DRAWN
+    other = torch.randint(10**6, (3,), generator=generator_for(1, "fairprune_framework:random", NAME))
+    assert other.tolist() != DRAWN
 
 
 def test_services_are_made_for_those_who_asked() -> None:

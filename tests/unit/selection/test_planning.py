@@ -242,7 +242,8 @@ def test_the_lowest_divergence_that_is_affordable() -> None:
     factor, seen = best_factor(units, probe(measured), 0.05)
     assert factor == 0.25  # as far down as 2.0, and nearer to 1
     assert seen["0"] == {"divergence": 0.1, "cost": 0.5}
-    assert set(seen) == {f"{factor:g}" for factor in FACTORS}
+    assert list(seen) == ["0", "0.25", "0.5", "0.75", "1.25", "1.5", "2"]  # as docs/method/scale.md has them
+    assert best_factor(units, probe(measured | {1.5: (0.05, 0.0), 0.0: (0.05, 0.0)}), 0.05)[0] == 1.5  # nearer to 1 than 0 is
     assert best_factor(units, probe(measured), 0.5)[0] == 0.0
 
 
@@ -288,6 +289,9 @@ def test_factors_go_with_the_units_that_are_kept() -> None:
         Plan.from_json({**found.to_json(), "factors": {"layers.0.b": [1], "layers.1.a": [11, 0]}})
 
 
+TWO = {"layers.0.b": torch.tensor([2, 1])}
+
+
 @pytest.mark.parametrize(
     ("more", "operator", "words"),
     [
@@ -297,6 +301,7 @@ def test_factors_go_with_the_units_that_are_kept() -> None:
         ({"factors": {"layers.1.a": torch.tensor([0.5])}}, "scale", "one number for each unit"),
         ({"factors": {"layers.0.b": torch.tensor([-1.0])}}, "scale", r"factors of layers\.0\.b must be in \[0, 10\]"),
         ({"factors": {"layers.0.b": torch.tensor([torch.nan])}}, "scale", r"must be in \[0, 10\]"),
+        ({"units": TWO, "factors": {"layers.0.b": torch.tensor([0.5, 11.0])}}, "scale", r"must be in \[0, 10\]"),
     ],
 )
 def test_factors_that_break_the_contract(more: dict[str, Any], operator: str, words: str) -> None:

@@ -169,6 +169,19 @@ def test_negative_scores_where_they_are_declared_or_of_importance() -> None:
     assert found.importance[SITES[0]].equal(negative)
 
 
+@dataclass(frozen=True)
+class Turned(Importance):
+    """Ends with the opposite."""
+
+    def finish(self, scores: Any, at: Any) -> Any:
+        return {name: -value for name, value in scores.items()}
+
+
+def test_the_last_step_of_an_importance_may_go_below_zero() -> None:
+    found = scored(importance=Turned(lambda at: torch.arange(48, dtype=torch.float64)))
+    assert found.importance[SITES[0]].tolist() == [-float(unit) for unit in range(48)]
+
+
 def test_errors_of_a_scorer_say_where() -> None:
     with pytest.raises(FairpruneError, match=r"x:b, site model\.layers\.0\.mlp, category 'age' raised ValueError: x"):
         scored(Bias(lambda at: (_ for _ in ()).throw(ValueError("x"))))
@@ -287,7 +300,11 @@ def ones(at: SiteContext) -> Tensor:
         (lambda scores: {}, "must return the sites that it was given"),
         (lambda scores: {name: value.float() for name, value in scores.items()}, "must be .48,. float64"),
         (lambda scores: {name: -value for name, value in scores.items()}, "scores must be >= 0"),
-        (lambda scores: {name: value * torch.nan for name, value in scores.items()}, "not finite"),
+        (lambda scores: {name: value * torch.nan for name, value in scores.items()}, "48 scores are not finite"),
+        (
+            lambda scores: {name: value.index_fill(0, torch.tensor([3]), torch.inf) for name, value in scores.items()},
+            "1 scores are",
+        ),
     ],
 )
 def test_the_last_step_keeps_the_contract_too(last: Any, words: str) -> None:

@@ -1,0 +1,263 @@
+"""Policies at the edges of what they promise: ties, limits that just bind, negative importance, what is said where nothing is chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairprune_framework import discovery
+from fairprune_framework.api import Budget, Choice, Measurement, PolicyContext, Scores, SelectionPolicy
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.testing.policy_contract import made_up
+from fairprune_framework.testing.tiny import tiny_model
+
+SCORES = made_up(recognise(tiny_model("llama", layers=3)))
+NAMES = sorted(SCORES.sites)
+FIRST, SECOND, THIRD = NAMES
+
+
+def decide(policy: str, budget: str, scores: Scores = SCORES, *, max_cost: float = 0.05, **words: Any) -> Choice:
+    """What a policy takes; words that are no options: `at`, `resampled`, `probe`."""
+    given = {name: words.pop(name, None) for name in ("at", "resampled", "probe")}
+    made = discovery.build("policy", policy, words)
+    assert isinstance(made, SelectionPolicy)
+    context = PolicyContext(
+        operator="zero",
+        max_cost=max_cost,
+        at=given["at"],
+        replicates=given["resampled"],
+        probe=given["probe"],
+        generator=torch.Generator().manual_seed(0),
+    )
+    return made.select(scores, Budget.parse(budget), context)
+
+
+def units_of(choice: Choice) -> set[tuple[str, int]]:
+    return {(name, int(unit)) for name, units in choice.units.items() for unit in units}
+
+
+def at_places(values: Mapping[tuple[str, int], float], others: float = 0.0) -> dict[str, Tensor]:
+    """site -> (48,) of these values, and `others` elsewhere."""
+    found = {name: torch.full((48,), others, dtype=torch.float64) for name in NAMES}
+    for (name, unit), value in values.items():
+        found[name][unit] = value
+    return found
+
+
+# -- knapsack --------------------------------------------------------------------------------------------------------------
+
+
+def test_knapsack_leaves_a_unit_of_each_site_and_fills_the_budget_elsewhere() -> None:
+    """All 48 of one site are worth more than any other: 47 of them go, and one of another site."""
+    steep = replace(SCORES, bias={name: SCORES.bias[name] + (10 if name == SECOND else 0) for name in NAMES})
+    found = units_of(decide("knapsack", "48n", steep, cost=1.0))
+    assert len(found) == 48
+    assert sum(name == SECOND for name, _ in found) == 47
+
+
+def test_importance_counts_from_the_lowest_only_where_that_is_below_zero() -> None:
+    bias = at_places({(FIRST, 0): 3.0, (FIRST, 1): 2.0})
+    dear = at_places({(FIRST, 0): 3.0}, others=1.0)  # 143 + 3 = 146 in all
+    scores = replace(SCORES, bias=bias, importance=dear)
+    assert units_of(decide("knapsack", "2n", scores, cost=4.1 / 146)) == {(FIRST, 0), (FIRST, 1)}
+    assert units_of(decide("knapsack", "2n", scores, cost=3.9 / 146)) == {(FIRST, 0)}
+    shifted = replace(scores, importance={name: values - 6.0 for name, values in dear.items()})
+    assert units_of(decide("knapsack", "2n", shifted, cost=0.999)) == {(FIRST, 1)}  # the one that costs anything is too dear
+    assert units_of(decide("knapsack", "2n", shifted, cost=1.0)) == {(FIRST, 0), (FIRST, 1)}
+
+
+def test_knapsack_where_nothing_costs_anything() -> None:
+    free = replace(SCORES, importance=at_places({}))
+    top = units_of(decide("global", "9n"))
+    assert units_of(decide("knapsack", "9n", free)) == top
+
+
+def test_knapsack_says_why_nothing_fits() -> None:
+    alone = at_places({(FIRST, 0): 1.0})
+    scores = replace(SCORES, bias=alone, importance=at_places({(FIRST, 0): 5.0}, others=1.0))
+    choice = decide("knapsack", "2n", scores, cost=0.01)
+    assert (choice.units, choice.reason) == ({}, "no neuron fits into 1.00% of all importance")
+    rising = SimpleNamespace(count=1, sums={"control-slopes.product": -torch.ones(1, 48, dtype=torch.float64)})
+    held = decide("knapsack", "2n", scores, cost=0.01, specific=True, at=lambda name: SimpleNamespace(of=lambda stream: rising))
+    assert held.reason == "no neuron fits into 1.00% of all importance and keeps what is held"
+
+
+# -- category-intersection ---------------------------------------------------------------------------------------------------
+
+
+def test_at_least_one_neuron_is_among_the_most_biased_of_a_category() -> None:
+    one = at_places({(SECOND, 7): 5.0}, others=1.0)
+    scores = replace(SCORES, bias=one, by_category={"a": one, "b": one})
+    assert units_of(decide("category-intersection", "9n", scores, share=1e-6)) == {(SECOND, 7)}
+
+
+def test_a_category_that_did_not_see_a_site_gives_it_no_vote() -> None:
+    both = at_places({(name, 3): 5.0 for name in NAMES}, others=1.0)
+    seldom = {name: values for name, values in both.items() if name != FIRST}
+    scores = replace(SCORES, bias=both, by_category={"a": both, "b": seldom, "c": {}})
+    most = decide("category-intersection", "9n", scores, share=0.02, least=2)  # 2 of the 144 neurons, 1 of the 96
+    assert units_of(most) <= {(SECOND, 3), (THIRD, 3)}
+    assert most.units
+    nothing = decide("category-intersection", "9n", scores, share=0.02)
+    assert nothing.reason == "no neuron with a bias above 0 is in the top 2.0% of 3 categories"
+
+
+# -- stable ------------------------------------------------------------------------------------------------------------------
+
+
+def test_stable_takes_the_more_frequent_before_the_more_biased() -> None:
+    """Two of four bootstraps are enough; the third neuron has a thousand times the bias, and is in two."""
+    often, also, high = (FIRST, 0), (SECOND, 1), (THIRD, 2)
+    drawn = [(often, also), (often, also), (often, high), (high, also)]
+
+    def resampled() -> Iterator[Scores]:
+        for pair in drawn:
+            yield replace(SCORES, bias=at_places(dict.fromkeys(pair, 1.0)))
+
+    scores = replace(SCORES, bias=at_places({often: 1.0, also: 1.0, high: 1000.0}))
+    options = {"frequency": 0.5, "replicates": 4, "resampled": resampled}
+    assert units_of(decide("stable", "2n", scores, **options)) == {often, also}
+    equal = replace(SCORES, bias=at_places({often: 1.0, also: 2.0, high: 3.0}))
+    assert units_of(decide("stable", "2n", equal, **options)) == {often, also}
+    first = decide("stable", "1n", equal, frequency=0.5, replicates=4, resampled=lambda: iter([equal] * 4))
+    assert units_of(first) == {high}
+    tied = [replace(SCORES, bias=at_places({also: 1.0})), replace(SCORES, bias=at_places({high: 1.0}))]
+    chosen = decide("stable", "1n", equal, frequency=0.5, replicates=2, resampled=lambda: iter(tied))
+    assert units_of(chosen) == {high}  # as often as the other, and more biased
+    never = decide("stable", "1n", equal, frequency=1.0, replicates=2, resampled=lambda: iter(tied))
+    assert never.reason == "no neuron is within the budget 1n in 100% of 2 bootstraps"
+
+
+# -- annealing ---------------------------------------------------------------------------------------------------------------
+
+
+class Watched:
+    """Measures a choice by a function of its units, and remembers what it was asked."""
+
+    def __init__(self, divergence: Any, cost: Any = lambda units: 0.0) -> None:
+        self.divergence, self.cost = divergence, cost
+        self.seen: list[frozenset[tuple[str, int]]] = []
+
+    def __call__(self, choice: Choice) -> Measurement:
+        units = frozenset(units_of(choice))
+        self.seen.append(units)
+        cost = self.cost(units)
+        return Measurement(divergence=self.divergence(units), cost=cost, retention=1 / (1 + cost))
+
+
+def worth(units: frozenset[tuple[str, int]]) -> float:
+    """Divergence: each unit lowers it by a thousandth of its number."""
+    return 1 - sum(unit for _, unit in units) / 1000
+
+
+def test_annealing_gives_back_the_best_set_that_it_tried_however_hot_it_was() -> None:
+    """So hot that every exchange is taken: the walk passes better sets than the one where it ends."""
+    watched = Watched(worth)
+    found = units_of(decide("annealing", "5n", probe=watched, heat=1e9, steps=60))
+    assert frozenset(found) == min(watched.seen, key=worth)
+    one, last = watched.seen[1], watched.seen[-1]
+    assert len(one - last) > 1  # it went on from sets that were worse
+    assert all(len(former - later) <= 1 for former, later in zip(watched.seen[1:], watched.seen[2:], strict=False))
+
+
+def test_without_heat_every_set_is_one_exchange_from_the_best_so_far() -> None:
+    watched = Watched(worth)
+    decide("annealing", "5n", probe=watched, heat=0.0, steps=60)
+    assert watched.seen[0] == frozenset()
+    best = watched.seen[1]
+    for tried in watched.seen[2:]:
+        assert len(tried) == 5
+        assert len(tried - best) == 1
+        best = min(best, tried, key=worth)
+
+
+def test_the_pool_is_a_multiple_of_the_budget() -> None:
+    watched = Watched(worth)
+    decide("annealing", "4n", probe=watched, pool=2.5, steps=300)
+    assert frozenset.union(*watched.seen) == units_of(decide("global", "10n"))
+    alone = Watched(worth)
+    assert len(units_of(decide("annealing", "4n", probe=alone, pool=1.0))) == 4
+    assert len(alone.seen) == 2  # there is nothing to exchange
+
+
+def test_annealing_weighs_what_a_set_costs_and_gives_nothing_for_a_gain() -> None:
+    """Divergence falls by 0.01 a neuron, perplexity rises by 1 %: that is 0.01 nats at a weight of 1."""
+    cheap = Watched(lambda units: 1 - 0.01 * len(units), lambda units: 0.01 * len(units))
+    assert units_of(decide("annealing", "4n", probe=cheap, weight=0.9))
+    refused = decide("annealing", "4n", probe=cheap, weight=1.1)
+    assert refused.reason == "no set that was tried lowers the divergence on select within the guard's limit"
+    gain = Watched(lambda units: 1.0, lambda units: -0.01 * len(units))
+    assert not decide("annealing", "4n", probe=gain, weight=1.0).units
+
+
+# -- allocations, random -----------------------------------------------------------------------------------------------------
+
+
+def test_outliers_are_compared_among_layers_also_where_every_layer_has_some() -> None:
+    def at(name: str) -> Any:
+        out = torch.ones(48, 32)
+        out[: 1 + NAMES.index(name)] = 1000.0
+        sums = {"input-squares.neuron": torch.ones(1, 48, dtype=torch.float64)}
+        return SimpleNamespace(weights={"out": out}, sums=sums)
+
+    found = decide("outlier-weighted", "30n", at=at, spread=0.5)
+    assert [len(found.units[name]) for name in NAMES] == [15, 10, 5]
+
+
+def test_what_stands_behind_the_end_of_a_document_is_no_input() -> None:
+    from fairprune_allocations import InputSquares
+
+    mask = torch.tensor([[[True, True, False]], [[True, False, False]]])
+    acts = {"neuron": torch.full((2, 1, 3, 1), 3.0), "mlp_input": torch.full((2, 1, 3, 2), 2.0)}
+    found = InputSquares().summands(SimpleNamespace(mask=mask, acts=acts))  # type: ignore[arg-type]
+    assert found["neuron"].tolist() == [[[18.0]], [[9.0]]]
+    assert found["mlp_input"].tolist() == [[[8.0, 8.0]], [[4.0, 4.0]]]
+
+
+def test_two_stage_protects_at_least_one_neuron_of_a_site() -> None:
+    dear = replace(
+        SCORES, bias=at_places({(name, 5): 9.0 for name in NAMES}, others=1.0), importance=at_places({(SECOND, 5): 1.0})
+    )
+    assert units_of(decide("two-stage", "2n", dear, gamma=1e-6)) >= {(THIRD, 5)}
+    assert (SECOND, 5) not in units_of(decide("two-stage", "9n", dear, gamma=1e-6))
+
+
+def test_random_draws_like_the_most_biased_where_it_is_matched() -> None:
+    """In each site two neurons have a norm of their own, and one of them is biased: the other is drawn."""
+    bias = at_places({(name, 3): 1.0 for name in NAMES})
+
+    def at(name: str) -> Any:
+        squares = torch.full((1, 48), 4.0, dtype=torch.float64)
+        squares[0, [3, 11]] = 1e6
+        squares[0, 20:] = 1e-6
+        return SimpleNamespace(sums={"square-sum.squares": squares})
+
+    drawn = units_of(decide("random", "3n", replace(SCORES, bias=bias), matched=True, at=at))
+    assert {name for name, _ in drawn} == set(NAMES)
+    assert all(unit != 3 and (unit == 11 or unit < 20) for _, unit in drawn)
+
+
+@pytest.mark.parametrize("protect", [1.0, -0.1])
+def test_random_cannot_protect_all(protect: float) -> None:
+    with pytest.raises(Exception, match=r"The 'protect' must be in \[0, 1\)"):
+        discovery.build("policy", "random", {"protect": protect})
+
+
+def test_random_says_why_it_draws_nothing() -> None:
+    protected = replace(Budget.parse("3n"), protected_layers=frozenset(range(3)))
+    policy: Any = discovery.build("policy", "random")
+    context = PolicyContext(
+        operator="zero",
+        max_cost=0.05,
+        at=None,
+        replicates=None,
+        probe=None,
+        generator=torch.Generator(),  # type: ignore[arg-type]
+    )
+    assert policy.select(SCORES, protected, context).reason == "all layers are protected"

@@ -1,0 +1,222 @@
+"""Scores of little evidence, worked out on paper: one contrast, one text of a value, a value that was never seen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairprune_framework import discovery
+from fairprune_framework.api import BiasScorer
+from fairprune_framework.auditing.audit import audit
+from fairprune_framework.auditing.demand import Demand
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
+from fairprune_framework.contrasts.schema import Contrast
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
+from fairprune_framework.selection.scoring import score
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
+
+MODEL: Any = tiny_model("llama", dtype=torch.float64)
+ARCHITECTURE = recognise(MODEL)
+EXACT = 1e-9
+
+
+def numbers(*rows: Sequence[float] | float) -> Tensor:
+    """(rows, 1 or more) float64."""
+    return torch.tensor([row if isinstance(row, Sequence) else [row] for row in rows], dtype=torch.float64)
+
+
+def scored(kind: str, name: str, sums: dict[str, Tensor], weights: dict[str, Tensor] | None = None) -> list[float]:
+    plugin: Any = discovery.build(kind, name)
+    found: Tensor = plugin.score(SimpleNamespace(sums=sums, weights=weights or {}))
+    assert found.dtype == torch.float64
+    return found.tolist()
+
+
+MEANS = ("variance", "relative-variance", "gate-up-difference", "attribution", "integrated-gradients", "mean-abs-difference",
+         "token-abs-difference", "signed-difference", "output-variance", "eta-squared", "mutual-information", "paired-auc",
+         "expertise")  # fmt: skip
+"""Bias scores that are means or shares: evidence that is given twice says no more than once."""
+
+
+@cache
+def plugins() -> dict[str, BiasScorer]:
+    made = {}
+    for name in MEANS:
+        options = {"relative": True} if name == "relative-variance" else {}
+        made[name] = discovery.build("bias", name.removeprefix("relative-"), options)
+    return made  # type: ignore[return-value]
+
+
+@cache
+def scores_of(times: int) -> dict[str, dict[str, Tensor]]:
+    """name -> site -> scores of one contrast of three variants, one of them longer, given so often."""
+    (one,) = [contrast for contrast in tiny_contrasts() if contrast.id == "tiny-0"]
+    copies: list[Contrast] = [replace(one, id=f"copy-{number}") for number in range(times)]
+    aligned, _ = align_all(copies, Encoder(tiny_tokenizer()))
+    values = {category: len(found) for category, found in vocabularies(copies).items()}
+    demand = Demand.of(list(plugins().values()), len(ARCHITECTURE.sites))
+    statistics, _ = audit(MODEL, ARCHITECTURE, aligned, values, demand, accelerator="cpu")
+    importance: Any = discovery.build("importance", "l2-norm")
+    return {
+        name: dict(score(statistics, MODEL, ARCHITECTURE, plugin, importance, ("b", "i")).bias)
+        for name, plugin in plugins().items()
+    }
+
+
+@pytest.mark.parametrize("name", MEANS)
+def test_the_same_contrast_again_changes_nothing(name: str) -> None:
+    once, thrice = scores_of(1)[name], scores_of(3)[name]
+    assert any(float(values.abs().max()) > 0 for values in once.values())
+    for site, values in once.items():
+        torch.testing.assert_close(thrice[site], values, rtol=1e-6, atol=1e-9 * float(values.abs().max()))
+
+
+MOMENTS = {  # texts of the first value: 1 and 3; of the second: 5; of the third: none
+    "group-moments.sum": numbers(4, 5, 0),
+    "group-moments.squares": numbers(10, 25, 0),
+    "group-moments.count": numbers(2, 1, 0),
+}
+
+
+def test_eta_squared() -> None:
+    """Around the mean of 3 the squares are 4 + 0 + 4; those of the two means, 2 and 5, are 2 + 4."""
+    assert scored("bias", "eta-squared", MOMENTS) == pytest.approx([6 / 8], rel=EXACT)
+    single = {name: values[1:] for name, values in MOMENTS.items()}
+    assert scored("bias", "eta-squared", single) == [0.0]  # one text has no variance to explain
+
+
+def test_d_prime() -> None:
+    """Means of 2 and 5; squares within are 2, with 3 - 2 degrees of freedom."""
+    assert scored("bias", "d-prime", MOMENTS) == pytest.approx([3 / math.sqrt(2)], rel=EXACT)
+    twice = {name: 2 * values for name, values in MOMENTS.items()}
+    assert scored("bias", "d-prime", twice) == pytest.approx([3 / math.sqrt(4 / 4)], rel=EXACT)
+
+
+def test_paired_effect_wants_two_contrasts_of_a_value() -> None:
+    """Deviations of 1 and 3: a mean of 2, a variance of 2. One deviation alone has no spread."""
+    sums = {
+        "value-deviation.sum": numbers(4, 9),
+        "value-deviation.count": numbers(2, 1),
+        "deviation-squares.sum": numbers(10, 81),
+    }
+    assert scored("bias", "paired-effect", sums) == pytest.approx([math.sqrt(2)], rel=EXACT)
+    assert scored("bias", "paired-effect", {name: values[1:] for name, values in sums.items()}) == [0.0]
+    many = {"value-deviation.sum": numbers(0), "value-deviation.count": numbers(5), "deviation-squares.sum": numbers(3)}
+    assert scored("bias", "paired-effect", many) == [0.0]
+
+
+SIGNS = {"sign-counts.high": numbers([3, 0], [0, 0], [0, 0]), "sign-counts.all": numbers(4, 4, 0)}
+
+
+def test_sign_rate_leaves_out_a_value_that_was_not_seen() -> None:
+    expected = math.log(3.5 / 1.5) - math.log(0.5 / 4.5)
+    assert scored("bias", "sign-rate", SIGNS) == pytest.approx([expected, 0.0], rel=EXACT, abs=EXACT)
+
+
+def test_mutual_information_in_nats() -> None:
+    """Of eight slots three are above 0, all of the first value; where the sign tells nothing it is 0, and where it tells all log 2."""
+    p = {(1, 0): 3 / 8, (0, 0): 1 / 8, (0, 1): 4 / 8}
+    sign, value = {1: 3 / 8, 0: 5 / 8}, {0: 1 / 2, 1: 1 / 2}
+    expected = sum(share * math.log(share / (sign[s] * value[v])) for (s, v), share in p.items())
+    assert scored("bias", "mutual-information", SIGNS) == pytest.approx([expected, 0.0], rel=EXACT, abs=EXACT)
+    all_of_it = {"sign-counts.high": numbers(1, 0), "sign-counts.all": numbers(1, 1)}
+    assert scored("bias", "mutual-information", all_of_it) == pytest.approx([math.log(2)], rel=EXACT)
+
+
+def test_paired_auc() -> None:
+    sums = {"wins.won": numbers(3, 1, 0), "wins.all": numbers(4, 4, 0)}
+    assert scored("bias", "paired-auc", sums) == pytest.approx([0.5], rel=EXACT)
+    assert scored("bias", "paired-auc", {"wins.won": numbers(1, 0), "wins.all": numbers(1, 1)}) == [1.0]
+    assert scored("bias", "paired-auc", {"wins.won": numbers(0), "wins.all": numbers(0)}) == [0.0]
+
+
+def test_expertise_of_one_text_of_each_value() -> None:
+    """16 places for each of two values: the texts lie at the first and the last, at one place, or there is but one text."""
+    counts = torch.zeros(2, 16, 3, dtype=torch.float64)
+    counts[0, 0] = 1
+    counts[1, 15, 0] = 1
+    counts[1, 0, 1] = 1
+    assert scored("bias", "expertise", {"text-histogram.counts": counts.flatten(0, 1)}) == [1.0, 0.0, 0.0]
+
+
+def test_steering_projection_of_one_contrast() -> None:
+    """|activation| 2, deviations of the layer's output (3, 4) and (0, 1): along the output weights (1, 1) they are 7 and 1."""
+    sums = {
+        "steering.size": numbers(2),
+        "steering.seen": numbers(1),
+        "steering.away": numbers([3, 4], [0, 1]),
+        "steering.count": numbers(1, 1),
+    }
+    assert scored("bias", "steering-projection", sums, {"out": numbers([1, 1])}) == [14.0]
+    twice = {name: 2 * values for name, values in sums.items()}
+    assert scored("bias", "steering-projection", twice, {"out": numbers([1, 1])}) == [14.0]
+
+
+def test_input_variance_of_one_token_and_of_two() -> None:
+    weights = {"out": numbers([2, 1])}
+    one = {"text-sums.tokens": numbers(1), "text-sums.sum": numbers(3), "square-sum.squares": numbers(9)}
+    assert scored("importance", "input-variance", one, weights) == [0.0]
+    two = {"text-sums.tokens": numbers(2), "text-sums.sum": numbers(4), "square-sum.squares": numbers(10)}
+    assert scored("importance", "input-variance", two, weights) == pytest.approx([1 * 5], rel=EXACT)
+
+
+def test_wanda_and_the_norm_over_documents() -> None:
+    assert scored("importance", "wanda", {"square-sum.squares": numbers(9)}, {"out": numbers([-2, 1])}) == [3 * 1.5]
+    assert scored("importance", "activation-norm", {"document-norms.mean-squared": numbers(16)}) == [4.0]
+
+
+def test_peak_to_peak_hybrid_is_relative_to_the_largest_peak_of_each_role() -> None:
+    weights = {"gate": numbers([1, -1], [2, 1]), "out": numbers([4, 0], [1, -1])}
+    found = scored("importance", "peak-to-peak-hybrid", {"document-norms.norm": numbers([5, 7])}, weights)
+    assert found == pytest.approx([5 * (2 / 3 + 4 / 4), 7 * (3 / 3 + 2 / 4)], rel=1e-6)
+
+
+@pytest.mark.parametrize("objective", ["next-token", "sentence"])
+def test_a_contrast_that_reaches_no_neuron_of_a_site_adds_nothing_there(objective: str) -> None:
+    from fairprune_attribution import ActivationTimesGradient
+
+    mask = torch.tensor([[[True, True], [True, False]], [[False, False], [False, False]]])
+    seen = SimpleNamespace(objective=numbers(3, 5)[:, 0], mask=mask, product_sums=lambda: numbers([1, 2, 3], [0, 0, 0]))
+    found = ActivationTimesGradient(objective=objective).summands(seen)  # type: ignore[arg-type]
+    assert found["product"].tolist() == [[[1, 2, 3], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]]
+    assert found["objective"].tolist() == [[[3]], [[0]]]
+
+
+@pytest.mark.parametrize(
+    ("options", "passes"),
+    [
+        ({}, 8),
+        ({"steps": 3}, 3),
+        ({"steps": 3, "scope": "layer"}, 3 * 5),
+        ({"steps": 3, "objective": "both"}, 2 * 3 + 2),  # and one at the end of the path of each, for its mean
+    ],
+)
+def test_passes_of_integrated_gradients(options: dict[str, Any], passes: int) -> None:
+    plugin: Any = discovery.build("bias", "integrated-gradients", options)
+    every = [each for statistic in plugin.needs().statistics for each in statistic.passes(5)]
+    assert len(every) == passes
+    scaled = [each.scale for each in every if each.scale != 1]
+    assert sum(scaled) / len(scaled) == pytest.approx(0.5)  # midpoints of the path from 0 to 1
+
+
+def test_one_step_is_the_least() -> None:
+    discovery.build("bias", "integrated-gradients", {"steps": 1})
+    with pytest.raises(Exception, match=r"The .steps. must be at least 1\. Got 0 instead"):
+        discovery.build("bias", "integrated-gradients", {"steps": 0})
+
+
+def test_vocabulary_spread_adds_up_the_first_tokens_of_a_value() -> None:
+    """Words 0 and 1 are one value, word 2 another, and a third value has no word; probabilities of 0.2, 0.3 and 0.4."""
+    plugin: Any = discovery.build("bias", "vocabulary-spread", {"rows": 1})
+    logits = torch.tensor([[0.2, 0.3, 0.4, 0.1], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64).log()
+    at = SimpleNamespace(readout=lambda rows: rows, weights={"out": logits}, attribute_tokens=((0, 1), (2,), ()))
+    assert plugin.score(at).tolist() == pytest.approx([0.5 - 0.4, 0.5 - 0.25], rel=EXACT)
