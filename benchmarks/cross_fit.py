@@ -1,11 +1,17 @@
 """CrowS-Pairs by cross-fitting: every pair is judged by neurons that it had no part in choosing, over fresh random halves.
 
     python benchmarks/cross_fit.py --splits 5 --record benchmarks/cross_fit_smollm2-135m_202611.md
+    python benchmarks/cross_fit.py --arm gates --objective shared-preference --splits 10 --cost 0.01 \
+        --record benchmarks/cross_fit_gates_smollm2-135m_202611.md
 
 One audit of all pairs keeps the sums of hashed clusters of them apart. Each split draws half of the clusters of every category; each
-half chooses by the recipe `default` without `recall`, with the objective `--objective`, and the other half judges. How many neurons is
-settled without judging: the most of `--neurons` that cost at most `--cost` in perplexity on text that judges nothing. Every measurement
-is a cell in the work folder, so that a call goes on where the last one stopped.
+half chooses, with the objective `--objective`, and the other half judges. The arm `removal` is the recipe `default` without `recall`,
+`gates` the recipe `gates` without what needs controls and legitimate contrasts. How much each may do is settled without judging: the
+most neurons, or the largest `cost`, of `--ladder` that cost at most `--cost` in perplexity on text that judges nothing. Every
+measurement is a cell in the work folder, so that a call goes on where the last one stopped.
+
+All splits together are one test: of each pair, the mean over the splits of what it preferred after, against what it preferred before;
+resampled over templates. The pairs are counted once, however many splits there are.
 """
 
 from __future__ import annotations
@@ -13,10 +19,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import torch
@@ -32,10 +39,11 @@ from fairprune_framework.auditing.sums import CLUSTERS, cluster_of
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.cache import MeasurementCache
-from fairprune_framework.evaluation.metrics.names import STEREOTYPE_PREFERENCE
+from fairprune_framework.evaluation.metrics.names import SHARED_PREFERENCE, STEREOTYPE_PREFERENCE
 from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
+from fairprune_framework.functional.bootstrap import Interval, StatisticChange, change_of
 from fairprune_framework.pipeline import run_stages
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.open import open_run
@@ -58,6 +66,8 @@ class Half:
     """What one half of one split chose, and how the other half found it."""
 
     neurons: int
+    step: str
+    """Of the ladder."""
     text: ResultRow
     items: list[dict[str, Any]]
 
@@ -65,12 +75,57 @@ class Half:
 class Split:
     """Both halves of a split, and its rows: every pair once, judged by what the other half chose."""
 
-    def __init__(self, halves_of: Sequence[Half]) -> None:
+    def __init__(self, halves_of: Sequence[Half], metric: str) -> None:
         self.halves = halves_of
-        items = sorted((item for half in halves_of for item in half.items), key=lambda item: str(item["id"]))
-        rows = [row for row in sentence_rows(items, 0) if row.metric == STEREOTYPE_PREFERENCE]
+        self.items = sorted((item for half in halves_of for item in half.items), key=lambda item: str(item["id"]))
+        rows = [row for row in sentence_rows(self.items, 0) if row.metric == metric]
         self.row = next(row for row in rows if row.category is None)
         self.worse = [row.category or "" for row in significantly_worse(rows)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """A recipe, and what is varied of it until it costs little enough."""
+
+    recipe: str
+    told: str
+    unit: str
+    option: str
+    """What the ladder sets."""
+    ladder: tuple[str, ...]
+
+    def step(self, value: str) -> dict[str, Any]:
+        """Options of one step."""
+        return {self.option: f"{value}n" if self.option == "budget" else float(value)}
+
+    def options(self, objective: str) -> dict[str, Any]:
+        """Of the audit and of the first step."""
+        if self.recipe == "default":
+            return {**TOWARDS[objective], **self.step(self.ladder[0])}
+        policy = {"plugin": "gates", "specific": False, "legitimate": False, "spare": 0.5, "cost": float(self.ladder[0])}
+        return {"bias": TOWARDS[objective]["bias"], "policy": policy}
+
+
+ARMS = {
+    "removal": Arm(
+        recipe="default",
+        told="recipe default without recall",
+        unit="neurons",
+        option="budget",
+        ladder=("92", "75", "60", "50", "40", "30", "20"),
+    ),
+    "gates": Arm(
+        recipe="gates",
+        told="recipe gates without controls and legitimate contrasts",
+        unit="costs",
+        option="policy.cost",
+        ladder=("0.008", "0.0056", "0.004", "0.0028", "0.002", "0.0014", "0.001"),
+    ),
+}
+SCORED = {
+    STEREOTYPE_PREFERENCE: "whole sentences, the first token not counted",
+    SHARED_PREFERENCE: "the tokens that both sentences share behind the first difference (Nangia et al. 2020)",
+}
 
 
 def halves(counts: Sequence[Sequence[int]], seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,7 +147,8 @@ def main() -> int:
     parser.add_argument("--objective", default="preference", choices=sorted(TOWARDS))
     parser.add_argument("--first", type=int, default=0, help="number (and seed) of the first split")
     parser.add_argument("--splits", type=int, default=5)
-    parser.add_argument("--neurons", type=int, nargs="+", default=[92, 75, 60, 50, 40, 30, 20])
+    parser.add_argument("--arm", default="removal", choices=sorted(ARMS))
+    parser.add_argument("--ladder", nargs="+", help="neurons of `removal`, costs of `gates`, the most first")
     parser.add_argument("--cost", type=float, default=0.015, help="perplexity, relative, on text that judges nothing")
     parser.add_argument(
         "--tokens", type=int, default=8192, help="of WikiText-2 validation that settle, and of its test that judge"
@@ -107,8 +163,10 @@ def main() -> int:
 
     data, work = Path(words.data), Path(words.work)
     found, _, prompts_hash = contrasts_of(str(data / "crows_pairs" / "crows_pairs_anonymized.csv"), bad="skip")
-    options = {**TOWARDS[words.objective], "budget": f"{max(words.neurons)}n"}
-    run = open_run(work / "run", options, recipe="default", model=words.model, prompts=found, notify=say)
+    arm = ARMS[words.arm]
+    ladder = [arm.step(value) for value in words.ladder or arm.ladder]
+    metric = SHARED_PREFERENCE if words.objective.startswith("shared") else STEREOTYPE_PREFERENCE
+    run = open_run(work / "run", arm.options(words.objective), recipe=arm.recipe, model=words.model, prompts=found, notify=say)
     run.plugins.also = (KeepClusters(),)
     run_stages(run, "read", "audit")
     scores, statistics = scores_of(run.selection), run.read_statistics()
@@ -126,43 +184,44 @@ def main() -> int:
     base = subject.text("settling", settling, WINDOW), subject.text("judging", judging, WINDOW)
     before = {one.id: one for one in subject.sentences("crows", run.prompts.aligned)}
 
-    def chosen_by(split: int, name: str, choosing_GB: torch.Tensor) -> Plan:
+    def chosen_by(split: int, name: str, choosing_GB: torch.Tensor) -> tuple[Plan, str]:
         chosen = rescored(run.selection, scores, weighted(statistics, choosing_GB))
-        for neurons in sorted(words.neurons, reverse=True):
-            plan = plan_of(run.with_recipe(with_options(run.recipe, {"budget": f"{neurons}n"})).selection, chosen)
+        for step in ladder:
+            plan = plan_of(run.with_recipe(with_options(run.recipe, step)).selection, chosen)
             cost = text_row(base[0], subject.masked_by(plan.sites, plan.scaling).text("settling", settling, WINDOW)).change
             assert cost is not None  # a perplexity is never its ideal, 0
-            say(f"split {split}, half {name}: {neurons} neurons cost {cost:+.2%} on the text that settles")
+            said = ", ".join(f"{option} {value}" for option, value in step.items())
+            say(f"split {split}, half {name}: {said} costs {cost:+.2%} on the text that settles")
             if cost <= words.cost:
-                return plan
-        raise UserError(f"split {split}, half {name}: no number of --neurons costs at most --cost {words.cost}")
+                return plan, said
+        raise UserError(f"split {split}, half {name}: nothing of --ladder costs at most --cost {words.cost}")
 
     def half(split: int, name: str, choosing_GB: torch.Tensor) -> Half:
-        plan = chosen_by(split, name, choosing_GB)
-        arm = subject.masked_by(plan.sites, plan.scaling)
+        plan, said = chosen_by(split, name, choosing_GB)
+        edited = subject.masked_by(plan.sites, plan.scaling)
         others = [
             one
             for one in run.prompts.aligned
             if not choosing_GB[groups[one.category], cluster_of(one.category, one.template_id)]
         ]
-        items = sentence_items(found, [before[one.id] for one in others], arm.sentences("crows", others))
-        return Half(neurons=plan.count, text=text_row(base[1], arm.text("judging", judging, WINDOW)), items=items)
+        items = sentence_items(found, [before[one.id] for one in others], edited.sentences("crows", others))
+        return Half(neurons=plan.count, step=said, text=text_row(base[1], edited.text("judging", judging, WINDOW)), items=items)
 
     done: dict[int, Split] = {}
     for split in range(words.first, words.first + words.splits):
         both = halves(statistics.cluster_counts, split)
-        done[split] = Split([half(split, name, choosing_GB) for name, choosing_GB in zip("AB", both, strict=True)])
+        done[split] = Split([half(split, name, choosing_GB) for name, choosing_GB in zip("AB", both, strict=True)], metric)
         row = done[split].row
         say(f"split {split}: share {row.before:.2%} to {row.after:.2%}, p {row.p_value:.2g}")
     facts = {
         "model": f"{words.model} ({run.fingerprint[:12]}), float32, masked",
         "machine": machine(),
         "pairs": f"CrowS-Pairs, {len(before):,} pairs, sha256 {prompts_hash[:12]}, in {CLUSTERS} hashed clusters a category",
-        "choosing": f"recipe default without recall, {words.objective}; of {', '.join(map(str, words.neurons))} neurons the most that "
-        f"cost at most {words.cost:.1%} on the first {words.tokens:,} tokens of WikiText-2 validation",
-        "judging": f"the other half; the first {words.tokens:,} tokens of WikiText-2 test; first token of a sentence not counted",
+        "choosing": f"{arm.told}, objective {words.objective}; of {arm.unit} {', '.join(words.ladder or arm.ladder)} the most that "
+        f"costs at most {words.cost:.1%} on the first {words.tokens:,} tokens of WikiText-2 validation",
+        "judging": f"the other half; the first {words.tokens:,} tokens of WikiText-2 test; {SCORED[metric]}",
     }
-    text = render(done, facts)
+    text = render(done, facts, metric)
     give(text, words.record)
     return 0
 
@@ -170,7 +229,60 @@ def main() -> int:
 # -- the record ------------------------------------------------------------------------------------------------------------
 
 
-def render(done: Mapping[int, Split], facts: Mapping[str, str]) -> str:
+def together(splits: Iterable[Split], metric: str, category: str | None = None) -> StatisticChange:
+    """Share of pairs that prefer the stereotype, after: of each pair the mean over the splits."""
+    after: dict[str, list[float]] = defaultdict(list)
+    before, clusters = {}, {}
+    for split in splits:
+        for item in split.items:
+            if item[f"{metric}_before"] is None or category not in (None, item["category"]):
+                continue
+            before[item["id"]] = float(item[f"{metric}_before"])
+            clusters[item["id"]] = f"{item['category']}/{item['template_id']}"
+            after[item["id"]].append(float(item[f"{metric}_after"]))
+    return change_of(
+        [[value, 1] for value in before.values()],
+        [[fmean(after[name]), 1] for name in before],
+        [clusters[name] for name in before],
+        ideal=0.5,
+    )
+
+
+def ends(found: Interval | None, places: int, unit: str) -> str:
+    """A value and its interval, in hundredths."""
+    if found is None:
+        return ""
+    interval = (
+        "" if found.low is None or found.high is None else f" [{100 * found.low:+.{places}f}, {100 * found.high:+.{places}f}]"
+    )
+    return f"{100 * found.value:+.{places}f}{unit}{interval}"
+
+
+def all_together(splits: Sequence[Split], metric: str) -> list[str]:
+    """The test of all splits, and each category's change."""
+    lines = [
+        "",
+        "## All splits together",
+        "",
+        "Of each pair the mean over the splits of whether its stereotyping sentence is likelier after; one test over pairs, resampled by",
+        "template.",
+        "",
+        "| | pairs | share before | after | distance from 50 % | share, points [95 %] | p |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    rows = {"all": together(splits, metric)}
+    for category in sorted({item["category"] for item in splits[0].items}):
+        rows[category] = together(splits, metric, category)
+    for name, found in rows.items():
+        points = found.difference
+        p = "" if points.p_value is None else f"{points.p_value:.2g}"
+        lines.append(
+            f"| {name} | {found.n} | {found.before:.2%} | {found.after:.2%} | {ends(found.change, 1, '%')} | {ends(points, 2, '')} | {p} |"
+        )
+    return lines
+
+
+def render(done: Mapping[int, Split], facts: Mapping[str, str], metric: str) -> str:
     lines = ["# CrowS-Pairs, cross-fitted", "", *(f"- {name}: {text}" for name, text in facts.items()), ""]
     lines += [
         "Each line: every pair once, judged by the neurons that the half without it chose. Distance: of the share of pairs whose",
@@ -178,7 +290,7 @@ def render(done: Mapping[int, Split], facts: Mapping[str, str]) -> str:
         "stereotyping to not / the other way; McNemar's exact p. The splits share all pairs: they are no independent tests, and say how",
         "much the choice of halves matters.",
         "",
-        "| split | neurons | share | distance | flips | McNemar | perplexity, both halves | categories worse, Holm p < 0.05 |",
+        "| split | neurons, step | share | distance | flips | McNemar | perplexity, both halves | categories worse, Holm p < 0.05 |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for number, split in done.items():
@@ -186,8 +298,9 @@ def render(done: Mapping[int, Split], facts: Mapping[str, str]) -> str:
         interval = "" if row.ci_low is None else f" [{row.ci_low:+.0%}, {row.ci_high:+.0%}]"
         change = "" if row.change is None else f"{row.change:+.1%}{interval}"
         costs = ", ".join(f"{half.text.change:+.2%}" for half in split.halves if half.text.change is not None)
+        chosen = ", ".join(f"{half.neurons:,} ({half.step})" for half in split.halves)
         lines.append(
-            f"| {number} | {', '.join(str(half.neurons) for half in split.halves)} | {row.before:.2%} to {row.after:.2%} | {change} "
+            f"| {number} | {chosen} | {row.before:.2%} to {row.after:.2%} | {change} "
             f"| {row.only_before} / {row.only_after} | {row.p_value:.2g} | {costs} | {', '.join(split.worse) or 'none'} |"
         )
     rows = [split.row for split in done.values()]
@@ -198,6 +311,7 @@ def render(done: Mapping[int, Split], facts: Mapping[str, str]) -> str:
         "",
         f"Over {len(rows)} splits: distance {median(changes):+.1%} (median; {min(changes):+.1%} to {max(changes):+.1%}), largest p "
         f"{worst:.2g}, perplexity {sum(spent) / len(spent):+.2%} on average, {max(spent):+.2%} at most over {len(spent)} halves.",
+        *all_together(list(done.values()), metric),
     ]
     return "\n".join(lines) + "\n"
 

@@ -31,9 +31,10 @@ WEIGHED: dict[str, Any] = {
 }
 TOWARDS = {
     objective: {"bias": {"plugin": "attribution", "objective": objective}, **WEIGHED}
-    for objective in ("stereotype", "preference")
+    for objective in ("stereotype", "preference", "shared-preference")
 }
-"""The recipe `default` without `recall`, made to lower how much likelier stereotyping sentences are, or how often they are."""
+"""The recipe `default` without `recall`, made to lower how much likelier stereotyping sentences are, or how often they are, by all
+tokens or by those that both sentences share."""
 
 
 def plan_of(

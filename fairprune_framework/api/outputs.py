@@ -62,3 +62,22 @@ class Outputs:
         wanted[:, :, :-1] = self.mask[:, :, 1:] if where is None else where
         following = self.tokens.roll(-1, 2).flatten()
         return self.over_positions(lambda logits, places: log_probs(logits, following[places]), wanted)[:, :, :-1]
+
+    def unmodified(self) -> Tensor:
+        """(C, V, T) bool: the tokens that all variants of a contrast share, from the first place on at which they differ; what CrowS-Pairs
+        scores (Nangia et al. 2020), each token given all before it. Never the first token of a text."""
+        import torch
+
+        from fairprune_framework.functional.shared_tokens import scored_places
+
+        found = torch.zeros(self.mask.shape, dtype=torch.bool)
+        tokens, mask = self.tokens.cpu(), self.mask.cpu()
+        for contrast in range(len(mask)):
+            present = [variant for variant in range(mask.shape[1]) if mask[contrast, variant].any()]
+            where = [mask[contrast, variant].nonzero().squeeze(1) for variant in present]
+            texts = [tokens[contrast, variant, places].tolist() for variant, places in zip(present, where, strict=True)]
+            if len(texts) < 2:
+                continue
+            for variant, places, scored in zip(present, where, scored_places(texts), strict=True):
+                found[contrast, variant, places[list(scored)]] = True
+        return found.to(self.mask.device)

@@ -16,8 +16,8 @@ from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS, SEQUENCE_GAP, SHARED_PREFERENCE
 from fairprune_framework.evaluation.metrics.perplexity import text_loss
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
-from fairprune_framework.evaluation.metrics.shared_tokens import scored_places
 from fairprune_framework.functional.paired_bootstrap import RESAMPLES, PairedChange, paired_change
+from fairprune_framework.functional.shared_tokens import scored_places
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.surgery.masking import masked
 

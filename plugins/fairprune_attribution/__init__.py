@@ -50,9 +50,15 @@ class StereotypeGap:
     Zeroing what has a positive share moves the preference towards the counterpart, on average over the contrasts.
     """
 
+    shared: bool = False
+    """Of the tokens that both texts share behind the first difference alone, as CrowS-Pairs scores them; else of the whole texts."""
+
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, V, T, vocab) logits -> (C,)."""
-        return (sentence_log_probabilities(outputs) * outputs.lean).sum(1)
+        if not self.shared:
+            return (sentence_log_probabilities(outputs) * outputs.lean).sum(1)
+        scored = outputs.unmodified()[:, :, 1:]
+        return (outputs.token_log_p(scored).double().sum(-1) * outputs.lean).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +71,12 @@ class SoftPreference:
 
     softness: float = 2.0
     """Nats: a pair with that gap counts 0.79 of one at the edge."""
+    shared: bool = False
+    """As of `StereotypeGap`."""
 
     def __call__(self, outputs: Outputs) -> Tensor:
         """(C, V, T, vocab) logits -> (C,)."""
-        return (StereotypeGap()(outputs) / self.softness).sigmoid() - 0.5
+        return (StereotypeGap(shared=self.shared)(outputs) / self.softness).sigmoid() - 0.5
 
 
 def sentence_log_probabilities(outputs: Outputs) -> Tensor:
@@ -76,16 +84,17 @@ def sentence_log_probabilities(outputs: Outputs) -> Tensor:
     return (outputs.token_log_p().double() * outputs.mask[:, :, 1:]).sum(-1)
 
 
-Term = Literal["next-token", "sentence", "stereotype", "preference"]
+Term = Literal["next-token", "sentence", "stereotype", "preference", "shared-preference"]
 OBJECTIVES: Mapping[str, Pass] = {
     "next-token": Pass(objective=NextTokenDivergence()),
     "sentence": Pass(objective=SentenceGap(), logits="all"),
     "stereotype": Pass(objective=StereotypeGap(), logits="all"),
     "preference": Pass(objective=SoftPreference(), logits="all"),
+    "shared-preference": Pass(objective=SoftPreference(shared=True), logits="all"),
 }
 
 
-Objective = Literal["next-token", "sentence", "stereotype", "preference", "both"]
+Objective = Literal["next-token", "sentence", "stereotype", "preference", "shared-preference", "both"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +163,7 @@ def _mixed(at: SiteContext, plugin: Attribution | IntegratedGradients, of: Calla
     for name, weight in _terms(plugin.objective, plugin.weight):
         product_N, reached_N = at.sums[f"{of(name).name}.product"]
         mean_N = product_N / reached_N.clamp_min(1)
-        if name == "preference":  # a category that leans the other way is pushed the other way
+        if name in ("preference", "shared-preference"):  # a category that leans the other way is pushed the other way
             mean_N = mean_N * _value(of(name), at).sign()
         parts.append(weight * (_share(mean_N, at, name) if plugin.objective == "both" else mean_N))
     return torch.stack(parts).sum(0)
@@ -170,7 +179,8 @@ class Attribution(BiasScorer):
     signed: ClassVar[bool] = True
     objective: Objective = "next-token"
     """What is differentiated: the divergence of next-token distributions, the gap of whole sentences' log probabilities, both, the
-    signed gap between stereotyping sentences and their counterparts, or the distance of their softened share from 50 %."""
+    signed gap between stereotyping sentences and their counterparts, or the distance of their softened share from 50 %, by all tokens or
+    by those that both sentences share."""
     weight: float = 0.5
     """With `both`: the part of next-token; the rest is sentence. Each counts as a share of its own mean."""
 

@@ -26,8 +26,8 @@ from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader
 from fairprune_framework.evaluation.metrics.sentences import text_log_probs
-from fairprune_framework.evaluation.metrics.shared_tokens import scored_places
 from fairprune_framework.functional.divergence import generalised_js
+from fairprune_framework.functional.shared_tokens import scored_places
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.head import answers_of, vocabulary_of
 

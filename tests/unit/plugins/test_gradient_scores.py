@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,30 @@ def preference(model: Any, contrast: AlignedContrast) -> float:
     return 1 / (1 + float(np.exp(-lean(model, contrast) / 2))) - 0.5
 
 
-OBJECTIVES = [("next-token", divergence), ("sentence", gap), ("stereotype", lean), ("preference", preference)]
+def shared_preference(model: Any, contrast: AlignedContrast) -> float:
+    if contrast.stereotyping is None:
+        return 0.0
+    texts = [variant.ids for variant in contrast.variants]
+    first = next(i for i in range(min(map(len, texts))) if texts[0][i] != texts[1][i])
+    matched = SequenceMatcher(None, *texts, autojunk=False).get_matching_blocks()
+    pairs = [(block.a + step, block.b + step) for block in matched for step in range(block.size)]
+    behind = [pair for pair in pairs if min(pair) >= first]
+    if not behind:
+        return 0.0
+    other, stereotyping = (
+        sum(float(torch.log_softmax(logits(model, text)[place - 1], -1)[text[place]]) for place in places)
+        for text, places in zip(texts, zip(*behind, strict=True), strict=True)
+    )
+    return 1 / (1 + float(np.exp((other - stereotyping) / 2))) - 0.5
+
+
+OBJECTIVES = [
+    ("next-token", divergence),
+    ("sentence", gap),
+    ("stereotype", lean),
+    ("preference", preference),
+    ("shared-preference", shared_preference),
+]
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3"])
@@ -138,7 +162,7 @@ def test_attribution_is_the_derivative_of_scaling_a_neuron(family: str, objectiv
                     ends.append([value(bench.model, contrast) for contrast in mine])
             reached = bench.statistics(plugin).observed(CONTRASTS, name, group)
             slope = (np.array(ends[0]) - np.array(ends[1])).sum() / (2 * step) / max(reached, 1)
-            if objective == "preference":  # towards 50 %, from wherever the category stands
+            if objective.endswith("preference"):  # towards 50 %, from wherever the category stands
                 slope *= np.sign(sum(value(bench.model, contrast) for contrast in mine))
             assert found[name][unit].item() == pytest.approx(slope, rel=1e-2, abs=2e-5)
             checked += abs(slope) > 2e-4

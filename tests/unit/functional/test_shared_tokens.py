@@ -13,7 +13,7 @@ from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.evaluation.compare import sentences_of
 from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
-from fairprune_framework.evaluation.metrics.shared_tokens import scored_places, shared_places
+from fairprune_framework.functional.shared_tokens import scored_places, shared_places
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
