@@ -87,11 +87,13 @@ def environment() -> dict[str, str]:
 
 
 def _cpu_model() -> str:
-    """The processor's name: libraries below torch choose kernels by vendor and model."""
+    """The processor: libraries below torch choose kernels and the sizes of their blocks by vendor, family, model and caches, and two
+    machines of one name need not share them."""
+    fields = ("model name", "cpu family", "model", "stepping", "cache size")
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+        told = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in first.splitlines())}
+        return ", ".join(f"{name} {told[name]}" for name in fields if name in told)
     return platform.processor()
 
 
