@@ -141,7 +141,7 @@ def difference_in_differences(
     >>> print(f"{result.ratio:.2f} [{result.ci_low:.2f}, {result.ci_high:.2f}], below {result.bound_high:.2f}")
     0.62 [0.54, 0.71], below 0.73
     """
-    if resamples and (not 0 < level < 1 or (1 - level) * (resamples + 1) < 1):
+    if resamples and (level <= 0 or (1 - level) * (resamples + 1) < 1):
         raise ValueError(
             f"difference_in_differences needs 0 < level < 1 and 1 / (1 - level) resamples. Got {level=}, {resamples=}."
         )

@@ -58,6 +58,87 @@ def test_coverage_of_the_difference_and_of_the_change(clusters: int) -> None:
     assert misses / SAMPLES < 0.06
 
 
+def jackknife(values: list[float]) -> float:
+    """Standard error from the values of a statistic without each of the clusters."""
+    return math.sqrt((len(values) - 1) / len(values) * sum((value - sum(values) / len(values)) ** 2 for value in values))
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_interval_is_bootstrap_t_in_plain_loops(level: float) -> None:
+    """Nine clusters drawn 39 times: each resample is written out, and each of its clusters left out in turn."""
+    n, resamples, seed = 9, 39, 3
+    rng = np.random.default_rng(1)
+    before, after = rng.gamma(2, 1, (2, n))
+    changes = (after - before).tolist()
+    value, error = sum(changes) / n, jackknife([float(np.delete(after - before, k).mean()) for k in range(n)])
+    drawn = np.random.Generator(np.random.PCG64(seed)).multinomial(n, np.full(n, 1 / n), size=resamples)
+    distances = []
+    for counts in drawn.tolist():
+        resample = [change for change, count in zip(changes, counts, strict=True) for _ in range(count)]
+        left_out = [(sum(resample) - one) / (n - 1) for one in resample]
+        distances.append(abs(sum(resample) / n - value) / jackknife(left_out))
+    most = round((1 - level) * (resamples + 1))  # so many t* may lie at or beyond the end, the data counted among them
+    reach = sorted(distances, reverse=True)[most - 1] * error
+    found = change_of(ones(before), ones(after), range(n), resamples=resamples, seed=seed, level=level).difference
+    assert found.standard_error == pytest.approx(error, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx((value - reach, value + reach), rel=1e-9)
+    beyond = sum(distance >= abs(value) / error for distance in distances)
+    assert found.p_value == pytest.approx((1 + beyond) / (1 + resamples), rel=1e-12)
+
+
+def test_the_change_is_the_interval_of_the_log_ratio() -> None:
+    """exp of an interval around log R: as far up as down, in factors; and the same of after / before where the ideal is 0."""
+    rng = np.random.default_rng(6)
+    before = rng.gamma(9, 1 / 9, 30)
+    found = change_of(ones(before), ones(0.8 * before * rng.gamma(50, 1 / 50, 30)), range(30))
+    assert found.change is not None
+    assert found.retention is not None
+    assert found.change.low is not None
+    assert found.change.high is not None
+    ratio = found.after / found.before
+    assert found.change.value == pytest.approx(ratio - 1)
+    assert (1 + found.change.high) / ratio == pytest.approx(ratio / (1 + found.change.low), rel=1e-9)
+    moved = [None if end is None else end - 1 for end in (found.retention.value, found.retention.low, found.retention.high)]
+    assert moved == pytest.approx([found.change.value, found.change.low, found.change.high])
+
+
+@pytest.mark.parametrize(("clusters", "few"), [(7, True), (8, False)])
+def test_eight_clusters_are_enough(clusters: int, few: bool) -> None:
+    before, after = np.random.default_rng(4).gamma(2, 1, (2, clusters))
+    found = change_of(ones(before), ones(after), range(clusters))
+    assert found.few is few
+    assert (found.difference.low is None) is few
+    same = change_of(ones(before), ones(before), range(clusters)).difference
+    assert (same.low, same.high, same.p_value) == ((None, None, 1.0) if few else (0.0, 0.0, 1.0))
+
+
+def test_one_cluster_has_no_error() -> None:
+    found = change_of(ones([1, 2]), ones([2, 5]), "aa")
+    assert (found.difference.value, found.difference.standard_error, found.detectable) == (2.0, None, None)
+    assert found.change is not None
+    assert found.change.value == pytest.approx(7 / 3 - 1)
+
+
+def test_nothing_is_kept_of_nothing() -> None:
+    """Before is 0: neither a change nor a retention can be relative to it."""
+    before = [1.0, -1.0] * 10
+    found = change_of(ones(before), ones([2.0, 0.0] * 10), range(20))
+    assert (found.before, found.retention, found.change) == (0.0, None, None)
+    assert found.difference.value == 1.0
+
+
+def test_a_ratio_without_a_logarithm_falls_to_minus_one_at_most() -> None:
+    """After lies on both sides of 0 from resample to resample."""
+    rng = np.random.default_rng(8)
+    before, after = rng.gamma(9, 1 / 9, 12), rng.normal(0.05, 0.6, 12)
+    found = change_of(ones(before), ones(after), range(12)).change
+    assert found is not None
+    assert found.low == -1.0
+    assert found.high is not None
+    assert found.high - found.value > found.value - found.low
+    assert found.value == pytest.approx(abs(after.mean()) / before.mean() - 1)
+
+
 def test_identical_models_differ_by_exactly_nothing() -> None:
     values = ones(np.random.default_rng(0).normal(1, 1, 50))
     found = change_of(values, values.copy(), range(50))

@@ -342,3 +342,9 @@ def test_misuse(change: dict[str, object], message: str) -> None:
         difference_in_differences(side(10, seed=1), changed(side(10, seed=2), **change))
     with pytest.raises(ValueError, match="resamples=10"):
         difference_in_differences(side(10, seed=1), side(10, seed=2), resamples=10)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 1.5, -0.1])
+def test_a_level_that_is_no_share(level: float) -> None:
+    with pytest.raises(ValueError, match=r"needs 0 < level < 1"):
+        difference_in_differences(side(10, seed=1), side(10, seed=2), level=level)

@@ -54,3 +54,28 @@ def test_effect_sizes() -> None:
     detectable = statistics.minimum_detectable_difference(before, after)
     assert detectable is not None
     assert normal_power(detectable / np.std(after - before, ddof=1), 30, 0.05) == pytest.approx(0.80, abs=0.005)
+
+
+def test_what_one_item_and_nothing_at_all_say() -> None:
+    assert statistics.paired_effect_size([1.0], [2.0]) is None
+    assert statistics.minimum_detectable_difference([1.0], [2.0]) is None
+    assert statistics.minimum_detectable_difference([1.0, 2.0], [2.0, 3.0]) == 0.0
+    assert statistics.paired_effect_size([1.0, 2.0], [2.0, 5.0]) == pytest.approx(2 / np.sqrt(2))
+    one = statistics.flips([True], [False])
+    assert (one.n, one.only_before, one.only_after, one.p_value, one.newly) == (1, 1, 0, 1.0, 0.0)
+    for before, after in (([True], [True, False]), ([[True]], [[False]])):
+        with pytest.raises(ValueError, match="two answers for each of at least one item"):
+            statistics.flips(before, after)  # type: ignore[arg-type]
+
+
+def test_where_nobody_changed_sides_one_flip_is_counted() -> None:
+    still = statistics.flips([True] * 30 + [False] * 70, [True] * 30 + [False] * 70)
+    assert still.p_value == 1.0
+    assert still.detectable == statistics.minimum_detectable_flips(100, 1) == statistics.minimum_detectable_flips(100, 0) > 0
+    assert statistics.minimum_detectable_flips(100, 4) == pytest.approx(2 * still.detectable)
+
+
+def test_retention_is_what_is_left_of_what_was_there() -> None:
+    assert statistics.retention(0.8, 0.6) == pytest.approx(0.75)
+    assert statistics.retention(0.0, 0.6) is None
+    assert statistics.retention(0.8, 0.0) == 0.0

@@ -59,3 +59,26 @@ def test_misuse(change: dict[str, float]) -> None:
     arguments = {"demographic": 20, "controls": 10, "spreads": (1.0, 1.0), "shared": 5, "correlation": 0.5}
     with pytest.raises(ValueError, match="at least one template on each side"):
         power.error_of_difference(**(arguments | change))
+
+
+def test_counts_and_correlations_at_their_limits() -> None:
+    one = power.error_of_difference(1, 1, spreads=(3.0, 4.0))
+    assert one == pytest.approx(5.0)
+    for correlation, expected in ((1.0, 1.0), (-1.0, 7.0)):
+        assert power.error_of_difference(1, 1, spreads=(3.0, 4.0), shared=1, correlation=correlation) == pytest.approx(expected)
+    assert power.error_of_difference(20, 10, spreads=(1.0, 1.0), shared=10, correlation=0.5) == pytest.approx(
+        math.sqrt(1 / 20 + 1 / 10 - 10 / 200)
+    )
+    same = power.error_of_difference(7, 7, spreads=(0.3, 0.3), shared=7, correlation=1.0)
+    assert same == pytest.approx(0.0, abs=1e-9)  # what moves both alike is no difference, and no root of less than 0 is drawn
+
+
+def test_eighty_percent_power_below_one_where_nothing_else_is_said() -> None:
+    ratio = power.largest_ratio_shown(0.1)
+    assert ratio == power.largest_ratio_shown(0.1, limit=1.0, power=0.8)
+    assert power.power_to_show(ratio, 0.1) == pytest.approx(0.8)
+    assert power.growth_to_show(ratio, 0.1) == pytest.approx(1.0)
+    n = power.templates_to_show(ratio, spreads=(0.3, 0.4))
+    assert n == math.ceil((0.5 / 0.1) ** 2)
+    assert power.templates_to_show(1e-9, spreads=(1e-3, 1e-3)) == 1  # one template is the least
+    assert power.templates_to_show(1.0, spreads=(1.0, 1.0)) is power.growth_to_show(1.0, 0.1) is None

@@ -261,3 +261,44 @@ def test_random_says_why_it_draws_nothing() -> None:
         generator=torch.Generator(),  # type: ignore[arg-type]
     )
     assert policy.select(SCORES, protected, context).reason == "all layers are protected"
+
+
+# -- protected-global --------------------------------------------------------------------------------------------------------
+
+
+def test_an_exchange_wants_costs_that_are_none_of_them_negative() -> None:
+    below = replace(SCORES, importance=at_places({(THIRD, 47): -1e-9}, others=1.0))
+    with pytest.raises(ValueError, match="'exchange' needs an importance score that is never negative"):
+        decide("protected-global", "3n", below, exchange=1.0)
+    assert len(units_of(decide("protected-global", "3n", below, exchange=0.0))) == 3
+    free = replace(SCORES, importance=at_places({(FIRST, 0): 5.0}))
+    dearest = {(FIRST, 0)}  # all others cost nothing, and go before it
+    assert not units_of(decide("protected-global", "20n", free, exchange=2.0, protect=0.0)) & dearest
+
+
+@pytest.mark.parametrize(
+    ("options", "accepted"),
+    [
+        ({"exchange": 0.0}, True),
+        ({"exchange": 2.0}, True),
+        ({"exchange": 2.1}, False),
+        ({"exchange": -0.1}, False),
+        ({"protect": 0.0}, True),
+        ({"protect": 1.0}, False),
+        ({"protect": -0.1}, False),
+        ({"margin": 0.0}, True),
+        ({"margin": -0.1}, False),
+    ],
+)
+def test_the_limits_of_protected_global(options: dict[str, float], accepted: bool) -> None:
+    if accepted:
+        discovery.build("policy", "protected-global", options)
+        return
+    with pytest.raises(Exception, match=f"The '{next(iter(options))}' must"):
+        discovery.build("policy", "protected-global", options)
+
+
+def test_protected_global_says_why_it_chooses_nothing() -> None:
+    none = replace(SCORES, bias=at_places({}))
+    said = decide("protected-global", "3n", none).reason
+    assert said == "the budget 3n and what is protected leave no neuron with a bias above 0"
