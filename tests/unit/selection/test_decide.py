@@ -45,16 +45,37 @@ class OftenHighest(SelectionPolicy):
         return Choice(units=units, order={name: votes[name][chosen] for name, chosen in units.items()})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Probing(SelectionPolicy):
+    """Takes the most biased units, and remembers what the probe says of none and of them."""
+
+    def needs(self) -> Needs:
+        return Needs(probe=True)
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        assert context.probe is not None
+        lowest = torch.cat(list(scores.bias.values())).topk(budget.units(scores.sites)).values.min()
+        choice = Choice(units={name: (bias >= lowest).nonzero().flatten() for name, bias in scores.bias.items()})
+        PROBED[context.operator] = (context.probe(Choice(units={})).divergence, context.probe(choice).divergence)
+        return choice
+
+
+PROBED: dict[str, tuple[float, float]] = {}
+
+
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     real = discovery.offers
     module: Any = types.ModuleType("often_highest")
-    module.OftenHighest = OftenHighest
+    module.OftenHighest, module.Probing = OftenHighest, Probing
     monkeypatch.setitem(sys.modules, "often_highest", module)
 
     def more() -> Any:
-        point = metadata.EntryPoint("often-highest", "often_highest:OftenHighest", "fairprune.selection_policies")
-        return [*real(), (point, "often", "1.0")]
+        names = {"often-highest": "OftenHighest", "probing": "Probing"}
+        points = [
+            metadata.EntryPoint(name, f"often_highest:{cls}", "fairprune.selection_policies") for name, cls in names.items()
+        ]
+        return [*real(), *((point, "often", "1.0") for point in points)]
 
     monkeypatch.setattr(discovery, "offers", more)
 
@@ -95,3 +116,18 @@ def test_an_audit_without_clusters_is_refused(case: Planted, tmp_path: Path) -> 
     with pytest.raises(UserError, match="clusters"):
         fp.plan(run, policy="often-highest")
     assert not (run.folder / "plan.json").exists()
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_policy_probes_what_the_operator_will_do(case: Planted, tmp_path: Path) -> None:
+    """Of the planted neurons zeroing takes nearly all divergence, a factor of one half a part of it."""
+    PROBED.clear()
+    run = audited(case, tmp_path / "run", "probing")
+    for operator, factor in (("zero", None), ("scale", 0.5), ("mean", None)):
+        fp.plan(run, operator=operator, **({} if factor is None else {"factor": factor}), overwrite=True)
+    before = {operator: none for operator, (none, _) in PROBED.items()}
+    after = {operator: chosen / before[operator] for operator, (_, chosen) in PROBED.items()}
+    assert len(set(before.values())) == 1
+    assert after["zero"] < 0.1
+    assert 0.1 < after["scale"] < 0.9
+    assert after["mean"] not in (after["zero"], after["scale"])
