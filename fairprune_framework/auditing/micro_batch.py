@@ -90,6 +90,21 @@ class MicroBatch:
         """Padded tokens of the forward."""
         return self.input_ids.numel()
 
+    @property
+    def places(self) -> Tensor:
+        """(U, T) int64: flat index into R*L of each token of each text; -1 behind its end."""
+        if self.paths is not None:
+            return self.paths
+        flat = torch.arange(self.tokens, device=self.input_ids.device).view_as(self.input_ids)
+        return flat.masked_fill(self.attention_mask == 0, -1)
+
+    @property
+    def ends(self) -> tuple[Tensor, Tensor]:
+        """Rows and columns of the last token of each text, (U,) each."""
+        places_UT = self.places
+        last_U = places_UT.gather(1, (places_UT >= 0).sum(1, keepdim=True) - 1).squeeze(1)
+        return last_U // self.input_ids.shape[1], last_U % self.input_ids.shape[1]
+
     def halves(self) -> list[MicroBatch]:
         """Two micro-batches with half of the contrasts each; raises `torch.OutOfMemoryError` for one contrast."""
         if len(self.ids) < 2:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.decoders import text_decoder
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.packing import Packer, tree_mask
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}
@@ -37,6 +38,14 @@ def forward_inputs(model: nn.Module, input_ids: Tensor, position_ids: Tensor, pa
         dtype = next(model.parameters()).dtype
         mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
     return {"input_ids": input_ids, "attention_mask": mask, "position_ids": position_ids, "use_cache": False}
+
+
+def inputs_of(model: nn.Module, batch: MicroBatch) -> dict[str, Any]:
+    """What a model with its head is given for a micro-batch, of plain or of packed rows."""
+    if batch.paths is None:
+        return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+    assert batch.position_ids is not None
+    return forward_inputs(model, batch.input_ids, batch.position_ids, batch.paths)
 
 
 @torch.inference_mode()

@@ -19,6 +19,7 @@ from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, me
 from fairprune_framework.evaluation.metrics.generation import ARTICLE_PROMPTS, Continuation, first_difference
 from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, PREFERENCES, SEQUENCE_GAP
+from fairprune_framework.evaluation.metrics.outputs import OutputReader
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.results import Evaluation
@@ -33,7 +34,7 @@ from fairprune_framework.evaluation.tasks.rows import task_rows
 from fairprune_framework.recipes.recipe import Recipe
 
 FLOOR_CONTRASTS = 16
-"""Contrasts that are measured twice to see the noise of the dtype."""
+"""Contrasts, at least, that are measured twice to see the noise of the dtype."""
 
 
 @dataclass(kw_only=True)
@@ -72,16 +73,22 @@ class Material:
 
 
 def measured(
-    subject: Subject, material: Material, *, movements: MovementReader | None = None, text: TextLoss | None = None
+    subject: Subject,
+    material: Material,
+    *,
+    movements: MovementReader | None = None,
+    outputs: OutputReader | None = None,
+    text: TextLoss | None = None,
 ) -> Measured:
     """Measure one model on everything.
 
     Args:
         movements: reads its neurons in the forward of the contrasts.
+        outputs: keeps the outputs of its contrasts in that forward.
         text: the model's loss on the judging text, where it is known.
     """
     recipe = material.recipe
-    own = subject.contrasts("own", material.aligned, material.prompts.values, movements=movements)
+    own = subject.contrasts("own", material.aligned, material.prompts.values, movements=movements, outputs=outputs)
     result = Measured(
         contrasts=own,
         sentences=sentences_of(own, material.aligned),
@@ -136,17 +143,29 @@ def sentences_of(measured: Sequence[ContrastMeasure], aligned: Sequence[AlignedC
 
 
 def noise_floor(
-    subject: Subject, aligned: Sequence[Any], values: Mapping[str, int], measured: Sequence[ContrastMeasure]
+    subject: Subject,
+    aligned: Sequence[AlignedContrast],
+    values: Mapping[str, int],
+    measured: Sequence[ContrastMeasure],
+    first: Sequence[AlignedContrast] = (),
+    outputs: OutputReader | None = None,
 ) -> dict[str, float]:
     """How far the divergence moves when nothing changes but which texts share a forward: the noise of the dtype.
 
-    Up to 16 contrasts are measured one by one. `largest` is the largest difference of one of them, relative to the mean divergence; no
-    change below it can be told from rounding.
+    Up to 16 contrasts, or all that must be computed again, are measured one by one. `largest` is the largest difference of one of them,
+    relative to the mean divergence; no change below it can be told from rounding.
+
+    Args:
+        first: those whose outputs are still wanted.
+        outputs: keeps them.
     """
-    chosen = list(aligned)[:: max(1, len(aligned) // FLOOR_CONTRASTS)][:FLOOR_CONTRASTS]
+    others = [one for one in list(aligned)[:: max(1, len(aligned) // FLOOR_CONTRASTS)] if one not in first]
+    chosen = [*first, *others[: max(0, FLOOR_CONTRASTS - len(first))]]
     known = {one.id: one.divergence for one in measured}
     with subject.change():
-        alone = measure_contrasts(subject.model, subject.architecture, list(compose(chosen, values, 1)), taps=frozenset())
+        alone = measure_contrasts(
+            subject.model, subject.architecture, list(compose(chosen, values, 1)), taps=frozenset(), outputs=outputs
+        )
     mean = sum(known.values()) / max(len(known), 1)
     off = [abs(one.divergence - known[one.id]) for one in alone]
     return {"contrasts": len(off), "largest": max(off) / mean if mean > 0 else 0.0, "mean_divergence": mean}

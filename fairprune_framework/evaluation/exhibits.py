@@ -14,30 +14,27 @@ then of the second, and so on. Source: figures 2 and 3 of the Fairness Pruning a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fairprune_framework.api.decoders import text_decoder
-from fairprune_framework.api.types import Scores, Site, Tap
-from fairprune_framework.calibration.text import padded
+from fairprune_framework.api.types import Scores
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.prompts import PromptSet
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.evaluation.metrics.movement import MovementReader, described_movement, measure_movements
+from fairprune_framework.evaluation.metrics.outputs import MOST_TOKENS, OutputReader, Outputs
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.utilities.progress import bar
 
 FORMAT = "fairprune-exhibits/1"
 FILES = ("exhibits.safetensors", "exhibits.json")
-MOST_UNITS, MOST_MOVING, MOST_TOKENS, MOST_CONTRASTS = 32, 10, 64, 2048
-TAPS: tuple[Tap, ...] = ("attention", "mlp")
+MOST_UNITS, MOST_MOVING, MOST_CONTRASTS = 32, 10, 2048
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,15 +50,6 @@ class Exhibits:
 
         write_tensors(folder / FILES[0], self.tensors)
         write_json(folder / FILES[1], dict(self.described))
-
-
-@dataclass(frozen=True, kw_only=True)
-class After:
-    """What the plan made of the model: another one, or the same inside a context. None where one model alone is evaluated."""
-
-    model: nn.Module
-    architecture: Architecture
-    change: Callable[[], AbstractContextManager[None]]
 
 
 class Watched:
@@ -102,28 +90,33 @@ class Watched:
 def collect(
     loaded: LoadedModel,
     prompts: PromptSet,
-    divergence: Mapping[str, float],
-    after: After | None,
+    shown: Iterable[AlignedContrast],
+    before: OutputReader,
+    after: OutputReader | None,
     watched: Watched,
-    max_tokens: int,
+    units: Sequence[Mapping[str, Any]],
 ) -> Exhibits:
     """Make the exhibits of a run, without its generations.
 
     Args:
-        divergence: id -> next-token divergence before, of every contrast.
-        max_tokens: padded tokens per forward.
+        shown: see `typical`.
+        before: has seen them in the original model.
+        after: has seen them in what the plan made of it, or in another model, which is shown if its layers are alike; None where one
+            model alone is evaluated.
+        units: see `Watched.moving`.
     """
-    texts, aligned = prompts.texts, prompts.aligned
-    units = watched.moving(loaded, prompts, max_tokens)
+    texts = prompts.texts
     projections, tensors = [], dict[str, Tensor]()
-    for index, contrast in enumerate(typical(aligned, divergence)):
-        shown, outputs = project(loaded, contrast, texts[contrast.id], after)
-        projections.append(shown)
-        tensors |= {f"{when}/{index}/{tap}": value for (when, tap), value in outputs.items()}
+    for index, contrast in enumerate(shown):
+        outputs = {"before": before.outputs.get(contrast.id, Outputs())}
+        if after is not None and (changed := after.outputs.get(contrast.id, Outputs())).shapes == outputs["before"].shapes:
+            outputs["after"] = changed
+        projections.append(projection(loaded.tokenizer, contrast, texts[contrast.id], outputs))
+        tensors |= {f"{when}/{index}/{tap}": value for (when, tap), value in stacked(outputs).items()}
     described = {
         "format": FORMAT,
-        "contrasts": {"looked_at": len(watched.reader.contrasts), "of": len(aligned)},
-        "units": units,
+        "contrasts": {"looked_at": len(watched.reader.contrasts), "of": len(prompts.aligned)},
+        "units": list(units),
         "projections": projections,
         "generations": [],
     }
@@ -163,73 +156,60 @@ def _units(architecture: Architecture, planned: Mapping[str, Sequence[int]], sco
 
 def typical(contrasts: Sequence[AlignedContrast], divergence: Mapping[str, float]) -> list[AlignedContrast]:
     """Of each category the held-out contrast of median divergence (of all, where none is held out); the lower of two medians."""
-    groups: dict[tuple[bool, str], list[AlignedContrast]] = {}
-    for contrast in contrasts:
-        groups.setdefault((contrast.control, contrast.category), []).append(contrast)
     chosen = []
-    for _, group in sorted(groups.items(), key=lambda item: item[0]):
-        group = [contrast for contrast in group if contrast.split == "heldout"] or group
+    for group in _candidates(contrasts):
         group.sort(key=lambda contrast: (divergence[contrast.id], contrast.id))
         chosen.append(group[(len(group) - 1) // 2])
     return chosen
 
 
-def project(
-    loaded: LoadedModel, contrast: AlignedContrast, text: Contrast, after: After | None
-) -> tuple[dict[str, Any], dict[tuple[str, str], Tensor]]:
-    """One contrast: what it is, and the tensors by ("before" or "after", tap)."""
+def certain(contrasts: Sequence[AlignedContrast]) -> list[AlignedContrast]:
+    """Those that are typical whatever their divergence: no other of their category can be."""
+    return [group[0] for group in _candidates(contrasts) if len(group) == 1]
+
+
+def _candidates(contrasts: Sequence[AlignedContrast]) -> list[list[AlignedContrast]]:
+    """Of each category those that may be typical; categories in their order, controls last."""
+    groups: dict[tuple[bool, str], list[AlignedContrast]] = {}
+    for contrast in contrasts:
+        groups.setdefault((contrast.control, contrast.category), []).append(contrast)
+    found = [group for _, group in sorted(groups.items(), key=lambda item: item[0])]
+    return [[contrast for contrast in group if contrast.split == "heldout"] or group for group in found]
+
+
+def projection(tokenizer: Any, contrast: AlignedContrast, text: Contrast, outputs: Mapping[str, Outputs]) -> dict[str, Any]:
+    """One contrast as it is described: its texts, and which layers are shown.
+
+    Args:
+        outputs: "before" and, where there is one, "after" -> those of a model.
+    """
     rows = [list(tokens.ids[:MOST_TOKENS]) for tokens in contrast.variants]
-    tensors: dict[tuple[str, str], Tensor] = {}
-    layers: dict[str, list[int]] = {}
-    cut = 0
-    with_plan = [] if after is None else [("after", after.model, after.architecture, after.change)]
-    for when, model, architecture, change in [("before", loaded.model, loaded.architecture, None), *with_plan]:
-        if change is None:
-            outputs = _outputs(model, architecture, rows)
-        else:
-            with change():
-                outputs = _outputs(model, architecture, rows)
-        for tap, by_layer in outputs.items():
-            layers[tap] = sorted(by_layer)
-            value_LRH = torch.stack([by_layer[layer] for layer in layers[tap]])
-            largest = torch.finfo(torch.float16).max
-            cut += int((value_LRH.abs() > largest).sum())
-            tensors[when, tap] = value_LRH.clamp(-largest, largest).half()
     variants = [
         {
             "attribute": variant.attribute,
             "text": variant.text,
-            "tokens": [loaded.tokenizer.decode([token]) for token in ids],
+            "tokens": [tokenizer.decode([token]) for token in ids],
             "start": min(tokens.start, len(ids)),
             "end": min(tokens.end, len(ids)),
             "all_tokens": len(tokens.ids),
         }
         for variant, tokens, ids in zip(text.variants, contrast.variants, rows, strict=True)
     ]
-    shown = {
+    return {
         "contrast": contrast.id,
         "category": contrast.category,
         "control": contrast.control,
         "split": contrast.split,
         "variants": variants,
-        "layers": layers,
-        "cut_to_float16": cut,
+        "layers": {tap: sorted(by_layer) for each in outputs.values() for tap, by_layer in each.tensors.items()},
+        "cut_to_float16": sum(each.cut for each in outputs.values()),
     }
-    return shown, tensors
 
 
-@torch.inference_mode()
-def _outputs(model: nn.Module, architecture: Architecture, rows: Sequence[Sequence[int]]) -> dict[str, dict[int, Tensor]]:
-    """tap -> layer -> `(R, H)` on the CPU: outputs at the tokens of all rows, one row after the other."""
-    ids, mask = padded(rows)
-    kept = mask.reshape(-1).bool()
-    outputs: dict[str, dict[int, Tensor]] = {}
-
-    def take(site: Site, tap: Tap, values: Tensor, routed: Tensor | None) -> None:
-        if routed is None and values.shape[0] == len(kept):  # the output of the layer's block, not of one expert
-            outputs.setdefault(tap, {}).setdefault(site.layer, values.float().cpu()[kept])
-
-    device = next(model.parameters()).device
-    with architecture.adapter.tap(model, list(architecture.sites.values()), frozenset(TAPS), take):
-        text_decoder(model)(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-    return outputs
+def stacked(outputs: Mapping[str, Outputs]) -> dict[tuple[str, str], Tensor]:
+    """The tensors by ("before" or "after", tap): `(L, R, H)` float16."""
+    return {
+        (when, tap): torch.stack([by_layer[layer] for layer in sorted(by_layer)])
+        for when, each in outputs.items()
+        for tap, by_layer in each.tensors.items()
+    }

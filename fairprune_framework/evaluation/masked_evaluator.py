@@ -46,6 +46,7 @@ class MaskedEvaluator:
         documents: token ids of texts; at least two tokens each.
         metric: one of `IDEALS`; every contrast must have it, see `measurable`.
         max_tokens: padded tokens per forward.
+        share_up_to: contrasts whose texts are at most so long are computed with shared prefixes: see `prefix_sharing`.
         seed: of the intervals.
     """
 
@@ -59,11 +60,12 @@ class MaskedEvaluator:
         documents: Sequence[Sequence[int]] = (),
         metric: str = DIVERGENCE,
         max_tokens: int = 512,
+        share_up_to: int = 0,
         seed: int = 0,
     ) -> None:
         self.contrasts, self.metric = tuple(contrasts), metric
         self._model, self._architecture = model, architecture
-        self._batches = tuple(compose(self.contrasts, values, max_tokens))
+        self._batches = tuple(compose(self.contrasts, values, max_tokens, share_up_to=share_up_to))
         self._documents, self._max_tokens, self._seed = tuple(documents), max_tokens, seed
         self._categories = {contrast.id: contrast.category for contrast in self.contrasts}
 

@@ -74,6 +74,7 @@ def random_changes(
     sets: Iterator[RandomSet],
     max_tokens: int,
     advance: Callable[[int], None] = lambda sets: None,
+    share_up_to: int = 0,
 ) -> tuple[float, ...]:
     """The change of next-token divergence by each set: what any set of such neurons does.
 
@@ -81,8 +82,11 @@ def random_changes(
         contrasts: held-out and demographic, those that the plan is judged on.
         values: category -> number of values.
         divergences: id -> divergence in the original model, which is not measured again.
+        share_up_to: see `MaskedEvaluator`.
     """
-    evaluator = MaskedEvaluator(loaded.model, loaded.architecture, contrasts, values, max_tokens=max_tokens)
+    evaluator = MaskedEvaluator(
+        loaded.model, loaded.architecture, contrasts, values, max_tokens=max_tokens, share_up_to=share_up_to
+    )
     original = MaskedMeasurement(values={contrast.id: divergences[contrast.id] for contrast in contrasts}, perplexity=None)
     before, changes = evaluator.mean(original), []
     for drawn in sets:

@@ -23,6 +23,7 @@ from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasu
 from fairprune_framework.evaluation.metrics.generation import BEAMS, NEW_TOKENS, Continuation, continue_prompts
 from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader, token_valences
+from fairprune_framework.evaluation.metrics.outputs import OutputReader
 from fairprune_framework.evaluation.metrics.perplexity import TextLoss, text_loss, windows_of
 from fairprune_framework.evaluation.metrics.samples import SAMPLES, TOKENS, compounds, sampled
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure, measure_sentences
@@ -41,7 +42,12 @@ from fairprune_framework.utilities.versions import versions
 
 
 class Subject:
-    """A model in memory, with units masked where some are given."""
+    """A model in memory, with units masked where some are given.
+
+    Args:
+        max_tokens: padded tokens per forward.
+        share_up_to: contrasts whose texts are at most so long are computed with shared prefixes: see `prefix_sharing`.
+    """
 
     def __init__(
         self,
@@ -54,12 +60,14 @@ class Subject:
         units: Mapping[str, Sequence[int]] | None = None,
         factor: Scaling = 0.0,
         max_tokens: int = 512,
+        share_up_to: int = 0,
         notify: Notify = silent,
         weights: str | None = None,
     ) -> None:
         self.model, self.tokenizer, self.architecture, self.cache = model, tokenizer, architecture, cache
         self.encoder = encoder or Encoder(tokenizer)
-        self.units, self.factor, self.max_tokens, self.notify = dict(units or {}), factor, max_tokens, notify
+        self.units, self.factor, self.notify = dict(units or {}), factor, notify
+        self.max_tokens, self.share_up_to = max_tokens, share_up_to
         self._weights = weights
 
     def masked_by(self, units: Mapping[str, Sequence[int]], factor: Scaling = 0.0) -> Subject:
@@ -73,6 +81,7 @@ class Subject:
             units=units,
             factor=factor,
             max_tokens=self.max_tokens,
+            share_up_to=self.share_up_to,
             notify=self.notify,
             weights=self.weights,
         )
@@ -116,20 +125,30 @@ class Subject:
         values: Mapping[str, int],
         taps: frozenset[Tap] = TAPS,
         movements: MovementReader | None = None,
+        outputs: OutputReader | None = None,
     ) -> list[ContrastMeasure]:
         """All that one forward of its texts says of every contrast: next-token divergence, activation difference, legitimate margin,
         valences and log-probabilities.
 
         Args:
             movements: reads its neurons on the way; nothing, where the measurement was kept.
+            outputs: keeps the outputs of its contrasts on the way; of none, where the measurement was kept.
         """
-        batches = list(compose(aligned, values, self.max_tokens))
+        batches = list(compose(aligned, values, self.max_tokens, share_up_to=self.share_up_to))
         reader = NextTokenReader(aligned, self._valences)
 
         def make() -> Any:
             with bar(f"{name}, contrasts", len(aligned), "contrasts") as advance:
                 measured = measure_contrasts(
-                    self.model, self.architecture, batches, advance, taps, reader, sentences=True, movements=movements
+                    self.model,
+                    self.architecture,
+                    batches,
+                    advance,
+                    taps,
+                    reader,
+                    sentences=True,
+                    movements=movements,
+                    outputs=outputs,
                 )
             return [asdict(one) for one in measured]
 
@@ -140,6 +159,12 @@ class Subject:
             ContrastMeasure(**{**one, **{column: tuple(one[column]) for column in lists}})
             for one in self._kept(f"{name}-contrasts", key, make)
         ]
+
+    def see(self, outputs: OutputReader, aligned: Sequence[AlignedContrast], values: Mapping[str, int]) -> None:
+        """Compute contrasts for their outputs alone."""
+        batches = list(compose(aligned, values, self.max_tokens, share_up_to=self.share_up_to))
+        with self.change():
+            measure_contrasts(self.model, self.architecture, batches, taps=frozenset(), outputs=outputs)
 
     @cached_property
     def _valences(self) -> torch.Tensor:

@@ -5,7 +5,7 @@ Everything comes from the functions of `evaluate`, so the numbers equal those of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import align
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.exhibits import After, project
+from fairprune_framework.evaluation.exhibits import projection, stacked
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import Continuation, continue_prompts
+from fairprune_framework.evaluation.metrics.outputs import OutputReader, Outputs
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.loading import load_model
 from fairprune_framework.reporting.run_data import Source
@@ -30,6 +31,15 @@ from fairprune_framework.utilities.progress import Notify, silent
 
 MOST_CHARACTERS = 10_000
 CATEGORY, VALUES = "typed here", ("first prompt", "second prompt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class After:
+    """What the plan made of the model: another one, or the same inside a context."""
+
+    model: nn.Module
+    architecture: Architecture
+    change: Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +127,15 @@ class Explorer:
         run = self.run
         aligned = align(run.loaded.encoder, contrast, {value: index for index, value in enumerate(VALUES)})
         batches = list(compose([aligned], {CATEGORY: 2}, max(run.recipe.micro_batch_tokens, 1)))
-        (before,) = measure_contrasts(run.loaded.model, run.loaded.architecture, batches)
+        readers = {"before": OutputReader([aligned])}
+        (before,) = measure_contrasts(run.loaded.model, run.loaded.architecture, batches, outputs=readers["before"])
         after = None
         if self.after is not None:
+            readers["after"] = OutputReader([aligned])
             with self.after.change():
-                (after,) = measure_contrasts(self.after.model, self.after.architecture, batches)
+                (after,) = measure_contrasts(self.after.model, self.after.architecture, batches, outputs=readers["after"])
         ids = [list(tokens.ids) for tokens in aligned.variants]
-        shown, tensors = project(run.loaded, aligned, contrast, self.after)
+        outputs = {when: reader.outputs.get(aligned.id, Outputs()) for when, reader in readers.items()}
         return Comparison(
             prompts=prompts,
             tokens=(len(ids[0]), len(ids[1])),
@@ -133,8 +145,8 @@ class Explorer:
             next_tokens=(self._next(ids[0], top), self._next(ids[1], top)),
             source=Source(
                 folder=run.folder.path,
-                exhibits={"projections": [shown]},
-                representations={f"{when}/0/{tap}": value.numpy() for (when, tap), value in tensors.items()},
+                exhibits={"projections": [projection(run.loaded.tokenizer, aligned, contrast, outputs)]},
+                representations={f"{when}/0/{tap}": value.numpy() for (when, tap), value in stacked(outputs).items()},
             ),
         )
 

@@ -30,7 +30,7 @@ from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.recovery.text import RecoveryText
 from fairprune_framework.runs.run import Run
-from fairprune_framework.stages.evaluate import random_sets_of
+from fairprune_framework.stages.evaluate import random_sets_of, share_up_to
 from fairprune_framework.utilities.wording import number_of
 
 MODELS = ("original", "pruned", "finetuned")
@@ -96,7 +96,8 @@ def judge(run: Run, load: Callable[[], nn.Module]) -> tuple[Evaluation, Verdict]
     material = Material(recipe=recipe, prompts=run.prompts, judged=run.judged, documents=run.calibration.judging)
     encoder, tokenizer, layers = loaded.encoder, loaded.tokenizer, list(loaded.layers)
     shared: dict[str, Any] = {"encoder": encoder, "max_tokens": max_tokens, "notify": run.notify}
-    original = Subject(loaded.model, tokenizer, loaded.architecture, cache, **shared)
+    up_to = share_up_to(run, loaded.model)
+    original = Subject(loaded.model, tokenizer, loaded.architecture, cache, share_up_to=up_to, **shared)
     run.notify(f"evaluating {number_of(len(material.aligned), 'contrast')}")
     before = measured(original, material)
     floor = noise_floor(original, material.aligned, run.prompts.values, before.contrasts)
@@ -105,7 +106,8 @@ def judge(run: Run, load: Callable[[], nn.Module]) -> tuple[Evaluation, Verdict]
     loaded.release()
     finetuned = load()
     architecture = recognise(finetuned, recipe.architecture)
-    after = measured(Subject(finetuned, tokenizer, architecture, cache, **shared), material)
+    up_to = share_up_to(run, finetuned)
+    after = measured(Subject(finetuned, tokenizer, architecture, cache, share_up_to=up_to, **shared), material)
     if {site.layer for site in architecture.sites.values()} != set(layers):
         layers = []
     nothing = Exhibits(described={}, tensors={})

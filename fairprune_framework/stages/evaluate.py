@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fairprune_framework.api.types import Plan
+from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation import exhibits, judging_text
 from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import Material, Measured, compared, measured, noise_floor
 from fairprune_framework.evaluation.judgement import JUDGING, verdict_inputs
+from fairprune_framework.evaluation.metrics.outputs import OutputReader
 from fairprune_framework.evaluation.metrics.perplexity import LanguageCost, language_cost
 from fairprune_framework.evaluation.random_sets import matched_sets, norms_of, random_changes, random_means
 from fairprune_framework.evaluation.results import Evaluation
@@ -113,7 +116,14 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     material = Material(recipe=recipe, prompts=run.prompts, judged=run.judged, documents=judging)
     encoder, tokenizer = loaded.encoder, loaded.tokenizer
     original = Subject(
-        loaded.model, tokenizer, loaded.architecture, cache, encoder=encoder, max_tokens=max_tokens, notify=run.notify
+        loaded.model,
+        tokenizer,
+        loaded.architecture,
+        cache,
+        encoder=encoder,
+        max_tokens=max_tokens,
+        share_up_to=share_up_to(run, loaded.model),
+        notify=run.notify,
     )
     layers = list(loaded.layers)
     run.notify(f"evaluating {number_of(len(material.aligned), 'contrast')}")
@@ -121,40 +131,45 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     watched = exhibits.Watched(loaded.architecture, run.prompts, units, scores)
     masked = original.masked_by(units, multiplier)
     cost = _text_cost(run, plan, masked.change) if plan is not None and any(units.values()) else None
-    before = measured(original, material, movements=watched.reader, text=cost.before if cost else None)
-    floor = noise_floor(original, material.aligned, run.prompts.values, before.contrasts)
-    changed = (
-        exhibits.After(model=loaded.model, architecture=loaded.architecture, change=masked.change)
-        if any(units.values())
-        else None
-    )
+    aligned, values = run.prompts.aligned, run.prompts.values
+    seen = OutputReader(exhibits.certain(aligned))
+    before = measured(original, material, movements=watched.reader, outputs=seen, text=cost.before if cost else None)
     divergences = {one.id: one.divergence for one in before.contrasts}
-
-    def shown(after: exhibits.After | None) -> exhibits.Exhibits:
-        return exhibits.collect(loaded, run.prompts, divergences, after, watched, max_tokens)
-
+    shown = exhibits.typical(aligned, divergences)
+    seen.wanted = {one.id for one in shown}
+    floor = noise_floor(original, material.aligned, values, before.contrasts, seen.lacks(shown), seen)
+    moving = watched.moving(loaded, run.prompts, max_tokens)
     applied = plan is not None and not run.record.get("abstained", True)
     changes = random_sets_of(run, plan, divergences) if plan is not None and applied else ()
     after: Measured | None = None
     applied_by = None
+    seen_after = OutputReader(shown)
     if saved.is_dir() or recipe.against:
         applied_by = "removal" if saved.is_dir() else "another model"
-        looked_at = shown(changed)
-        del original, masked, changed
+        del original, masked
         loaded.release()
         other = _other_model(run, str(saved) if saved.is_dir() else str(recipe.against), tokenizer)
         run.watch(other, "other", "evaluate")
         architecture = recognise(other, recipe.architecture)
-        subject = Subject(other, tokenizer, architecture, cache, encoder=encoder, max_tokens=max_tokens, notify=run.notify)
-        after = measured(subject, material)
+        subject = Subject(
+            other,
+            tokenizer,
+            architecture,
+            cache,
+            encoder=encoder,
+            max_tokens=max_tokens,
+            share_up_to=share_up_to(run, other),
+            notify=run.notify,
+        )
+        after = measured(subject, material, outputs=seen_after)
+        subject.see(seen_after, seen_after.lacks(shown), values)
         if {site.layer for site in architecture.sites.values()} != set(layers):
             layers = []
     elif any(units.values()):
         applied_by = "masking"
-        after = measured(masked, material, text=cost.after if cost else None)
-        looked_at = shown(changed)
-    else:
-        looked_at = shown(None)
+        after = measured(masked, material, outputs=seen_after, text=cost.after if cost else None)
+        masked.see(seen_after, seen_after.lacks(shown), values)
+    looked_at = exhibits.collect(loaded, run.prompts, shown, seen, seen_after if after else None, watched, moving)
     evaluation = compared(material, before, after, cost.kl if cost else None, floor, layers, applied_by, looked_at)
     if plan is None:
         return evaluation, None
@@ -203,7 +218,21 @@ def random_sets_of(run: Run, plan: Plan, divergences: Mapping[str, float]) -> tu
     means = random_means(plan, run.loaded, run.calibration.scoring)
     sets = matched_sets(plan, norms, allowed, draws, run.recipe.seed, means)
     with bar("random sets", draws, "sets") as advance:
-        return random_changes(run.loaded, judging, prompts.values, divergences, sets, run.micro_batch_tokens, advance)
+        return random_changes(
+            run.loaded,
+            judging,
+            prompts.values,
+            divergences,
+            sets,
+            run.micro_batch_tokens,
+            advance,
+            share_up_to(run, run.loaded.model),
+        )
+
+
+def share_up_to(run: Run, model: nn.Module) -> int:
+    """Texts up to this length are computed with shared prefixes; 0: the model does not allow it, or the recipe."""
+    return 0 if run.recipe.prefix_sharing == "never" else prefix_sharing(model).up_to
 
 
 def _other_model(run: Run, name: str, tokenizer: Any) -> Any:

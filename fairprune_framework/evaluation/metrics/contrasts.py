@@ -22,9 +22,12 @@ from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry, observe
+from fairprune_framework.auditing.prefix_sharing import inputs_of
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.metrics.movement import MovementReader
 from fairprune_framework.evaluation.metrics.next_token import NextTokenReader
+from fairprune_framework.evaluation.metrics.outputs import TAPS as OUTPUT_TAPS
+from fairprune_framework.evaluation.metrics.outputs import OutputReader
 from fairprune_framework.evaluation.metrics.sentences import text_log_probs
 from fairprune_framework.functional.divergence import generalised_js
 from fairprune_framework.functional.shared_tokens import scored_places
@@ -125,27 +128,32 @@ def measure_contrasts(
     *,
     sentences: bool = False,
     movements: MovementReader | None = None,
+    outputs: OutputReader | None = None,
 ) -> list[ContrastMeasure]:
     """Measure every contrast with one forward of its texts, of the model as it is (also masked). In the order of the batches.
 
     Without taps the divergence alone is measured, and the activation differences are 0.
 
     Args:
-        batches: with a row a text.
+        batches: with a row a text, or with packed rows, where the model allows them.
         reader: margins and valences are measured as well.
         sentences: log-probabilities of the texts are measured as well.
         movements: reads its neurons on the way.
+        outputs: keeps the outputs of its contrasts on the way.
     """
     sites = list(architecture.sites.values())
     layers = sorted({site.layer for site in sites})
     device = next(model.parameters()).device
     wanted: frozenset[Tap] = taps if movements is None else taps | {"neuron"}
+    wanted = wanted if outputs is None else wanted | OUTPUT_TAPS
     width = vocabulary_of(model)
     state: dict[str, Any] = {}
 
     def take(site: Site, tap: Tap, values: Tensor, rows: Tensor | None) -> None:
         if movements is not None and tap == "neuron":
             movements.read(site, values, rows, state["geometry"])
+        if outputs is not None and rows is None:
+            outputs.read(site, tap, values, state["geometry"])
         if site.kind == "heads" and tap == "down":  # what the tap of the attention shows
             return
         if tap not in taps or rows is not None:  # experts: variants are routed differently, no token has its like
@@ -163,15 +171,14 @@ def measure_contrasts(
                 batch = cpu_batch.to(device)
                 state["geometry"] = Geometry(batch)
                 state["layers"] = {layer: (torch.zeros((), dtype=torch.float64, device=device), 0) for layer in layers}
-                answers = answers_of(model, input_ids=batch.input_ids, attention_mask=batch.attention_mask)
-                lengths = batch.attention_mask.sum(1)
-                logits = answers.logits((torch.arange(len(lengths), device=device), lengths - 1))
+                answers = answers_of(model, **inputs_of(model, batch))
+                logits = answers.logits(batch.ends)
                 divergence = generalised_js(logits[batch.text], batch.present)
                 measured = _collect(batch, divergence, [state["layers"][layer] for layer in layers])
                 if reader is not None:
                     measured = _read(reader, batch, logits, measured)
                 if sentences:
-                    log_probs = text_log_probs(answers, batch.input_ids, lengths.tolist(), width)
+                    log_probs = text_log_probs(answers, batch, width)
                     measured = _with_sentences(batch, log_probs, measured)
                 measures += measured
                 progress(len(batch.ids))
@@ -205,7 +212,8 @@ def _with_sentences(batch: MicroBatch, log_probs_B: Sequence[Tensor], measured: 
     sums = [float(values.sum()) for values in log_probs_B]
     if not all(map(math.isfinite, sums)):
         raise FairpruneError("NaN or Inf in the log-probability of a text")
-    ids = [row[: len(values) + 1] for row, values in zip(batch.input_ids.tolist(), log_probs_B, strict=True)]
+    tokens = batch.input_ids.flatten()
+    ids = [tokens[row[row >= 0]].tolist() for row in batch.places]
     found = []
     for measure, row, present in zip(measured, batch.text, batch.present, strict=True):
         texts_V = row[present].tolist()

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.metrics.continuations import score, token_answers
-from fairprune_framework.models.head import Answers, positions_before
+from fairprune_framework.models.head import Answers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,17 +60,21 @@ def start_token(tokenizer: Any) -> int | None:
     return tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id  # type: ignore[no-any-return]
 
 
-def text_log_probs(answers: Answers, input_ids: Tensor, lengths: Sequence[int], width: int) -> list[Tensor]:
-    """log p of the tokens of each right-padded text of a forward, all but the first, nats: (tokens - 1,) float64 each.
+def text_log_probs(answers: Answers, batch: MicroBatch, width: int) -> list[Tensor]:
+    """log p of the tokens of each text of a forward, all but the first, nats: (tokens - 1,) float64 each. A token that texts share is
+    asked for once.
 
     Args:
-        input_ids: (B, T).
-        lengths: tokens of each.
+        batch: what the forward computed.
         width: of the vocabulary.
     """
-    rows, columns = positions_before(lengths, input_ids.device)
-    log_p, _ = token_answers(answers, (rows, columns), input_ids[rows, columns + 1], width)
-    return list(torch.split(log_p, [length - 1 for length in lengths]))
+    places_UT, length = batch.places, batch.input_ids.shape[1]
+    exists = places_UT[:, 1:] >= 0
+    tokens, which = places_UT[:, 1:][exists].unique(return_inverse=True)
+    before = torch.empty_like(tokens)
+    before[which] = places_UT[:, :-1][exists]
+    log_p, _ = token_answers(answers, (before // length, before % length), batch.input_ids.flatten()[tokens], width)
+    return list(torch.split(log_p[which.cpu()], exists.sum(1).tolist()))
 
 
 def log_probabilities(

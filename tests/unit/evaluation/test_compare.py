@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.contrasts.prompts import PromptSet
 from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import FLOOR_CONTRASTS, Material, measured, noise_floor
+from fairprune_framework.evaluation.metrics.outputs import OutputReader
 from fairprune_framework.evaluation.subject import Subject
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
@@ -56,6 +58,23 @@ def test_a_floor_is_seen_where_measurements_differ() -> None:
     wrong = [replace(found[0], divergence=found[0].divergence + 0.1 * mean), *found[1:]]
     floor = noise_floor(one, PROMPTS.aligned, PROMPTS.values, wrong)
     assert floor["largest"] == pytest.approx(0.1 / (1 + 0.1 / len(found)), rel=1e-2)
+
+
+def test_the_floor_is_measured_on_what_is_computed_again_in_any_case() -> None:
+    """What the report shows and was not kept yet is computed alone, once, and counts among the 16."""
+    one = subject()
+    found = one.contrasts("own", PROMPTS.aligned, PROMPTS.values)
+    wanted = list(PROMPTS.aligned[5:8])
+    outputs = OutputReader(wanted)
+    rows: list[int] = []
+    layer = text_decoder(one.model).layers[0]  # type: ignore[union-attr,index]
+    handle = layer.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))  # type: ignore[operator,union-attr]
+    floor = noise_floor(one, PROMPTS.aligned, PROMPTS.values, found, wanted, outputs)
+    handle.remove()
+    assert floor["contrasts"] == len(rows) == min(FLOOR_CONTRASTS, len(PROMPTS.aligned))
+    assert outputs.outputs.keys() == {each.id for each in wanted}
+    assert not outputs.lacks(wanted)
+    assert outputs.lacks(PROMPTS.aligned[:6]) == list(PROMPTS.aligned[:5])
 
 
 def test_everything_is_measured_on_the_same_material(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,12 +18,15 @@ from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.api.interfaces import Observation, Pass
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.observation import Geometry, observe
+from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.contrasts.alignment import AlignedContrast, Tokens, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.metrics import contrasts as metric
-from fairprune_framework.evaluation.metrics.contrasts import TAPS, measure_contrasts, pair_difference
+from fairprune_framework.evaluation.metrics.contrasts import TAPS, ContrastMeasure, measure_contrasts, pair_difference
 from fairprune_framework.evaluation.metrics.movement import MovementReader, measure_movements
+from fairprune_framework.evaluation.metrics.next_token import NextTokenReader
+from fairprune_framework.evaluation.metrics.outputs import OutputReader
 from fairprune_framework.evaluation.metrics.sentences import measure_sentences
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
@@ -234,6 +237,47 @@ def test_one_forward_gives_what_separate_ones_give(family: str) -> None:
         assert other.keys() == {one.id for one in moved} == {contrast.id for contrast in aligned[1:]}
         for each in moved:
             assert each.movement == pytest.approx(other[each.id].movement, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "phi3", "mixtral"])
+def test_packed_rows_give_what_plain_ones_give_for_fewer_tokens(family: str) -> None:
+    model: Any = tiny_model(family)
+    architecture = recognise(model)
+    contrasts = tiny_contrasts()
+    aligned, _ = align_all(contrasts, Encoder(tiny_tokenizer()))
+    values = {category: len(found) for category, found in vocabularies(contrasts).items()}
+    up_to = prefix_sharing(model).up_to
+    assert up_to > 0
+    found: list[dict[str, ContrastMeasure]] = []
+    readers: list[OutputReader] = []
+    for share_up_to in (0, up_to):
+        batches = list(compose(aligned, values, 64, share_up_to=share_up_to))
+        assert any(batch.paths is not None for batch in batches) == (share_up_to > 0)
+        readers.append(OutputReader(aligned[1:]))
+        reader = NextTokenReader(aligned, torch.linspace(-1, 1, model.config.vocab_size))
+        measured = measure_contrasts(model, architecture, batches, reader=reader, sentences=True, outputs=readers[-1])
+        found.append({one.id: one for one in measured})
+    plain, packed = found
+    assert packed.keys() == plain.keys() == {one.id for one in aligned}
+    for name, one in packed.items():
+        other = plain[name]
+        assert (one.equal_length, one.shared_tokens) == (other.equal_length, other.shared_tokens)
+        for field in (
+            "divergence",
+            "activation_difference",
+            "by_layer",
+            "valence",
+            "log_probabilities",
+            "shared_log_probabilities",
+        ):
+            assert getattr(one, field) == pytest.approx(getattr(other, field), rel=2e-4, abs=1e-8), field
+        assert len(one.log_probabilities) == len(one.valence) >= 2
+    assert readers[1].outputs.keys() == readers[0].outputs.keys() == {one.id for one in aligned[1:]}
+    for name, outputs in readers[1].outputs.items():
+        assert outputs.shapes == readers[0].outputs[name].shapes
+        for tap, by_layer in outputs.tensors.items():
+            for layer, value in by_layer.items():
+                torch.testing.assert_close(value, readers[0].outputs[name].tensors[tap][layer], rtol=2e-3, atol=1e-4)
 
 
 def test_measuring_leaves_no_trace() -> None:
