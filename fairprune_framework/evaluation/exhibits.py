@@ -4,12 +4,12 @@ Written by `evaluate` as `exhibits.safetensors` and `exhibits.json`, so that `re
 
 - *units*: up to 32 planned neurons (without a plan: of all) of the highest bias, each with the ten contrasts that move it most
   (`metrics.movement`). Measured in the original model, over at most `MOST_CONTRASTS` contrasts, evenly spaced in the set.
-- *projections*: for one contrast per category, the one of median divergence among the held-out ones (or all), the outputs of attention
-  and MLP of every layer, for the first 64 tokens of each variant, before and after, in float16; what float16 cannot hold is cut to its
-  largest number and counted.
+- *projections*: for one contrast per category, the one of median divergence among the held-out ones (or all), where the outputs of
+  attention and MLP of every layer lie, for the first 64 tokens of each variant, before and after: in the plane of the first two principal
+  components before, with the distances between variants. From float16: what it cannot hold is cut to its largest number and counted.
 
-Tensors: `before/<projection>/<tap>` and `after/<projection>/<tap>`, `(L, R, H)` float16; the rows R are the tokens of the first variant,
-then of the second, and so on. Source: figures 2 and 3 of the Fairness Pruning article.
+Tensors: `<part>/<projection>/<tap>` float32 for each part of `functional.planes.Planes`: what is drawn, not the representations, which
+take a hundred times the room. Source: figures 2 and 3 of the Fairness Pruning article.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from fairprune_framework.contrasts.prompts import PromptSet
 from fairprune_framework.contrasts.schema import Contrast
 from fairprune_framework.evaluation.metrics.movement import MovementReader, described_movement, measure_movements
 from fairprune_framework.evaluation.metrics.outputs import MOST_TOKENS, OutputReader, Outputs
+from fairprune_framework.functional.planes import planes
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.utilities.progress import bar
 
-FORMAT = "fairprune-exhibits/1"
+FORMAT = "fairprune-exhibits/2"
 FILES = ("exhibits.safetensors", "exhibits.json")
 MOST_UNITS, MOST_MOVING, MOST_CONTRASTS = 32, 10, 2048
 
@@ -112,7 +113,7 @@ def collect(
         if after is not None and (changed := after.outputs.get(contrast.id, Outputs())).shapes == outputs["before"].shapes:
             outputs["after"] = changed
         projections.append(projection(loaded.tokenizer, contrast, texts[contrast.id], outputs))
-        tensors |= {f"{when}/{index}/{tap}": value for (when, tap), value in stacked(outputs).items()}
+        tensors |= drawn(index, projections[-1]["variants"], outputs)
     described = {
         "format": FORMAT,
         "contrasts": {"looked_at": len(watched.reader.contrasts), "of": len(prompts.aligned)},
@@ -206,10 +207,17 @@ def projection(tokenizer: Any, contrast: AlignedContrast, text: Contrast, output
     }
 
 
-def stacked(outputs: Mapping[str, Outputs]) -> dict[tuple[str, str], Tensor]:
-    """The tensors by ("before" or "after", tap): `(L, R, H)` float16."""
+def drawn(index: int, variants: Sequence[Mapping[str, Any]], outputs: Mapping[str, Outputs]) -> dict[str, Tensor]:
+    """What the chart shows of one contrast, by the names of the file.
+
+    Args:
+        index: of the projection.
+        variants: as `projection` describes them.
+        outputs: see `projection`.
+    """
+    values = {when: each.stacked() for when, each in outputs.items()}
     return {
-        (when, tap): torch.stack([by_layer[layer] for layer in sorted(by_layer)])
-        for when, each in outputs.items()
-        for tap, by_layer in each.tensors.items()
+        f"{part}/{index}/{tap}": torch.from_numpy(value).float()
+        for tap, before in values["before"].items()
+        for part, value in planes(before, values.get("after", {}).get(tap), variants).parts.items()
     }

@@ -110,7 +110,7 @@ class ProjectedVariant(Schema):
 
 
 class Projection(Schema):
-    """A contrast whose token representations are stored."""
+    """A contrast whose tokens are drawn."""
 
     contrast: str
     category: str
@@ -124,7 +124,7 @@ class Projection(Schema):
 class ExhibitsFile(Schema):
     """`exhibits.json`."""
 
-    FORMAT = "fairprune-exhibits/1"
+    FORMAT = "fairprune-exhibits/2"
     contrasts: LookedAt
     units: list[ShownUnit]
     projections: list[Projection]

@@ -17,7 +17,7 @@ from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import align
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.errors import UserError
-from fairprune_framework.evaluation.exhibits import projection, stacked
+from fairprune_framework.evaluation.exhibits import drawn, projection
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure, measure_contrasts
 from fairprune_framework.evaluation.metrics.generation import Continuation, continue_prompts
 from fairprune_framework.evaluation.metrics.outputs import OutputReader, Outputs
@@ -63,7 +63,7 @@ class Comparison:
     next_tokens: tuple[tuple[NextToken, ...], tuple[NextToken, ...]]
     """For each prompt, the most probable tokens under either model."""
     source: Source
-    """The representations, in the form read by the charts of the report."""
+    """What is drawn of the representations, in the form read by the charts of the report."""
 
 
 class Explorer:
@@ -136,6 +136,7 @@ class Explorer:
                 (after,) = measure_contrasts(self.after.model, self.after.architecture, batches, outputs=readers["after"])
         ids = [list(tokens.ids) for tokens in aligned.variants]
         outputs = {when: reader.outputs.get(aligned.id, Outputs()) for when, reader in readers.items()}
+        shown = projection(run.loaded.tokenizer, aligned, contrast, outputs)
         return Comparison(
             prompts=prompts,
             tokens=(len(ids[0]), len(ids[1])),
@@ -145,8 +146,8 @@ class Explorer:
             next_tokens=(self._next(ids[0], top), self._next(ids[1], top)),
             source=Source(
                 folder=run.folder.path,
-                exhibits={"projections": [projection(run.loaded.tokenizer, aligned, contrast, outputs)]},
-                representations={f"{when}/0/{tap}": value.numpy() for (when, tap), value in stacked(outputs).items()},
+                exhibits={"projections": [shown]},
+                representations={name: value.numpy() for name, value in drawn(0, shown["variants"], outputs).items()},
             ),
         )
 

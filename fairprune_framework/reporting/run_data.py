@@ -263,18 +263,25 @@ def _scores(path: Path) -> dict[str, Any]:
 
 
 def _misfit(exhibits: Mapping[str, Any], tensors: Mapping[str, Any]) -> str | None:
-    """Why representations do not belong to the contrasts that the exhibits name; None: they do."""
+    """Why what is drawn of tokens does not belong to the contrasts that the exhibits name; None: it does."""
+    from fairprune_framework.functional.planes import PARTS, drawn_tokens
+
     taps_of = {str(place): projection["layers"] for place, projection in enumerate(exhibits["projections"])}
     for name in tensors:
-        when, _, rest = name.partition("/")
+        part, _, rest = name.partition("/")
         index, _, tap = rest.partition("/")
-        if when in ("before", "after") and tap not in taps_of.get(index, ()):
+        if part in PARTS and tap not in taps_of.get(index, ()):
             return f"{shown(name)} is of no contrast and output that `exhibits.json` names"
     for place, projection in enumerate(exhibits["projections"]):
-        rows = sum(len(variant["tokens"]) for variant in projection["variants"])
+        rows = sum(int(keep.sum()) for keep in drawn_tokens(projection["variants"]))
         for tap, layers in projection["layers"].items():
-            for when in ("before", "after"):
-                found = tensors.get(f"{when}/{place}/{tap}")
-                if found is not None and (found.ndim != 3 or found.shape[:2] != (len(layers), rows)):
-                    return f"'{when}/{place}/{tap}' has the shape {found.shape}, expected ({len(layers)}, {rows}, any)"
+            shapes = {"before": (len(layers), rows, 2), "share": (len(layers), 2), "distance_before": (len(layers),)}
+            shapes |= {"after": shapes["before"], "distance_after": shapes["distance_before"]}
+            here = {part: tensors[name] for part in PARTS if (name := f"{part}/{place}/{tap}") in tensors}
+            for group in (("before", "share", "distance_before"), ("after", "distance_after")):
+                if len({part in here for part in group}) > 1:
+                    return f"of '{place}/{tap}' there are not all of {', '.join(group)}"
+            for part, found in here.items():
+                if found.shape != shapes[part]:
+                    return f"'{part}/{place}/{tap}' has the shape {found.shape}, expected {shapes[part]}"
     return None

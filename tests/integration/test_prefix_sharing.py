@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -117,3 +118,23 @@ def test_run_json_says_what_was_shared_and_never_switches_it_off(
     second = json.loads((tmp_path / "run" / "run.json").read_text())
     assert second["audit"]["sharing"] == {"prefixes": False, "because": "--prefix-sharing never"}
     assert first["hashes"]["composition"] != second["hashes"]["composition"]
+
+
+def test_an_evaluation_gives_the_same_with_and_without_for_fewer_tokens(
+    llama: Path, prompts: Path, tmp_path: Path, quick: tuple[str, ...], fairprune: Any
+) -> None:
+    """All rows of both models and what random sets do; each text is still computed in each model."""
+    found = {}
+    for sharing in ("auto", "never"):
+        output = tmp_path / sharing
+        answer = fairprune("run", llama, "--prompts", prompts, "--output", output, "--prefix-sharing", sharing, *quick)
+        assert answer.code == 0, answer.err
+        found[sharing] = [json.loads((output / name).read_text()) for name in ("evaluation.json", "run.json")]
+    (shared, record), (plain, other) = found["auto"], found["never"]
+    assert len(shared["results"]) == len(plain["results"]) > 10
+    for row, same in zip(shared["results"], plain["results"], strict=True):
+        assert (row["metric"], row["split"], row["category"]) == (same["metric"], same["split"], same["category"])
+        for name in ("before", "after", "change"):
+            assert row[name] == pytest.approx(same[name], rel=1e-3, abs=1e-5), row
+    assert record["random_sets"] == pytest.approx(other["random_sets"], rel=1e-2, abs=1e-4)
+    assert record["work"]["evaluate"]["tokens"] < other["work"]["evaluate"]["tokens"]

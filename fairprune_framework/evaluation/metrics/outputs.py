@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fairprune_framework.api.types import Site, Tap
@@ -25,6 +27,12 @@ class Outputs:
     """tap -> layer -> `(R, H)` float16 on the CPU: the tokens of the first variant, then of the second, and so on."""
     cut: int = 0
     """Values that float16 cannot hold, cut to its largest number."""
+
+    def stacked(self) -> dict[Tap, NDArray[Any]]:
+        """tap -> `(L, R, H)` float16, layers in their order."""
+        return {
+            tap: torch.stack([by_layer[layer] for layer in sorted(by_layer)]).numpy() for tap, by_layer in self.tensors.items()
+        }
 
     @property
     def shapes(self) -> dict[tuple[Tap, int], torch.Size]:

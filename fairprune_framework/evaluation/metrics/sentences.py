@@ -70,7 +70,7 @@ def text_log_probs(answers: Answers, batch: MicroBatch, width: int) -> list[Tens
     """
     places_UT, length = batch.places, batch.input_ids.shape[1]
     exists = places_UT[:, 1:] >= 0
-    tokens, which = places_UT[:, 1:][exists].unique(return_inverse=True)
+    tokens, which = torch.unique(places_UT[:, 1:][exists], return_inverse=True)
     before = torch.empty_like(tokens)
     before[which] = places_UT[:, :-1][exists]
     log_p, _ = token_answers(answers, (before // length, before % length), batch.input_ids.flatten()[tokens], width)

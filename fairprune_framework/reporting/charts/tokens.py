@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fairprune_framework.functional.pca import principal, steadied
+from fairprune_framework.functional.planes import PARTS, Planes, drawn_tokens
 from fairprune_framework.reporting.charts.chart import CYCLE, LEGEND_ABOVE, SYMBOLS, Chart, Control, Patch, Table, axis, plain
 from fairprune_framework.reporting.run_data import Source
 
@@ -26,16 +26,17 @@ def token_projection(source: Source) -> Chart | None:
     layers = max((contrast["layers"].get(tap, []) for contrast in shown for tap in taps), key=len)
     patches, names, rows = [], [], []
     for index, contrast in enumerate(shown):
-        kept = _kept(contrast)
+        kept = drawn_tokens(contrast["variants"])
         branches = []
         for tap in taps:
-            before_LRH = source.representations.get(f"before/{index}/{tap}")
-            if before_LRH is None:
+            if f"before/{index}/{tap}" not in source.representations:
                 branches.append(Patch(data=_empty(most), branches=[Patch() for _ in layers]))
                 continue
-            leaves, distances = _layers(contrast, kept, most, before_LRH, source.representations.get(f"after/{index}/{tap}"))
+            shapes = _planes(source, index, tap)
+            leaves = _layers(contrast, kept, most, shapes)
             branches.append(Patch(layout={"meta": {"tap": tap}}, branches=leaves))
-            for layer, (before, after) in zip(contrast["layers"][tap], distances, strict=True):
+            after_L = [None] * len(leaves) if shapes.distance_after is None else shapes.distance_after
+            for layer, before, after in zip(contrast["layers"][tap], shapes.distance_before, after_L, strict=True):
                 rows.append(
                     [contrast["category"], _NAMES[tap], str(layer), f"{before:.3g}", "–" if after is None else f"{after:.3g}"]
                 )
@@ -80,11 +81,9 @@ def _short(text: str) -> str:
     return text if len(text) <= 80 else text[:79] + "…"
 
 
-def _kept(contrast: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
-    """The drawn tokens of each variant: all but a shared first one."""
-    first = {variant["tokens"][0] for variant in contrast["variants"]}
-    shared = len(first) == 1 and all(variant["start"] > 0 and len(variant["tokens"]) > 2 for variant in contrast["variants"])
-    return [np.arange(len(variant["tokens"])) >= (1 if shared else 0) for variant in contrast["variants"]]
+def _planes(source: Source, index: int, tap: str) -> Planes:
+    parts = {name: source.representations.get(f"{name}/{index}/{tap}") for name in PARTS}
+    return Planes(**parts)  # type: ignore[arg-type]
 
 
 def _skeleton(most: int) -> list[dict[str, Any]]:
@@ -144,49 +143,26 @@ def _labels(contrast: Mapping[str, Any], kept: Sequence[NDArray[np.bool_]], most
     return labels_of_traces
 
 
-def _layers(
-    contrast: Mapping[str, Any],
-    kept: Sequence[NDArray[np.bool_]],
-    most: int,
-    before_LRH: NDArray[Any],
-    after_LRH: NDArray[Any] | None,
-) -> tuple[list[Patch], list[tuple[float, float | None]]]:
-    """A patch per layer, and the distances between variants at the last token before and after."""
-    sizes = [len(variant["tokens"]) for variant in contrast["variants"]]
-    ends = np.cumsum(sizes)
-    chosen = np.concatenate(kept)
+def _layers(contrast: Mapping[str, Any], kept: Sequence[NDArray[np.bool_]], most: int, shapes: Planes) -> list[Patch]:
+    """A patch per layer."""
     bounds = np.cumsum([0, *(int(keep.sum()) for keep in kept)])
-    last = ends - 1
-    previous = None
-    patches, distances = [], []
-    for layer in range(len(before_LRH)):
-        before_MH = before_LRH[layer][chosen]
-        after_MH = None if after_LRH is None else after_LRH[layer][chosen]
-        at, then, share = principal(before_MH, after_MH)
-        signs = steadied(at, previous)
-        previous = at = at * signs
-        points = [at, None if then is None else then * signs]
+    patches = []
+    for layer, share in enumerate(shapes.share):
         data: list[dict[str, list[float]]] = []
-        for when in points:
+        for when_LM2 in (shapes.before, shapes.after):
             for index in range(most):
-                if when is None or index >= len(sizes):
+                if when_LM2 is None or index >= len(kept):
                     data.append({"x": [], "y": []})
                 else:
-                    part = when[bounds[index] : bounds[index + 1]]
+                    part = when_LM2[layer][bounds[index] : bounds[index + 1]]
                     data.append({"x": _rounded(part[:, 0]), "y": _rounded(part[:, 1])})
         titles = [f"{name} component, {share[i]:.0%} of the variance" for i, name in enumerate(("first", "second"))]
-        layout = {"xaxis": {"title": {"text": titles[0]}}, "yaxis": {"title": {"text": titles[1]}}}
-        patches.append(Patch(data=data, layout=layout))
-        distances.append((_spread(before_LRH[layer][last]), None if after_LRH is None else _spread(after_LRH[layer][last])))
-    return patches, distances
+        patches.append(
+            Patch(data=data, layout={"xaxis": {"title": {"text": titles[0]}}, "yaxis": {"title": {"text": titles[1]}}})
+        )
+    return patches
 
 
 def _rounded(values: NDArray[Any]) -> list[float]:
     """Four digits: the resolution of a screen."""
     return [float(f"{value:.4g}") for value in values]
-
-
-def _spread(rows_VH: NDArray[Any]) -> float:
-    rows = rows_VH.astype(np.float64)
-    pairs = [(i, j) for i in range(len(rows)) for j in range(i)]
-    return float(np.mean([np.linalg.norm(rows[i] - rows[j]) for i, j in pairs]))

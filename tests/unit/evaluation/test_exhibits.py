@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sklearn.decomposition import PCA
 
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.models.loading import load_model
@@ -58,21 +60,41 @@ def test_one_projection_per_category_of_median_divergence(shown: dict[str, Any],
         assert found[projection["contrast"]] == np.percentile(list(found.values()), 50, method="lower")
 
 
-def test_representations_are_those_of_the_models(
+def test_what_is_drawn_is_of_the_representations_of_the_models(
     shown: dict[str, Any], tensors: dict[str, torch.Tensor], finished: Path, llama: Path
 ) -> None:
-    for when, folder in (("before", llama), ("after", finished / "model")):
-        model, tokenizer = load_model(str(folder))
-        for place, projection in enumerate(shown["projections"]):
-            texts = [variant["text"] for variant in projection["variants"]]
-            wanted = [outputs(model, tokenizer, text) for text in texts]
-            for tap in ("attention", "mlp"):
-                found = tensors[f"{when}/{place}/{tap}"]
-                assert found.dtype == torch.float16
-                assert found.shape[1] == sum(len(variant["tokens"]) for variant in projection["variants"])
-                for row, layer in enumerate(projection["layers"][tap]):
-                    expected = torch.cat([each[tap, layer] for each in wanted])
-                    torch.testing.assert_close(found[row].float(), expected, rtol=2e-3, atol=2e-3)
+    """Scikit-learn's plane of what hooks read in both models, without a first token that all share; signs are free."""
+    models = {"before": load_model(str(llama)), "after": load_model(str(finished / "model"))}
+    for place, projection in enumerate(shown["projections"]):
+        texts = [variant["text"] for variant in projection["variants"]]
+        starts = {variant["tokens"][0] for variant in projection["variants"]}
+        skipped = 1 if len(starts) == 1 and all(variant["start"] > 0 for variant in projection["variants"]) else 0
+        wanted = {when: [outputs(*model, text) for text in texts] for when, model in models.items()}
+        for tap in ("attention", "mlp"):
+            for row, layer in enumerate(projection["layers"][tap]):
+                rows = {when: [each[tap, layer].numpy().astype(np.float64) for each in found] for when, found in wanted.items()}
+                drawn = {when: np.concatenate([each[skipped:] for each in found]) for when, found in rows.items()}
+                plane = PCA(2, svd_solver="full").fit(drawn["before"])
+                scale = np.abs(plane.transform(drawn["before"])).max()
+                signs: Any = 1
+                for when, values in drawn.items():
+                    found, expected = tensors[f"{when}/{place}/{tap}"][row].numpy(), plane.transform(values)
+                    signs = np.sign((found * expected).sum(0)) if when == "before" else signs
+                    np.testing.assert_allclose(found, signs * expected, atol=1e-2 * scale)
+                    last = [each[-1] for each in rows[when]]
+                    distance = np.mean([np.linalg.norm(a - b) for a, b in combinations(last, 2)])
+                    assert tensors[f"distance_{when}/{place}/{tap}"][row].item() == pytest.approx(distance, rel=5e-3)
+                share = tensors[f"share/{place}/{tap}"][row].numpy()
+                np.testing.assert_allclose(share, plane.explained_variance_ratio_, rtol=1e-2, atol=1e-4)
+
+
+def test_what_is_drawn_takes_little_room(shown: dict[str, Any], finished: Path) -> None:
+    drawn = sum(
+        len(variant["tokens"]) * sum(map(len, projection["layers"].values()))
+        for projection in shown["projections"]
+        for variant in projection["variants"]
+    )
+    assert (finished / "exhibits.safetensors").stat().st_size < 20_000 + 40 * drawn
 
 
 def test_what_moves_a_unit(shown: dict[str, Any], finished: Path, llama: Path) -> None:
@@ -114,4 +136,4 @@ def test_a_long_text_is_shown_by_its_first_tokens(
     (projection,) = json.loads((tmp_path / "run" / "exhibits.json").read_text())["projections"]
     for variant in projection["variants"]:
         assert len(variant["tokens"]) == exhibits.MOST_TOKENS < variant["all_tokens"]
-    assert load_file(tmp_path / "run" / "exhibits.safetensors")["after/0/mlp"].shape[:2] == (2, 128)
+    assert load_file(tmp_path / "run" / "exhibits.safetensors")["after/0/mlp"].shape == (2, 2 * (exhibits.MOST_TOKENS - 1), 2)

@@ -22,9 +22,8 @@ def test_representations_of_both_models_are_there(explorer: Explorer) -> None:
     from fairprune_framework.exploring.page import by_layer, facts, next_tokens, projection
 
     found = explorer.compare(FIRST, SECOND)
-    assert set(found.source.representations) == {
-        f"{when}/0/{tap}" for when in ("before", "after") for tap in ("attention", "mlp")
-    }
+    parts = ("before", "after", "share", "distance_before", "distance_after")
+    assert set(found.source.representations) == {f"{part}/0/{tap}" for part in parts for tap in ("attention", "mlp")}
     assert [trace.name for trace in by_layer(found).data] == ["before", "after"]
     for tap in ("attention", "mlp"):
         figure = projection(found, tap, 1)

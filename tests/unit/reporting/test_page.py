@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fairprune_framework.functional.planes import planes
 from fairprune_framework.reporting.page import CHARTS, charts_of, command_of, packed, page, recipe_of
 from fairprune_framework.reporting.run_data import read_source
 
@@ -156,9 +157,11 @@ def test_a_wide_model_stays_below_eight_megabytes(full: Path) -> None:
         for i in range(11)
     ]  # fmt: skip
     tensors = {
-        f"{when}/{i}/{tap}": draw.normal(size=(32, 80, 16)).astype(np.float16)
-        for when in ("before", "after") for i in range(11) for tap in ("attention", "mlp")
-    }  # fmt: skip
+        f"{part}/{i}/{tap}": value
+        for i in range(11)
+        for tap in ("attention", "mlp")
+        for part, value in planes(*draw.normal(size=(2, 32, 80, 16)), variants).parts.items()
+    }
     wide = replace(source, scores=scores, exhibits={**source.exhibits, "projections": projections}, representations=tensors)  # type: ignore[dict-item]
     html = page([wide])
     assert 2_000_000 < len(html.encode()) < 8_000_000

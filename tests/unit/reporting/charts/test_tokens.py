@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
+from fairprune_framework.functional.planes import planes
 from fairprune_framework.reporting.charts.tokens import token_projection
 from fairprune_framework.reporting.run_data import Source
 
@@ -52,7 +53,13 @@ TENSORS = {
 
 
 def chart(tensors: Any = TENSORS) -> Any:
-    return token_projection(Source(folder=Path("x"), exhibits={"projections": [RACE, TALL]}, representations=tensors))
+    drawn = {}
+    for name, before in tensors.items():
+        when, place, tap = name.split("/")
+        if when == "before":
+            shapes = planes(before, tensors.get(f"after/{place}/{tap}"), [RACE, TALL][int(place)]["variants"])
+            drawn |= {f"{part}/{place}/{tap}": value for part, value in shapes.parts.items()}
+    return token_projection(Source(folder=Path("x"), exhibits={"projections": [RACE, TALL]}, representations=drawn))
 
 
 def points(traces: Any, of: Any) -> np.ndarray:
