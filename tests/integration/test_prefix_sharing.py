@@ -134,7 +134,8 @@ def test_an_evaluation_gives_the_same_with_and_without_for_fewer_tokens(
     assert len(shared["results"]) == len(plain["results"]) > 10
     for row, same in zip(shared["results"], plain["results"], strict=True):
         assert (row["metric"], row["split"], row["category"]) == (same["metric"], same["split"], same["category"])
-        for name in ("before", "after", "change"):
-            assert row[name] == pytest.approx(same[name], rel=1e-3, abs=1e-5), row
+        for name, off in (("before", 1e-8), ("after", 1e-8), ("change", 1e-4)):
+            assert (row[name] is None) == (same[name] is None)
+            assert row[name] is None or row[name] == pytest.approx(same[name], rel=1e-3, abs=off), row
     assert record["random_sets"] == pytest.approx(other["random_sets"], rel=1e-2, abs=1e-4)
     assert record["work"]["evaluate"]["tokens"] < other["work"]["evaluate"]["tokens"]
