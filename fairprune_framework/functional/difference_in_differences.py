@@ -202,7 +202,7 @@ class _Prepared:
         held_N = self.weight_N * self.before_N
         return Side(
             before=float(held_N.sum()),
-            after=float(self.weight_N @ self.after_N),
+            after=float((self.weight_N * self.after_N).sum()),  # in the order of `before`: equal models differ by 0
             change=change,
             contrasts=self.contrasts,
             categories=int(self.category_N.max()) + 1,
