@@ -40,6 +40,8 @@ from fairprune_framework.utilities.versions import __version__  # noqa: E402
 
 COUNTS = {"kills": 200, "ranks": 40, "disks": 40, "pairs": 8, "inputs": 700, "fuzz": 250_000}
 """Part -> how many trials."""
+SLICE = 25_000
+"""Executions of `fuzz` after which what was done is kept."""
 WHAT = {
     "kills": "SIGKILL, SIGTERM and SIGINT, half at a random moment and half right before a random file operation, over every stage, "
     "`restore`, `prune --plan` and `ablate`",
@@ -96,10 +98,13 @@ def done(part: str, bench: Bench, numbers: range, seed: int, minutes: float, pat
         write_json(path, result)
 
     if part == "fuzz":
-        fuzzed = fuzzing.campaign(bench, len(numbers), f"{seed} {numbers.start} {result['seconds']}", minutes * 60)
-        result["trials"] = [*result["trials"], fuzzed.executions]
-        result["findings"] += fuzzed.findings
-        keep()
+        while (left := len(numbers) - sum(result["trials"])) > 0 and (seconds := minutes * 60 - (time.monotonic() - began)) > 0:
+            name = f"{seed} {numbers.start} {len(result['trials'])}"
+            fuzzed = fuzzing.campaign(bench, min(left, SLICE), name, seconds)
+            result["trials"].append(fuzzed.executions)
+            seen = {(each["what"], *each["found"].values()) for each in result["findings"]}
+            result["findings"] += [each for each in fuzzed.findings if (each["what"], *each["found"].values()) not in seen]
+            keep()
         return
     for number in numbers:
         if time.monotonic() - began > minutes * 60:

@@ -324,8 +324,7 @@ def _content(path: Path) -> bytes:
     if path.name != "run.json":
         return data
     record = json.loads(data)
-    if record.get("audit", {}).get("resumed"):  # what was computed since: less than an undisturbed one computes
-        record.get("work", {}).pop("audit", None)
+    record.get("work", {}).pop("audit", None)  # of a resumed one: what it computed since
     for name in ("resumed", "sessions", "out_of_memory_splits"):
         record.get("audit", {}).pop(name, None)
     return json.dumps(record, sort_keys=True).encode()

@@ -69,6 +69,8 @@ def test_counts_and_correlations_at_their_limits() -> None:
     assert power.error_of_difference(20, 10, spreads=(1.0, 1.0), shared=10, correlation=0.5) == pytest.approx(
         math.sqrt(1 / 20 + 1 / 10 - 10 / 200)
     )
+    apart = power.error_of_difference(9, 4, spreads=(1.0, 1.0), correlation=0.7)
+    assert apart == power.error_of_difference(9, 4, spreads=(1.0, 1.0))  # nothing is shared where nothing is said
     same = power.error_of_difference(7, 7, spreads=(0.3, 0.3), shared=7, correlation=1.0)
     assert same == pytest.approx(0.0, abs=1e-9)  # what moves both alike is no difference, and no root of less than 0 is drawn
 

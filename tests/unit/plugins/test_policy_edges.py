@@ -302,3 +302,23 @@ def test_protected_global_says_why_it_chooses_nothing() -> None:
     none = replace(SCORES, bias=at_places({}))
     said = decide("protected-global", "3n", none).reason
     assert said == "the budget 3n and what is protected leave no neuron with a bias above 0"
+
+
+@pytest.mark.parametrize(
+    ("policy", "options"),
+    [
+        ("outlier-weighted", {"m": 0.5}),
+        ("outlier-weighted", {"spread": 0.0}),
+        ("two-stage", {"gamma": 0.01}),
+        ("knapsack", {"cost": 1.0}),
+        ("category-intersection", {"share": 1.0}),
+        ("stable", {"frequency": 1.0, "replicates": 2}),
+        ("annealing", {"steps": 1, "pool": 1.0, "weight": 0.0, "heat": 0.0}),
+        ("gates", {"cap": 1.0, "cost": 1.0}),
+        ("greedy", {"protect": 0.0}),
+        ("set-difference", {"biased": 1.0, "useful": 0.0}),
+    ],
+)
+def test_options_at_the_ends_of_what_is_allowed(policy: str, options: dict[str, float]) -> None:
+    made: Any = discovery.build("policy", policy, options)
+    assert {name: getattr(made, name) for name in options} == options
