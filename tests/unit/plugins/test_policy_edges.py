@@ -316,7 +316,7 @@ def test_protected_global_says_why_it_chooses_nothing() -> None:
         ("annealing", {"steps": 1, "pool": 1.0, "weight": 0.0, "heat": 0.0}),
         ("gates", {"cap": 1.0, "cost": 1.0}),
         ("greedy", {"protect": 0.0}),
-        ("set-difference", {"biased": 1.0, "useful": 0.0}),
+        ("set-difference", {"biased": 0.0, "useful": 0.0}),
     ],
 )
 def test_options_at_the_ends_of_what_is_allowed(policy: str, options: dict[str, float]) -> None:
