@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import numpy as np
@@ -91,10 +93,29 @@ def divergence_evaluator(run: Run) -> tuple[str, MaskedEvaluator]:
     return split, evaluator
 
 
+def wrapped(line: str) -> list[str]:
+    """A line as several that fit the terminal, further ones indented by two more blanks; words stay whole."""
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    return textwrap.wrap(
+        line, get_terminal_size().columns, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def matrix(rows: Sequence[str], columns: Sequence[str], cells: Sequence[Sequence[str]]) -> list[str]:
+    """A table as lines; columns that the terminal has no room for follow below, beside the names of the rows again."""
     first = max(map(len, rows), default=0)
     widths = [max(len(name), *(len(row[j]) for row in cells)) if cells else len(name) for j, name in enumerate(columns)]
-    lines = [" " * first + "  " + "  ".join(name.rjust(width) for name, width in zip(columns, widths, strict=True))]
-    for name, row in zip(rows, cells, strict=True):
-        lines.append(name.ljust(first) + "  " + "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    blocks: list[list[int]] = [[]]
+    taken, room = first, get_terminal_size().columns
+    for column, width in enumerate(widths):
+        if blocks[-1] and taken + 2 + width > room:
+            blocks.append([])
+            taken = first
+        blocks[-1].append(column)
+        taken += 2 + width
+    lines: list[str] = []
+    for block in blocks:
+        lines += [""] if lines else []
+        for name, row in (("", columns), *zip(rows, cells, strict=True)):
+            lines.append("  ".join([name.ljust(first), *(row[column].rjust(widths[column]) for column in block)]))
     return lines

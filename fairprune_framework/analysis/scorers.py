@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fairprune_framework import discovery
-from fairprune_framework.analysis.common import matrix, opened_run, rank_correlations, top_units
+from fairprune_framework.analysis.common import matrix, opened_run, rank_correlations, top_units, wrapped
 from fairprune_framework.api.interfaces import BiasScorer
 from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.audit import audit
@@ -133,5 +133,7 @@ def render(answer: Mapping[str, Any]) -> str:
     rows = [f"{number} {name}" for number, name in zip(columns, names, strict=True)]
     lines = ["rank correlation of bias scores over all neurons", "", *matrix(rows, columns, cells), "", "the highest neurons"]
     for name in names:
-        lines.append(f"  {name}: " + ", ".join(f"{each['site']}:{each['unit']}" for each in answer["top"][name][:5]))
-    return "\n".join([*lines, *(f"  skipped {name}: {why}" for name, why in answer["skipped"].items())])
+        lines += wrapped(f"  {name}: " + ", ".join(f"{each['site']}:{each['unit']}" for each in answer["top"][name][:5]))
+    for name, why in answer["skipped"].items():
+        lines += wrapped(f"  skipped {name}: {why}")
+    return "\n".join(lines)

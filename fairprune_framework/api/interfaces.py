@@ -13,16 +13,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
+from fairprune_framework.api.observations import Observation as Observation
+from fairprune_framework.api.observations import Pass as Pass
+from fairprune_framework.api.observations import ValueSums as ValueSums
 from fairprune_framework.api.types import Budget, Choice, Measurement, Scores, Site, Stream, Tap
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
-
-    from fairprune_framework.api.outputs import Outputs
 
 API_VERSION = 1
 """Major version of these interfaces. A plugin of another major version is refused."""
@@ -32,108 +33,6 @@ Reduction = Literal["sum", "max", "min"]
 Handler = Callable[[Site, Tap, "Tensor", "Tensor | None"], "Tensor | None"]
 """(site, tap, values (M, K), rows (M,) flat token index into B*T; None = all of them in order). A returned tensor of the same
 shape and dtype replaces the values: masks, scaling and the causal check all go this way."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One forward (and backward) of each micro-batch of a stream; equal passes of several statistics run once."""
-
-    stream: Stream = "contrasts"
-    objective: Callable[[Outputs], Tensor] | None = None
-    """-> (C,); a frozen dataclass with `__call__`, equal by value. None: forward of the trunk only."""
-    logits: Literal["last", "all"] = "last"
-    scale: float = 1.0
-    """Factor on the neuron tap (integrated gradients) ..."""
-    layer: int | None = None
-    """... of this layer, or of all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Observation:
-    """One site in one micro-batch of one pass. Calibration text: C documents, V = 1, no attribute."""
-
-    acts: Mapping[Tap, Tensor]
-    """tap -> (C, V, T, K), every token, in the model's dtype. Made when asked for; prefer `aligned` where it suffices."""
-    grads: Mapping[Tap, Tensor]
-    """d objective / d acts, same shapes; empty without an objective."""
-    mask: Tensor
-    """(C, V, T) bool. False: padding, absent variant, token not routed to this expert."""
-    aligned: Mapping[Tap, Tensor]
-    """tap -> (C, V, S, K): one pooled slot (the mean over the attribute's tokens), then the tokens after the attribute,
-    matched one to one. float64; arbitrary where `aligned_mask` is False."""
-    slots: Mapping[Tap, Tensor]
-    """As `aligned`, in the model's dtype, at least float32, and 0 where `aligned_mask` is False: what differences and signs are
-    computed from, in half of the memory."""
-    aligned_variance: Mapping[Tap, Tensor]
-    """tap -> (C, S, K): population variance over the present variants in each aligned slot, for a pair (a - b)^2 / 4; arbitrary
-    where `aligned_mask` is False. In the model's dtype, at least float32; a third of the work of taking it from `aligned`."""
-    aligned_mask: Tensor
-    """(C, V, S) bool. True only where every present variant has the slot (for an expert: was routed to it)."""
-    slot_weight: Tensor
-    """(C, S) float64, weights of a mean over slots: 1 / the number of shared slots where a slot is shared, else 0. A row adds up to
-    1, or to 0 for a contrast without a shared slot."""
-    reached: Tensor
-    """(C, 1, 1) float64: 1 for a contrast with a shared slot, else 0. Summed beside a quantity, it gives the divisor of its mean."""
-    attribute: Tensor
-    """(C, V) int64: which value of the contrast's category, below `values`; -1 for an absent variant."""
-    values: int
-    """Size of the largest vocabulary of attribute values of any category of the stream: the same in all its micro-batches."""
-    equal_length: Tensor
-    """(C,) bool: all present variants have the same number of tokens."""
-    weights: Mapping[str, Tensor]
-    """role -> weights of the site, as in `SiteContext`; empty unless the scorer declared `Needs.weights`."""
-    pass_: Pass
-    objective: Tensor | None = None
-    """(C,) float64: the value of the pass's objective; None without one."""
-    site: Site
-    """What is looked at."""
-    tokens: Tensor
-    """(C, V, T) int64: token ids; arbitrary where a variant has no token."""
-    lean: Tensor
-    """(C, V) int64, as `Outputs.lean`: 1 for a stereotyping variant, -1 for its counterpart, 0 where a contrast names neither."""
-    cluster: Tensor
-    """(C,) int64: equal for contrasts of one template of one category, and in every run: what varies by chance together. In calibration
-    text each document has its own."""
-    category: Tensor
-    """(C,) int64: index of each contrast's category into the axis G of `before`; 0 in calibration text."""
-    before: Mapping[str, Tensor]
-    """"<statistic name>.<output>" -> (G, R, K) float64: what the statistics named in `Statistic.after` came to at this site over the
-    same stream, by category; empty without any. `obs.before[name][obs.category]` is (C, R, K)."""
-    made: dict[tuple[Any, ...], tuple[tuple[Any, ...], Tensor]] = field(default_factory=dict, compare=False, repr=False)
-    """What `once` has computed: function and identities of its inputs -> these inputs, and the result."""
-
-    def once(self, function: Callable[..., Tensor], *inputs: Any) -> Tensor:
-        """`function(*inputs)`, computed once for all statistics that ask for the same function of the same tensors at this site.
-
-        Nobody may change the result, which others are given too. A function of a module: a lambda is another one at every call.
-        """
-        key = (function, *map(id, inputs))
-        if key not in self.made:
-            self.made[key] = (inputs, function(*inputs))  # the inputs are kept, so that no other takes their place in memory
-        return self.made[key][1]
-
-    def products(self, tap: Tap = "neuron") -> Tensor:
-        """Activation x gradient, (C, V, T, K), at least float32, 0 outside the mask; a new tensor at every call."""
-        import torch
-
-        acts_CVTK, grads_CVTK = self.acts[tap], self.grads[tap]
-        wide = torch.promote_types(acts_CVTK.dtype, torch.float32)
-        return (acts_CVTK.to(wide) * grads_CVTK).mul_(self.mask.unsqueeze(-1))
-
-    def product_sums(self, tap: Tap = "neuron", of: Literal["signed", "absolute", "squared"] = "signed") -> Tensor:
-        """Sum over variants and tokens of activation x gradient, of its absolute value, or of its square: (C, K) float64.
-
-        As from `products`, which on a GPU moves ten times as much memory.
-        """
-        from fairprune_framework.functional.fused import product_sums, usable
-
-        acts_CVTK, grads_CVTK = self.acts[tap], self.grads[tap]
-        if usable(acts_CVTK) and usable(grads_CVTK):
-            return product_sums(acts_CVTK, grads_CVTK, self.mask, of)
-        product_CVTK = self.products(tap)
-        if of != "signed":
-            product_CVTK = product_CVTK.abs_() if of == "absolute" else product_CVTK.square_()
-        return product_CVTK.sum(2).double().sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +51,9 @@ class Statistic(ABC):
     taps: frozenset[Tap] = frozenset({"neuron"})
 
     @abstractmethod
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
-        """Return output name -> (C, R, K) float64: R quantities per contrast and column, to be reduced over contrasts.
+    def summands(self, obs: Observation) -> Mapping[str, Tensor | ValueSums]:
+        """Return output name -> (C, R, K) float64: R quantities per contrast and column, to be reduced over contrasts; or `ValueSums`,
+        of which R is the number of attribute values.
 
         Must not keep or change anything. A contrast must give the same row whatever else is in the micro-batch. The name of an output
         holds neither `/` nor `:`.

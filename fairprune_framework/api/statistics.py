@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from fairprune_framework.api.interfaces import Observation, Pass, SiteContext, Statistic, StreamSums
+from fairprune_framework.api.interfaces import Observation, Pass, SiteContext, Statistic, StreamSums, ValueSums
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,13 +15,21 @@ if TYPE_CHECKING:
     from fairprune_framework.api.types import Site, Tap
 
 
-def zero_outside(values_XK: Tensor, mask_X: Tensor) -> Tensor:
+TINY = 1e-36
+"""Differences above it are their own smooth absolute value: |a - b| in one pass over memory, where `sub` and `abs` take two."""
+
+
+def zero_outside(obs: Observation, values_XK: Tensor, mask_X: Tensor) -> Tensor:
     """Values (..., K) with 0 where a mask (...) is False: on a CPU the values themselves where that is so already, not to be changed."""
     if values_XK.device.type == "cpu":  # elsewhere, looking at a value waits for all work
-        outside_PK = values_XK.reshape(-1, values_XK.shape[-1])[~mask_X.flatten()]
-        if not bool(outside_PK.any()):
+        outside_P = obs.once(_outside, mask_X)
+        if not outside_P.shape[0] or not bool(values_XK.reshape(-1, values_XK.shape[-1]).index_select(0, outside_P).any()):
             return values_XK
     return values_XK.masked_fill(~mask_X.unsqueeze(-1), 0)
+
+
+def _outside(mask_X: Tensor) -> Tensor:
+    return (~mask_X).flatten().nonzero().squeeze(1)
 
 
 def shared_slots(obs: Observation, tap: Tap = "neuron") -> Tensor:
@@ -30,20 +38,27 @@ def shared_slots(obs: Observation, tap: Tap = "neuron") -> Tensor:
 
 
 def _shared_slots(aligned_CVSK: Tensor, mask_CVS: Tensor) -> Tensor:
-    return zero_outside(aligned_CVSK.double(), mask_CVS)
+    return aligned_CVSK.double().masked_fill(~mask_CVS.unsqueeze(-1), 0)
 
 
 def slot_means(obs: Observation, tap: Tap = "neuron") -> Tensor:
     """Mean over the shared slots of each variant, (C, V, K) float64; 0 for an absent variant, or a contrast without a shared slot. Made
     once for all statistics: not to be changed."""
-    return obs.once(_slot_means, obs.slots[tap], obs.slot_weight)
+    return obs.once(_slot_means, obs.slots[tap], obs.once(slot_share, obs.slot_weight))
 
 
-def _slot_means(slots_CVSK: Tensor, weight_CS: Tensor) -> Tensor:
-    import torch
+def _slot_means(slots_CVSK: Tensor, share_C11: Tensor) -> Tensor:
+    return slots_CVSK.sum(2).double().mul_(share_C11)
 
-    share_C11 = weight_CS.amax(1)[:, None, None]  # the same of every shared slot
-    return slots_CVSK.sum(2, dtype=torch.float64).mul_(share_C11)
+
+def slot_share(weight_CS: Tensor) -> Tensor:
+    """(C, 1, 1) float64: what `slot_weight` is in every shared slot of a contrast; 0 without one. For `Observation.once`."""
+    return weight_CS.amax(1)[:, None, None]
+
+
+def variants_seen(mask_CVS: Tensor) -> Tensor:
+    """(C, V, 1) bool: a variant has a slot of an `aligned_mask`. To be called through `Observation.once`."""
+    return mask_CVS.any(2).unsqueeze(-1)
 
 
 def value_of_variants(obs: Observation) -> Tensor:
@@ -59,6 +74,15 @@ def _value_of_variants(attribute_CV: Tensor, mask_CVS: Tensor, values: int) -> T
     return ((attribute_CV.unsqueeze(-1) == values_A) & mask_CVS.any(2).unsqueeze(-1)).double()
 
 
+def value_counts(obs: Observation) -> Tensor:
+    """How many variants with a shared slot have each value, (C, A, 1) float64. Made once for all statistics: not to be changed."""
+    return obs.once(_value_counts, value_of_variants(obs))
+
+
+def _value_counts(value_CVA: Tensor) -> Tensor:
+    return value_CVA.sum(1).unsqueeze(-1)
+
+
 def mean_variance(obs: Observation, tap: Tap = "neuron") -> Tensor:
     """Mean over the shared slots of `obs.aligned_variance`, (C, 1, K) float64; 0 for a contrast without a shared slot. Made once for all
     statistics: not to be changed."""
@@ -72,21 +96,21 @@ def _mean_variance(variance_CSK: Tensor, weight_CS: Tensor) -> Tensor:
 def deviations(obs: Observation, tap: Tap = "neuron") -> Tensor:
     """`slot_means` less their mean over the variants of a contrast, (C, V, K) float64; 0 where there is none. Made once for all
     statistics: not to be changed."""
-    return obs.once(_deviations, slot_means(obs, tap), obs.aligned_mask)
+    return obs.once(_deviations, slot_means(obs, tap), obs.once(variants_seen, obs.aligned_mask))
 
 
-def _deviations(means_CVK: Tensor, mask_CVS: Tensor) -> Tensor:
-    seen_CV1 = mask_CVS.any(2).unsqueeze(-1)
-    mean_C1K = means_CVK.sum(1, keepdim=True) / seen_CV1.sum(1, keepdim=True).clamp_min(1)
-    return (means_CVK - mean_C1K) * seen_CV1
+def _deviations(means_CVK: Tensor, seen_CV1: Tensor) -> Tensor:
+    mean_C1K = means_CVK.sum(1, keepdim=True).div_(seen_CV1.sum(1, keepdim=True).clamp_min(1))
+    return (means_CVK - mean_C1K).mul_(seen_CV1)
 
 
-def value_sums(obs: Observation, of_variants_CVK: Tensor) -> Tensor:
-    """Sum for each attribute value over the variants that have it, (C, V, K) -> (C, A, K), float64."""
-    return value_of_variants(obs).mT @ of_variants_CVK
+def value_sums(obs: Observation, of_variants_CVK: Tensor) -> ValueSums:
+    """For each attribute value the sum over the variants that have it, to be returned as summands; float64, 0 for a variant without a
+    shared slot."""
+    return ValueSums(of_variants_CVK, value_of_variants(obs))
 
 
-def pair_gaps(values_CVSK: Tensor, weight_CS: Tensor, pair_CVV: Tensor) -> Tensor:
+def pair_gaps(obs: Observation, values_CVSK: Tensor, weight_CS: Tensor, pair_CVV: Tensor) -> Tensor:
     """Mean over pairs of variants of the weighted sum over slots of |difference|: (C, K) float64, 0 where no pair counts.
 
     Products are in the dtype of the values, at least float32: none has a negative term, so that none cancels.
@@ -98,18 +122,37 @@ def pair_gaps(values_CVSK: Tensor, weight_CS: Tensor, pair_CVV: Tensor) -> Tenso
     import torch
 
     values_CVSK = values_CVSK.to(torch.promote_types(values_CVSK.dtype, torch.float32))
-    pairs = list(combinations(range(values_CVSK.shape[1]), 2))
-    mean_CVV = pair_CVV / pair_CVV.sum((1, 2), keepdim=True).clamp_min(1)
-    total_C1K = values_CVSK.new_zeros(len(values_CVSK), 1, values_CVSK.shape[-1])
-    for one, two in pairs:  # no tensor of all pairs: slots are many
-        weight_C1S = (weight_CS * mean_CVV[:, one, two].unsqueeze(1)).to(values_CVSK.dtype).unsqueeze(1)
-        total_C1K.baddbmm_(weight_C1S, (values_CVSK[:, one] - values_CVSK[:, two]).abs_())
+    weights = obs.once(_pair_weights, weight_CS, pair_CVV, values_CVSK.dtype.itemsize)
+    count, variants, slots, columns = values_CVSK.shape
+    gap_CSK = obs.room("gap", (count, slots, columns), values_CVSK.dtype)  # none of all pairs: slots are many
+    total_C1K = values_CVSK.new_zeros(count, 1, columns)
+    for (one, two), weight_C1S in zip(combinations(range(variants), 2), weights, strict=True):
+        torch.ops.aten.smooth_l1_loss.out(values_CVSK[:, one], values_CVSK[:, two], 0, TINY, out=gap_CSK)
+        total_C1K.baddbmm_(weight_C1S, gap_CSK)
     return total_C1K.squeeze(1).double()
+
+
+def _pair_weights(weight_CS: Tensor, pair_CVV: Tensor, itemsize: int) -> tuple[Tensor, ...]:
+    """(C, 1, S) for each pair of variants, in float32 or float64: weights of its slots in the mean over all pairs."""
+    mean_CVV = pair_CVV / pair_CVV.sum((1, 2), keepdim=True).clamp_min(1)
+    pairs = combinations(range(pair_CVV.shape[1]), 2)
+    weights = [(weight_CS * mean_CVV[:, one, two].unsqueeze(1)).unsqueeze(1) for one, two in pairs]
+    return tuple(weight.float() if itemsize == 4 else weight for weight in weights)
 
 
 def pairs_of(seen_CV: Tensor) -> Tensor:
     """(C, V, V) float64: 1 for each pair of variants that both were seen, once, above the diagonal."""
     return (seen_CV.unsqueeze(1) & seen_CV.unsqueeze(2)).triu(1).double()
+
+
+def pairs_shared(mask_CVS: Tensor) -> Tensor:
+    """`pairs_of` the variants that have a place of a mask. To be called through `Observation.once`."""
+    return pairs_of(mask_CVS.any(2))
+
+
+def any_pair(pair_CVV: Tensor) -> Tensor:
+    """(C, 1, 1) float64: 1 for a contrast with a pair that counts. To be called through `Observation.once`."""
+    return pair_CVV.any(2).any(1).double()[:, None, None]
 
 
 def unit_sums(values: Tensor, site: Site) -> Tensor:
@@ -123,9 +166,9 @@ class ValueDeviation(Statistic):
 
     name: str = "value-deviation"
 
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+    def summands(self, obs: Observation) -> Mapping[str, Tensor | ValueSums]:
         """See `Statistic.summands`. Outputs `sum`: (C, A, N), and `count`: (C, A, 1)."""
-        return {"sum": value_sums(obs, deviations(obs)), "count": value_of_variants(obs).sum(1).unsqueeze(-1)}
+        return {"sum": value_sums(obs, deviations(obs)), "count": value_counts(obs)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.interfaces import Observation, Pass, Statistic
+from fairprune_framework.api.interfaces import Observation, Pass, Statistic, ValueSums
+from fairprune_framework.api.statistics import value_of_variants
 from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
@@ -23,6 +24,7 @@ from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.reductions import by_group, joined, marked, reduction_of, without_neutral
+from fairprune_framework.auditing.sum_blocks import Rows
 from fairprune_framework.auditing.sums import (
     CALIBRATION,
     CONTRASTS,
@@ -70,6 +72,7 @@ class Accumulator:
         self._listening: dict[Pass, list[Statistic]] = {}
         distinct = tuple(dict.fromkeys(statistics))
         self._stored = stored_names(distinct)
+        self._keys: dict[tuple[Stream, str, Statistic, str], str] = {}
         for statistic in distinct:
             for pass_ in statistic.passes(layers):
                 if pass_.objective is None and pass_ != Pass(stream=pass_.stream):
@@ -101,8 +104,10 @@ class Accumulator:
         self._adding = False
         self._present: list[int] = []
         """Groups that the micro-batch, of which this may be a half, holds contrasts of: pending sums are of these alone."""
+        self._rows = Rows((), 1)
+        """Of sums by attribute value, the rows that the micro-batch adds to: most values belong to one category."""
         self._member_GC = torch.zeros(0)
-        self._members: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._members: dict[int, list[_Members]] = {}
 
     def set_categories(self, categories: Mapping[Stream, Sequence[str]]) -> None:
         """Name all categories of each stream, in the order of the result; the sums begin anew."""
@@ -127,7 +132,16 @@ class Accumulator:
             named = ", ".join(known) or "none"
             raise FairpruneError(f"a batch holds the category {min(unknown)!r}, which is not among the categories set: {named}")
         self._pending = {}
-        self._present = sorted(set(self._groups(batch)))
+        groups = self._groups(batch)
+        self._present = sorted(set(groups))
+        if batch.attribute.device.type == "cpu":
+            pairs = {
+                group * batch.values + value
+                for group, values in zip(groups, batch.attribute.tolist(), strict=True)
+                for value in values
+                if value >= 0
+            }
+            self._rows = Rows(sorted(pairs), batch.values)
         self.look_at(batch)
 
     def look_at(self, batch: MicroBatch) -> None:
@@ -143,7 +157,7 @@ class Accumulator:
         """All of a micro-batch has been computed: what is pending enters the sums."""
         self._refuse_not_finite(batch)
         self._adding = True
-        self.sums.update(self._pending, self._present, len(self.counts[batch.stream]))
+        self.sums.update(self._pending, self._present, len(self.counts[batch.stream]), self._rows)
         if self._counting.get(batch.stream) in members_of(batch.pass_):
             for group in self._groups(batch):
                 self.counts[batch.stream][group] += 1
@@ -236,22 +250,22 @@ class Accumulator:
         def add(key: str, total_GRK: Tensor) -> None:
             totals[key] = joined(key, totals[key], total_GRK) if key in totals else total_GRK
 
-        for part, (member_GC, reached_G11) in zip(geometry.parts(columns), self._members_of(geometry, columns), strict=True):
+        for part, members in zip(geometry.parts(columns), self._members_of(geometry, columns), strict=True):
             observation = observed(part)
             for key, summands_CRK, of_units in self._summands(site, observation, part.batch):
-                if (
-                    summands_CRK is part.slots_shared[1] and reduction_of(key) == "sum"
-                ):  # the same for all sites that see every token: added up once
-                    counts.add(key)
-                    add(key, reached_G11)
+                if isinstance(summands_CRK, ValueSums):
+                    add(key, members.of_values(key, summands_CRK, observation))
                 else:
-                    add(key, by_group(key, member_GC, summands_CRK, observation.mask))
+                    total_GRK = members.of_contrasts(key, summands_CRK, observation)
+                    add(key, total_GRK)
+                    if members.knows(total_GRK):
+                        counts.add(key)
                 if sliced and of_units and summands_CRK.shape[2] in (columns, columns // site.unit_width):
                     self.sliced[key] = site.units * (site.unit_width if summands_CRK.shape[2] == columns else 1)
             if self._counting.get(stream) == pass_:
                 key = key_of(stream, site.name, OBSERVED)
                 counts.add(key)
-                add(key, reached_G11 if rows is None else by_group(key, member_GC, observation.reached, observation.mask))
+                add(key, members.of_contrasts(key, observation.reached, observation))
         looked_at = [key for key, value in totals.items() if key not in counts and value.device.type == "cpu"]
         sums = torch.stack([without_neutral(key, totals[key]).sum() for key in looked_at]) if looked_at else torch.zeros(0)
         if not math.isfinite(sums.sum()):  # a sum of sums may overflow where none of them has
@@ -261,15 +275,15 @@ class Accumulator:
         for key, value in totals.items():
             self._pending[key] = joined(key, self._pending[key], value) if key in self._pending else value
 
-    def _members_of(self, geometry: Geometry, columns: int) -> list[tuple[Tensor, Tensor]]:
-        """For each part of a micro-batch, made once for all sites: (G, C'), 1 where a contrast belongs to a group; and (G, 1, 1), the
-        contrasts of each group that reach a site which sees every token."""
+    def _members_of(self, geometry: Geometry, columns: int) -> list[_Members]:
+        """For each part of a micro-batch what its contrasts add to, made once for all sites."""
         if columns not in self._members:
             member_GC = self._member_GC.to(geometry.batch.text.device)
-            parts = geometry.parts(columns)
-            members = [member_GC if part.contrasts is None else member_GC[:, list(part.contrasts)] for part in parts]
+            local = {group: place for place, group in enumerate(self._present)}
+            rows = [local[place // self._rows.of] * self._rows.of + place % self._rows.of for place in self._rows.places]
             self._members[columns] = [
-                (m, by_group(OBSERVED, m, part.slots_shared[1], part.mask_CVT)) for m, part in zip(members, parts, strict=True)
+                _Members(part, member_GC if part.contrasts is None else member_GC[:, list(part.contrasts)], rows)
+                for part in geometry.parts(columns)
             ]
         return self._members[columns]
 
@@ -277,13 +291,17 @@ class Accumulator:
         """Names the contrast that made a sum NaN or Inf."""
         statistic = key.rpartition("/")[2]
         for name, summands_CRK, _ in self._summands(site, observation, batch):
+            if isinstance(summands_CRK, ValueSums):
+                summands_CRK = summands_CRK.spread()
             finite_C = torch.isfinite(without_neutral(name, summands_CRK)).flatten(1).all(1)
             if name == key and not finite_C.all():
                 first = batch.ids[finite_C.tolist().index(False)]
                 return FairpruneError(f"NaN or Inf in statistic {statistic!r} of site {site.name} at contrast {first!r}")
         return FairpruneError(f"NaN or Inf in statistic {statistic!r} of site {site.name}")
 
-    def _summands(self, site: Site, observation: Observation, batch: MicroBatch) -> Iterator[tuple[str, Tensor, bool]]:
+    def _summands(
+        self, site: Site, observation: Observation, batch: MicroBatch
+    ) -> Iterator[tuple[str, Tensor | ValueSums, bool]]:
         """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
         views: dict[frozenset[Tap], Observation] = {}
         for statistic in self._listening.get(observation.pass_, ()):
@@ -302,7 +320,10 @@ class Accumulator:
                     f"Got {type(outputs).__name__} instead."
                 )
             for name, summands_CRK in outputs.items():
-                key = key_of(batch.stream, site.name, marked(f"{self._stored[statistic]}.{name}", statistic.reduce))
+                place = (batch.stream, site.name, statistic, name)
+                if (key := self._keys.get(place, "")) == "":
+                    output = marked(f"{self._stored[statistic]}.{name}", statistic.reduce)
+                    key = self._keys[place] = key_of(batch.stream, site.name, output)
                 _check(statistic, name, summands_CRK, len(batch.ids))
                 if (known := self.sums.shape_of(key)) not in (None, tuple(summands_CRK.shape[1:])):
                     raise ContractViolation(
@@ -325,9 +346,46 @@ class Accumulator:
         return finished(self.sums.words(), names, self.counts, self.clusters, tuple(sorted(ran)), composition)
 
 
-def _check(statistic: Statistic, name: str, summands_CRK: Tensor, contrasts: int) -> None:
+class _Members:
+    """What the contrasts of one part of a micro-batch add to."""
+
+    def __init__(self, part: Geometry, member_GC: Tensor, rows: Sequence[int]) -> None:
+        self.part, self.member_GC, self.rows = part, member_GC, rows
+        self._added: dict[int, tuple[Tensor, Tensor]] = {}
+        """Summands that are the same at all sites that see every token, by identity, and what they add up to."""
+        self._known: set[int] = set()
+        self._row_of_PX: Tensor | None = None
+
+    def of_contrasts(self, key: str, summands_CRK: Tensor, observation: Observation) -> Tensor:
+        """(G, R, K): rows reduced by group."""
+        if reduction_of(key) != "sum" or not self.part.lasting.holds(summands_CRK):
+            return by_group(key, self.member_GC, summands_CRK, observation.mask)
+        if id(summands_CRK) not in self._added:
+            total_GRK = by_group(key, self.member_GC, summands_CRK, observation.mask)
+            self._added[id(summands_CRK)] = (summands_CRK, total_GRK)
+            self._known.add(id(total_GRK))
+        return self._added[id(summands_CRK)][1]
+
+    def knows(self, total_GRK: Tensor) -> bool:
+        """It was made of masks and attributes alone: it is finite."""
+        return id(total_GRK) in self._known
+
+    def of_values(self, key: str, sums: ValueSums, observation: Observation) -> Tensor:
+        """(P, K): the rows of the groups' attribute values; or (G, A, K), where that cannot be."""
+        shown = self.part.lasting.holds(sums.value) and sums.value is value_of_variants(observation)
+        if not shown or sums.value.device.type != "cpu" or reduction_of(key) != "sum":
+            return by_group(key, self.member_GC, sums.spread(), observation.mask)
+        if self._row_of_PX is None:
+            value_1ACV = sums.value.permute(2, 0, 1).unsqueeze(0)
+            self._row_of_PX = (self.member_GC[:, None, :, None] * value_1ACV).flatten(0, 1)[self.rows].flatten(1)
+        return self._row_of_PX @ sums.of_variants.flatten(0, 1)
+
+
+def _check(statistic: Statistic, name: str, summands_CRK: Tensor | ValueSums, contrasts: int) -> None:
     if {"/", ":"} & set(name):
         raise ContractViolation(f"statistic {statistic.name!r}: the output {name!r} must hold neither '/' nor ':'")
+    if isinstance(summands_CRK, ValueSums):
+        summands_CRK = summands_CRK.of_variants
     if not isinstance(summands_CRK, Tensor):
         raise ContractViolation(
             f"statistic {statistic.name!r}, output {name!r}: expected a tensor, got {type(summands_CRK).__name__}"

@@ -66,7 +66,7 @@ def _shapes(
     for contrasts in (0, 1):
         try:
             outputs = statistic.summands(_made_up(contrasts, statistic, pass_, model, site, values, before))
-            return {name: (value.shape[1], value.shape[2]) for name, value in outputs.items() if value.ndim == 3}
+            return {name: (value.shape[1], value.shape[2]) for name, value in outputs.items() if len(value.shape) == 3}
         except Exception:  # what is wrong with it, if anything, the audit says
             continue
     return {}

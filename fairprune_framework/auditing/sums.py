@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,8 +28,9 @@ from fairprune_framework.auditing.reductions import (
     with_value,
     without_neutral,
 )
+from fairprune_framework.auditing.sum_blocks import Block, Rows
 from fairprune_framework.errors import RunFolderError, shown
-from fairprune_framework.functional.compensated import add_value, rounded
+from fairprune_framework.functional.compensated import rounded
 from fairprune_framework.utilities.files import digest, read_tensors, repr_digest, write_json, write_tensors
 from fairprune_framework.utilities.schemas import StatisticsFile, read_checked
 
@@ -44,8 +46,6 @@ OF_PROMPTS: tuple[Stream, ...] = (CONTRASTS, CONTROLS, LEGITIMATE)
 CLUSTERS = 32
 """Hashed clusters of templates per category, where a policy declares replicates."""
 CLUSTERED = "clustered/"
-TOGETHER = 2**20
-"""Bytes of what a micro-batch adds that are added together on a CPU: temporaries stay in a processor's cache."""
 OBSERVED = "observed"
 """Output name of the core's own count: contrasts in which a site was seen."""
 
@@ -63,29 +63,28 @@ class StatisticSums(Metric):
     def __init__(self) -> None:
         super().__init__(sync_on_compute=False, dist_sync_on_step=False)
         self._shapes: dict[str, tuple[int, ...]] = {}
+        self._blocks: dict[int, list[Block]] = {}
+        """Columns -> the blocks of sums on a CPU."""
 
-    def update(self, values: Mapping[str, Tensor], groups: Sequence[int] | None = None, of: int = 0) -> None:
+    def update(
+        self, values: Mapping[str, Tensor], groups: Sequence[int] | None = None, of: int = 0, rows: Rows | None = None
+    ) -> None:
         """Add what one micro-batch summed up to.
 
         Args:
-            values: key -> (G, R, K) float64; or of some groups alone, (len(groups), R, K): the others stay as they are.
+            values: key -> (G, R, K) float64; or of some groups alone, (len(groups), R, K): the others stay as they are. On a CPU also
+                (P, K), of sums: some rows alone, those of `rows`.
             groups: which ones, ascending; None: all.
             of: G, where groups are given.
         """
         index: dict[torch.device, Tensor] = {}
         together: dict[int, dict[str, Tensor]] = {}
-        taken: dict[int, int] = {}
+        whole = groups is None or len(groups) == of
         for key, value_GRK in values.items():
-            whole = groups is None or len(groups) == of
-            self._know(key, (len(value_GRK) if whole else of, *value_GRK.shape[1:]), value_GRK.device)
             if value_GRK.device.type == "cpu" and reduction_of(key) == "sum":
-                columns = value_GRK.shape[2]
-                together.setdefault(columns, {})[key] = value_GRK
-                taken[columns] = taken.get(columns, 0) + value_GRK.numel() * 8
-                if taken[columns] >= TOGETHER:
-                    self._add_rows(together.pop(columns), None if whole else groups)
-                    del taken[columns]
+                together.setdefault(value_GRK.shape[-1], {})[key] = value_GRK
                 continue
+            self._know(key, (len(value_GRK) if whole else of, *value_GRK.shape[1:]), value_GRK.device)
             if whole:
                 setattr(self, key, with_value(key, getattr(self, key), value_GRK))
                 continue
@@ -95,36 +94,66 @@ class StatisticSums(Metric):
             added = with_value(key, words_2GRK.index_select(1, chosen), value_GRK)
             setattr(self, key, words_2GRK.index_copy_(1, chosen, added))
         for waiting in together.values():
-            self._add_rows(waiting, None if groups is None or len(groups) == of else groups)
+            self._add_rows(waiting, None if whole else groups, of, rows)
 
-    def _add_rows(self, values: Mapping[str, Tensor], groups: Sequence[int] | None) -> None:
-        """Add to sums of equally many columns, together, the rows that hold something: most attribute values belong to one category, and
-        adding 0 changes no word."""
-        rows_PK = torch.cat([value_GRK.flatten(0, 1) for value_GRK in values.values()])
-        filled_P = rows_PK.any(1)
-        places: list[tuple[Tensor, Tensor]] = []
-        """Of each sum: its words, (2, G * R, K), and which of their rows are added to."""
-        place_of: dict[tuple[int, int], Tensor] = {}
-        begin = 0
-        for key, value_GRK in values.items():
-            shape = (len(value_GRK), value_GRK.shape[1])
-            if shape not in place_of:
-                group_G1 = torch.tensor(range(shape[0]) if groups is None else groups).unsqueeze(1)
-                place_of[shape] = (group_G1 * shape[1] + torch.arange(shape[1])).flatten()
-            end = begin + shape[0] * shape[1]
-            places.append((getattr(self, key).view(2, -1, value_GRK.shape[2]), place_of[shape][filled_P[begin:end]]))
-            begin = end
-        before_2PK = torch.cat([words_2PK.index_select(1, place_P) for words_2PK, place_P in places], 1)
-        added_2PK = add_value(before_2PK, rows_PK[filled_P])
-        parts = torch.split(added_2PK, [len(place_P) for _, place_P in places], 1)
-        for (words_2PK, place_P), part_2PK in zip(places, parts, strict=True):
-            words_2PK.index_copy_(1, place_P, part_2PK)
+    def _add_rows(self, values: Mapping[str, Tensor], groups: Sequence[int] | None, of: int, rows: Rows | None) -> None:
+        """Add to sums of equally many columns, some rows of several sums at a time."""
+        self._make_blocks(values, of, rows)
+        columns = next(iter(values.values())).shape[-1]
+        own: dict[tuple[int, ...], list[int]] = {}
+        for block in self._blocks[columns]:
+            parts: list[Tensor] = []
+            places: list[int] = []
+            for key, offset in block.offsets.items():
+                if key not in values:
+                    continue
+                value = values[key]
+                if value.ndim == 2:
+                    assert rows is not None
+                    chosen: Iterable[int] = rows.places
+                else:
+                    shape = tuple(value.shape[:2])
+                    if shape not in own:
+                        every = range(shape[0]) if groups is None else groups
+                        own[shape] = [group * shape[1] + row for group in every for row in range(shape[1])]
+                    value, chosen = value.flatten(0, 1), own[shape]
+                    if (
+                        shape[1] > 1 and columns > 1
+                    ):  # most attribute values belong to one category, and adding 0 changes no word
+                        filled = value.any(1)
+                        value, chosen = value[filled], compress(chosen, filled.tolist())
+                parts.append(value)
+                places.extend(offset + place for place in chosen)
+            if places:
+                block.add(parts, torch.tensor(places))
 
-    def _know(self, key: str, shape: tuple[int, ...], device: torch.device) -> None:
+    def _make_blocks(self, values: Mapping[str, Tensor], of: int, rows: Rows | None) -> None:
+        """A block of those sums that are not known yet, or that have been moved or put in their place since."""
+        columns = next(iter(values.values())).shape[-1]
+        blocks = self._blocks.setdefault(columns, [])
+        blocks[:] = [block for block in blocks if all(getattr(self, key) is view for key, view in block.views.items())]
+        known = {key for block in blocks for key in block.offsets}
+        shapes: dict[str, tuple[int, ...]] = {}
+        for key, value in values.items():
+            if key not in known:
+                of_rows = () if rows is None else (of, rows.of, columns)
+                shapes[key] = of_rows if value.ndim == 2 else (of or len(value), *value.shape[1:])
+        if not shapes:
+            return
+        block = Block(shapes)
+        for key, view in block.views.items():
+            if key in self._defaults:
+                view.copy_(getattr(self, key))
+                setattr(self, key, view)
+            else:
+                self._know(key, shapes[key], view.device, view)
+        blocks.append(block)
+
+    def _know(self, key: str, shape: tuple[int, ...], device: torch.device, view: Tensor | None = None) -> None:
         if key not in self._defaults:
             self.add_state(key, neutral(key, (0,) * len(shape), device), dist_reduce_fx=partial(merged, key))
             self._shapes[key] = shape[1:]
-            setattr(self, key, neutral(key, shape, device))  # the default, of which a copy is kept, takes no memory
+            setattr(self, key, neutral(key, shape, device) if view is None else view)  # its default takes no memory
 
     def words(self) -> dict[str, Tensor]:
         """key -> (2, G, R, K) float64, both words, on the CPU."""

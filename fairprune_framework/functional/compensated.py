@@ -34,6 +34,21 @@ def add_value(sum_2: Tensor, value: Tensor) -> Tensor:
     return torch.stack(_quick_two_sum(high, error.add_(sum_2[1])))
 
 
+def add_in_place(high: Tensor, low: Tensor, value: Tensor, room: Tensor, further: Tensor) -> tuple[Tensor, Tensor]:
+    """`add_value` of sums whose words are given apart, bit for bit: the new words, in the memory of `low` and of `high`.
+
+    Args:
+        high, low, value: are written over.
+        room, further: as large each, to compute in.
+    """
+    total = torch.add(high, value, out=room)
+    b_part = torch.sub(total, high, out=further)
+    value.sub_(b_part)
+    high.sub_(torch.sub(total, b_part, out=further)).add_(value).add_(low)  # the error of the total, and the low word
+    new = torch.add(total, high, out=low)
+    return new, high.sub_(total.sub_(new).neg_())
+
+
 def add_sums(stacked_n2: Tensor) -> Tensor:
     """Add n double-double sums, (n, 2, ...) -> (2, ...); the form that torchmetrics asks of a reduction."""
     total_2 = stacked_n2[0]

@@ -19,6 +19,7 @@ from fairprune_framework.api.interfaces import (
     Reduction,
     SiteContext,
     Statistic,
+    ValueSums,
 )
 from fairprune_framework.api.types import Choice, Measurement, Tap
 from fairprune_framework.auditing.batches import compose
@@ -75,13 +76,13 @@ class Watched(Wrapped):
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """As the wrapped statistic."""
         before = {name: value.clone() for name, value in _shown(obs, self.taps).items()}
-        first = {name: value.clone() for name, value in self.inner.summands(obs).items()}
-        second = self.inner.summands(obs)
+        first = {name: value.clone() for name, value in _spread(self.inner.summands(obs)).items()}
+        second = _spread(self.inner.summands(obs))
         for name, value in _shown(obs, self.taps).items():
             if not torch.equal(value, before[name]):
                 self.faults.append(f"statistic {self.name!r} changes {name} of its observation")
-        for (function, *_), (inputs, result) in obs.made.items():
-            if not torch.equal(function(*inputs), result):
+        for (function, *_), (inputs, result) in (*obs.made.items(), *obs.lasting.made.items()):
+            if not _alike(function(*inputs), result):
                 self.faults.append(
                     f"statistic {self.name!r} changes {function.__name__.lstrip('_')}, which others are given too"
                 )
@@ -104,7 +105,19 @@ class Poisoned(Wrapped):
         acts, aligned = poisoned(obs.acts, obs.mask), poisoned(obs.aligned, obs.aligned_mask)
         shared = obs.aligned_mask.any(1).unsqueeze(-1)
         variance = {tap: value.masked_fill(~shared, 1e4) for tap, value in obs.aligned_variance.items()}
-        return self.inner.summands(replace(obs, acts=acts, aligned=aligned, aligned_variance=variance))
+        return _spread(self.inner.summands(replace(obs, acts=acts, aligned=aligned, aligned_variance=variance)))
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Equal tensors, or tuples of them."""
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_alike, one, other))
+    return torch.equal(one, other) if isinstance(one, Tensor) else bool(one == other)
+
+
+def _spread(outputs: Mapping[str, Tensor | ValueSums]) -> dict[str, Tensor]:
+    """All as tensors."""
+    return {name: value.spread() if isinstance(value, ValueSums) else value for name, value in outputs.items()}
 
 
 def _shown(obs: Observation, taps: frozenset[Any]) -> dict[str, Tensor]:

@@ -24,9 +24,10 @@ from fairprune_framework.api import (
     Statistic,
     Tap,
     ValueDeviation,
+    any_pair,
     mean_variance,
     pair_gaps,
-    pairs_of,
+    pairs_shared,
     zero_outside,
 )
 
@@ -40,16 +41,25 @@ class PooledDifference(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        share_CVT, pair_CVV = obs.mask / obs.mask.sum(2, keepdim=True).clamp_min(1), pairs_of(obs.mask.any(2))
+        pair_CVV = obs.once(pairs_shared, obs.mask)
         means = []
         for tap in sorted(self.taps):
-            acts_CVTN = zero_outside(obs.acts[tap], obs.mask)
+            acts_CVTN = zero_outside(obs, obs.acts[tap], obs.mask)
             wide = torch.promote_types(acts_CVTN.dtype, torch.float32)
-            means.append(share_CVT.to(wide).unsqueeze(2) @ acts_CVTN.to(wide))
-        mean_CV2N = torch.cat(means, 2)
-        half_C2 = mean_CV2N.new_full((len(mean_CV2N), len(means)), 1 / len(means))
-        mean_CN = pair_gaps(mean_CV2N, half_C2, pair_CVV)
-        return {"mean": mean_CN.unsqueeze(1), "seen": pair_CVV.any(2).any(1).double()[:, None, None]}
+            means.append(obs.once(_shares, obs.mask, wide.itemsize) @ acts_CVTN.to(wide))
+        mean_CN = pair_gaps(obs, torch.cat(means, 2), obs.once(_halves, obs.mask), pair_CVV)
+        return {"mean": mean_CN.unsqueeze(1), "seen": obs.once(any_pair, pair_CVV)}
+
+
+def _shares(mask_CVT: Tensor, itemsize: int) -> Tensor:
+    """(C, V, 1, T), in float32 or float64: weights of a mean over the tokens of each variant."""
+    share_CV1T = (mask_CVT / mask_CVT.sum(2, keepdim=True).clamp_min(1)).unsqueeze(2)
+    return share_CV1T.double() if itemsize == 8 else share_CV1T.float()
+
+
+def _halves(mask_CVT: Tensor) -> Tensor:
+    """(C, 2) float64: weights of gate and up in their mean."""
+    return torch.full((len(mask_CVT), 2), 0.5, dtype=torch.float64, device=mask_CVT.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +83,9 @@ class SlotDifference(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `mean`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        pair_CVV = pairs_of(obs.aligned_mask.any(2))
-        mean_CN = pair_gaps(obs.slots["neuron"], obs.slot_weight, pair_CVV)
-        return {"mean": mean_CN.unsqueeze(1), "seen": pair_CVV.any(2).any(1).double()[:, None, None]}
+        pair_CVV = obs.once(pairs_shared, obs.aligned_mask)
+        mean_CN = pair_gaps(obs, obs.slots["neuron"], obs.slot_weight, pair_CVV)
+        return {"mean": mean_CN.unsqueeze(1), "seen": obs.once(any_pair, pair_CVV)}
 
 
 @dataclass(frozen=True, kw_only=True)

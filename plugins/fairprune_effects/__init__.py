@@ -23,9 +23,10 @@ from fairprune_framework.api import (
     SiteContext,
     Statistic,
     ValueDeviation,
+    ValueSums,
     deviations,
     slot_means,
-    value_of_variants,
+    value_counts,
     value_sums,
 )
 
@@ -39,7 +40,7 @@ class DeviationSquares(Statistic):
 
     name: str = "deviation-squares"
 
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+    def summands(self, obs: Observation) -> Mapping[str, Tensor | ValueSums]:
         """See `Statistic.summands`. Output `sum`: (C, A, N)."""
         return {"sum": value_sums(obs, deviations(obs).square())}
 
@@ -109,13 +110,13 @@ class GroupMoments(Statistic):
 
     name: str = "group-moments"
 
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+    def summands(self, obs: Observation) -> Mapping[str, Tensor | ValueSums]:
         """See `Statistic.summands`. Outputs `sum`, `squares`: (C, A, N), and `count`: (C, A, 1)."""
         means_CVN = slot_means(obs)
         return {
             "sum": value_sums(obs, means_CVN),
             "squares": value_sums(obs, means_CVN.square()),
-            "count": value_of_variants(obs).sum(1).unsqueeze(-1),
+            "count": value_counts(obs),
         }
 
 

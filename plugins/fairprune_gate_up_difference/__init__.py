@@ -10,9 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext, Statistic, Tap, pair_gaps, pairs_of
+from fairprune_framework.api import (
+    BiasScorer,
+    Needs,
+    Observation,
+    SiteContext,
+    Statistic,
+    Tap,
+    any_pair,
+    pair_gaps,
+    pairs_shared,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,22 +35,36 @@ class PairDifference(Statistic):
 
     def summands(self, obs: Observation) -> Mapping[str, Tensor]:
         """See `Statistic.summands`. Outputs `difference`: (C, 1, N), and `seen`: (C, 1, 1)."""
-        present_CV, equal_C = obs.attribute >= 0, obs.equal_length
-        both_CVT = obs.mask & (obs.mask | ~present_CV.unsqueeze(-1)).all(1, keepdim=True)
-        columns = obs.acts["gate"].shape[-1]
-        difference_CN, seen_C = obs.slot_weight.new_zeros(len(equal_C), columns), obs.slot_weight.new_zeros(len(equal_C))
-        for chosen_C, acts, mask_CVS in ((equal_C, obs.acts, both_CVT), (~equal_C, obs.slots, obs.aligned_mask)):
-            mine = chosen_C.nonzero().squeeze(1)
+        both_CVT = obs.once(_in_all, obs.mask, obs.attribute)
+        difference_CN = obs.slot_weight.new_zeros(len(obs.mask), obs.acts["gate"].shape[-1])
+        for equal, acts, mask_CVS in ((1, obs.acts, both_CVT), (0, obs.slots, obs.aligned_mask)):
+            mine, weight_CS, pair_CVV = obs.once(_compared, obs.equal_length, mask_CVS, equal)
             if not len(mine):
                 continue
-            some = len(mine) < len(equal_C)
-            shared_CS = (mask_CVS[mine] if some else mask_CVS).any(1)  # a token that one variant has, all have
-            weight_CS = shared_CS / shared_CS.sum(1, keepdim=True).clamp_min(1).double()
-            pair_CVV = pairs_of((mask_CVS[mine] if some else mask_CVS).any(2))
-            shown = [acts[tap].index_select(0, mine) if some else acts[tap] for tap in ("gate", "up")]
-            gaps = [pair_gaps(values, weight_CS, pair_CVV) for values in shown]
-            difference_CN[mine], seen_C[mine] = gaps[0] + gaps[1], pair_CVV.any(2).any(1).double()
-        return {"difference": difference_CN.unsqueeze(1), "seen": seen_C[:, None, None]}
+            for tap in ("gate", "up"):
+                values_CVSN = acts[tap]
+                if len(mine) < len(difference_CN):
+                    room = obs.room("some", (len(mine), *values_CVSN.shape[1:]), values_CVSN.dtype)
+                    values_CVSN = torch.index_select(values_CVSN, 0, mine, out=room)
+                difference_CN[mine] += pair_gaps(obs, values_CVSN, weight_CS, pair_CVV)
+        return {"difference": difference_CN.unsqueeze(1), "seen": obs.once(_seen, obs.equal_length, both_CVT, obs.aligned_mask)}
+
+
+def _in_all(mask_CVT: Tensor, attribute_CV: Tensor) -> Tensor:
+    """(C, V, T) bool: tokens at places that all present variants have."""
+    return mask_CVT & (mask_CVT | (attribute_CV < 0).unsqueeze(-1)).all(1, keepdim=True)
+
+
+def _compared(equal_C: Tensor, mask_CVS: Tensor, equal: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Which contrasts have equal token counts, or have not; of these the weight of each place, and the pairs that count."""
+    mine = (equal_C if equal else ~equal_C).nonzero().squeeze(1)
+    shared_CS = mask_CVS[mine].any(1)  # a token that one variant has, all have
+    return mine, shared_CS / shared_CS.sum(1, keepdim=True).clamp_min(1).double(), pairs_shared(mask_CVS[mine])
+
+
+def _seen(equal_C: Tensor, both_CVT: Tensor, aligned_CVS: Tensor) -> Tensor:
+    """(C, 1, 1) float64: 1 for a contrast of which anything could be compared."""
+    return any_pair(pairs_shared(both_CVT)).where(equal_C[:, None, None], any_pair(pairs_shared(aligned_CVS)))
 
 
 @dataclass(frozen=True, kw_only=True)

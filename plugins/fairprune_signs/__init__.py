@@ -17,7 +17,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from fairprune_framework.api import BiasScorer, Needs, Observation, SiteContext, Statistic, pairs_of, value_sums
+from fairprune_framework.api import (
+    BiasScorer,
+    Needs,
+    Observation,
+    SiteContext,
+    Statistic,
+    ValueSums,
+    pairs_shared,
+    slot_share,
+    value_of_variants,
+    value_sums,
+)
 
 UNPAIRED = {"zero-difference": "values are compared over all texts, so equal variants of different contrasts still differ"}
 
@@ -28,14 +39,23 @@ class SignCounts(Statistic):
 
     name: str = "sign-counts"
 
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+    def summands(self, obs: Observation) -> Mapping[str, Tensor | ValueSums]:
         """See `Statistic.summands`. Outputs `high`: (C, A, N), and `all`: (C, A, 1)."""
         slots_CVSN = obs.slots["neuron"]
-        high_CVSN = torch.gt(slots_CVSN, 0, out=torch.empty_like(slots_CVSN))  # as numbers: a third of the time of bools
+        high_CSN = obs.room("gap", slots_CVSN[:, 0].shape, slots_CVSN.dtype)
+        count_CVN = slots_CVSN[:, :, 0].new_empty(slots_CVSN.shape[:2] + slots_CVSN.shape[3:], dtype=torch.float64)
+        for variant in range(slots_CVSN.shape[1]):
+            torch.gt(slots_CVSN[:, variant], 0, out=high_CSN)  # as numbers: a third of the time of bools
+            count_CVN[:, variant] = high_CSN.sum(1)  # whole numbers, which float32 holds exactly
         return {
-            "high": value_sums(obs, high_CVSN.sum(2).double()),  # whole numbers, which float32 holds exactly
-            "all": value_sums(obs, obs.aligned_mask.double().sum(2, keepdim=True)),
+            "high": value_sums(obs, count_CVN),
+            "all": obs.once(_slots_of_values, value_of_variants(obs), obs.aligned_mask),
         }
+
+
+def _slots_of_values(value_CVA: Tensor, mask_CVS: Tensor) -> Tensor:
+    """(C, A, 1) float64: shared slots of the variants with each value."""
+    return value_CVA.mT @ mask_CVS.double().sum(2, keepdim=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,22 +100,40 @@ class Wins(Statistic):
 
     name: str = "wins"
 
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+    def summands(self, obs: Observation) -> Mapping[str, Tensor | ValueSums]:
         """See `Statistic.summands`. Outputs `won`: (C, A, N), and `all`: (C, A, 1)."""
-        slots_CVSN, seen_CV = obs.slots["neuron"], obs.aligned_mask.any(2)
-        both_CVV = pairs_of(seen_CV).to(slots_CVSN.dtype)
-        lead_CVN = slots_CVSN.new_zeros(*seen_CV.shape, slots_CVSN.shape[-1])
-        for one, two in combinations(range(slots_CVSN.shape[1]), 2):
-            ahead_CN = (slots_CVSN[:, one] - slots_CVSN[:, two]).sign_().sum(1).mul_(both_CVV[:, one, two].unsqueeze(1))
+        slots_CVSN = obs.slots["neuron"]
+        pair_CVV = obs.once(pairs_shared, obs.aligned_mask)
+        count, variants, slots, columns = slots_CVSN.shape
+        ahead_CSN = obs.room("gap", (count, slots, columns), slots_CVSN.dtype)
+        lead_CVN = slots_CVSN.new_zeros(count, variants, columns)
+        for (one, two), both_C1 in zip(combinations(range(variants), 2), obs.once(_both, pair_CVV), strict=True):
+            torch.sub(slots_CVSN[:, one], slots_CVSN[:, two], out=ahead_CSN)
+            ahead_CN = ahead_CSN.sign_().sum(1).mul_(both_C1)
             lead_CVN[:, one] += ahead_CN  # slots won less lost, a whole number: what one has, the other lacks
             lead_CVN[:, two] -= ahead_CN
-        share_C11 = obs.slot_weight.amax(1)[:, None, None]  # the same of every shared slot
-        others_CV1 = (seen_CV.sum(1, keepdim=True) - 1).mul(seen_CV).double().unsqueeze(-1)
-        won_CVN = (lead_CVN.double().mul_(share_C11) + others_CV1).div_(2)
+        others_CV1 = obs.once(_others, pair_CVV)
+        won_CVN = lead_CVN.double().mul_(obs.once(slot_share, obs.slot_weight)).add_(others_CV1).div_(2)
         return {
             "won": value_sums(obs, won_CVN),
-            "all": value_sums(obs, others_CV1),
+            "all": obs.once(_of_values, value_of_variants(obs), others_CV1),
         }
+
+
+def _both(pair_CVV: Tensor) -> tuple[Tensor, ...]:
+    """(C, 1) for each pair of variants: 1 where both were seen."""
+    variants = range(pair_CVV.shape[1])
+    return tuple(pair_CVV[:, one, two].unsqueeze(1) for one, two in combinations(variants, 2))
+
+
+def _others(pair_CVV: Tensor) -> Tensor:
+    """(C, V, 1) float64: how many others each variant is compared with."""
+    return (pair_CVV.sum(1) + pair_CVV.sum(2)).unsqueeze(-1)
+
+
+def _of_values(value_CVA: Tensor, of_variants_CV1: Tensor) -> Tensor:
+    """(C, A, 1) float64: sums over the variants with each value."""
+    return value_CVA.mT @ of_variants_CV1
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,9 @@ from fairprune_framework.api import (
     SiteContext,
     Statistic,
     Tap,
+    ValueSums,
     deviations,
-    value_of_variants,
+    value_counts,
     value_sums,
 )
 
@@ -35,17 +36,27 @@ class Steering(Statistic):
     name: str = "steering"
     taps: frozenset[Tap] = frozenset({"neuron", "layer"})
 
-    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+    def summands(self, obs: Observation) -> Mapping[str, Tensor | ValueSums]:
         """See `Statistic.summands`. Outputs `size`: (C, 1, N), `away`: (C, A, H), and `seen`: (C, 1, 1)."""
-        variants_C1 = obs.aligned_mask.any(2).sum(1, keepdim=True).clamp_min(1)
-        weight_CVS = obs.aligned_mask * obs.slot_weight.unsqueeze(1) / variants_C1.unsqueeze(2)
-        size_CVSN = obs.slots["neuron"].abs()
+        slots_CVSN = obs.slots["neuron"]
+        weight_VC1S = obs.once(_weights, obs.aligned_mask, obs.slot_weight, slots_CVSN.dtype.itemsize)
+        size_CSN = obs.room("gap", slots_CVSN[:, 0].shape, slots_CVSN.dtype)
+        mean_C1N = slots_CVSN.new_zeros(len(slots_CVSN), 1, slots_CVSN.shape[3])
+        for variant, weight_C1S in enumerate(weight_VC1S):
+            mean_C1N.baddbmm_(weight_C1S, torch.abs(slots_CVSN[:, variant], out=size_CSN))
         return {
-            "size": (weight_CVS.to(size_CVSN.dtype).flatten(1).unsqueeze(1) @ size_CVSN.flatten(1, 2)).double(),
+            "size": mean_C1N.double(),
             "away": value_sums(obs, deviations(obs, "layer")),
-            "count": value_of_variants(obs).sum(1).unsqueeze(-1),
+            "count": value_counts(obs),
             "seen": obs.reached,
         }
+
+
+def _weights(mask_CVS: Tensor, weight_CS: Tensor, itemsize: int) -> Tensor:
+    """(V, C, 1, S), in float32 or float64: weights of a mean over the slots of all variants."""
+    variants_C11 = mask_CVS.any(2).sum(1).clamp_min(1)[:, None, None]
+    weight_VC1S = (mask_CVS * weight_CS.unsqueeze(1) / variants_C11).transpose(0, 1).unsqueeze(2)
+    return weight_VC1S.float() if itemsize == 4 else weight_VC1S
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairprune_framework.analysis.common import as_set, matrix, narrowed, opened_run, ratio, square
+from fairprune_framework.analysis.common import as_set, matrix, narrowed, opened_run, ratio, square, wrapped
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.errors import UserError
 from fairprune_framework.runs.run import Run
@@ -44,6 +44,31 @@ def test_columns_line_up() -> None:
         "        x  wide",
         "a       1     2",
         "long  333     4",
+    ]
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_a_wide_table_goes_on_below(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As wide as the terminal at most; every cell stands beside its row and under its column."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    rows = [f"{number} scorer-with-a-name" for number in range(1, 20)]
+    names = [str(number) for number in range(1, 20)]
+    cells = [["" if i == j else f"{(19 * i + j) / 400:.2f}" for j in range(19)] for i in range(19)]
+    lines = matrix(rows, names, cells)
+    assert max(map(len, lines)) <= columns
+    blocks = [block.splitlines() for block in "\n".join(lines).split("\n\n")]
+    assert (len(blocks) == 1) == (columns == 200)
+    assert [name for block in blocks for name in block[0].split()] == names
+    for i, row in enumerate(rows):
+        assert all(block[i + 1].startswith(row) for block in blocks)
+        assert [cell for block in blocks for cell in block[i + 1][len(row) :].split()] == [cell for cell in cells[i] if cell]
+
+
+def test_long_lines_are_broken_between_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert wrapped("  name: model.layers.1.mlp:12, model.layers.2.mlp:7") == [
+        "  name: model.layers.1.mlp:12,",
+        "    model.layers.2.mlp:7",
     ]
 
 

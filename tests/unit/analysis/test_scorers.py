@@ -30,7 +30,8 @@ def test_ranks_are_those_of_runs_of_their_own(run: Run, case: Planted) -> None:
     assert json.loads((run.folder / "scorers.json").read_text()) == found
 
 
-def test_all_that_are_installed(run: Run) -> None:
+def test_all_that_are_installed(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     found = fp.score_many(run)
     names = [entry.name for entry in discovery.entries("bias")]
     assert sorted([*found["scorers"], *found["skipped"]]) == names
@@ -38,7 +39,7 @@ def test_all_that_are_installed(run: Run) -> None:
     assert len(found["rank_correlation"]) == len(found["scorers"]) >= 18
     text = render(found)
     assert all(name in text for name in names)
-    assert max(map(len, text.split("\n"))) < 250
+    assert max(map(len, text.split("\n"))) <= 80
 
 
 def test_what_cannot_be_asked(run: Run) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from fairprune_framework.api.interfaces import Observation, Pass
+from fairprune_framework.api.observations import Lasting, ValueSums
 from fairprune_framework.api.statistics import (
     ControlSlopes,
     RecallSlopes,
@@ -22,8 +23,10 @@ from fairprune_framework.api.statistics import (
     pairs_of,
     shared_slots,
     slot_means,
+    slot_share,
     value_of_variants,
     value_sums,
+    variants_seen,
 )
 from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.observation import narrowed, slots_shared
@@ -75,7 +78,9 @@ def test_deviations_of_values_against_numpy(observed: Callable[..., Observation]
         for v in shown:
             expected[c, int(obs.attribute[c, v])] += means[v] - np.mean(list(means.values()), 0)
     found = ValueDeviation().summands(obs)
-    np.testing.assert_allclose(found["sum"].numpy(), expected, atol=1e-12)
+    assert isinstance(found["sum"], ValueSums)
+    np.testing.assert_allclose(found["sum"].spread().numpy(), expected, atol=1e-12)
+    assert isinstance(found["count"], torch.Tensor)
     assert found["count"].sum(1).flatten().tolist() == [3, 2, 3, 0]
 
 
@@ -103,11 +108,11 @@ def test_other_values_or_masks_are_computed_anew(observed: Callable[..., Observa
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_gaps_are_means_over_the_pairs_that_count(dtype: torch.dtype) -> None:
+def test_gaps_are_means_over_the_pairs_that_count(dtype: torch.dtype, observed: Callable[..., Observation]) -> None:
     values_CVSK = torch.randn(4, 3, 5, 6, generator=torch.Generator().manual_seed(0)).to(dtype)
     weight_CS, _ = slots_shared(torch.arange(5).expand(4, 3, 5) < torch.tensor([5, 4, 1, 0])[:, None, None])
     seen_CV = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 0], [1, 1, 1]]).bool()
-    found_CK = pair_gaps(values_CVSK, weight_CS, pairs_of(seen_CV))
+    found_CK = pair_gaps(aligned(observed), values_CVSK, weight_CS, pairs_of(seen_CV))
     values = values_CVSK.double().numpy()
     expected = np.zeros((4, 6))
     for c, slots in ((0, 5), (1, 4)):  # the third has no pair, the fourth no slot
@@ -125,7 +130,40 @@ def test_sums_of_values_against_numpy(observed: Callable[..., Observation]) -> N
         for v in range(3):
             if obs.attribute[c, v] >= 0:
                 expected[c, int(obs.attribute[c, v])] += values_CVK[c, v].numpy()
-    np.testing.assert_allclose(value_sums(obs, values_CVK).numpy(), expected, atol=1e-15)
+    found = value_sums(obs, values_CVK)
+    assert found.shape == (4, 4, 6)
+    np.testing.assert_allclose(found.spread().numpy(), expected, atol=1e-15)
+
+
+def test_what_depends_on_masks_alone_is_made_once_for_all_sites(observed: Callable[..., Observation]) -> None:
+    """Of two sites whose masks are the same tensors; another mask, as of an expert, is looked at anew."""
+    one, calls = aligned(observed), []
+
+    def counted(mask: torch.Tensor, further: torch.Tensor | None = None) -> tuple[torch.Tensor]:
+        calls.append(1)
+        return (mask.any(2),)
+
+    one = replace(one, lasting=Lasting({id(one.aligned_mask): one.aligned_mask}))
+    other = replace(one, slots={"neuron": one.slots["neuron"] + 1}, made={})
+    assert other.once(counted, one.aligned_mask) is one.once(counted, one.aligned_mask)
+    (seen,) = one.once(counted, one.aligned_mask)
+    assert len(calls) == 1
+    assert one.once(slot_share, seen.double()) is not other.once(slot_share, seen.double())
+    assert replace(other, made={}).once(variants_seen, one.aligned_mask) is one.once(variants_seen, one.aligned_mask)
+    assert other.once(counted, one.aligned_mask, one.slots["neuron"]) is not one.once(
+        counted, one.aligned_mask, one.slots["neuron"]
+    )
+    assert other.once(counted, one.aligned_mask.clone()) is not one.once(counted, one.aligned_mask)
+
+
+def test_room_is_given_again_by_name(observed: Callable[..., Observation]) -> None:
+    obs = aligned(observed)
+    large = obs.room("x", (4, 6), torch.float32)
+    small = obs.room("x", (2, 3), torch.float32)
+    assert (small.shape, small.data_ptr()) == ((2, 3), large.data_ptr())
+    assert obs.room("y", (4, 6), torch.float32).data_ptr() != large.data_ptr()
+    assert obs.room("x", (9, 9), torch.float32).shape == (9, 9)
+    assert obs.room("x", (4, 6), torch.float64).dtype == torch.float64
 
 
 def test_the_mean_variance_is_over_shared_slots_and_made_once(observed: Callable[..., Observation]) -> None:
