@@ -48,7 +48,9 @@ def slot_means(obs: Observation, tap: Tap = "neuron") -> Tensor:
 
 
 def _slot_means(slots_CVSK: Tensor, share_C11: Tensor) -> Tensor:
-    return slots_CVSK.sum(2).double().mul_(share_C11)
+    import torch
+
+    return slots_CVSK.sum(2, dtype=torch.float64).mul_(share_C11)
 
 
 def slot_share(weight_CS: Tensor) -> Tensor:

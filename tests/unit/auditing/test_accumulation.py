@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fairprune_framework.api.interfaces import Observation, Statistic
+from fairprune_framework.api import slot_means, value_counts, value_sums
+from fairprune_framework.api.interfaces import Observation, Statistic, ValueSums
 from fairprune_framework.api.types import Site
 from fairprune_framework.auditing.accumulation import Accumulator
 from fairprune_framework.auditing.batches import compose
@@ -136,3 +137,57 @@ def test_the_contrast_behind_a_nan_is_named() -> None:
 def test_a_category_that_was_not_set() -> None:
     with pytest.raises(FairpruneError, match="category 'c', which is not among the categories set: a, b"):
         accumulator().start(batch_of("ac"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfValues(Statistic):
+    """Sums by attribute value, as the core adds them up and spread out by the statistic itself."""
+
+    name: str = "of-values"
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor | ValueSums]:
+        sums = value_sums(obs, slot_means(obs))
+        return {"lazy": sums, "spread": sums.spread(), "count": value_counts(obs)}
+
+
+@pytest.mark.parametrize("in_parts", [None, False])
+@pytest.mark.parametrize("routed", [False, True])
+@pytest.mark.parametrize("clusters", [1, 4])
+@pytest.mark.parametrize("halves", [False, True])
+def test_sums_by_attribute_value_are_as_those_of_spread_rows(
+    in_parts: bool | None, routed: bool, clusters: int, halves: bool
+) -> None:
+    """And as those by hand; of contrasts of two and of three variants, some of whose values occur in no contrast of the batch."""
+    variants = [((0, 3), "a"), ((3, 1, 0), "b"), ((1, 3), "b"), ((0, 1, 3), "a"), ((3, 0), "a")]
+    contrasts = [
+        replace(
+            contrast(i, category),
+            variants=tuple(Tokens(ids=(v + 1, i, 5), start=0, end=1) for v in range(len(attributes))),
+            attributes=attributes,
+        )
+        for i, (attributes, category) in enumerate(variants)
+    ]
+    sums = Accumulator(
+        model=nn.Identity(), statistics=[OfValues()], layers=1, categories={"contrasts": ["a", "b"]}, clusters=clusters
+    )
+    sums.in_parts = in_parts
+    expected = np.zeros((2, 5, UNITS))
+    for chosen in (contrasts, contrasts[:2], contrasts[3:]):
+        (batch,) = compose(chosen, {"a": 5, "b": 5}, 4096)
+        sums.start(batch)
+        for part in batch.halves() if halves else [batch]:
+            sums.look_at(part)
+            values_MK = shown(part)
+            rows = torch.arange(part.input_ids.numel()) if routed else None
+            sums.add(SITE, {"neuron": values_MK}, {}, rows)
+            by_text = values_MK.double().numpy().reshape(*part.input_ids.shape, UNITS)
+            for c, category in enumerate(part.categories):
+                for v, value in enumerate(part.attribute[c].tolist()):
+                    if value >= 0:
+                        expected["ab".index(category), value] += by_text[int(part.text[c, v])].mean(0)
+        sums.commit(batch)
+    found = {key.rpartition(".")[2]: value for key, value in sums.sums.totals().items()}
+    lazy, spread = (found[name].reshape(2, clusters, 5, UNITS).sum(1).numpy() for name in ("lazy", "spread"))
+    np.testing.assert_allclose(lazy, expected, rtol=1e-12)
+    np.testing.assert_allclose(spread, expected, rtol=1e-12)
+    assert found["count"].sum() == sum(len(each) for each, _ in variants) + 5 + 5
