@@ -36,10 +36,13 @@ from fairprune_framework.api import Choice, Needs, SelectionPolicy
 from fairprune_framework.api.types import Plan
 from fairprune_framework.auditing.replicates import weighted
 from fairprune_framework.auditing.sums import CLUSTERS, cluster_of
+from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.errors import UserError
 from fairprune_framework.evaluation.cache import MeasurementCache
+from fairprune_framework.evaluation.compare import sentences_of
 from fairprune_framework.evaluation.metrics.names import SHARED_PREFERENCE, STEREOTYPE_PREFERENCE
+from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.evaluation.sentence_rows import sentence_items, sentence_rows
 from fairprune_framework.evaluation.subject import Subject
@@ -119,7 +122,7 @@ ARMS = {
         told="recipe gates without controls and legitimate contrasts",
         unit="costs",
         option="policy.cost",
-        ladder=("0.008", "0.0056", "0.004", "0.0028", "0.002", "0.0014", "0.001"),
+        ladder=("0.0008", "0.0004", "0.0002"),
     ),
 }
 SCORED = {
@@ -182,7 +185,12 @@ def main() -> int:
         notify=say,
     )
     base = subject.text("settling", settling, WINDOW), subject.text("judging", judging, WINDOW)
-    before = {one.id: one for one in subject.sentences("crows", run.prompts.aligned)}
+
+    def sentences(of: Subject, pairs: Sequence[AlignedContrast]) -> list[SentenceMeasure]:
+        """By all tokens and by those that a pair shares, from one forward."""
+        return sentences_of(of.contrasts("crows", pairs, run.prompts.values, frozenset()), pairs)
+
+    before = {one.id: one for one in sentences(subject, run.prompts.aligned)}
 
     def chosen_by(split: int, name: str, choosing_GB: torch.Tensor) -> tuple[Plan, str]:
         chosen = rescored(run.selection, scores, weighted(statistics, choosing_GB))
@@ -204,7 +212,7 @@ def main() -> int:
             for one in run.prompts.aligned
             if not choosing_GB[groups[one.category], cluster_of(one.category, one.template_id)]
         ]
-        items = sentence_items(found, [before[one.id] for one in others], edited.sentences("crows", others))
+        items = sentence_items(found, [before[one.id] for one in others], sentences(edited, others))
         return Half(neurons=plan.count, step=said, text=text_row(base[1], edited.text("judging", judging, WINDOW)), items=items)
 
     done: dict[int, Split] = {}
