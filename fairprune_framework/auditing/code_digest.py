@@ -22,6 +22,7 @@ SUMMED_BY = (
     "functional/divergence.py",
     "functional/fused.py",
     "functional/log_probs.py",
+    "functional/shared_tokens.py",
     "functional/triton_kernels.py",
     "models/encoder.py",
     "models/head.py",

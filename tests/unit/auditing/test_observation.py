@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fairprune_framework.api.interfaces import Pass
 from fairprune_framework.api.types import Site
-from fairprune_framework.auditing import observation
+from fairprune_framework.auditing import geometry as geometries
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.auditing.lazy import Lazy
 from fairprune_framework.auditing.micro_batch import MicroBatch
@@ -136,11 +136,11 @@ def test_parts_cover_every_contrast_once_and_agree_with_the_whole(given_: list[A
     batch = composed(given_, 0)
     values = torch.randn(batch.input_ids.numel(), 3, generator=torch.Generator().manual_seed(0))
     whole = observe(SITE, {"neuron": values}, None, Geometry(batch), Pass(), {})
-    kept, observation.CACHED = observation.CACHED, 60 * cached
+    kept, geometries.CACHED = geometries.CACHED, 60 * cached
     try:
         parts = Geometry(batch).parts(3)
     finally:
-        observation.CACHED = kept
+        geometries.CACHED = kept
     assert sorted(i for part in parts for i in part.contrasts or ()) == list(range(len(given_)))
     for part in parts:
         obs = observe(SITE, {"neuron": values}, None, part, Pass(), {})
