@@ -182,7 +182,9 @@ def refuse_full(folder: Path, like: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Raise `DiskFull` where tensors (shard -> name -> as which it is written) do not fit on the disk of a folder."""
     need = sum(_bytes(each) for file in like.values() for each in file.values())
     if need > (free := shutil.disk_usage(folder).free):
-        raise DiskFull(f"the disk is full: the model takes {in_mb(need)}, and {folder} has {in_mb(free)} free. Nothing was written")
+        raise DiskFull(
+            f"the disk is full: the model takes {in_mb(need)}, and {folder} has {in_mb(free)} free. Nothing was written"
+        )
 
 
 def write_shards(

@@ -184,7 +184,9 @@ def test_a_full_disk_a_failed_proof_and_an_interrupt_leave_nothing(
     plan, run = plan_for(load_model(str(llama))[0]), tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10, 9, 1))  # type: ignore[attr-defined]
-        with pytest.raises(DiskFull, match=r"the disk is full: the model takes .* MB, and .* has 0.0 MB free. Nothing was written"):
+        with pytest.raises(
+            DiskFull, match=r"the disk is full: the model takes .* MB, and .* has 0.0 MB free. Nothing was written"
+        ):
             sharded(llama, plan, run)
     assert list(run.iterdir()) == []
     with monkeypatch.context() as patch:
