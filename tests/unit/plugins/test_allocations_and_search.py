@@ -390,17 +390,7 @@ def test_category_intersection_is_one() -> None:
     assert set(choose("category-intersection", "5n", scores, share=0.5)) == top(list(both), 5, lambda u: bias(u, scores))
     two = {unit for unit in every() if sum(unit in found for found in tops) >= 2}
     assert set(choose("category-intersection", "140n", scores, share=0.5, least=2)) == two > both
-    policy = discovery.build("policy", "category-intersection", {"share": 0.5, "least": 2})
-    assert isinstance(policy, SelectionPolicy)
-    context = PolicyContext(
-        operator="zero",
-        max_cost=0.05,
-        at=None,
-        replicates=None,
-        probe=None,
-        generator=torch.Generator(),  # type: ignore[arg-type]
-    )
-    choice = policy.select(scores, Budget.parse("140n"), context)
+    choice = decide("category-intersection", "140n", scores, share=0.5, least=2)
     for name, units in choice.units.items():
         for unit, bits in zip(units.tolist(), choice.categories[name].tolist(), strict=True):
             assert bits == sum(((name, unit) in found) << place for place, found in enumerate(tops))

@@ -22,7 +22,7 @@ NAMES = sorted(SCORES.sites)
 FIRST, SECOND, THIRD = NAMES
 
 
-def decide(policy: str, budget: str, scores: Scores = SCORES, *, max_cost: float = 0.05, **words: Any) -> Choice:
+def decide(policy: str, budget: str | Budget, scores: Scores = SCORES, *, max_cost: float = 0.05, **words: Any) -> Choice:
     """What a policy takes; words that are no options: `at`, `resampled`, `probe`."""
     given = {name: words.pop(name, None) for name in ("at", "resampled", "probe")}
     made = discovery.build("policy", policy, words)
@@ -35,7 +35,7 @@ def decide(policy: str, budget: str, scores: Scores = SCORES, *, max_cost: float
         probe=given["probe"],
         generator=torch.Generator().manual_seed(0),
     )
-    return made.select(scores, Budget.parse(budget), context)
+    return made.select(scores, budget if isinstance(budget, Budget) else Budget.parse(budget), context)
 
 
 def units_of(choice: Choice) -> set[tuple[str, int]]:
@@ -251,16 +251,7 @@ def test_random_cannot_protect_all(protect: float) -> None:
 
 def test_random_says_why_it_draws_nothing() -> None:
     protected = replace(Budget.parse("3n"), protected_layers=frozenset(range(3)))
-    policy: Any = discovery.build("policy", "random")
-    context = PolicyContext(
-        operator="zero",
-        max_cost=0.05,
-        at=None,
-        replicates=None,
-        probe=None,
-        generator=torch.Generator(),  # type: ignore[arg-type]
-    )
-    assert policy.select(SCORES, protected, context).reason == "all layers are protected"
+    assert decide("random", protected).reason == "all layers are protected"
 
 
 # -- protected-global --------------------------------------------------------------------------------------------------------
