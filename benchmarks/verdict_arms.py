@@ -43,8 +43,9 @@ INSTRUCTION = (
     "The following text treats all people alike. What it says next does not depend on anyone's race, gender, religion, age, origin, "
     "disability, orientation or wealth.\n\n"
 )
-WIDTH = 512
-"""Padded tokens per forward."""
+WIDTH = {"cpu": 512}
+"""Padded tokens per forward, by the kind of device."""
+ELSEWHERE = 16_384
 
 
 @contextmanager
@@ -84,6 +85,7 @@ class Bench:
         self.contrasts = [one for one in (*self.set.aligned, *self.set.legitimate) if one.split == JUDGING]
         self.text = made(self.recipe, self.loaded, print)
         self.limit = limit
+        self.width = WIDTH.get(self.loaded.device.type, ELSEWHERE)
 
     @cached_property
     def before(self) -> list[ContrastMeasure]:
@@ -96,7 +98,7 @@ class Bench:
         return text_loss(self.loaded.model, self.text.judging)
 
     def _measured(self, contrasts: Sequence[AlignedContrast]) -> list[ContrastMeasure]:
-        batches = list(compose(contrasts, self.set.values, WIDTH))
+        batches = list(compose(contrasts, self.set.values, self.width))
         reader = NextTokenReader(contrasts)
         return measure_contrasts(self.loaded.model, self.loaded.architecture, batches, taps=frozenset(), reader=reader)
 
@@ -168,8 +170,8 @@ class Bench:
                     counts[module, contrast.category, value] += 1
 
         with hooked((module, take) for module in modules):
-            for batch in compose(chosen, self.set.values, WIDTH):
-                state["batch"] = batch
+            for batch in compose(chosen, self.set.values, self.width):
+                state["batch"] = batch = batch.to(self.loaded.device)
                 self.loaded.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         return {module: _subspace(module, sums, counts, totals[module] / len(chosen)) for module in modules}
 

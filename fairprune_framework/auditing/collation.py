@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -48,13 +50,12 @@ def collate(
                 rows[key] = len(rows)
                 texts.append(tokens.ids)
             row_of[-1].append(rows[key])
-    width = max(map(len, texts))
-    input_ids = torch.full((len(texts), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(texts), width), dtype=torch.long)
-    for row, ids in enumerate(texts):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        mask[row, : len(ids)] = 1
-    return _with_tables(batch, values, pass_, row_of, batch_id, input_ids=input_ids, attention_mask=mask)
+    lengths = torch.tensor([len(ids) for ids in texts])
+    present = torch.arange(int(lengths.max())) < lengths[:, None]
+    input_ids = torch.full(present.shape, pad, dtype=torch.long)
+    input_ids[present] = torch.from_numpy(np.fromiter(chain.from_iterable(texts), np.int64, int(lengths.sum())))
+    tensors = {"input_ids": input_ids, "attention_mask": present.long()}
+    return _with_tables(batch, values, pass_, row_of, batch_id, **tensors, padded=not bool(present.all()))
 
 
 def _with_tables(

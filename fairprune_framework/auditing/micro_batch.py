@@ -66,6 +66,8 @@ class MicroBatch:
     """Template id of each contrast: with its category, the unit of resampling."""
     batch_id: BatchId | None = None
     """Its id in the audit; None outside of one."""
+    padded: bool = True
+    """Some row is shorter than the others: a forward needs the mask. Kept beside it, since to ask an accelerator is to wait for it."""
     idle: bool = False
     """Computed only because other ranks compute in lockstep: nothing of it is summed."""
     position_ids: Tensor | None = None
@@ -121,9 +123,11 @@ class MicroBatch:
             input_ids = input_ids.flatten()[self.paths.clamp_min(0)]
         row_of = torch.zeros(len(mask), dtype=torch.long, device=text.device)
         row_of[texts] = torch.arange(len(texts), device=text.device)
-        width = int(mask[texts].sum(1).max())
+        lengths = mask[texts].sum(1)
+        width = int(lengths.max())
         return replace(
             self,
+            padded=bool((lengths < width).any()),
             input_ids=input_ids[texts, :width],
             attention_mask=mask[texts, :width],
             position_ids=None,

@@ -81,7 +81,7 @@ def objectives_of(model: nn.Module, batch: MicroBatch) -> list[Tensor]:
 
 def _outputs(model: nn.Module, batch: MicroBatch, given: Mapping[str, Any]) -> tuple[Outputs, Outputs | None]:
     """What one forward says at the last token of each text; and at every token, where some pass asks for it."""
-    attention = None if bool(batch.attention_mask.all()) else batch.attention_mask
+    attention = batch.attention_mask if batch.padded else None
     inputs = {"input_ids": batch.input_ids, "attention_mask": attention}
     last = batch.attention_mask.sum(1) - 1
     wanted = {pass_.logits for pass_ in members_of(batch.pass_) if pass_.objective is not None}

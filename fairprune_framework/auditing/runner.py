@@ -7,10 +7,11 @@ import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
@@ -26,6 +27,8 @@ from fairprune_framework.auditing.objectives import objectives_of
 from fairprune_framework.auditing.prefix_sharing import forward_inputs
 from fairprune_framework.errors import UserError, shortened, shown
 from fairprune_framework.utilities import stopping
+
+Item = TypeVar("Item")
 
 
 class TrunkModule(LightningModule):
@@ -86,7 +89,7 @@ class TrunkModule(LightningModule):
             assert batch.position_ids is not None
             inputs = forward_inputs(self.model, batch.input_ids, batch.position_ids, batch.paths)
         else:
-            mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
+            mask = batch.attention_mask if batch.padded else None
             inputs = {"input_ids": batch.input_ids, "attention_mask": mask, "use_cache": False}
         if not self._compiled:
             self._trunk[0](**inputs)
@@ -109,13 +112,27 @@ def _incremented(value: Tensor) -> Tensor:
 
 
 class _Stream(IterableDataset[MicroBatch]):
-    """Micro-batches that are made when they are asked for."""
+    """Micro-batches that are made when they are asked for, or `ahead` of it."""
 
-    def __init__(self, make: Callable[[], Iterator[MicroBatch]]) -> None:
-        self.make = make
+    def __init__(self, make: Callable[[], Iterator[MicroBatch]], ahead: bool) -> None:
+        self.make, self.ahead = make, ahead
 
     def __iter__(self) -> Iterator[MicroBatch]:
-        return self.make()
+        return made_ahead(self.make()) if self.ahead else self.make()
+
+
+def made_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items in the same order, the next one made in a thread meanwhile; what making it raises is raised here.
+
+    For an accelerator: while this thread waits for it, another one can tokenize and lay out what comes next. On a CPU it would take
+    the time of a core that computes.
+    """
+    end = object()
+    with ThreadPoolExecutor(1, thread_name_prefix="micro-batches") as maker:
+        waiting = maker.submit(next, items, end)
+        while (item := waiting.result()) is not end:
+            waiting = maker.submit(next, items, end)
+            yield cast("Item", item)
 
 
 class ContrastDataModule(LightningDataModule):
@@ -131,7 +148,8 @@ class ContrastDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> Iterable[MicroBatch]:
         """One micro-batch an item."""
-        batches: Any = _Stream(self.batches) if callable(self.batches) else self.batches
+        ahead = self.trainer is not None and self.trainer.strategy.root_device.type != "cpu"
+        batches: Any = _Stream(self.batches, ahead) if callable(self.batches) else self.batches
         return DataLoader(batches, batch_size=None, shuffle=False, num_workers=0)
 
     def transfer_batch_to_device(self, batch: MicroBatch, device: torch.device, dataloader_idx: int) -> MicroBatch:

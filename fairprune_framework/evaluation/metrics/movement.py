@@ -127,7 +127,7 @@ def measure_movements(
         for cpu_batch in compose(reader.contrasts, values, max_tokens):
             batch = cpu_batch.to(device)
             state["geometry"] = Geometry(batch)
-            mask = None if bool(batch.attention_mask.all()) else batch.attention_mask
+            mask = batch.attention_mask if batch.padded else None
             text_decoder(model)(input_ids=batch.input_ids, attention_mask=mask, use_cache=False)
             progress(len(batch.ids))
 

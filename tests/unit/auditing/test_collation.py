@@ -63,6 +63,13 @@ def test_every_variant_is_there(packed: int | None, pass_: Pass) -> None:
     assert batch.present.tolist() == [[True, True, False], [True] * 3, [True, True, False]]
     assert (batch.values, batch.pass_, batch.rare) == (9, pass_, None)
     assert (batch.input_ids == PAD).equal(batch.attention_mask == 0)
+    assert batch.padded
+
+
+def test_rows_of_one_length_are_known_to_need_no_mask() -> None:
+    batch = collate([CONTRASTS[2], contrast("w", ((1,), 0, 1), ((2,), 0, 1))], 9, PAD, Pass())
+    assert batch.attention_mask.all()
+    assert not batch.padded
 
 
 def test_equal_texts_are_one_row_unless_they_carry_gradients() -> None:

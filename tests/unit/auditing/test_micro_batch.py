@@ -48,6 +48,7 @@ def test_halves_hold_every_contrast_once(share_up_to: int) -> None:
         joined: dict[str, Any] = {}
         for part in parts:
             joined |= rows(part)
+            assert part.paths is not None or part.padded is bool((part.attention_mask == 0).any())
         assert joined == rows(batch)
         assert [identity for part in parts for identity in part.ids] == list(batch.ids)
     assert all(part.paths is None for part in parts)

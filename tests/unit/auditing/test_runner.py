@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,34 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file
 
-from fairprune_framework.auditing.runner import cannot_compile, loggers_of
+from fairprune_framework.auditing.runner import cannot_compile, loggers_of, made_ahead
 from fairprune_framework.errors import UserError
+
+
+def test_items_are_made_one_ahead_in_their_order_and_what_making_them_raises_is_raised() -> None:
+    made: list[int] = []
+
+    def items() -> Iterator[int]:
+        for number in range(4):
+            made.append(number)
+            yield number
+        raise ValueError("the set ends badly")
+
+    taken: list[int] = []
+    with pytest.raises(ValueError, match="the set ends badly"):
+        for number in made_ahead(items()):
+            taken.append(number)
+            assert len(made) <= len(taken) + 1
+    assert taken == [0, 1, 2, 3] == made
+    assert list(made_ahead(iter(()))) == []
+
+
+def test_who_stops_early_leaves_no_thread() -> None:
+    before = threading.active_count()
+    stream = made_ahead(iter(range(100)))
+    assert next(stream) == 0
+    stream.close()
+    assert threading.active_count() == before
 
 
 class NoFolder:
