@@ -105,7 +105,13 @@ class Arm:
         """Of the audit and of the first step."""
         if self.recipe == "default":
             return {**TOWARDS[objective], **self.step(self.ladder[0])}
-        policy = {"plugin": "gates", "specific": False, "legitimate": False, "spare": 0.5, "cost": float(self.ladder[0])}
+        policy: dict[str, Any] = {
+            "plugin": "gates",
+            "specific": False,
+            "legitimate": False,
+            "spare": 0.5,
+            "cost": float(self.ladder[0]),
+        }
         return {"bias": TOWARDS[objective]["bias"], "policy": policy}
 
 
@@ -142,6 +148,15 @@ def halves(counts: Sequence[Sequence[int]], seed: int) -> tuple[torch.Tensor, to
     return first, filled.double() - first
 
 
+def unsure(preferences: Iterable[tuple[str, bool | None]], errors: float) -> list[str]:
+    """Categories whose share of stereotyping preferences lies within so many standard errors of 50 %; pairs without one do not count."""
+    of: dict[str, list[float]] = defaultdict(list)
+    for category, preferred in preferences:
+        if preferred is not None:
+            of[category].append(float(preferred))
+    return sorted(name for name, each in of.items() if abs(fmean(each) - 0.5) <= errors * 0.5 / len(each) ** 0.5)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
@@ -158,8 +173,16 @@ def main() -> int:
     )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--record", help="the .md file to write; by default it is printed")
+    parser.add_argument(
+        "--leave-within",
+        type=float,
+        metavar="ERRORS",
+        help="arm gates: leave a category alone whose share in the choosing half is within so many standard errors of 50 %%",
+    )
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
+    if words.leave_within is not None and words.arm != "gates":
+        parser.error("--leave-within is an option of the arm gates")
 
     def say(text: str) -> None:
         print(f"[cross_fit] {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
@@ -172,6 +195,7 @@ def main() -> int:
     run = open_run(work / "run", arm.options(words.objective), recipe=arm.recipe, model=words.model, prompts=found, notify=say)
     run.plugins.also = (KeepClusters(),)
     run_stages(run, "read", "audit")
+    run.loaded.to_device()
     scores, statistics = scores_of(run.selection), run.read_statistics()
     groups = {category: place for place, category in enumerate(statistics.categories)}
     settling = run.loaded.encoder.ids((data / "wikitext2" / "valid_raw.txt").read_text(encoding="utf-8"))[: words.tokens]
@@ -192,10 +216,28 @@ def main() -> int:
 
     before = {one.id: one for one in sentences(subject, run.prompts.aligned)}
 
+    def side(choosing_GB: torch.Tensor, chosen: bool) -> list[AlignedContrast]:
+        """The pairs of the half that chooses, or of the other."""
+        weights = (
+            (one, choosing_GB[groups[one.category], cluster_of(one.category, one.template_id)]) for one in run.prompts.aligned
+        )
+        return [one for one, weight in weights if bool(weight) == chosen]
+
+    def left_alone(choosing_GB: torch.Tensor) -> dict[str, Any]:
+        """The categories that show the half which chooses no stereotype to lower."""
+        if words.leave_within is None:
+            return {}
+        measured = [before[one.id] for one in side(choosing_GB, True)]
+        items = sentence_items(found, measured, measured)
+        return {"policy.leave": unsure([(item["category"], item[f"{metric}_before"]) for item in items], words.leave_within)}
+
     def chosen_by(split: int, name: str, choosing_GB: torch.Tensor) -> tuple[Plan, str]:
         chosen = rescored(run.selection, scores, weighted(statistics, choosing_GB))
+        fixed = left_alone(choosing_GB)
+        if fixed:
+            say(f"split {split}, half {name}: left alone {', '.join(fixed['policy.leave']) or 'none'}")
         for step in ladder:
-            plan = plan_of(run.with_recipe(with_options(run.recipe, step)).selection, chosen)
+            plan = plan_of(run.with_recipe(with_options(run.recipe, step | fixed)).selection, chosen)
             cost = text_row(base[0], subject.masked_by(plan.sites, plan.scaling).text("settling", settling, WINDOW)).change
             assert cost is not None  # a perplexity is never its ideal, 0
             said = ", ".join(f"{option} {value}" for option, value in step.items())
@@ -207,11 +249,7 @@ def main() -> int:
     def half(split: int, name: str, choosing_GB: torch.Tensor) -> Half:
         plan, said = chosen_by(split, name, choosing_GB)
         edited = subject.masked_by(plan.sites, plan.scaling)
-        others = [
-            one
-            for one in run.prompts.aligned
-            if not choosing_GB[groups[one.category], cluster_of(one.category, one.template_id)]
-        ]
+        others = side(choosing_GB, False)
         items = sentence_items(found, [before[one.id] for one in others], sentences(edited, others))
         return Half(neurons=plan.count, step=said, text=text_row(base[1], edited.text("judging", judging, WINDOW)), items=items)
 
@@ -221,11 +259,16 @@ def main() -> int:
         done[split] = Split([half(split, name, choosing_GB) for name, choosing_GB in zip("AB", both, strict=True)], metric)
         row = done[split].row
         say(f"split {split}: share {row.before:.2%} to {row.after:.2%}, p {row.p_value:.2g}")
+    left = (
+        ""
+        if words.leave_within is None
+        else f", with categories left alone whose share in the choosing half is within {words.leave_within:g} standard errors of 50 %"
+    )
     facts = {
         "model": f"{words.model} ({run.fingerprint[:12]}), float32, masked",
         "machine": machine(),
         "pairs": f"CrowS-Pairs, {len(before):,} pairs, sha256 {prompts_hash[:12]}, in {CLUSTERS} hashed clusters a category",
-        "choosing": f"{arm.told}, objective {words.objective}; of {arm.unit} {', '.join(words.ladder or arm.ladder)} the most that "
+        "choosing": f"{arm.told}{left}, objective {words.objective}; of {arm.unit} {', '.join(words.ladder or arm.ladder)} the most that "
         f"costs at most {words.cost:.1%} on the first {words.tokens:,} tokens of WikiText-2 validation",
         "judging": f"the other half; the first {words.tokens:,} tokens of WikiText-2 test; {SCORED[metric]}",
     }

@@ -154,8 +154,11 @@ class Accumulator:
         self._members = {}
 
     def commit(self, batch: MicroBatch) -> None:
-        """All of a micro-batch has been computed: what is pending enters the sums."""
-        self._refuse_not_finite(batch)
+        """All of a micro-batch has been computed: what is pending enters the sums.
+
+        Raises:
+            FairpruneError: a sum on an accelerator is NaN or Inf. The sums are not `whole` then, and are not saved.
+        """
         self._adding = True
         self.sums.update(self._pending, self._present, len(self.counts[batch.stream]), self._rows)
         if self._counting.get(batch.stream) in members_of(batch.pass_):
@@ -163,6 +166,9 @@ class Accumulator:
                 self.counts[batch.stream][group] += 1
         if batch.batch_id is not None:
             self.done.add(batch.batch_id, len(batch.ids), batch.tokens)
+        self._refuse_not_finite(
+            batch
+        )  # last: an accelerator is given the additions while it still computes, and only then waited for
         self._adding = False
         self.discard()
 

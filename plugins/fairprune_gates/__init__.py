@@ -3,9 +3,9 @@
 Neuron i is multiplied by 1 + d_i. To first order the divergence of the answers changes by A . d, A the bias score (attribution), and to
 second order the language loss by 1/2 sum F d^2, F the importance score (the Fisher diagonal: taylor, power 2, labels of the model). The
 gates are the d within [-cap, cap] that lower A . d most at a given cost, under linear constraints: the divergence of controls stays
-(A_control . d = 0), that of no category rises (A_k . d <= 0), and recalled words become no less likely (R . d <= 0). Source: this
-project, docs/method/gates.md; the trade of a linear benefit for a quadratic Fisher cost goes back to optimal brain damage (LeCun, Denker
-and Solla 1990).
+(A_control . d = 0), that of no category rises (A_k . d <= 0; of those left alone A_k . d = 0), and recalled words become no less
+likely (R . d <= 0). Source: this project, docs/method/gates.md; the trade of a linear benefit for a quadratic Fisher cost goes back to
+optimal brain damage (LeCun, Denker and Solla 1990).
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class Gates(Held, SelectionPolicy):
     cost: float = 0.0005
     """Second-order cost of the gates, 1/2 sum F d^2, as a share of that of removing all neurons, 1/2 sum F; the `cost` of `knapsack`."""
 
+    leave: tuple[str, ...] = ()
+    """Categories whose bias is neither lowered nor raised, to first order: those that show none to lower."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("cap", "cost"):
@@ -44,7 +47,11 @@ class Gates(Held, SelectionPolicy):
                 raise ValueError(f"The {name!r} must be above 0 and at most 1. Got {getattr(self, name)} instead.")
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
-        """See `SelectionPolicy.select`; raises `ValueError` for an importance below 0, and without controls where they are needed."""
+        """See `SelectionPolicy.select`.
+
+        Raises:
+            ValueError: an importance is below 0, there are no controls where they are needed, or `leave` names an unknown category.
+        """
         if min(float(values.min()) for values in scores.importance.values()) < 0:
             raise ValueError(
                 "gates need an importance score that is never negative: a second-order cost, as of taylor with power 2"
@@ -71,7 +78,7 @@ class Gates(Held, SelectionPolicy):
             curvature=joined(cost_of),
             low=-self.cap * joined(falls),
             high=self.cap * joined(rises),
-            equal=_stacked(self.control_slopes(scores, names, context), joined),
+            equal=_stacked([*self.control_slopes(scores, names, context), *self._left(scores)], joined),
             at_most=_stacked(self.limits(scores, names, context), joined),
         )
         gates = program.solve(self._cost(scores, floor), joined(scores.importance))
@@ -79,6 +86,12 @@ class Gates(Held, SelectionPolicy):
             return Choice(units={}, reason="no gate lowers the bias under the constraints")
         sizes = [len(chosen.units[name]) for name in names]
         return replace(chosen, factors=dict(zip(names, torch.split(1 + gates, sizes), strict=True)))
+
+    def _left(self, scores: Scores) -> list[Mapping[str, Tensor]]:
+        """Rows, site -> (N,), of which row . d must be 0: the bias of each category of `leave`."""
+        if unknown := sorted(set(self.leave) - set(scores.by_category)):
+            raise ValueError(f"'leave' names {unknown[0]!r}; the categories are {', '.join(sorted(scores.by_category))}.")
+        return [scores.by_category[category] for category in self.leave]
 
     def _cost(self, scores: Scores, floor: float) -> float:
         """A share of a sum over all neurons: of a few it would hang on which of the most important ones are just among them."""

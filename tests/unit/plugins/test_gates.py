@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,12 @@ from fairprune_gates import Gates
 from fairprune_gates.program import Program
 from scipy.optimize import LinearConstraint, minimize
 from torch import Tensor
+
+from fairprune_framework.api import Budget, PolicyContext
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.selection.planning import no_replicates
+from fairprune_framework.testing.policy_contract import made_up
+from fairprune_framework.testing.tiny import tiny_model
 
 
 def random_program(seed: int, units: int = 30) -> Program:
@@ -85,6 +93,38 @@ def test_more_than_the_bounds_allow_is_the_bounds() -> None:
 def test_options_out_of_range(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"'{field}' must be above 0"):
         Gates(**{field: value})
+
+
+def test_the_bias_of_categories_left_alone_stays() -> None:
+    architecture = recognise(tiny_model("llama", layers=3))
+    scores, other = made_up(architecture), made_up(architecture, 1)
+    mean = {name: (bias + other.bias[name]) / 2 for name, bias in scores.bias.items()}
+    scores = replace(scores, bias=mean, by_category={"one": scores.bias, "two": other.bias})
+    names = sorted(scores.by_category)
+    context = PolicyContext(
+        operator="scale",
+        max_cost=0.05,
+        at=lambda site: pytest.fail("no statistics were asked for"),
+        replicates=no_replicates,
+        probe=None,
+        generator=torch.Generator().manual_seed(0),
+    )
+
+    def falls(*leave: str) -> dict[str, float]:
+        policy = Gates(specific=False, legitimate=False, recall=False, cost=0.01, leave=leave)
+        choice = policy.select(scores, Budget.parse("0.5"), context)
+        of = {name: (choice.factors[name] - 1, choice.units[name]) for name in choice.factors}
+        return {
+            category: sum(float(d @ bias[name].double()[units]) for name, (d, units) in of.items())
+            for category, bias in scores.by_category.items()
+        }
+
+    every, some = falls(), falls(names[0])
+    assert all(fall < -1e-3 for fall in every.values())
+    assert abs(some[names[0]]) < 1e-6 * abs(every[names[0]])
+    assert all(some[name] < -1e-3 for name in names[1:])
+    with pytest.raises(ValueError, match=f"'leave' names 'absent'; the categories are {names[0]}, "):
+        falls("absent")
 
 
 def test_what_it_needs() -> None:
