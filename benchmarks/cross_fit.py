@@ -149,12 +149,12 @@ def halves(counts: Sequence[Sequence[int]], seed: int) -> tuple[torch.Tensor, to
 
 
 def unsure(preferences: Iterable[tuple[str, bool | None]], errors: float) -> list[str]:
-    """Categories whose share of stereotyping preferences lies within so many standard errors of 50 %; pairs without one do not count."""
+    """Categories whose share of stereotyping preferences is not above 50 % by so many standard errors; pairs without one do not count."""
     of: dict[str, list[float]] = defaultdict(list)
     for category, preferred in preferences:
         if preferred is not None:
             of[category].append(float(preferred))
-    return sorted(name for name, each in of.items() if abs(fmean(each) - 0.5) <= errors * 0.5 / len(each) ** 0.5)
+    return sorted(name for name, each in of.items() if fmean(each) - 0.5 <= errors * 0.5 / len(each) ** 0.5)
 
 
 def main() -> int:
@@ -174,15 +174,15 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--record", help="the .md file to write; by default it is printed")
     parser.add_argument(
-        "--leave-within",
+        "--leave-unless-above",
         type=float,
         metavar="ERRORS",
-        help="arm gates: leave a category alone whose share in the choosing half is within so many standard errors of 50 %%",
+        help="arm gates: leave a category alone whose share in the choosing half is not above 50 %% by so many standard errors",
     )
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
-    if words.leave_within is not None and words.arm != "gates":
-        parser.error("--leave-within is an option of the arm gates")
+    if words.leave_unless_above is not None and words.arm != "gates":
+        parser.error("--leave-unless-above is an option of the arm gates")
 
     def say(text: str) -> None:
         print(f"[cross_fit] {time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
@@ -225,11 +225,13 @@ def main() -> int:
 
     def left_alone(choosing_GB: torch.Tensor) -> dict[str, Any]:
         """The categories that show the half which chooses no stereotype to lower."""
-        if words.leave_within is None:
+        if words.leave_unless_above is None:
             return {}
         measured = [before[one.id] for one in side(choosing_GB, True)]
         items = sentence_items(found, measured, measured)
-        return {"policy.leave": unsure([(item["category"], item[f"{metric}_before"]) for item in items], words.leave_within)}
+        return {
+            "policy.leave": unsure([(item["category"], item[f"{metric}_before"]) for item in items], words.leave_unless_above)
+        }
 
     def chosen_by(split: int, name: str, choosing_GB: torch.Tensor) -> tuple[Plan, str]:
         chosen = rescored(run.selection, scores, weighted(statistics, choosing_GB))
@@ -259,11 +261,9 @@ def main() -> int:
         done[split] = Split([half(split, name, choosing_GB) for name, choosing_GB in zip("AB", both, strict=True)], metric)
         row = done[split].row
         say(f"split {split}: share {row.before:.2%} to {row.after:.2%}, p {row.p_value:.2g}")
-    left = (
-        ""
-        if words.leave_within is None
-        else f", with categories left alone whose share in the choosing half is within {words.leave_within:g} standard errors of 50 %"
-    )
+    left = ""
+    if words.leave_unless_above is not None:
+        left = f", leaving alone each category whose share in the choosing half is not {words.leave_unless_above:g} standard errors above 50 %"
     facts = {
         "model": f"{words.model} ({run.fingerprint[:12]}), float32, masked",
         "machine": machine(),
