@@ -263,7 +263,7 @@ def main() -> int:
         say(f"split {split}: share {row.before:.2%} to {row.after:.2%}, p {row.p_value:.2g}")
     left = ""
     if words.leave_unless_above is not None:
-        left = f", leaving alone each category whose share in the choosing half is not {words.leave_unless_above:g} standard errors above 50 %"
+        left = f", each category left alone whose share in the choosing half is not {words.leave_unless_above:g} standard errors above 50 %"
     facts = {
         "model": f"{words.model} ({run.fingerprint[:12]}), float32, masked",
         "machine": machine(),
