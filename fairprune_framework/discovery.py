@@ -138,6 +138,35 @@ def find(kind: str, name: str) -> Entry:
     return matches[0]
 
 
+def find_of_any_kind(name: str) -> Entry:
+    """Return the entry of the one kind that offers `name` or `distribution:name`; recipes are not looked at.
+
+    Raises:
+        UnknownName: no kind offers it. AmbiguousName: several kinds do, or two distributions.
+    """
+    short = name.rpartition(":")[2]
+    known = {kind: [entry.name for entry in found] for kind, found in every_entry().items() if kind in GROUPS}
+    kinds = [kind for kind, names in known.items() if short in names]
+    if not kinds:
+        names = sorted({name for names in known.values() for name in names})
+        close = " A name follows its kind." if name in GROUPS else did_you_mean(short, names)
+        raise UnknownName(
+            f"no plugin of any kind ({', '.join(GROUPS)}) is named {name!r}.{close} `fairprune plugins list` lists them."
+        )
+    found = []
+    for kind in kinds:
+        with contextlib.suppress(UnknownName):  # of a kind that another distribution than the named one offers
+            found.append(find(kind, name))
+    if not found:
+        return find(kinds[0], name)
+    if len(found) > 1:
+        kinds = [entry.kind for entry in found]
+        raise AmbiguousName(
+            f"{name!r} is a plugin of {len(kinds)} kinds: {' and '.join(kinds)}. Say which, as `{kinds[0]} {name}`."
+        )
+    return found[0]
+
+
 def load(entry: Entry) -> type[Plugin]:
     """Import the plugin class of an entry.
 

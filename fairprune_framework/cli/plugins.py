@@ -57,8 +57,16 @@ def _state(entry: discovery.Entry) -> dict[str, Any]:
 
 
 def _add_named(parser: Any) -> None:
-    parser.add_argument("kind", choices=list(discovery.GROUPS), help="which interface")
+    parser.add_argument(
+        "kind", nargs="?", choices=list(discovery.GROUPS), help="which interface; needed where several have NAME"
+    )
     parser.add_argument("name", help="as in `fairprune plugins list`")
+
+
+def _kind_and_name(values: dict[str, Any]) -> tuple[Any, str]:
+    """Of the plugin that is meant; a name that one kind alone has needs no kind."""
+    kind, name = values.get("kind"), values["name"]
+    return kind or discovery.find_of_any_kind(name).kind, name
 
 
 def _add_check_options(parser: Any) -> None:
@@ -71,9 +79,10 @@ def _add_check_options(parser: Any) -> None:
 def _check(values: dict[str, Any]) -> int:
     from fairprune_framework.testing.contracts import check_plugin
 
-    plugin = discovery.build(values["kind"], values["name"], _options(values.get("option") or ()))
+    kind, name = _kind_and_name(values)
+    plugin = discovery.build(kind, name, _options(values.get("option") or ()))
     try:
-        report = check_plugin(values["kind"], plugin, skip=dict.fromkeys(values.get("skip") or (), "left out by --skip"))
+        report = check_plugin(kind, plugin, skip=dict.fromkeys(values.get("skip") or (), "left out by --skip"))
     except ValueError as error:
         raise UserError(str(error)) from error
     print(json.dumps(dataclasses.asdict(report), indent=1) if values.get("json") else report)
@@ -101,10 +110,8 @@ def _add_show_options(parser: Any) -> None:
 
 
 def _show(values: dict[str, Any]) -> int:
-    if values.get("json"):
-        print(json.dumps(_told(values["kind"], values["name"]), indent=1, default=str))
-    else:
-        print(render(values["kind"], values["name"]))
+    kind, name = _kind_and_name(values)
+    print(json.dumps(_told(kind, name), indent=1, default=str) if values.get("json") else render(kind, name))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`fairprune plugins list`: what is installed, loaded or not, broken or not."""
+"""`fairprune plugins`: what is installed, loaded or not, broken or not; showing and checking one by its name."""
 
 from __future__ import annotations
 
@@ -19,6 +19,14 @@ class Wanting(BiasScorer):
     """Has an option without a default."""
 
     share: float
+
+    def score(self, at: Any) -> Any:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named(BiasScorer):
+    """Has the name of a policy."""
 
     def score(self, at: Any) -> Any:
         raise NotImplementedError
@@ -74,6 +82,43 @@ def test_plugins_show(fairprune: Any) -> None:
     text = fairprune("plugins", "show", "importance", "wanda").out
     assert "statistics  square-sum" in text
     assert "needs       weights" in text
+
+
+def test_a_name_that_one_kind_alone_has_needs_no_kind(fairprune: Any) -> None:
+    assert fairprune("plugins", "show", "wanda") == fairprune("plugins", "show", "importance", "wanda")
+    assert json.loads(fairprune("plugins", "show", "fairprune_framework:knapsack", "--json").out)["kind"] == "policy"
+    checked = fairprune("plugins", "check", "two-stage", "--option", "gamma=0.5", "--skip", "site-order", "--json")
+    assert (checked.code, json.loads(checked.out)["kind"]) == (0, "policy")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("random", "'random' is a plugin of 2 kinds: importance and policy. Say which, as `importance random`"),
+        ("varianec", "(bias, importance, policy, architecture) is named 'varianec'. Did you mean 'variance'?"),
+        ("elsewhere:wanda", "no importance named 'elsewhere:wanda'. Did you mean 'wanda'?"),
+        ("policy", "is named 'policy'. A name follows its kind."),
+        ("default", "(bias, importance, policy, architecture) is named 'default'."),  # a recipe
+    ],
+)
+@pytest.mark.parametrize("command", ["show", "check"])
+def test_a_name_of_several_kinds_or_of_none(command: str, name: str, words: str, fairprune: Any) -> None:
+    answer = fairprune("plugins", command, name)
+    assert (answer.code, answer.out, len(answer.errors)) == (2, "", 1)
+    assert words in answer.err
+
+
+def test_kinds_are_told_apart_by_distribution(fairprune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import metadata
+
+    known = discovery.offers
+    point = metadata.EntryPoint("knapsack", f"{__name__}:Named", "fairprune.bias_scorers")
+    monkeypatch.setitem(sys.modules, __name__, SimpleNamespace(Named=Named))
+    monkeypatch.setattr(discovery, "offers", lambda: [*known(), (point, "toys", "1")])
+    assert "is a plugin of 2 kinds: bias and policy" in fairprune("plugins", "show", "knapsack").err
+    assert fairprune("plugins", "show", "toys:knapsack").out.startswith("bias 'knapsack' of toys 1")
+    assert fairprune("plugins", "show", "fairprune_framework:knapsack").out.startswith("policy 'knapsack'")
+    assert fairprune("plugins", "show", "bias", "knapsack").out.startswith("bias 'knapsack' of toys 1")
 
 
 def test_plugins_check_takes_options_and_exemptions(fairprune: Any) -> None:
