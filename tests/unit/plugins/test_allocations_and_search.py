@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,15 +17,19 @@ import torch
 from scipy.optimize import linprog
 
 from fairprune_framework import discovery
-from fairprune_framework.api import Budget, Choice, Measurement, PolicyContext, Scores, SelectionPolicy
+from fairprune_framework.api import Choice, Measurement, Scores
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.testing.policy_contract import made_up
 from fairprune_framework.testing.tiny import tiny_model
+
+sys.path.insert(0, str(Path(__file__).parent))
+from deciding import decider
 
 ARCHITECTURE = recognise(tiny_model("llama", layers=3))
 RAW = made_up(ARCHITECTURE)
 SCORES = replace(RAW, bias={name: bias * (k + 1) for k, (name, bias) in enumerate(RAW.bias.items())})
 NAMES = sorted(SCORES.sites)
+decide = decider(SCORES)
 Unit = tuple[str, int]
 
 
@@ -31,32 +37,6 @@ def choose(policy: str, budget: str, scores: Scores = SCORES, **words: Any) -> l
     """(site, unit) of what a policy takes, most removable first of each site; words as for `decide`."""
     choice = decide(policy, budget, scores, **words)
     return [(name, int(unit)) for name, units in choice.units.items() for unit in units]
-
-
-def decide(
-    policy: str,
-    budget: str,
-    scores: Scores = SCORES,
-    *,
-    at: Any = None,
-    resampled: Any = None,
-    probe: Any = None,
-    seed: int = 0,
-    max_cost: float = 0.05,
-    **options: Any,
-) -> Choice:
-    """What a policy takes."""
-    made = discovery.build("policy", policy, options)
-    assert isinstance(made, SelectionPolicy)
-    context = PolicyContext(
-        operator="zero",
-        max_cost=max_cost,
-        at=at,
-        replicates=resampled,
-        probe=probe,
-        generator=torch.Generator().manual_seed(seed),
-    )
-    return made.select(scores, Budget.parse(budget), context)
 
 
 def every(scores: Scores = SCORES) -> list[Unit]:

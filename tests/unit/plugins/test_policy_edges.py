@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,30 +14,18 @@ import torch
 from torch import Tensor
 
 from fairprune_framework import discovery
-from fairprune_framework.api import Budget, Choice, Measurement, PolicyContext, Scores, SelectionPolicy
+from fairprune_framework.api import Budget, Choice, Measurement, Scores
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.testing.policy_contract import made_up
 from fairprune_framework.testing.tiny import tiny_model
 
+sys.path.insert(0, str(Path(__file__).parent))
+from deciding import decider
+
 SCORES = made_up(recognise(tiny_model("llama", layers=3)))
 NAMES = sorted(SCORES.sites)
+decide = decider(SCORES)
 FIRST, SECOND, THIRD = NAMES
-
-
-def decide(policy: str, budget: str | Budget, scores: Scores = SCORES, *, max_cost: float = 0.05, **words: Any) -> Choice:
-    """What a policy takes; words that are no options: `at`, `resampled`, `probe`."""
-    given = {name: words.pop(name, None) for name in ("at", "resampled", "probe")}
-    made = discovery.build("policy", policy, words)
-    assert isinstance(made, SelectionPolicy)
-    context = PolicyContext(
-        operator="zero",
-        max_cost=max_cost,
-        at=given["at"],
-        replicates=given["resampled"],
-        probe=given["probe"],
-        generator=torch.Generator().manual_seed(0),
-    )
-    return made.select(scores, budget if isinstance(budget, Budget) else Budget.parse(budget), context)
 
 
 def units_of(choice: Choice) -> set[tuple[str, int]]:
