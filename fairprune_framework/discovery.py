@@ -20,7 +20,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean
+from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean, shown
 
 if typing.TYPE_CHECKING:
     from fairprune_framework.api.interfaces import Plugin
@@ -240,6 +240,8 @@ def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Pl
 
 def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plugin:
     """Instantiate a loaded plugin class from the options of a recipe; raises as `build` does."""
+    from fairprune_framework.api.interfaces import Needs
+
     fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}  # type: ignore[arg-type]
     try:
         hints = typing.get_type_hints(plugin)
@@ -257,15 +259,19 @@ def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plug
     if missing := [name for name in required_options(plugin) if name not in values]:
         raise UserError(f"{entry.label} needs the option {missing[0]!r}.")
     try:
-        made = plugin(**values)
+        with contextlib.redirect_stdout(sys.stderr):  # as on import
+            made = plugin(**values)
     except ValueError as error:
         raise UserError(f"{entry.label}: {error}") from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BrokenPlugin(f"{entry.label} cannot be made: {type(error).__name__}: {error}") from error
     try:
-        made.needs()
-    except Exception as error:
+        with contextlib.redirect_stdout(sys.stderr):
+            needs = made.needs()
+    except (Exception, SystemExit) as error:
         raise BrokenPlugin(f"{entry.label} does not say what it needs: {type(error).__name__}: {error}") from error
+    if not isinstance(needs, Needs):
+        raise BrokenPlugin(f"{entry.label} does not say what it needs: needs() must return Needs. Got {shown(needs)} instead.")
     return made
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
+import sys
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -121,7 +123,9 @@ def _told(kind: str, name: str) -> dict[str, Any]:
     plugin = discovery.load(entry)
     fields = [field for field in dataclasses.fields(plugin) if field.init]  # type: ignore[arg-type]
     options = {field.name: _default(field) for field in fields}
-    needs = None if discovery.required_options(plugin) else discovery.make(entry, plugin, {}).needs()
+    made = None if discovery.required_options(plugin) else discovery.make(entry, plugin, {})
+    with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+        needs = None if made is None else made.needs()
     return {
         **dataclasses.asdict(entry),
         "doc": inspect.cleandoc(plugin.__doc__ or ""),

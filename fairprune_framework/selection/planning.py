@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -45,8 +47,9 @@ def make_plan(
     if policy.blind:
         scores = replace(scores, signed=False)
     try:
-        choice = policy.select(scores, budget, context)
-    except Exception as error:
+        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+            choice = policy.select(scores, budget, context)
+    except (Exception, SystemExit) as error:
         raise FairpruneError(f"{label} raised {type(error).__name__}: {error}") from error
     check_choice(choice, scores, label)
     if choice.factor is not None and operator != "scale":

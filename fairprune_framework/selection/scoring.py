@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -96,8 +98,9 @@ def score(
 def _checked(call: Callable[[], Tensor], at: SiteContext, label: str, *, signed: bool) -> Tensor:
     where = f"{label}, site {at.site.name}" + (f", category {at.category!r}" if at.category else "")
     try:
-        found = call()
-    except Exception as error:
+        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+            found = call()
+    except (Exception, SystemExit) as error:
         raise FairpruneError(f"{where} raised {type(error).__name__}: {error}") from error
     return _valid(found, at.site, where, signed=signed)
 
@@ -114,8 +117,9 @@ def _finished(
     if type(scorer).finish in (BiasScorer.finish, ImportanceScorer.finish) or not scores:
         return scores
     try:
-        found = dict(scorer.finish(scores, at))
-    except Exception as error:
+        with redirect_stdout(sys.stderr):
+            found = dict(scorer.finish(scores, at))
+    except (Exception, SystemExit) as error:
         raise FairpruneError(f"{label}, finish() raised {type(error).__name__}: {error}") from error
     if found.keys() != scores.keys():
         raise ContractViolation(f"{label}: finish() must return the sites that it was given, and no others")

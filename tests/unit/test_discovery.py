@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 import types
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import pytest
 
 from fairprune_framework import discovery
-from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs
 from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError
 
 BIAS = "fairprune.bias_scorers"
@@ -71,6 +72,34 @@ class Wanting(Toy):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Leaving(Toy):
+    def needs(self) -> Any:
+        raise SystemExit(5)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeavingAtOnce(Toy):
+    def __post_init__(self) -> None:
+        raise SystemExit(6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mapped(Toy):
+    def needs(self) -> Any:
+        return {"weights": True}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Talking(Toy):
+    def __post_init__(self) -> None:
+        print("made")
+
+    def needs(self) -> Needs:
+        print("asked")
+        return Needs()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Other(ImportanceScorer):
     def score(self, at: Any) -> Any:
         raise NotImplementedError
@@ -88,7 +117,21 @@ Install = Callable[[Sequence[tuple[str, str, str]]], None]
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     """Replace all installed bias scorers by (distribution, name, value)."""
     module = types.ModuleType("toys")
-    for thing in (Toy, Strict, Thawed, Bare, Unfinished, Future, Wanting, Other, Hints):
+    for thing in (
+        Toy,
+        Strict,
+        Thawed,
+        Bare,
+        Unfinished,
+        Future,
+        Wanting,
+        Leaving,
+        LeavingAtOnce,
+        Mapped,
+        Talking,
+        Other,
+        Hints,
+    ):
         setattr(module, thing.__name__, thing)
     monkeypatch.setitem(sys.modules, "toys", module)
     # `Hints` looks its names up in its own module
@@ -237,6 +280,28 @@ def test_plugins_that_cannot_be_made(install: Install) -> None:
         discovery.build("bias", "unfinished")
     with pytest.raises(BrokenPlugin, match="annotations cannot be read: NameError"):
         discovery.build("bias", "hints")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Leaving", "does not say what it needs: SystemExit: 5"),
+        ("LeavingAtOnce", "cannot be made: SystemExit: 6"),
+        ("Mapped", "needs() must return Needs. Got {'weights': True} instead."),
+    ],
+)
+def test_plugins_that_end_the_interpreter_or_need_nonsense(name: str, words: str, install: Install) -> None:
+    install([("bad", "it", f"toys:{name}")])
+    with pytest.raises(BrokenPlugin, match=re.escape(words)):
+        discovery.build("bias", "it")
+
+
+def test_what_a_plugin_prints_as_it_is_made_is_no_part_of_an_answer(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install([("a", "talking", "toys:Talking")])
+    discovery.build("bias", "talking")
+    assert capsys.readouterr() == ("", "made\nasked\n")
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fairprune_framework import discovery
-from fairprune_framework.api import BiasScorer
+from fairprune_framework.api import BiasScorer, Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,11 @@ class Wanting(BiasScorer):
 
 @dataclass(frozen=True, kw_only=True)
 class Named(BiasScorer):
-    """Has the name of a policy."""
+    """Has the name of a policy, and talks."""
+
+    def needs(self) -> Needs:
+        print("asked")
+        return Needs()
 
     def score(self, at: Any) -> Any:
         raise NotImplementedError
@@ -119,6 +123,8 @@ def test_kinds_are_told_apart_by_distribution(fairprune: Any, monkeypatch: pytes
     assert fairprune("plugins", "show", "toys:knapsack").out.startswith("bias 'knapsack' of toys 1")
     assert fairprune("plugins", "show", "fairprune_framework:knapsack").out.startswith("policy 'knapsack'")
     assert fairprune("plugins", "show", "bias", "knapsack").out.startswith("bias 'knapsack' of toys 1")
+    answer = fairprune("plugins", "show", "bias", "knapsack", "--json")
+    assert (json.loads(answer.out)["distribution"], set(answer.errors)) == ("toys", {"asked"})
 
 
 def test_plugins_check_takes_options_and_exemptions(fairprune: Any) -> None:

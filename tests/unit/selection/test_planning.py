@@ -170,7 +170,7 @@ class Fixed(SelectionPolicy):
     choice: Any
 
     def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
-        if isinstance(self.choice, Exception):
+        if isinstance(self.choice, BaseException):
             raise self.choice
         assert isinstance(self.choice, Choice)
         return self.choice
@@ -213,6 +213,11 @@ def test_a_policy_that_raises_is_named_and_its_error_chained() -> None:
     with pytest.raises(FairpruneError, match="x:p raised ZeroDivisionError: by nought") as caught:
         plan(ZeroDivisionError("by nought"))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_a_policy_does_not_end_the_command() -> None:
+    with pytest.raises(FairpruneError, match="x:p raised SystemExit: 0"):
+        plan(SystemExit(0))
 
 
 def test_a_factor_of_the_policy_goes_before_the_users() -> None:

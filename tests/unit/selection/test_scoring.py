@@ -192,6 +192,18 @@ def test_errors_of_a_scorer_say_where() -> None:
         scored(importance=Importance(lambda at: at.sums["z"]))
 
 
+def test_a_scorer_neither_ends_the_command_nor_prints_into_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    def leave(scores: Any) -> Any:
+        print("goodbye")
+        raise SystemExit(0)
+
+    with pytest.raises(FairpruneError, match="category 'age' raised SystemExit: 0"):
+        scored(Bias(leave))
+    with pytest.raises(FairpruneError, match=r"b, finish\(\) raised SystemExit: 0"):
+        score(statistics(), MODEL, ARCHITECTURE, Shared(ones, last=leave), Importance(ones), ("b", "i"))
+    assert capsys.readouterr() == ("", "goodbye\ngoodbye\n")
+
+
 def test_services_are_made_for_those_who_ask() -> None:
     made: list[str] = []
 
