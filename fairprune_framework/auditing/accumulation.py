@@ -7,7 +7,9 @@ can be saved, and a half that failed can be computed again, at any time.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
 
@@ -15,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from fairprune_framework.api.interfaces import Observation, Pass, Statistic, ValueSums
-from fairprune_framework.api.statistics import value_of_variants
 from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import passes_of
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
 from fairprune_framework.auditing.identity import described, stored_names
+from fairprune_framework.auditing.members import Members
 from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
-from fairprune_framework.auditing.reductions import by_group, joined, marked, reduction_of, without_neutral
+from fairprune_framework.auditing.reductions import joined, marked, without_neutral
 from fairprune_framework.auditing.sum_blocks import Rows
 from fairprune_framework.auditing.sums import (
     CALIBRATION,
@@ -107,7 +109,7 @@ class Accumulator:
         self._rows = Rows((), 1)
         """Of sums by attribute value, the rows that the micro-batch adds to: most values belong to one category."""
         self._member_GC = torch.zeros(0)
-        self._members: dict[int, list[_Members]] = {}
+        self._members: dict[int, list[Members]] = {}
 
     def set_categories(self, categories: Mapping[Stream, Sequence[str]]) -> None:
         """Name all categories of each stream, in the order of the result; the sums begin anew."""
@@ -281,14 +283,14 @@ class Accumulator:
         for key, value in totals.items():
             self._pending[key] = joined(key, self._pending[key], value) if key in self._pending else value
 
-    def _members_of(self, geometry: Geometry, columns: int) -> list[_Members]:
+    def _members_of(self, geometry: Geometry, columns: int) -> list[Members]:
         """For each part of a micro-batch what its contrasts add to, made once for all sites."""
         if columns not in self._members:
             member_GC = self._member_GC.to(geometry.batch.text.device)
             local = {group: place for place, group in enumerate(self._present)}
             rows = [local[place // self._rows.of] * self._rows.of + place % self._rows.of for place in self._rows.places]
             self._members[columns] = [
-                _Members(part, member_GC if part.contrasts is None else member_GC[:, list(part.contrasts)], rows)
+                Members(part, member_GC if part.contrasts is None else member_GC[:, list(part.contrasts)], rows)
                 for part in geometry.parts(columns)
             ]
         return self._members[columns]
@@ -317,8 +319,9 @@ class Accumulator:
                 shown = views[statistic.taps]
                 if statistic.after():
                     shown = replace(shown, before=self._before_of(statistic, batch.stream, site.name, observation.mask.device))
-                outputs = statistic.summands(shown)
-            except Exception as error:
+                with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+                    outputs = statistic.summands(shown)
+            except (Exception, SystemExit) as error:
                 raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
             if not isinstance(outputs, Mapping):
                 raise ContractViolation(
@@ -350,41 +353,6 @@ class Accumulator:
         ran = {f"{pass_.stream}/{described(statistic)}" for pass_, every in self._listening.items() for statistic in every}
         names = {stream: tuple(groups) for stream, groups in self.categories.items()}
         return finished(self.sums.words(), names, self.counts, self.clusters, tuple(sorted(ran)), composition)
-
-
-class _Members:
-    """What the contrasts of one part of a micro-batch add to."""
-
-    def __init__(self, part: Geometry, member_GC: Tensor, rows: Sequence[int]) -> None:
-        self.part, self.member_GC, self.rows = part, member_GC, rows
-        self._added: dict[int, tuple[Tensor, Tensor]] = {}
-        """Summands that are the same at all sites that see every token, by identity, and what they add up to."""
-        self._known: set[int] = set()
-        self._row_of_PX: Tensor | None = None
-
-    def of_contrasts(self, key: str, summands_CRK: Tensor, observation: Observation) -> Tensor:
-        """(G, R, K): rows reduced by group."""
-        if reduction_of(key) != "sum" or not self.part.lasting.holds(summands_CRK):
-            return by_group(key, self.member_GC, summands_CRK, observation.mask)
-        if id(summands_CRK) not in self._added:
-            total_GRK = by_group(key, self.member_GC, summands_CRK, observation.mask)
-            self._added[id(summands_CRK)] = (summands_CRK, total_GRK)
-            self._known.add(id(total_GRK))
-        return self._added[id(summands_CRK)][1]
-
-    def knows(self, total_GRK: Tensor) -> bool:
-        """It was made of masks and attributes alone: it is finite."""
-        return id(total_GRK) in self._known
-
-    def of_values(self, key: str, sums: ValueSums, observation: Observation) -> Tensor:
-        """(P, K): the rows of the groups' attribute values; or (G, A, K), where that cannot be."""
-        shown = self.part.lasting.holds(sums.value) and sums.value is value_of_variants(observation)
-        if not shown or sums.value.device.type != "cpu" or reduction_of(key) != "sum":
-            return by_group(key, self.member_GC, sums.spread(), observation.mask)
-        if self._row_of_PX is None:
-            value_1ACV = sums.value.permute(2, 0, 1).unsqueeze(0)
-            self._row_of_PX = (self.member_GC[:, None, :, None] * value_1ACV).flatten(0, 1)[self.rows].flatten(1)
-        return self._row_of_PX @ sums.of_variants.flatten(0, 1)
 
 
 def _check(statistic: Statistic, name: str, summands_CRK: Tensor | ValueSums, contrasts: int) -> None:

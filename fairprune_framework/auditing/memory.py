@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -65,9 +67,10 @@ def _shapes(
     """Output -> (R, K): from an observation of no contrast, or of a small one where a statistic needs something to look at."""
     for contrasts in (0, 1):
         try:
-            outputs = statistic.summands(_made_up(contrasts, statistic, pass_, model, site, values, before))
+            with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+                outputs = statistic.summands(_made_up(contrasts, statistic, pass_, model, site, values, before))
             return {name: (value.shape[1], value.shape[2]) for name, value in outputs.items() if len(value.shape) == 3}
-        except Exception:  # what is wrong with it, if anything, the audit says
+        except (Exception, SystemExit):  # what is wrong with it, if anything, the audit says
             continue
     return {}
 

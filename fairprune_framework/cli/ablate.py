@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from fairprune_framework.cli.command import Command
@@ -40,7 +42,8 @@ def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.ablation.board import render
     from fairprune_framework.auditing.distributed.parallel import is_worker_rank
 
-    record = ablate(options.pop("grid"), options.pop("output"), notify=notify, **options)
+    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+        record = ablate(options.pop("grid"), options.pop("output"), notify=notify, **options)
     if is_worker_rank():
         return 0
     if record is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -44,9 +46,10 @@ def _run(question: str, values: dict[str, Any]) -> int:
     module = import_module(f"fairprune_framework.analysis.{'causality' if question == 'causal' else question}")
     options = {name: value for name, value in values.items() if value is not None}
     as_json, notify = options.pop("json", False), notifier(f"ask {question}", options.pop("quiet", False))
-    run = open_existing(options.pop("run"), unsafe_options(options), notify=notify)
-    asked = {name: value for name, value in options.items() if name not in UNSAFE}
-    answer = getattr(module, FUNCTIONS.get(question, question))(run, notify=notify, **asked)
+    asked = {name: value for name, value in options.items() if name not in {"run", *UNSAFE}}
+    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+        run = open_existing(options.pop("run"), unsafe_options(options), notify=notify)
+        answer = getattr(module, FUNCTIONS.get(question, question))(run, notify=notify, **asked)
     print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else module.render(answer))
     return 0
 

@@ -26,6 +26,7 @@ class Command:
         run: does the work and returns the exit code. It takes what was given: option (with underscores) -> value; options that
             were not given are absent, or None.
         group: the group that it belongs to.
+        optional_first: its first word may be left out before another one; options may stand between the two.
         plugin_options: whether it takes dotted options of plugins, `--bias.relative true`; they come as `{"bias.relative": True}`.
     """
 
@@ -34,6 +35,7 @@ class Command:
     add_options: Callable[[Any], None]
     run: Callable[[dict[str, Any]], int]
     group: Group | None = None
+    optional_first: bool = False
     plugin_options: bool = False
 
     @property

@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -176,7 +177,8 @@ def _model(values: Mapping[str, Any]) -> int:
 
     names = ("model", "architecture", "dtype")
     options = {name: values[name] for name in names if values.get(name) is not None} | unsafe_options(values)
-    report = model.examine(load_recipe(None, options))
+    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+        report = model.examine(load_recipe(None, options))
     print(json.dumps(report, indent=1) if values.get("json") else model.render(report))
     return 0
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from typing import Any
 
 from fairprune_framework.cli.command import Command
@@ -27,7 +29,8 @@ def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.runs.open import open_existing
 
     notify = notifier("inspect", bool(values.get("quiet")))
-    seen = inspect(open_existing(values["run"], unsafe_options(values), notify=notify), values["unit"], notify=notify)
+    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+        seen = inspect(open_existing(values["run"], unsafe_options(values), notify=notify), values["unit"], notify=notify)
     print(json.dumps(seen, indent=1, ensure_ascii=False) if values.get("json") else render(seen))
     return 0
 

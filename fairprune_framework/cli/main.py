@@ -21,6 +21,7 @@ from fairprune_framework.cli.options import (
     explain_argument_error,
     join_negative_values,
     named_with_help,
+    names_first,
     new_parser,
     one_line,
     option_strings,
@@ -168,6 +169,9 @@ def _dispatch(words: list[str]) -> int:
     commands = {command.title: command for command in collect()}
     if (asked := named_with_help(words)) and words[0] in commands and commands[words[0]].plugin_options:
         return shown_plugins(asked, words[0])
+    if (command := commands.get(" ".join(words[:2]))) is not None and command.optional_first:
+        command.add_options(its_own := new_parser(command.help))
+        words = [*words[:2], *names_first(words[2:], its_own)]
     parser, known = build_parser(tuple(commands.values()))
     try:
         parsed = parser.parse_args(words, defaults=False)

@@ -172,6 +172,26 @@ def join_negative_values(words: Sequence[str]) -> list[str]:
     return tied
 
 
+def names_first(words: Sequence[str], parser: Any) -> list[str]:
+    """The words of a command, those that belong to no option before all others.
+
+    A parser takes a word at once, and cannot know what follows the options behind it: whether `bias --json variance` begins with a
+    word that may be left out is seen when both stand together.
+    """
+    takes_value = {name for action in parser._actions if action.nargs != 0 for name in action.option_strings}
+    names: list[str] = []
+    rest: list[str] = []
+    queue = iter(words)
+    for word in queue:
+        if not word.startswith("-"):
+            names.append(word)
+            continue
+        rest.append(word)
+        if word in takes_value and (value := next(queue, None)) is not None:
+            rest.append(value)
+    return [*names, *rest]
+
+
 def split_plugin_options(words: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Take `--bias.relative true` (or `--bias.relative=true`) out of the words; values are read as YAML."""
     options: dict[str, Any] = {}

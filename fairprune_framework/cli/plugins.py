@@ -84,7 +84,8 @@ def _check(values: dict[str, Any]) -> int:
     kind, name = _kind_and_name(values)
     plugin = discovery.build(kind, name, _options(values.get("option") or ()))
     try:
-        report = check_plugin(kind, plugin, skip=dict.fromkeys(values.get("skip") or (), "left out by --skip"))
+        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+            report = check_plugin(kind, plugin, skip=dict.fromkeys(values.get("skip") or (), "left out by --skip"))
     except ValueError as error:
         raise UserError(str(error)) from error
     print(json.dumps(dataclasses.asdict(report), indent=1) if values.get("json") else report)
@@ -208,6 +209,7 @@ COMMANDS = (
         add_options=_add_show_options,
         run=_show,
         group=GROUP,
+        optional_first=True,
     ),
     Command(
         name="check",
@@ -215,5 +217,6 @@ COMMANDS = (
         add_options=_add_check_options,
         run=_check,
         group=GROUP,
+        optional_first=True,
     ),
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,12 +74,13 @@ def _run(stage: str, values: dict[str, Any]) -> int:
 
     from fairprune_framework import pipeline
 
-    with shown(not quiet):
+    with shown(not quiet), redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
         done = getattr(pipeline, stage)(**options, notify=notifier(stage, quiet))
     if looks:
         from fairprune_framework.analysis import look
 
-        answer = look.look(done, notify=notifier(stage, quiet))
+        with redirect_stdout(sys.stderr):
+            answer = look.look(done, notify=notifier(stage, quiet))
         print(json.dumps(answer, indent=1) if as_json else look.render(answer))
     elif as_json:
         print(json.dumps(done.record, indent=1, ensure_ascii=False))
@@ -108,7 +111,8 @@ def _score_many(options: dict[str, Any], names: str | list[str], as_json: bool, 
         raise UserError(
             f"several scorers are compared under the settings of the run: leave out --{others[0].replace('_', '-')}"
         )
-    answer = scorers.score_many(open_existing(folder, unsafe, notify=notify), names, notify=notify)
+    with redirect_stdout(sys.stderr):
+        answer = scorers.score_many(open_existing(folder, unsafe, notify=notify), names, notify=notify)
     print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else scorers.render(answer))
     return 0
 

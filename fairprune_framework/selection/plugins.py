@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -146,8 +148,9 @@ def misfit_of_weights(plugin: Plugin, site: Site) -> str | None:
         generator=generator,
     )
     try:
-        score = plugin.score(at)
-    except Exception as error:
+        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+            score = plugin.score(at)
+    except (Exception, SystemExit) as error:
         why = f"{type(error).__name__}: {error}"
     else:
         if score.shape == (columns,):

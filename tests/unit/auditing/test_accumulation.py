@@ -48,9 +48,26 @@ def batch_of(categories: Sequence[str]) -> MicroBatch:
     return batch
 
 
-def accumulator(clusters: int = 1) -> Accumulator:
+@dataclass(frozen=True, kw_only=True)
+class Leaving(FirstTokens):
+    """Talks, and raises."""
+
+    raised: BaseException | None = None
+
+    def summands(self, obs: Observation) -> Mapping[str, Tensor]:
+        print("goodbye")
+        if self.raised is not None:
+            raise self.raised
+        return super().summands(obs)
+
+
+def accumulator(clusters: int = 1, statistic: Statistic | None = None) -> Accumulator:
     return Accumulator(
-        model=nn.Identity(), statistics=[FirstTokens()], layers=1, categories={"contrasts": ["a", "b"]}, clusters=clusters
+        model=nn.Identity(),
+        statistics=[statistic or FirstTokens()],
+        layers=1,
+        categories={"contrasts": ["a", "b"]},
+        clusters=clusters,
     )
 
 
@@ -132,6 +149,31 @@ def test_the_contrast_behind_a_nan_is_named() -> None:
     sums.start(batch)
     with pytest.raises(FairpruneError, match=f"'first-tokens.x' of site layers.0.mlp at contrast '{batch.ids[1]}'"):
         sums.add(SITE, {"neuron": values.flatten(0, 1)}, {}, None)
+
+
+def test_what_a_statistic_prints_is_no_part_of_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    batch, sums = batch_of("ab"), accumulator(statistic=Leaving())
+    sums.start(batch)
+    sums.add(SITE, {"neuron": shown(batch)}, {}, None)
+    out, err = capsys.readouterr()
+    assert (out, set(err.split())) == ("", {"goodbye"})
+    sums.commit(batch)
+    np.testing.assert_allclose(sums.sums.totals()[KEY][:, 0].numpy(), by_hand(batch, shown(batch)), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen", "words"),
+    [
+        (SystemExit(5), FairpruneError, "statistic 'first-tokens' raised SystemExit: 5"),
+        (KeyboardInterrupt("now"), KeyboardInterrupt, "now"),
+    ],
+)
+def test_a_statistic_does_not_end_the_command(raised: BaseException, seen: type[BaseException], words: str) -> None:
+    batch, sums = batch_of("ab"), accumulator(statistic=Leaving(raised=raised))
+    sums.start(batch)
+    with pytest.raises(seen, match=words):
+        sums.add(SITE, {"neuron": shown(batch)}, {}, None)
+    assert sums.whole
 
 
 def test_a_category_that_was_not_set() -> None:

@@ -41,6 +41,27 @@ class Abstract(BiasScorer):
     """Does not say how to score."""
 
 
+ASKED_FOR = {
+    "bias": (
+        20,
+        "variance output-variance mean-abs-difference token-abs-difference signed-difference paired-effect eta-squared d-prime "
+        "sign-rate mutual-information paired-auc expertise steering-projection vocabulary-spread snip-difference attribution "
+        "integrated-gradients gate-up-difference linear-probe specificity",
+    ),
+    "importance": (
+        15,
+        "max-abs-weight peak-to-peak weight-variance product-of-norms l2-norm activation-norm wanda input-variance "
+        "peak-to-peak-hybrid taylor fisher snip obs output-norm random",
+    ),
+    "policy": (
+        16,
+        "uniform global standardised-global protected-global set-difference two-stage pareto bias-proportional outlier-weighted "
+        "category-intersection stable greedy knapsack annealing random gates",
+    ),
+}
+"""Kind -> how many are shipped at least, and the names of published methods among them."""
+
+
 def test_plugins_list(fairprune: Any) -> None:
     answer = fairprune("plugins", "list")
     assert answer.code == 0
@@ -58,6 +79,22 @@ def test_plugins_list_load_and_json(fairprune: Any) -> None:
     rows = json.loads(answer.out)
     assert {row["state"] for row in rows if row["kind"] != "recipe"} == {"ok"}
     assert all(row["distribution"] == "fairprune_framework" for row in rows if row["name"] in ("variance", "glu", "default"))
+
+
+def test_every_method_asked_for_is_shipped(fairprune: Any) -> None:
+    shipped: dict[str, set[str]] = {}
+    for row in json.loads(fairprune("plugins", "list", "--json").out):
+        if row["distribution"] == "fairprune_framework":
+            shipped.setdefault(row["kind"], set()).add(row["name"])
+    for kind, (least, names) in ASKED_FOR.items():
+        assert set(names.split()) - shipped[kind] == set(), kind
+        assert len(shipped[kind]) >= least, kind
+
+
+@pytest.mark.parametrize(("kind", "name", "option"), [("bias", "variance", "relative"), ("policy", "random", "matched")])
+def test_near_relatives_are_options(kind: str, name: str, option: str, fairprune: Any) -> None:
+    told = json.loads(fairprune("plugins", "show", kind, name, "--json").out)["options"][option]
+    assert told == {"type": "true or false", "default": False}
 
 
 def test_a_broken_plugin_breaks_no_list(fairprune: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +130,37 @@ def test_a_name_that_one_kind_alone_has_needs_no_kind(fairprune: Any) -> None:
     assert json.loads(fairprune("plugins", "show", "fairprune_framework:knapsack", "--json").out)["kind"] == "policy"
     checked = fairprune("plugins", "check", "two-stage", "--option", "gamma=0.5", "--skip", "site-order", "--json")
     assert (checked.code, json.loads(checked.out)["kind"]) == (0, "policy")
+
+
+@pytest.mark.parametrize(
+    "between", [("bias", "--json", "variance"), ("--json", "bias", "variance"), ("variance", "--json"), ("--json", "variance")]
+)
+def test_options_stand_anywhere_beside_kind_and_name(between: tuple[str, ...], fairprune: Any) -> None:
+    assert fairprune("plugins", "show", *between) == fairprune("plugins", "show", "bias", "variance", "--json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("policy", "--option", "gamma=0.5", "--json", "two-stage"),
+        ("--option=gamma=0.5", "policy", "--json", "two-stage"),
+        ("--option", "gamma=0.5", "two-stage", "--json"),
+    ],
+)
+def test_values_of_options_are_neither_kind_nor_name(
+    words: tuple[str, ...], fairprune: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Any] = []
+
+    def check(kind: str, plugin: Any, **_: Any) -> Any:
+        built.append((kind, plugin.gamma))
+        raise ValueError("enough")
+
+    monkeypatch.setattr("fairprune_framework.testing.contracts.check_plugin", check)
+    assert fairprune("plugins", "check", *words).errors == ["fairprune: error: enough"]
+    assert built == [("policy", 0.5)]
+    assert fairprune("plugins", "check", *words, "more").code == 2
+    assert fairprune("plugins", "check", "two-stage", "--option").code == 2
 
 
 @pytest.mark.parametrize(

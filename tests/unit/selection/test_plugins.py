@@ -125,6 +125,27 @@ class OneForAUnit(ImportanceScorer):
         return at.observed.new_ones(at.site.units).double()
 
 
+@dataclass(frozen=True, kw_only=True)
+class Leaving(ImportanceScorer):
+    """Talks, and ends the interpreter, or is interrupted."""
+
+    interrupted: bool = False
+
+    def score(self, at: SiteContext) -> Tensor:
+        print("goodbye")
+        raise KeyboardInterrupt if self.interrupted else SystemExit(0)
+
+
+def test_a_scorer_that_is_tried_neither_ends_the_command_nor_prints_into_its_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    (site, *_) = recognise(small_model("gpt_neox")).sites.values()
+    plugins = Plugins(RECIPE, also=(Leaving(),))
+    with pytest.raises(UserError, match=f"the plugin Leaving cannot score {site.name}, .*: SystemExit: 0"):
+        plugins.check_sites([site])
+    assert capsys.readouterr() == ("", "goodbye\n")
+    with pytest.raises(KeyboardInterrupt):
+        misfit_of_weights(Leaving(interrupted=True), site)
+
+
 def test_scores_of_the_wrong_number_are_refused_before_the_audit() -> None:
     (site, *_) = recognise(small_model("gpt_neox")).sites.values()
     assert misfit_of_weights(OneForAUnit(), site) is None
