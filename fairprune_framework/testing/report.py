@@ -92,7 +92,7 @@ def run_checks(
                 skipped[name] = str(reason)
             except CheckFailed as failure:
                 failures[name] = str(failure)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
                 failures[name] = f"{type(error).__name__}: {error} (line {where.lineno} of {where.filename})"
             else:

@@ -58,6 +58,15 @@ def test_exemptions_that_are_none(skip: dict[str, str], only: list[str] | None, 
     assert words in str(caught.value)
 
 
+def test_a_plugin_that_ends_the_interpreter_has_failed() -> None:
+    def leaves() -> None:
+        raise SystemExit(0)
+
+    found = run_checks("policy", "x", {"leaving": leaves, "last": lambda: None}, {})
+    assert found.passed == ("last",)
+    assert found.failures["leaving"].startswith("SystemExit: 0 (line ")
+
+
 def test_an_interrupt_is_no_failure() -> None:
     def interrupted() -> None:
         raise KeyboardInterrupt
