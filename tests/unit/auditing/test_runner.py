@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.loggers import CSVLogger
 from safetensors.torch import load_file
 
+from fairprune_framework.auditing import runner
 from fairprune_framework.auditing.runner import cannot_compile, loggers_of, made_ahead
 from fairprune_framework.errors import UserError
 
@@ -113,3 +114,26 @@ def test_a_compile_that_fails_is_one_line_and_the_audit_goes_on(
     assert answer.err.count(line) == 1
     assert all(found[name].equal(value) for name, value in expected.items())
     assert cannot_compile() == "RuntimeError: no compiler was found"
+
+
+def test_micro_batches_made_ahead_give_the_same_bits(
+    fairprune: Any, llama: Path, prompts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on an accelerator, where the next micro-batch is laid out in a thread."""
+    _, expected = audited(fairprune, llama, prompts, tmp_path / "one", "--micro-batch-tokens", "64")
+    threads: set[str] = set()
+
+    def ahead(stream: Any) -> Iterator[Any]:
+        def seen() -> Iterator[Any]:
+            for batch in stream.make():
+                threads.add(threading.current_thread().name)
+                yield batch
+
+        return made_ahead(seen())
+
+    monkeypatch.setattr(runner._Stream, "__iter__", ahead)
+    _, found = audited(fairprune, llama, prompts, tmp_path / "two", "--micro-batch-tokens", "64")
+    assert all(name.startswith("micro-batches") for name in threads)
+    assert threads
+    assert found.keys() == expected.keys()
+    assert all(found[name].equal(value) for name, value in expected.items())
