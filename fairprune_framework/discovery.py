@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean, shown
+from fairprune_framework.utilities.aside import prints_aside
 
 if typing.TYPE_CHECKING:
     from fairprune_framework.api.interfaces import Plugin
@@ -178,7 +179,7 @@ def load(entry: Entry) -> type[Plugin]:
 
     point = metadata.EntryPoint(name=entry.name, group=GROUPS[entry.kind], value=entry.value)  # type: ignore[index]
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer, such as --json
+        with prints_aside():
             loaded = point.load()
     except (Exception, SystemExit) as error:
         raise BrokenPlugin(f"{entry.label} cannot be loaded from {entry.value}: {type(error).__name__}: {error}") from error
@@ -259,14 +260,14 @@ def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plug
     if missing := [name for name in required_options(plugin) if name not in values]:
         raise UserError(f"{entry.label} needs the option {missing[0]!r}.")
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # as on import
+        with prints_aside():
             made = plugin(**values)
     except ValueError as error:
         raise UserError(f"{entry.label}: {error}") from error
     except (Exception, SystemExit) as error:
         raise BrokenPlugin(f"{entry.label} cannot be made: {type(error).__name__}: {error}") from error
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with prints_aside():
             needs = made.needs()
     except (Exception, SystemExit) as error:
         raise BrokenPlugin(f"{entry.label} does not say what it needs: {type(error).__name__}: {error}") from error

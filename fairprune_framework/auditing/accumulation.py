@@ -7,9 +7,7 @@ can be saved, and a half that failed can be computed again, at any time.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import partial
 
@@ -40,6 +38,7 @@ from fairprune_framework.auditing.sums import (
 )
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
 from fairprune_framework.surgery.slices import LazyWeights
+from fairprune_framework.utilities.aside import prints_aside
 
 WeightsOf = Callable[[nn.Module, Site, torch.device], Mapping[str, Tensor]]
 
@@ -319,7 +318,7 @@ class Accumulator:
                 shown = views[statistic.taps]
                 if statistic.after():
                     shown = replace(shown, before=self._before_of(statistic, batch.stream, site.name, observation.mask.device))
-                with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+                with prints_aside():
                     outputs = statistic.summands(shown)
             except (Exception, SystemExit) as error:
                 raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
 from functools import partial
 from typing import Any
 
@@ -19,6 +17,7 @@ from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import CALIBRATION, CLUSTERS, CONTRASTS
 from fairprune_framework.errors import UserError
 from fairprune_framework.surgery.slices import LazyWeights, weights_of
+from fairprune_framework.utilities.aside import prints_aside
 
 WORDS = 16
 """Bytes of one number of a sum: two float64."""
@@ -67,7 +66,7 @@ def _shapes(
     """Output -> (R, K): from an observation of no contrast, or of a small one where a statistic needs something to look at."""
     for contrasts in (0, 1):
         try:
-            with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+            with prints_aside():
                 outputs = statistic.summands(_made_up(contrasts, statistic, pass_, model, site, values, before))
             return {name: (value.shape[1], value.shape[2]) for name, value in outputs.items() if len(value.shape) == 3}
         except (Exception, SystemExit):  # what is wrong with it, if anything, the audit says

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from contextlib import redirect_stdout
 from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe
 from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.aside import prints_aside
 from fairprune_framework.utilities.progress import notifier
 
 
@@ -42,7 +41,7 @@ def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.ablation.board import render
     from fairprune_framework.auditing.distributed.parallel import is_worker_rank
 
-    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+    with prints_aside():
         record = ablate(options.pop("grid"), options.pop("output"), notify=notify, **options)
     if is_worker_rank():
         return 0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import redirect_stdout
 from functools import partial
 from importlib import import_module
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe, unsafe_options
 from fairprune_framework.recipes.recipe import UNSAFE
+from fairprune_framework.utilities.aside import prints_aside
 from fairprune_framework.utilities.progress import notifier
 
 GROUP = Group(name="ask", help="ask a finished run the article's questions")
@@ -47,7 +46,7 @@ def _run(question: str, values: dict[str, Any]) -> int:
     options = {name: value for name, value in values.items() if value is not None}
     as_json, notify = options.pop("json", False), notifier(f"ask {question}", options.pop("quiet", False))
     asked = {name: value for name, value in options.items() if name not in {"run", *UNSAFE}}
-    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+    with prints_aside():
         run = open_existing(options.pop("run"), unsafe_options(options), notify=notify)
         answer = getattr(module, FUNCTIONS.get(question, question))(run, notify=notify, **asked)
     print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else module.render(answer))

@@ -8,7 +8,6 @@ import platform
 import shutil
 import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -21,6 +20,7 @@ from fairprune_framework.cli.options import add_json, add_unsafe, one_line, unsa
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.recipes.loading import load_recipe
 from fairprune_framework.recipes.recipe import UNSAFE
+from fairprune_framework.utilities.aside import prints_aside
 from fairprune_framework.utilities.versions import PACKAGES
 
 State = Literal["ok", "note", "broken"]
@@ -177,7 +177,7 @@ def _model(values: Mapping[str, Any]) -> int:
 
     names = ("model", "architecture", "dtype")
     options = {name: values[name] for name in names if values.get(name) is not None} | unsafe_options(values)
-    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+    with prints_aside():
         report = model.examine(load_recipe(None, options))
     print(json.dumps(report, indent=1) if values.get("json") else model.render(report))
     return 0

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import redirect_stdout
 from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe, unsafe_options
 from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.aside import prints_aside
 from fairprune_framework.utilities.progress import notifier
 
 
@@ -29,7 +28,7 @@ def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.runs.open import open_existing
 
     notify = notifier("inspect", bool(values.get("quiet")))
-    with redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+    with prints_aside():
         seen = inspect(open_existing(values["run"], unsafe_options(values), notify=notify), values["unit"], notify=notify)
     print(json.dumps(seen, indent=1, ensure_ascii=False) if values.get("json") else render(seen))
     return 0

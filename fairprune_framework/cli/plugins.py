@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import inspect
 import json
-import sys
 import typing
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +14,7 @@ from fairprune_framework import discovery
 from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, one_line
 from fairprune_framework.errors import FairpruneError, UserError
+from fairprune_framework.utilities.aside import prints_aside
 
 GROUP = Group(name="plugins", help="list what is installed")
 
@@ -84,7 +83,7 @@ def _check(values: dict[str, Any]) -> int:
     kind, name = _kind_and_name(values)
     plugin = discovery.build(kind, name, _options(values.get("option") or ()))
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+        with prints_aside():
             report = check_plugin(kind, plugin, skip=dict.fromkeys(values.get("skip") or (), "left out by --skip"))
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -125,7 +124,7 @@ def _told(kind: str, name: str) -> dict[str, Any]:
     fields = [field for field in dataclasses.fields(plugin) if field.init]  # type: ignore[arg-type]
     options = {field.name: _default(field) for field in fields}
     made = None if discovery.required_options(plugin) else discovery.make(entry, plugin, {})
-    with contextlib.redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+    with prints_aside():
         needs = None if made is None else made.needs()
     return {
         **dataclasses.asdict(entry),

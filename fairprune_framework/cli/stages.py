@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_quiet, add_recipe_options, recipe_options, unsafe_options
 from fairprune_framework.errors import UserError
 from fairprune_framework.recipes.recipe import UNSAFE
+from fairprune_framework.utilities.aside import prints_aside
 from fairprune_framework.utilities.progress import notifier, shown
 
 HELP = {
@@ -74,12 +73,12 @@ def _run(stage: str, values: dict[str, Any]) -> int:
 
     from fairprune_framework import pipeline
 
-    with shown(not quiet), redirect_stdout(sys.stderr):  # what a plugin prints is no part of the answer
+    with shown(not quiet), prints_aside():
         done = getattr(pipeline, stage)(**options, notify=notifier(stage, quiet))
     if looks:
         from fairprune_framework.analysis import look
 
-        with redirect_stdout(sys.stderr):
+        with prints_aside():
             answer = look.look(done, notify=notifier(stage, quiet))
         print(json.dumps(answer, indent=1) if as_json else look.render(answer))
     elif as_json:
@@ -111,7 +110,7 @@ def _score_many(options: dict[str, Any], names: str | list[str], as_json: bool, 
         raise UserError(
             f"several scorers are compared under the settings of the run: leave out --{others[0].replace('_', '-')}"
         )
-    with redirect_stdout(sys.stderr):
+    with prints_aside():
         answer = scorers.score_many(open_existing(folder, unsafe, notify=notify), names, notify=notify)
     print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else scorers.render(answer))
     return 0

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import Tensor
 from fairprune_framework.api.interfaces import PolicyContext, Probe, SelectionPolicy
 from fairprune_framework.api.types import MAX_FACTOR, Budget, Choice, Operator, Plan, Scores
 from fairprune_framework.errors import ContractViolation, FairpruneError
+from fairprune_framework.utilities.aside import prints_aside
 
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
 """What `--factor auto` tries."""
@@ -47,7 +46,7 @@ def make_plan(
     if policy.blind:
         scores = replace(scores, signed=False)
     try:
-        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+        with prints_aside():
             choice = policy.select(scores, budget, context)
     except (Exception, SystemExit) as error:
         raise FairpruneError(f"{label} raised {type(error).__name__}: {error}") from error

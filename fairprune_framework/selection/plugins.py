@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Mapping
-from contextlib import redirect_stdout
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +15,7 @@ from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import UserError
 from fairprune_framework.recipes.recipe import PLUGIN_KINDS, PluginSpec, Recipe
 from fairprune_framework.selection.scoring import needs_of_scorer
+from fairprune_framework.utilities.aside import prints_aside
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,7 +147,7 @@ def misfit_of_weights(plugin: Plugin, site: Site) -> str | None:
         generator=generator,
     )
     try:
-        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+        with prints_aside():
             score = plugin.score(at)
     except (Exception, SystemExit) as error:
         why = f"{type(error).__name__}: {error}"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -19,6 +17,7 @@ from fairprune_framework.errors import ContractViolation, FairpruneError, RunFol
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.surgery.slices import weights_of
+from fairprune_framework.utilities.aside import prints_aside
 from fairprune_framework.utilities.files import read_tensors
 
 
@@ -98,7 +97,7 @@ def score(
 def _checked(call: Callable[[], Tensor], at: SiteContext, label: str, *, signed: bool) -> Tensor:
     where = f"{label}, site {at.site.name}" + (f", category {at.category!r}" if at.category else "")
     try:
-        with redirect_stdout(sys.stderr):  # what a plugin prints is no part of an answer
+        with prints_aside():
             found = call()
     except (Exception, SystemExit) as error:
         raise FairpruneError(f"{where} raised {type(error).__name__}: {error}") from error
@@ -117,7 +116,7 @@ def _finished(
     if type(scorer).finish in (BiasScorer.finish, ImportanceScorer.finish) or not scores:
         return scores
     try:
-        with redirect_stdout(sys.stderr):
+        with prints_aside():
             found = dict(scorer.finish(scores, at))
     except (Exception, SystemExit) as error:
         raise FairpruneError(f"{label}, finish() raised {type(error).__name__}: {error}") from error

@@ -23,6 +23,7 @@ SUMS_NOTHING = {
     "models/uneven.py": "stores widths; the model has its fingerprint",
     "models/work.py": "counts what models compute, for run.json",
     "recipes/recipe.py": "options; those that sums depend on are in the binding",
+    "utilities/aside.py": "moves what plugins print",
     "utilities/deadline.py": "gives up on a template that does not end",
     "utilities/header_schemas.py": "refuses files, and changes none",
     "utilities/lock.py": "keeps other processes away, and computes nothing",
