@@ -33,11 +33,7 @@ WHOLE = (*ALONE, "--no-speed")
 
 COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (f"run llama --prompts {PROMPTS} --output variance --recipe relative-variance --budget 0.1", WHOLE),
-    (
-        f"run llama --prompts {PROMPTS} --output default --budget 0.05 --policy.spare=-0.5 --policy.lift=3 --policy.cost=0.0035"
-        f" --judge-prompts other={OTHER_PROMPTS}",
-        WHOLE,
-    ),
+    (f"run llama --prompts {PROMPTS} --output default --budget 0.05 --judge-prompts other={OTHER_PROMPTS}", WHOLE),
     (f"run phi3 --prompts {PROMPTS} --output scaled --recipe attribution --budget 8n --operator scale --factor auto", WHOLE),
     (f"run mixtral --prompts {PROMPTS} --output experts --recipe variance --budget 16/layer", WHOLE),
     (
