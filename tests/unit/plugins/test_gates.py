@@ -95,13 +95,9 @@ def test_options_out_of_range(field: str, value: float) -> None:
         Gates(**{field: value})
 
 
-def test_the_bias_of_categories_left_alone_stays() -> None:
-    architecture = recognise(tiny_model("llama", layers=3))
-    scores, other = made_up(architecture), made_up(architecture, 1)
-    mean = {name: (bias + other.bias[name]) / 2 for name, bias in scores.bias.items()}
-    scores = replace(scores, bias=mean, by_category={"one": scores.bias, "two": other.bias})
-    names = sorted(scores.by_category)
-    context = PolicyContext(
+def context() -> PolicyContext:
+    """Of a policy that asks for no sums."""
+    return PolicyContext(
         operator="scale",
         max_cost=0.05,
         at=lambda site: pytest.fail("no statistics were asked for"),
@@ -110,9 +106,27 @@ def test_the_bias_of_categories_left_alone_stays() -> None:
         generator=torch.Generator().manual_seed(0),
     )
 
+
+def test_a_neuron_of_one_site_has_its_gate_where_other_sites_have_none() -> None:
+    scores = made_up(recognise(tiny_model("llama", layers=3)))
+    policy = Gates(specific=False, legitimate=False, recall=False, cost=0.01)
+    choice = policy.select(scores, Budget.parse("1n"), context())
+    assert sum(map(len, choice.units.values())) == 1
+    ((_, factor),) = choice.factors.items()
+    assert factor.shape == (1,)
+    assert 0.5 <= float(factor) < 1
+
+
+def test_the_bias_of_categories_left_alone_stays() -> None:
+    architecture = recognise(tiny_model("llama", layers=3))
+    scores, other = made_up(architecture), made_up(architecture, 1)
+    mean = {name: (bias + other.bias[name]) / 2 for name, bias in scores.bias.items()}
+    scores = replace(scores, bias=mean, by_category={"one": scores.bias, "two": other.bias})
+    names = sorted(scores.by_category)
+
     def falls(*leave: str) -> dict[str, float]:
         policy = Gates(specific=False, legitimate=False, recall=False, cost=0.01, leave=leave)
-        choice = policy.select(scores, Budget.parse("0.5"), context)
+        choice = policy.select(scores, Budget.parse("0.5"), context())
         of = {name: (choice.factors[name] - 1, choice.units[name]) for name in choice.factors}
         return {
             category: sum(float(d @ bias[name].double()[units]) for name, (d, units) in of.items())

@@ -296,7 +296,7 @@ def test_protected_global_says_why_it_chooses_nothing() -> None:
         ("stable", {"frequency": 1.0, "replicates": 2}),
         ("annealing", {"steps": 1, "pool": 1.0, "weight": 0.0, "heat": 0.0}),
         ("gates", {"cap": 1.0, "cost": 1.0}),
-        ("greedy", {"protect": 0.0}),
+        ("greedy", {"protect": 0.0, "steps": 1, "patience": 1}),
         ("set-difference", {"biased": 0.0, "useful": 0.0}),
     ],
 )

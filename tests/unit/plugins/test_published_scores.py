@@ -19,6 +19,7 @@ from fairprune_framework.auditing.demand import Demand, selecting
 from fairprune_framework.auditing.sums import CONTROLS, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, attribute_tokens, vocabularies
+from fairprune_framework.errors import UserError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.readout import readout_of
@@ -537,6 +538,12 @@ def test_false_discoveries_are_controlled_over_the_whole_model(fdr: float) -> No
         for site in SITES:
             survives = np.any([x <= limit for x in p[site]], axis=0)
             assert ((by_site[site] > 0).numpy() == survives).all()
+
+
+@pytest.mark.parametrize("fdr", [0.0, -0.1, 1.01])
+def test_a_share_of_false_discoveries_is_above_0_and_at_most_1(fdr: float) -> None:
+    with pytest.raises(UserError, match=r"The 'fdr' must be in \(0, 1\]"):
+        bias_of("paired-effect", fdr=fdr)
 
 
 def test_random_importance_is_drawn_by_the_seed() -> None:

@@ -265,6 +265,7 @@ def test_scores_there_and_back(tmp_path: Path) -> None:
         (lambda t: t.update({f"bias@/{SITES[0]}": t[f"bias/{SITES[0]}"].clone()}), r"is no score"),
         (lambda t: t[f"bias/{SITES[0]}"].add_(1e-3), r"is not the mean of those of its categories"),
         (lambda t: [value.sub_(50.0) for name, value in t.items() if name.startswith("bias")], r"is negative"),
+        (lambda t: [value[..., 0].sub_(50.0) for name, value in t.items() if name.startswith("bias")], r"is negative"),
     ],
 )
 def test_scores_that_are_none_of_this_model(change: Callable[[dict[str, Tensor]], object], said: str, tmp_path: Path) -> None:
