@@ -117,6 +117,17 @@ def test_a_neuron_of_one_site_has_its_gate_where_other_sites_have_none() -> None
     assert 0.5 <= float(factor) < 1
 
 
+def test_without_any_bias_nothing_has_a_gate() -> None:
+    scores = made_up(recognise(tiny_model("llama", layers=3)))
+    nothing = {name: torch.zeros_like(bias) for name, bias in scores.bias.items()}
+    policy = Gates(specific=False, legitimate=False, recall=False)
+    choice = policy.select(
+        replace(scores, bias=nothing, by_category={"one": nothing, "two": nothing}), Budget.parse("0.5"), context()
+    )
+    assert not any(map(len, choice.units.values()))
+    assert choice.reason == "no neuron has a bias other than 0"
+
+
 def test_the_bias_of_categories_left_alone_stays() -> None:
     architecture = recognise(tiny_model("llama", layers=3))
     scores, other = made_up(architecture), made_up(architecture, 1)
