@@ -101,6 +101,10 @@ class Held:
         row = {name: at.sums[of][0] + self.lift * width[name] * scores.bias[name] for name, at in sums.items()}
         return [row] if row else []
 
+    def category_slopes(self, scores: Scores, category: str) -> Mapping[str, Tensor]:
+        """Slopes of the bias of one category, site -> (N,): a score is the mean over the columns of a unit, a slope their sum."""
+        return {name: scores.sites[name].unit_width * bias for name, bias in scores.by_category[category].items()}
+
     def limits(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """Rows, site -> (N,) float64, of which row . d must be at most 0: the divergence of each category where there are several, less
         the margin of right words, the loss of recalled words.
@@ -110,9 +114,7 @@ class Held:
         """
         categories = sorted(scores.by_category)
         rows: list[Mapping[str, Tensor]] = [
-            {name: scores.sites[name].unit_width * bias for name, bias in scores.by_category[category].items()}
-            for category in categories
-            if len(categories) > 1
+            self.category_slopes(scores, category) for category in categories if len(categories) > 1
         ]
         if self.legitimate:
             sums = self._sums("legitimate", names, context)

@@ -91,7 +91,7 @@ class Gates(Held, SelectionPolicy):
         """Rows, site -> (N,), of which row . d must be 0: the bias of each category of `leave`."""
         if unknown := sorted(set(self.leave) - set(scores.by_category)):
             raise ValueError(f"'leave' names {unknown[0]!r}; the categories are {', '.join(sorted(scores.by_category))}.")
-        return [scores.by_category[category] for category in self.leave]
+        return [self.category_slopes(scores, category) for category in self.leave]
 
     def _cost(self, scores: Scores, floor: float) -> float:
         """A share of a sum over all neurons: of a few it would hang on which of the most important ones are just among them."""

@@ -92,8 +92,8 @@ def brief() -> Iterator[None]:
 def samples(brief: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the pages name: models, prompt files, and a finished run folder `run`."""
     folder = tmp_path_factory.mktemp("docs")
-    save_tiny(folder / "tiny-model", "llama", intermediate_size=192)
-    save_tiny(folder / "other-model", "llama", intermediate_size=192, seed=1)
+    save_tiny(folder / "tiny-model", "llama")
+    save_tiny(folder / "other-model", "llama", seed=1)
     lines = [json.dumps(contrast.to_json()) + "\n" for contrast in tiny_contrasts()]
     (folder / "tiny.jsonl").write_text("".join(lines))
     one = {"id": "one", "category": "age", "variants": [{"attribute": "old", "text": "The old man"}]}

@@ -40,7 +40,7 @@ def _codes(named: Any) -> set[CodeType]:
 def passed(tmp_path_factory: pytest.TempPathFactory) -> set[CodeType]:
     """The code that one small run calls."""
     folder = tmp_path_factory.mktemp("tour")
-    save_tiny(folder / "model", "llama", intermediate_size=192)
+    save_tiny(folder / "model", "llama")
     (folder / "prompts.jsonl").write_text("".join(json.dumps(contrast.to_json()) + "\n" for contrast in tiny_contrasts()))
     called: set[CodeType] = set()
 

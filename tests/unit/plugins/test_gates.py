@@ -129,10 +129,13 @@ def test_without_any_bias_nothing_has_a_gate() -> None:
 
 
 def test_the_bias_of_categories_left_alone_stays() -> None:
+    """A score is a mean over the columns of a unit: units of several columns weigh as many times as much."""
     architecture = recognise(tiny_model("llama", layers=3))
     scores, other = made_up(architecture), made_up(architecture, 1)
     mean = {name: (bias + other.bias[name]) / 2 for name, bias in scores.bias.items()}
-    scores = replace(scores, bias=mean, by_category={"one": scores.bias, "two": other.bias})
+    widths = dict(zip(sorted(architecture.sites), (1, 2, 4), strict=True))
+    sites = {name: replace(site, unit_width=widths[name]) for name, site in architecture.sites.items()}
+    scores = replace(scores, sites=sites, bias=mean, by_category={"one": scores.bias, "two": other.bias})
     names = sorted(scores.by_category)
 
     def falls(*leave: str) -> dict[str, float]:
@@ -140,7 +143,7 @@ def test_the_bias_of_categories_left_alone_stays() -> None:
         choice = policy.select(scores, Budget.parse("0.5"), context())
         of = {name: (choice.factors[name] - 1, choice.units[name]) for name in choice.factors}
         return {
-            category: sum(float(d @ bias[name].double()[units]) for name, (d, units) in of.items())
+            category: sum(widths[name] * float(d @ bias[name].double()[units]) for name, (d, units) in of.items())
             for category, bias in scores.by_category.items()
         }
 
