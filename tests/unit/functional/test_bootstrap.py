@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from fairprune_framework.functional.bootstrap import BOOTSTRAP_CLUSTERS, change_of, mean
+from fairprune_framework.functional.bootstrap import (
+    BOOTSTRAP_CLUSTERS,
+    Interval,
+    StatisticChange,
+    change_of,
+    mean,
+)
 from fairprune_framework.functional.paired_bootstrap import RESAMPLES
 
 SAMPLES = 250
@@ -267,3 +274,93 @@ def test_what_is_refused(before: np.ndarray, after: np.ndarray, labels: int, wor
 def test_mean_of_nothing_is_not_a_number() -> None:
     assert np.isnan(mean(np.zeros(2)))
     assert mean(np.array([[3.0, 4.0], [1.0, 2.0]])).tolist() == [0.75, 0.5]
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+def test_the_interval_of_the_change_is_that_of_the_log_ratio_in_plain_loops(level: float) -> None:
+    n, resamples, seed = 9, 39, 5
+    rng = np.random.default_rng(3)
+    before = rng.uniform(1, 2, n)
+    after = before * rng.uniform(0.6, 1.1, n)
+
+    def ratio(rows: list[int]) -> float:
+        return sum(after[i] for i in rows) / sum(before[i] for i in rows)
+
+    def without_each(rows: list[int]) -> list[float]:
+        return [ratio(rows[:at] + rows[at + 1 :]) for at in range(len(rows))]
+
+    every = list(range(n))
+    value, error = math.log(ratio(every)), jackknife([math.log(one) for one in without_each(every)])
+    distances = []
+    for counts in np.random.Generator(np.random.PCG64(seed)).multinomial(n, np.full(n, 1 / n), size=resamples).tolist():
+        rows = [i for i, count in enumerate(counts) for _ in range(count)]
+        spread = jackknife([math.log(one) for one in without_each(rows)])
+        distances.append(abs(math.log(ratio(rows)) - value) / spread)
+    reach = sorted(distances, reverse=True)[round((1 - level) * (resamples + 1)) - 1] * error
+    found = change_of(ones(before), ones(after), every, resamples=resamples, seed=seed, level=level).change
+    assert found is not None
+    assert found.value == pytest.approx(math.exp(value) - 1)
+    assert (found.low, found.high) == pytest.approx((math.exp(value - reach) - 1, math.exp(value + reach) - 1), rel=1e-9)
+    assert found.standard_error == pytest.approx(jackknife(without_each(every)), rel=1e-9)
+    beyond = sum(distance >= abs(value) / error for distance in distances)
+    assert found.p_value == pytest.approx((1 + beyond) / (1 + resamples), rel=1e-12)
+
+
+def test_two_clusters_have_an_error() -> None:
+    """Differences of 1 and 3: without either the mean is the other."""
+    found = change_of(ones([1, 2]), ones([2, 5]), "ab")
+    assert found.difference.standard_error == pytest.approx(1.0)
+    assert found.detectable == pytest.approx(2.8)
+    assert (found.n, found.clusters) == (2, 2)
+
+
+def test_above_four_hundred_clusters_nothing_is_drawn() -> None:
+    before, after = np.random.default_rng(1).gamma(9, 1 / 9, (2, 401))
+    whole = change_of(ones(before), ones(after), range(401), resamples=39).difference
+    assert whole.p_value == pytest.approx(stats.ttest_rel(after, before).pvalue)
+    drawn = change_of(ones(before[:400]), ones(after[:400]), range(400), resamples=39).difference
+    assert drawn.p_value is not None
+    assert drawn.p_value * 40 == pytest.approx(round(drawn.p_value * 40), abs=1e-9)
+
+
+@pytest.mark.parametrize(("errors", "told"), [(1.95, False), (2.05, True), (-2.05, True), (-1.95, False)])
+def test_the_ideal_is_two_standard_errors_away_or_nothing_is_relative_to_it(errors: float, told: bool) -> None:
+    before = np.random.default_rng(7).normal(size=40)
+    before += errors * stats.sem(before) - before.mean()
+    found = change_of(ones(before + 1), ones(before + 2), range(40), ideal=1.0)
+    assert (found.change is not None) == told
+    if found.change is not None:
+        away = errors * stats.sem(before)
+        assert found.change.value == pytest.approx((abs(1 + away) - abs(away)) / abs(away))
+
+
+def test_a_statistic_of_nothing_has_no_interval() -> None:
+    """Column 1 adds up to 0: there are no items, and so no mean."""
+    before = np.stack([np.arange(12.0), np.ones(12)], 1)
+    found = change_of(before, before * [1.0, 0.0], range(12))
+    assert not math.isfinite(found.difference.value)
+    assert (found.difference.low, found.difference.high, found.difference.p_value) == (None, None, None)
+
+
+def test_what_is_not_said() -> None:
+    before, after = np.random.default_rng(9).gamma(2, 1, (2, 12))
+    columns = (ones(before), ones(after), range(12))
+    assert change_of(*columns) == change_of(*columns, mean, ideal=0.0, resamples=2000, seed=0, level=0.95)
+    assert change_of(*columns) != change_of(*columns, seed=1)
+
+
+def test_results_are_made_by_name_and_do_not_change() -> None:
+    before, after = np.random.default_rng(9).gamma(2, 1, (2, 12))
+    found = change_of(ones(before), ones(after), range(12))
+    for kind, made in ((StatisticChange, found), (Interval, found.difference)):
+        with pytest.raises(TypeError, match="positional"):
+            kind(*vars(made).values())
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            made.value = made.n = 1  # type: ignore[attr-defined]
+
+
+def test_an_interval_moves_as_a_whole() -> None:
+    interval = Interval(value=1.0, low=0.5, high=2.0, standard_error=0.3, p_value=0.04)
+    assert interval.plus(2.0) == dataclasses.replace(interval, value=3.0, low=2.5, high=4.0)
+    bare = Interval(value=1.0, low=None, high=None, standard_error=None, p_value=None)
+    assert bare.plus(-1.0) == dataclasses.replace(bare, value=0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -54,3 +55,35 @@ def test_span_of_ratios_by_hand() -> None:
     for after in ([0.5, 1.0, 0.0, 0.0], [0.5, 1.0, -1.0, 0.0], [0.5, 1.0, 1.0, 1.0]):
         assert span_of_ratios(before, np.array(after)) == math.inf
     assert span_of_ratios(np.zeros(2), np.zeros(2)) == math.inf
+    assert span_of_ratios(np.ones(2), np.zeros(2)) == math.inf  # all fell to 0
+    assert span_of_ratios(np.zeros(2), np.ones(2)) == math.inf
+    assert span_of_ratios(np.array([2.0, 1.0]), np.array([1.0, 0.25])) == pytest.approx(math.log(2))  # below 1 on both sides
+
+
+def test_a_label_is_text_and_belongs_to_its_category() -> None:
+    means = cluster_means("a test", [1.0, 3.0, 5.0, 7.0], [0.0, 0.0, 1.0, 1.0], ["a", "a", "b", "b"], [1, "1", 1, 2])
+    assert means.before_N.tolist() == [2.0, 5.0, 7.0]
+    assert means.after_N.tolist() == [0.0, 1.0, 1.0]
+    assert means.weight_N.tolist() == [0.5, 0.25, 0.25]
+    assert means.category_N.tolist() == [0, 1, 1]
+    assert means.cluster_C.tolist() == [0, 0, 1, 2]
+    with pytest.raises(TypeError, match="positional"):
+        type(means)(*vars(means).values())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        means.weight_N = np.ones(3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"before": [[1.0], [2.0]]}, r"The 'before' of a test must be one value per contrast. Got shape \(2, 1\) instead"),
+        ({"after": [1.0, math.nan]}, r"The 'after' of a test must be finite. Got nan at index 1 \(1 of 2 values\)"),
+        ({"after": [math.inf, math.inf]}, r"Got inf at index 0 \(2 of 2 values\)"),
+        ({"clusters": ["T"]}, r"The inputs of a test must have one entry per contrast, at least one.*'clusters': 1"),
+        ({"before": [], "after": [], "categories": [], "clusters": []}, r"at least one. Got lengths"),
+    ],
+)
+def test_misuse(change: dict[str, list[object]], message: str) -> None:
+    words = {"before": [1.0, 2.0], "after": [1.0, 2.0], "categories": ["c", "c"], "clusters": ["a", "b"]}
+    with pytest.raises(ValueError, match=message):
+        cluster_means("a test", **(words | change))  # type: ignore[arg-type]

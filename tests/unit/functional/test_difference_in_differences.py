@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -14,6 +15,7 @@ from scipy import stats
 from fairprune_framework.functional.difference_in_differences import (
     DifferenceInDifferences,
     PairedValues,
+    Side,
     difference_in_differences,
 )
 from fairprune_framework.functional.log_ratio import LogRatio
@@ -348,3 +350,83 @@ def test_misuse(change: dict[str, object], message: str) -> None:
 def test_a_level_that_is_no_share(level: float) -> None:
     with pytest.raises(ValueError, match=r"needs 0 < level < 1"):
         difference_in_differences(side(10, seed=1), side(10, seed=2), level=level)
+
+
+def test_as_many_resamples_as_the_level_needs() -> None:
+    d, c = side(10, seed=1), side(10, seed=2)
+    difference_in_differences(d, c, level=0.75, resamples=3)
+    with pytest.raises(ValueError, match=r"level=0\.75, resamples=2"):
+        difference_in_differences(d, c, level=0.75, resamples=2)
+    unasked = difference_in_differences(d, c, resamples=0, level=0.0).ratio_of_ratios
+    assert unasked.not_estimable == "no resamples were asked for"
+
+
+def test_what_is_not_said() -> None:
+    d, c = side(10, seed=1), side(10, seed=2)
+    assert difference_in_differences(d, c) == difference_in_differences(d, c, resamples=2000, seed=0, level=0.95)
+
+
+def test_each_side_by_itself() -> None:
+    """Means, changes and numbers of each side, by hand; the demographic and the control change are not the same."""
+    d, c = side(9, seed=1, categories=2), side(12, seed=2, factor=0.9, templates=True)
+    found = difference_in_differences(d, c)
+    for one, values, clusters, categories in ((found.demographic, d, 9, 2), (found.controls, c, 12, 1)):
+        before, after = means(values)
+        kinds = np.arange(clusters) % categories
+        macro = [np.mean([column[kinds == kind].mean() for kind in range(categories)]) for column in (before, after)]
+        assert [one.before, one.after] == pytest.approx(macro)
+        assert one.change.ratio == pytest.approx(macro[1] / macro[0])
+        assert (one.contrasts, one.clusters, one.units, one.categories) == (2 * clusters, clusters, clusters, categories)
+        assert one.change.ci_low is not None
+        assert one.change.ci_high is not None
+        assert one.change.ci_low < one.change.ratio < one.change.ci_high
+    assert found.ratio_of_ratios.ratio == pytest.approx(found.demographic.change.ratio / found.controls.change.ratio)
+    assert (found.crossed, found.shared) == (False, 0)
+
+
+def replayed(counts: list[int], before: np.ndarray, after: np.ndarray) -> tuple[float, float]:
+    """log(A / B) of a resample and its jackknife variance: every draw is left out in turn."""
+    rows = [i for i, count in enumerate(counts) for _ in range(count)]
+
+    def log(chosen: list[int]) -> float:
+        return math.log(sum(after[i] for i in chosen) / sum(before[i] for i in chosen))
+
+    left = [log(rows[:at] + rows[at + 1 :]) for at in range(len(rows))]
+    return log(rows), (len(rows) - 1) / len(rows) * sum((one - np.mean(left)) ** 2 for one in left)
+
+
+def test_two_urns_in_plain_loops() -> None:
+    """Each side draws its own clusters, from a generator of its own; distances from the estimate in errors of the resample."""
+    resamples, seed, sizes = 59, 4, (8, 9)
+    rng = np.random.default_rng(6)
+    columns = [(before, before * rng.uniform(0.5, 1.2, n)) for n in sizes for before in [rng.uniform(1, 2, n)]]
+    sides = [
+        PairedValues(
+            before=before, after=after, categories=["k"] * len(before), clusters=[f"{i:02}" for i in range(len(before))]
+        )
+        for before, after in columns
+    ]
+    draws = []
+    for n, child in zip(sizes, np.random.SeedSequence(seed).spawn(2), strict=True):
+        drawn = np.random.Generator(np.random.PCG64(child)).integers(0, n, (resamples, n))
+        draws.append([np.bincount(row, minlength=n).tolist() for row in drawn])
+    (d, d_variance), (c, c_variance) = (replayed([1] * n, *one) for n, one in zip(sizes, columns, strict=True))
+    value, error, distances = d - c, math.sqrt(d_variance + c_variance), []
+    for one, two in zip(*draws, strict=True):
+        (d, d_variance), (c, c_variance) = replayed(one, *columns[0]), replayed(two, *columns[1])
+        distances.append(abs(d - c - value) / math.sqrt(d_variance + c_variance))
+    found = difference_in_differences(*sides, resamples=resamples, seed=seed).ratio_of_ratios
+    assert found.standard_error == pytest.approx(error)
+    reach, far = (sorted(distances, reverse=True)[rank - 1] * error for rank in (3, 1))  # 5 % and 2 % of 60
+    assert [found.ci_low, found.ci_high] == pytest.approx([math.exp(value - reach), math.exp(value + reach)])
+    assert [found.bound_low, found.bound_high] == pytest.approx([math.exp(value - far), math.exp(value + far)])
+    assert found.p_value == (1 + sum(distance >= abs(value) / error for distance in distances)) / 60
+
+
+def test_parts_are_made_by_name_and_do_not_change() -> None:
+    found = difference_in_differences(side(10, seed=1), side(10, seed=2), resamples=0)
+    for kind, made in ((DifferenceInDifferences, found), (Side, found.controls), (PairedValues, side(10, seed=1))):
+        with pytest.raises(TypeError, match="positional"):
+            kind(*vars(made).values())
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            made.shared = made.before = 1  # type: ignore[union-attr]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -79,3 +81,36 @@ def test_retention_is_what_is_left_of_what_was_there() -> None:
     assert statistics.retention(0.8, 0.6) == pytest.approx(0.75)
     assert statistics.retention(0.0, 0.6) is None
     assert statistics.retention(0.8, 0.0) == 0.0
+
+
+@pytest.mark.parametrize("level", [0.5, 0.9, 0.99])
+def test_wilson_at_other_levels(level: float) -> None:
+    expected = proportion_confint(7, 40, alpha=1 - level, method="wilson")
+    assert statistics.wilson(7, 40, level) == pytest.approx(expected, abs=1e-12)
+    assert statistics.wilson(7, 40) == statistics.wilson(7, 40, 0.95)
+    for successes, n in ((1, 0), (-1, 5), (6, 5)):
+        with pytest.raises(ValueError, match=r"^[nk] .*must"):
+            statistics.wilson(successes, n)
+
+
+def test_adjusted_p_values_stay_at_most_1_and_in_their_order() -> None:
+    assert statistics.holm([0.9, 0.6]) == [1.0, 1.0]
+    assert statistics.holm([0.04, 0.01, 0.5]) == pytest.approx([0.08, 0.03, 0.5])
+    assert statistics.benjamini_hochberg([0.04, 0.01, 0.5]) == pytest.approx([0.06, 0.03, 0.5])
+
+
+def test_effect_sizes_by_hand() -> None:
+    """asin(sqrt(1)) is pi / 2, asin(sqrt(1/2)) is pi / 4."""
+    assert statistics.cohens_h(0.5, 1.0) == pytest.approx(np.pi / 2)
+    assert statistics.cohens_h(1.0, 0.0) == pytest.approx(-np.pi)
+    assert statistics.paired_effect_size([3.0, 1.0], [0.0, 0.0]) == pytest.approx(-2 / np.sqrt(2))
+    assert statistics.minimum_detectable_flips(50, 9) == pytest.approx(2.8 * 3 / 50)
+    assert statistics.minimum_detectable_difference([0.0, 0.0], [1.0, 3.0]) == pytest.approx(2.8 * np.sqrt(2) / np.sqrt(2))
+
+
+def test_flips_are_made_by_name_and_do_not_change() -> None:
+    found = statistics.flips([True, False], [False, False])
+    with pytest.raises(TypeError, match="positional"):
+        statistics.Flips(*vars(found).values())
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.n = 3  # type: ignore[misc]

@@ -296,3 +296,83 @@ def test_the_smallest_p_value_names_the_resamples() -> None:
     found = paired_change(before, before / 2, ["k"] * 20, range(20))
     assert found.p_value == 1 / 2001
     assert paired_change(before, before / 2, ["k"] * 20, range(20), resamples=199).p_value == 1 / 200
+
+
+def replayed(after: np.ndarray, before: np.ndarray, resamples: int, seed: int, logarithmic: bool) -> tuple[float, float, list]:
+    """The ratio of the sums, its jackknife error, and |t*| of every resample: each one is written out, and each draw left out in turn."""
+
+    def error_of(rows: list[int]) -> float:
+        a, b = sum(after[i] for i in rows), sum(before[i] for i in rows)
+        moves = [(a - after[i]) / (b - before[i]) - a / b for i in rows]
+        return math.sqrt((len(rows) - 1) / len(rows) * sum(move**2 for move in moves))
+
+    n = len(before)
+    ratio = after.sum() / before.sum()
+    drawn = np.random.Generator(np.random.PCG64(seed)).multinomial(n, np.full(n, 1 / n), size=resamples)
+    distances = []
+    for counts in drawn.tolist():
+        rows = [i for i, count in enumerate(counts) for _ in range(count)]
+        again = sum(after[i] for i in rows) / sum(before[i] for i in rows)
+        off = math.log(again / ratio) * again if logarithmic else again - ratio
+        distances.append(abs(off) / error_of(rows))
+    return ratio, error_of(list(range(n))), sorted(distances, reverse=True)
+
+
+@pytest.mark.parametrize("level", [0.95, 0.8])
+@pytest.mark.parametrize("logarithmic", [True, False])
+def test_interval_bounds_and_p_value_in_plain_loops(level: float, logarithmic: bool) -> None:
+    n, resamples, seed = 9, 59, 3
+    rng = np.random.default_rng(2)
+    before = rng.uniform(1, 2, n)
+    after = before * rng.uniform(0.6, 1.1, n) if logarithmic else before * rng.normal(0.2, 0.5, n)
+    ratio, error, distances = replayed(after, before, resamples, seed, logarithmic)
+    found = paired_change(before, after, ["c"] * n, range(n), resamples=resamples, seed=seed, level=level)
+    assert found.standard_error == pytest.approx(error, rel=1e-9)
+    for confidence, ends in ((level, (found.ci_low, found.ci_high)), (0.98, (found.bound_low, found.bound_high))):
+        reach = distances[math.floor((1 - confidence) * (resamples + 1) + 1e-6) - 1] * error  # so many lie at it or beyond
+        if logarithmic:
+            expected = (ratio * math.exp(-reach / ratio) - 1, ratio * math.exp(reach / ratio) - 1)
+        else:
+            expected = (max(ratio - reach, 0.0) - 1, ratio + reach - 1)
+        assert ends == pytest.approx(expected, rel=1e-9)
+    own = abs(math.log(ratio)) * ratio / error if logarithmic else abs(ratio - 1) / error
+    assert found.p_value == (1 + sum(distance >= own for distance in distances)) / (1 + resamples)
+
+
+def test_a_mean_that_does_not_move_has_a_p_value_of_1() -> None:
+    """Also the resamples in which nothing moves are as far from no change as the data."""
+    after = np.array([0.5, 1.5] * 8)
+    found = paired_change(np.ones(16), after, ["c"] * 16, range(16))
+    assert (found.change, found.p_value) == (0.0, 1.0)
+    assert found.ci_low is not None
+    assert found.ci_low < 0
+
+
+def test_a_cluster_of_nearly_everything_counts_as_nine_tenths() -> None:
+    """Its residual is multiplied by ten at most; without the limit, by a hundred."""
+    before = np.r_[99.0, np.full(10, 0.1)]
+    after = before * np.r_[0.5, np.linspace(0.6, 1.0, 10)]
+    ratio, share = after.sum() / before.sum(), np.minimum(before / before.sum(), 0.9)
+    moves = (after - ratio * before) / before.sum() / (1 - share)
+    found = paired_change(before, after, ["c"] * 11, range(11))
+    assert found.standard_error == pytest.approx(math.sqrt(10 / 11 * (moves**2).sum()), rel=1e-9)
+
+
+def test_as_many_resamples_as_the_level_needs() -> None:
+    columns = sample(10)
+    assert paired_change(*columns, level=0.75, resamples=3).ci_low is not None
+    assert paired_change(*columns, level=0.5, resamples=1).ci_low is not None
+    with pytest.raises(ValueError, match=r"level=0\.75, resamples=2"):
+        paired_change(*columns, level=0.75, resamples=2)
+    assert paired_change(*columns, resamples=49).bound_high is not None
+    assert paired_change(*columns, resamples=48).bound_high is None
+
+
+def test_what_is_not_said() -> None:
+    columns = sample()
+    assert paired_change(*columns) == paired_change(*columns, ideal=0.0, resamples=2000, seed=0, level=0.95)
+
+
+def test_results_are_made_by_name() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        PairedChange(*vars(paired_change(*sample())).values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -186,6 +188,76 @@ def test_annealing_weighs_what_a_set_costs_and_gives_nothing_for_a_gain() -> Non
     assert not decide("annealing", "4n", probe=gain, weight=1.0).units
 
 
+def test_annealing_in_a_plain_loop() -> None:
+    """What is drawn, what is kept: by chance exp(-worse / heat), the heat a part of the model's divergence that falls linearly."""
+    generator, steps, heat = torch.Generator().manual_seed(3), 50, 0.02
+    pool = sorted(units_of(decide("global", "20n")), key=lambda at: (-float(SCORES.bias[at[0]][at[1]]), at))
+    model, tried = worth(frozenset()), [frozenset(), frozenset(pool[:5])]
+    state = pool[:5]
+    for step in range(steps):
+        spare = sorted(set(pool) - set(state))
+        comes = spare[int(torch.randint(len(spare), (), generator=generator))]
+        goes = int(torch.randint(5, (), generator=generator))
+        other = [comes if place == goes else unit for place, unit in enumerate(state)]
+        tried.append(frozenset(other))
+        worse = worth(frozenset(other)) - worth(frozenset(state))
+        chance = float(torch.rand((), generator=generator))
+        if worse <= 0 or chance < math.exp(-worse / (heat * model * (steps - step) / steps)):
+            state = other
+    watched = Watched(worth)
+    choice = decide("annealing", "5n", probe=watched, heat=heat, steps=steps, seed=3)
+    assert watched.seen == tried
+    assert units_of(choice) == min(tried, key=worth)
+    for name, units in choice.units.items():
+        assert units.tolist() == sorted(units.tolist(), key=lambda unit, name=name: -float(SCORES.bias[name][unit]))
+
+
+def test_the_unit_of_the_divergence_does_not_matter() -> None:
+    small, large = Watched(worth), Watched(lambda units: 1024 * worth(units))
+    for watched in (small, large):
+        decide("annealing", "5n", probe=watched, heat=0.02, steps=40, weight=0.0)
+    assert small.seen == large.seen
+    assert len({frozenset(each) for each in small.seen}) > 10
+
+
+# -- pareto ------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_front_starts_with_the_highest_bias_also_where_others_are_far_below_zero() -> None:
+    """Three neurons are one front: none is both more biased and cheaper than another."""
+    bias = {(FIRST, 0): 3.0, (SECOND, 0): 2.0, (THIRD, 0): 1.0, (THIRD, 1): -50.0}
+    cost = {(FIRST, 0): 0.3, (SECOND, 0): 0.2, (THIRD, 0): 0.1}
+    scores = replace(SCORES, bias=at_places(bias), importance=at_places(cost, others=9.0), signed=True)
+    for count, taken in enumerate(([(FIRST, 0)], [(FIRST, 0), (SECOND, 0)], list(cost)), start=1):
+        assert units_of(decide("pareto", f"{count}n", scores)) == set(taken)
+
+
+def test_a_front_goes_before_what_lies_behind_it() -> None:
+    """The second neuron is more biased than the third, and dearer and less biased than the first."""
+    bias = {(FIRST, 0): 3.0, (SECOND, 0): 2.9, (THIRD, 0): 0.001}
+    cost = {(FIRST, 0): 0.3, (SECOND, 0): 0.4, (THIRD, 0): 0.1}
+    scores = replace(SCORES, bias=at_places(bias), importance=at_places(cost, others=9.0))
+    assert units_of(decide("pareto", "2n", scores)) == {(FIRST, 0), (THIRD, 0)}
+    equal = replace(scores, importance=at_places({}, others=1.0))  # as dear: more of one is more
+    assert units_of(decide("pareto", "2n", equal)) == {(FIRST, 0), (SECOND, 0)}
+
+
+# -- greedy ------------------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_goes_on_by_chunks_of_a_part_of_what_may_go() -> None:
+    """A budget of 9 in 4 steps is chunks of 3; one that costs exactly what is allowed stays."""
+    watched = Watched(lambda units: 1 - len(units) / 100, lambda units: len(units) / 64)
+    choice = decide("greedy", "9n", probe=watched, steps=4, max_cost=6 / 64)
+    assert [len(each) for each in watched.seen] == [0, 3, 6, 9, 9]
+    assert units_of(choice) == units_of(decide("protected-global", "6n", protect=0.1))
+    assert choice.reason == "stopped at 6 of 9 neurons: no more lower the divergence within the guard's limit"
+    flat = decide("greedy", "9n", probe=Watched(lambda units: 0.25), steps=4)
+    assert flat.reason == "no chunk of 3 neurons lowers the divergence on select (0.25) within the guard's limit"
+    none = decide("greedy", "9n", replace(SCORES, bias=at_places({})), probe=watched)
+    assert none.reason == "the budget 9n and the protected share leave no neuron with a bias above 0"
+
+
 # -- allocations, random -----------------------------------------------------------------------------------------------------
 
 
@@ -242,6 +314,38 @@ def test_random_cannot_protect_all(protect: float) -> None:
 def test_random_says_why_it_draws_nothing() -> None:
     protected = replace(Budget.parse("3n"), protected_layers=frozenset(range(3)))
     assert decide("random", protected).reason == "all layers are protected"
+
+
+def test_outlier_weighted_is_its_formula() -> None:
+    """Shares of |weight| x |input|_2 above m times their mean, in numpy, of weights and inputs of any size."""
+    rng = np.random.default_rng(4)
+    shapes = {"out": (48, 32), "gate": (48, 32), "up": (48, 32), "neuron": (1, 48), "mlp_input": (1, 32)}
+    drawn = {
+        name: {part: rng.lognormal(0, 1 + number / 4, shape) for part, shape in shapes.items()}
+        for number, name in enumerate(NAMES)
+    }
+
+    def at(name: str) -> Any:
+        values = {part: torch.from_numpy(each) for part, each in drawn[name].items()}
+        return SimpleNamespace(
+            weights={role: -values[role] for role in ("out", "gate", "up")},
+            sums={f"input-squares.{tap}": values[tap] for tap in ("neuron", "mlp_input")},
+        )
+
+    rates = []
+    for name in NAMES:
+        of = drawn[name]
+        products = [of["out"] * np.sqrt(of["neuron"]).T, *(of[role] * np.sqrt(of["mlp_input"]) for role in ("gate", "up"))]
+        every = np.concatenate([each.ravel() for each in products])
+        rates.append((every > 3 * every.mean()).mean())
+    share = 1 + 0.4 - 2 * 0.4 * (np.array(rates) - min(rates)) / (max(rates) - min(rates))
+    exact = 60 * share / share.sum()
+    counts = np.floor(exact).astype(int)
+    for layer in np.argsort(counts - exact, kind="stable")[: 60 - counts.sum()]:
+        counts[layer] += 1
+    found = decide("outlier-weighted", "60n", at=at, m=3.0, spread=0.4)
+    assert [len(found.units[name]) for name in NAMES] == counts.tolist()
+    assert len(set(counts.tolist())) == 3
 
 
 # -- protected-global --------------------------------------------------------------------------------------------------------
