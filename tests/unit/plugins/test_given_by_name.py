@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fairprune_framework import discovery
+from fairprune_framework.errors import UserError
 
 ROOT = Path(__file__).parents[3]
 
@@ -107,3 +108,53 @@ def test_an_option_that_is_not_given_is_what_its_page_says(name: str) -> None:
         text = " ".join((ROOT / "docs" / "method" / f"{page}.md").read_text(encoding="utf-8").split())
         said = rf"`{option}`[^;]{{0,120}}?(?<![\d.]){re.escape(f'{value:g}')}(?![.\d])"
         assert re.search(said, text), f"docs/method/{page}.md does not say that {option} is {value:g} by default"
+
+
+JUST = 1e-9
+LIMITS: dict[str, dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
+    "bias attribution": {"weight": ((0.0, 1.0), (-JUST, 1 + JUST))},
+    "bias integrated-gradients": {"weight": ((0.0, 1.0), (-JUST, 1 + JUST)), "steps": ((1, 2), (0, -1))},
+    "bias paired-effect": {"fdr": ((JUST, 1.0), (0.0, 1 + JUST))},
+    "bias vocabulary-spread": {"rows": ((1,), (0, -1))},
+    "bias snip-difference": {"minus": ((0.0, 0.5), (-JUST,))},
+    "bias linear-probe": {"ridge": ((JUST, 0.5, 2.0), (0.0, -JUST)), "rank": ((1,), (0,))},
+    "bias expertise": {"bins": ((2,), (1, 0))},
+    "importance taylor": {"power": ((1, 2), (0, 3))},
+    "importance obs": {"damping": ((JUST, 0.5, 2.0), (0.0, -JUST))},
+    "policy greedy": {"steps": ((1,), (0,)), "patience": ((1,), (0,)), "protect": ((0.0, 1 - JUST), (-JUST, 1.0))},
+    "policy protected-global": {
+        "protect": ((0.0, 1 - JUST), (-JUST, 1.0)),
+        "exchange": ((0.0, 2.0), (-JUST, 2 + JUST)),
+        "margin": ((0.0, 2.0), (-JUST,)),
+    },
+    "policy random": {"protect": ((0.0, 1 - JUST), (-JUST, 1.0))},
+    "policy set-difference": {"biased": ((0.0, 1 - JUST), (-JUST, 1.0)), "useful": ((0.0, 1 - JUST), (-JUST, 1.0))},
+    "policy uniform": {"weight": ((0.0, 1.0), (-JUST, 1 + JUST))},
+    "policy two-stage": {"gamma": ((JUST, 1 - JUST), (0.0, 1.0))},
+    "policy outlier-weighted": {"m": ((JUST, 0.5), (0.0, -JUST)), "spread": ((0.0, 1 - JUST), (-JUST, 1.0))},
+    "policy knapsack": {"cost": ((JUST, 1.0), (0.0, 1 + JUST)), "lift": ((0.0, 2.0), (-JUST, float("inf"), float("nan")))},
+    "policy category-intersection": {"share": ((JUST, 1.0), (0.0, 1 + JUST)), "least": ((0, 1), (-1,))},
+    "policy stable": {"frequency": ((JUST, 1.0), (0.0, 1 + JUST)), "replicates": ((2,), (1, 0))},
+    "policy annealing": {
+        "steps": ((1,), (0,)),
+        "pool": ((1.0, 1 + JUST), (1 - JUST,)),
+        "weight": ((0.0, 2.0), (-JUST,)),
+        "heat": ((0.0, 2.0), (-JUST,)),
+    },
+    "policy gates": {
+        "cap": ((JUST, 1.0), (0.0, 1 + JUST)),
+        "cost": ((JUST, 1.0), (0.0, 1 + JUST)),
+        "lift": ((0.0, 2.0), (-JUST, float("inf"), float("nan"))),
+    },
+}
+"""Plugin -> option -> numbers at the ends of what is allowed, and the next ones beyond."""
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_options_at_their_limits_and_beyond(name: str) -> None:
+    for option, (allowed, refused) in LIMITS[name].items():
+        for value in allowed:
+            assert getattr(discovery.build(*name.split(), {option: value}), option) == value  # type: ignore[call-arg]
+        for value in refused:
+            with pytest.raises(UserError, match=option):
+                discovery.build(*name.split(), {option: value})  # type: ignore[call-arg]

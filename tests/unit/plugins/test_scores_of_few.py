@@ -9,8 +9,10 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor
 
 from fairprune_framework import discovery
@@ -101,6 +103,32 @@ def test_d_prime() -> None:
     assert scored("bias", "d-prime", twice) == pytest.approx([3 / math.sqrt(4 / 4)], rel=EXACT)
 
 
+def test_effects_have_no_unit() -> None:
+    """Activations a million times smaller, whose squares are far below any number that only guards a division, change nothing."""
+    small = {name: values * {"sum": 1e-6, "squares": 1e-12}.get(name.rpartition(".")[2], 1) for name, values in MOMENTS.items()}
+    for name in ("eta-squared", "d-prime"):
+        assert scored("bias", name, small) == pytest.approx(scored("bias", name, MOMENTS), rel=1e-6)
+    deviations = {
+        "value-deviation.sum": numbers(4e-4),
+        "value-deviation.count": numbers(2),
+        "deviation-squares.sum": numbers(10e-8),
+    }
+    assert scored("bias", "paired-effect", deviations) == pytest.approx([math.sqrt(2)], rel=1e-6)
+
+
+def test_eta_squared_and_d_prime_of_two_values_are_those_of_a_t_test() -> None:
+    rng = np.random.default_rng(0)
+    groups = [rng.normal(0, 1, 5), rng.normal(1, 1, 7)]
+    sums = {
+        "group-moments.sum": numbers(*(float(each.sum()) for each in groups)),
+        "group-moments.squares": numbers(*(float((each**2).sum()) for each in groups)),
+        "group-moments.count": numbers(*map(len, groups)),
+    }
+    test = stats.ttest_ind(*groups)
+    assert scored("bias", "eta-squared", sums) == pytest.approx([test.statistic**2 / (test.statistic**2 + 10)])
+    assert scored("bias", "d-prime", sums) == pytest.approx([abs(test.statistic) * math.sqrt(1 / 5 + 1 / 7)])
+
+
 def test_paired_effect_wants_two_contrasts_of_a_value() -> None:
     """Deviations of 1 and 3: a mean of 2, a variance of 2. One deviation alone has no spread."""
     sums = {
@@ -130,6 +158,116 @@ def test_mutual_information_in_nats() -> None:
     assert scored("bias", "mutual-information", SIGNS) == pytest.approx([expected, 0.0], rel=EXACT, abs=EXACT)
     all_of_it = {"sign-counts.high": numbers(1, 0), "sign-counts.all": numbers(1, 1)}
     assert scored("bias", "mutual-information", all_of_it) == pytest.approx([math.log(2)], rel=EXACT)
+
+
+def test_one_slot_of_one_value_tells_nothing() -> None:
+    assert scored("bias", "mutual-information", {"sign-counts.high": numbers(1), "sign-counts.all": numbers(1)}) == [0.0]
+    assert scored("bias", "sign-rate", {"sign-counts.high": numbers(1), "sign-counts.all": numbers(1)}) == [0.0]
+    nothing = {"sign-counts.high": numbers(0), "sign-counts.all": numbers(0)}
+    assert scored("bias", "mutual-information", nothing) == [0.0]
+
+
+def test_snip_difference_takes_off_a_share_whatever_the_size_of_the_sums_on_text() -> None:
+    """Saliency of (3, 1) over two contrasts, on text in the proportion 1 to 3: of 2 in all, 1/2 and 3/2 are taken off."""
+    for size in (1e-9, 0.1, 1.0, 1e9):
+        text = SimpleNamespace(sums={"weight-saliency-both.terms": size * numbers([1, 3])})
+        at = SimpleNamespace(
+            sums={"weight-saliency-both.terms": numbers([3, 1])}, observed=torch.tensor([2, 2]), of={"calibration": text}.get
+        )
+        for minus, expected in ((1.0, [1.0, 0.0]), (0.0, [1.5, 0.5]), (0.2, [1.4, 0.2])):
+            plugin: Any = discovery.build("bias", "snip-difference", {"minus": minus})
+            assert plugin.score(at).tolist() == pytest.approx(expected, rel=EXACT)
+    silent = SimpleNamespace(sums={"weight-saliency-both.terms": numbers([0, 0])})
+    unseen = SimpleNamespace(
+        sums={"weight-saliency-both.terms": numbers([0, 0])}, observed=torch.tensor([0, 0]), of=lambda _: silent
+    )
+    assert discovery.build("bias", "snip-difference").score(unseen).tolist() == [0.0, 0.0]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("documents", "expected"), [(0, [2.0]), (1, [2.0]), (4, [0.5])])
+def test_fisher_is_half_of_a_mean_over_documents(documents: int, expected: list[float]) -> None:
+    at = SimpleNamespace(sums={"weight-saliency-squared.terms": numbers(4)}, count=documents)
+    assert discovery.build("importance", "fisher").score(at).tolist() == expected  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_relative_variance_has_no_unit(scale: float) -> None:
+    plugin: Any = discovery.build("bias", "variance", {"relative": True})
+    sums = {"contrast-variance.mean": 3 * numbers([2, 1]), "contrast-variance.seen": numbers(3)}
+    sums["slot-squares.mean"] = 3 * numbers([8, 5])
+    sized = {name: values if name.endswith("seen") else values * scale**2 for name, values in sums.items()}
+    assert plugin.score(SimpleNamespace(sums=sized)).tolist() == pytest.approx([2 / 8, 1 / 5], rel=1e-5)
+    silent = {name: torch.zeros_like(values) for name, values in sums.items()}
+    assert plugin.score(SimpleNamespace(sums=silent)).tolist() == [0.0, 0.0]
+
+
+def test_specificity_of_silent_neurons_and_of_any_size() -> None:
+    """Variances of 3 and 1 against controls of 1 and 0; a millionth of their mean is added."""
+    plugin: Any = discovery.build("bias", "specificity")
+    name = "variance-of-streams"
+    for size in (1e-12, 1.0, 1e12):
+        controls = SimpleNamespace(count=2, sums={f"{name}.mean": 2 * size * numbers([1, 0, 0]), f"{name}.seen": numbers(2)})
+        own = {f"{name}.mean": 4 * size * numbers([3, 1, 0]), f"{name}.seen": numbers(4)}
+        found = plugin.score(SimpleNamespace(sums=own, of={"controls": controls}.get)).tolist()
+        assert found == pytest.approx([3 / 4, 1.0, 0.0], rel=1e-6, abs=1e-12)
+        assert found[1] == pytest.approx(1 / (1 + 1e-6 / 3), rel=1e-12)
+    none = SimpleNamespace(count=0, sums={})
+    with pytest.raises(ValueError, match="specificity needs control contrasts"):
+        plugin.score(SimpleNamespace(sums={}, of=lambda _: none))
+    silent = SimpleNamespace(count=1, sums={f"{name}.mean": numbers([0]), f"{name}.seen": numbers(1)})
+    assert plugin.score(SimpleNamespace(sums=silent.sums, of=lambda _: silent)).tolist() == [0.0]
+
+
+def probed(off: np.ndarray, values: np.ndarray, rank: int) -> list[float]:
+    """`linear-probe` of deviations (texts, N) of which each is of a value."""
+    from fairprune_linear_probe import sketch
+
+    plugin: Any = discovery.build("bias", "linear-probe", {"rank": rank})
+    rows = torch.from_numpy(off)
+    name = f"sketched-covariance-{rank}"
+    sums = {
+        f"{name}.scatter": (rows.T @ rows @ sketch(off.shape[1], rank)).T,
+        f"{name}.squares": rows.square().sum(0, keepdim=True),
+        f"{name}.sum": torch.stack([rows[torch.from_numpy(values == value)].sum(0) for value in np.unique(values)]),
+        f"{name}.count": numbers(*(int((values == value).sum()) for value in np.unique(values))),
+    }
+    return plugin.score(SimpleNamespace(sums=sums)).tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("rank", [7, 19, 20, 21])
+def test_linear_probe_is_the_ridge_discriminant_also_from_few_columns(rank: int) -> None:
+    """Deviations of six dimensions in 20 neurons: a sketch of seven columns holds all of them."""
+    rng = np.random.default_rng(2)
+    off, values = rng.normal(size=(40, 6)) @ rng.normal(size=(6, 20)), rng.integers(0, 3, 40)
+    covariance = off.T @ off / len(off)
+    ridge = 0.1 * np.trace(covariance) / 20
+    means = np.stack([off[values == value].mean(0) for value in range(3)], 1)
+    expected = np.abs(np.linalg.solve(covariance + ridge * np.eye(20), means)).max(1) * np.sqrt(np.diag(covariance))
+    assert probed(off, values, rank) == pytest.approx(expected.tolist(), rel=1e-6)
+    assert probed(1e-3 * off, values, rank) == pytest.approx(expected.tolist(), rel=1e-6)
+
+
+def test_a_sketch_is_the_same_for_the_same_numbers_alone() -> None:
+    from fairprune_linear_probe import sketch
+
+    assert sketch(4, 4).equal(torch.eye(4, dtype=torch.float64))
+    assert sketch(4, 9).equal(torch.eye(4, dtype=torch.float64))
+    narrow = sketch(400, 3)
+    assert (narrow.shape, narrow.dtype) == ((400, 3), torch.float64)
+    assert narrow.equal(sketch(400, 3))
+    assert not narrow[:399].equal(sketch(399, 3))
+    assert narrow.mean().item() == pytest.approx(0, abs=4 / 1200**0.5)
+    assert narrow.std().item() == pytest.approx(1, abs=4 / 2400**0.5)
+
+
+def test_the_reconstruction_error_of_two_neurons() -> None:
+    """H = ((2, 1), (1, 2)) and a twentieth of its mean diagonal: its inverse has 2.1 / (2.1^2 - 1) on the diagonal."""
+    plugin: Any = discovery.build("importance", "obs", {"damping": 0.05})
+    at = SimpleNamespace(sums={"gram.gram": numbers([2, 1], [1, 2])}, weights={"out": numbers([1, 2], [3, 0])})
+    expected = [each / (2.1 / (2.1**2 - 1)) for each in (5, 9)]
+    assert plugin.score(at).tolist() == pytest.approx(expected, rel=EXACT)
+    small = SimpleNamespace(sums={"gram.gram": 1e-6 * numbers([2, 1], [1, 2])}, weights=at.weights)
+    assert plugin.score(small).tolist() == pytest.approx([1e-6 * each for each in expected], rel=1e-4)
 
 
 def test_paired_auc() -> None:

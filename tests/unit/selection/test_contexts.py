@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.selection.contexts import Services, context, generator_for
+from fairprune_framework.testing.scorer_bench import in_pairs
 from fairprune_framework.testing.tiny import tiny_model
 
 ARCHITECTURE = recognise(tiny_model("llama"))
@@ -39,8 +40,8 @@ def sums_of(*groups: float) -> Tensor:
     return torch.stack([torch.full((1, SITE.units), value, dtype=torch.float64) for value in groups])
 
 
-def at(group: int | None = 0) -> SiteContext:
-    found = Statistics(
+def statistics() -> Statistics:
+    return Statistics(
         sums={
             key_of("contrasts", NAME, "x.y"): sums_of(1.0, 2.0),
             key_of("contrasts", NAME, "z.y"): sums_of(8.0, 9.0),
@@ -50,11 +51,14 @@ def at(group: int | None = 0) -> SiteContext:
         },
         categories=("age", "race"),
         control_categories=("fruit", "tool", "town"),
-        counts={"contrasts": (3, 5), "controls": (1, 1, 2)},
+        counts={"contrasts": (3, 5), "controls": (1, 1, 2), "calibration": (9,)},
         statistics=(),
         composition="c",
     )
-    return context(found, "contrasts", group, SITE, Needs(statistics=(Both(),)), {}, torch.Generator())
+
+
+def at(group: int | None = 0) -> SiteContext:
+    return context(statistics(), "contrasts", group, SITE, Needs(statistics=(Both(),)), {}, torch.Generator())
 
 
 def test_sums_of_a_category_and_of_all() -> None:
@@ -120,3 +124,41 @@ def test_services_are_made_for_those_who_asked() -> None:
 def test_a_service_that_nobody_can_make(needs: Needs) -> None:
     with pytest.raises(FairpruneError, match="declared a readout or a probe, and was given none"):
         Services().for_plugin(needs, None)
+
+
+def test_what_was_observed_is_said_of_every_column() -> None:
+    """Also where a unit has several; and calibration text has no category."""
+    (wide, *_) = in_pairs(ARCHITECTURE).sites.values()
+    found = context(statistics(), "contrasts", 1, wide, Needs(statistics=(Both(),)), {}, torch.Generator())
+    assert (wide.units, found.observed.tolist(), found.observed.dtype) == (24, [4] * 48, torch.long)
+    text = context(statistics(), "calibration", 0, SITE, Needs(), {}, torch.Generator())
+    assert (text.category, text.count, text.observed.tolist()) == (None, 9, [0] * 48)
+    assert (text.readout, text.probe, text.attribute_tokens) == (None, None, ())
+
+
+def test_what_a_context_is_given_beside_sums() -> None:
+    weights, generator = {"out": torch.ones(2)}, torch.Generator()
+    given = {"readout": torch.square, "probe": "a probe", "attribute_tokens": ((1,),)}
+    found = context(statistics(), "contrasts", 0, SITE, Needs(statistics=(Both(),)), weights, generator, given)
+    assert (found.weights, found.generator, found.site) == (weights, generator, SITE)
+    assert (found.readout, found.probe, found.attribute_tokens) == (torch.square, "a probe", ((1,),))
+
+
+def test_nothing_is_available_where_nothing_was_declared() -> None:
+    found = context(statistics(), "contrasts", 0, SITE, Needs(), {}, torch.Generator())
+    with pytest.raises(KeyError, match=r"no sums 'x\.y' of the stream 'contrasts'; available: none"):
+        found.sums["x.y"]
+    with pytest.raises(KeyError, match="no statistic was declared for the stream 'controls'; declared: none"):
+        found.of("controls")
+
+
+def test_services_are_made_by_name_and_do_not_change() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        Services(lambda: torch.square)  # type: ignore[misc]
+    services = Services()
+    with pytest.raises(FrozenInstanceError):
+        services.readout = None  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        at().of.own = ()  # type: ignore[misc, union-attr]
+    assert services.for_plugin(Needs(), None) == {"readout": None, "probe": None, "attribute_tokens": ()}
+    assert Services(readout=lambda: torch.square).for_plugin(Needs(readout=True), "age")["attribute_tokens"] == ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from fairprune_framework.api.interfaces import PolicyContext, SelectionPolicy
 from fairprune_framework.api.types import Budget, Choice, Measurement, Plan, Scores, Site
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
-from fairprune_framework.selection.planning import FACTORS, best_factor, check_choice, make_plan, policy_context, trim
+from fairprune_framework.selection.planning import (
+    FACTORS,
+    best_factor,
+    check_choice,
+    make_plan,
+    no_replicates,
+    policy_context,
+    trim,
+)
 
 SIZES = {"layers.0.a": (0, 6), "layers.0.b": (0, 4), "layers.1.a": (1, 8), "layers.2.a": (2, 5)}
 
@@ -346,3 +354,131 @@ def test_a_unit_belongs_to_the_category_in_which_its_bias_ranks_highest() -> Non
 def test_categories_that_are_no_bit_masks(bits: torch.Tensor) -> None:
     with pytest.raises(ContractViolation, match="bit mask"):
         plan(Choice(units={"layers.1.a": torch.tensor([5, 0, 3])}, categories={"layers.1.a": bits}))
+
+
+def test_ranks_of_categories_are_among_the_units_that_each_of_them_saw() -> None:
+    """Above two of four units is further up than above 10 of 23, and less far than above 13."""
+    few = {"layers.0.b": torch.tensor([1.0, 2.0, 3.0, 4.0])}
+    for below, bits in ((10, 0b10), (13, 0b01)):
+        every = {name: torch.full((units,), 9.0) for name, (_, units) in SIZES.items()}
+        every["layers.0.b"][2] = 5.0
+        for name in sorted(SIZES):
+            for unit in range(SIZES[name][1]):
+                if below and (name, unit) != ("layers.0.b", 2):
+                    every[name][unit], below = 1.0, below - 1
+        found = plan(
+            Choice(units={"layers.0.b": torch.tensor([2])}), given=replace(scores(), by_category={"many": every, "one": few})
+        )
+        assert found.categories == {"layers.0.b": (bits,)}
+
+
+def test_means_are_those_of_the_units_that_go_in_the_order_of_the_plan() -> None:
+    """Made only where something goes, and for the operator that holds units at them."""
+    values = {name: torch.arange(2.0 * units).reshape(units, 2) for name, (_, units) in SIZES.items()}
+    made: list[int] = []
+
+    def means() -> Any:
+        made.append(1)
+        return values
+
+    choice = Choice(units={"layers.1.a": torch.tensor([5, 0]), "layers.0.b": torch.tensor([2])})
+    found = plan(choice, operator="mean", means=means)
+    assert found.means == {"layers.0.b": ((4.0, 5.0),), "layers.1.a": ((0.0, 1.0), (10.0, 11.0))}
+    assert plan(choice, operator="zero", means=means).means == plan(Choice(units={}), operator="mean", means=means).means == {}
+    assert made == [1]
+
+
+def test_factors_at_the_ends_of_what_is_allowed() -> None:
+    units = torch.tensor([1, 2, 3])
+    factors = torch.tensor([0.0, 10.0, 1.0])
+    found = plan(Choice(units={"layers.0.b": units}, factors={"layers.0.b": factors}), operator="scale")
+    assert found.factors == {"layers.0.b": (0.0, 10.0, 1.0)}
+
+
+def test_units_with_a_factor_of_their_own_may_have_a_bias_below_zero() -> None:
+    bias = {"layers.0.b": torch.tensor([-1.0, -1.0, 1.0, 1.0], dtype=torch.float64)}
+    units = {"layers.0.b": torch.tensor([1, 2])}
+    given = scores(signed=True, bias=bias)
+    turned = plan(Choice(units=units, factors={"layers.0.b": torch.tensor([1.5, 0.5])}), given=given, operator="scale")
+    assert turned.factors == {"layers.0.b": (1.5, 0.5)}
+    whole = plan(Choice(units=units), given=given, operator="zero")
+    assert whole.sites == {"layers.0.b": (2,)}
+    assert whole.achieved["not_observed"] == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blind(Fixed):
+    """Does not look at scores."""
+
+    blind: ClassVar[bool] = True
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        assert not scores.signed
+        return super().select(scores, budget, context)
+
+
+def test_a_blind_policy_takes_units_of_any_bias() -> None:
+    below = scores(signed=True, bias={name: -torch.ones(units).double() for name, (_, units) in SIZES.items()})
+    choice = Choice(units={"layers.1.a": torch.tensor([5, 0])})
+    words = {"model": "m", "fingerprint": "f", "operator": "zero"}
+    at = policy_context("zero", 0.05, None, torch.Generator())
+    found = make_plan(below, Blind(choice=choice), Budget.parse("3n"), at, "x:p", **words)  # type: ignore[arg-type]
+    assert found.sites == {"layers.1.a": (0, 5)}
+    assert plan(choice, given=below).abstained
+
+
+def test_every_reason_is_named_where_nothing_is_left() -> None:
+    seen = {"layers.1.a": torch.zeros(8, dtype=torch.bool)}
+    choice = Choice(units={"layers.1.a": torch.tensor([1, 2]), "layers.2.a": torch.tensor([0, 1, 3])})
+    at = policy_context("remove", 0.05, None, torch.Generator())
+    budget = Budget(amount=2, unit="total", protected_layers=frozenset({2}))
+    words = {"model": "m", "fingerprint": "f", "operator": "remove"}
+    found = make_plan(scores(seen), Fixed(choice=choice), budget, at, "x:p", **words)  # type: ignore[arg-type]
+    assert found.reason == "of 5 neurons that x:p chose, none may go: not_observed 2, in_protected_layers 3"
+    assert found.achieved == {"units": 0, "fraction": 0.0, "per_layer": {}, "not_observed": 2, "in_protected_layers": 3}
+    assert found.category_names == ()
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"units": [("layers.0.a", torch.tensor([1]))]}, "the units of a choice are a mapping from sites. Got list instead."),
+        ({"order": [1]}, "the order of a choice are a mapping from sites. Got list instead."),
+        ({"units": {"layers.0.a": [1]}}, "the units of layers.0.a must be a tensor. Got list instead."),
+        ({"order": {"x": torch.zeros(1)}}, "chose order of 'x', which is no site"),
+        ({"categories": {"x": torch.zeros(1)}}, "chose categories of 'x', which is no site"),
+        ({"categories": {"layers.0.a": [1]}}, "the categories of layers.0.a must be a tensor"),
+    ],
+)
+def test_parts_of_a_choice_that_are_none(parts: dict[str, Any], words: str) -> None:
+    with pytest.raises(ContractViolation) as caught:
+        plan(Choice(**{"units": {}, **parts}))
+    assert words in str(caught.value)
+
+
+def test_the_first_and_the_last_unit_and_none_may_be_chosen() -> None:
+    none = torch.zeros(0, dtype=torch.long)
+    found = plan(Choice(units={"layers.0.a": torch.tensor([0, 5]), "layers.1.a": none}))
+    assert found.sites == {"layers.0.a": (0, 5)}
+    assert found.achieved["per_layer"] == {"0": 2}
+    assert plan(Choice(units={"layers.0.a": torch.tensor([0])}, categories={"layers.0.a": torch.tensor([0])})).categories == {
+        "layers.0.a": (0,)
+    }
+
+
+def test_a_factor_is_searched_only_where_it_is_needed() -> None:
+    def never(choice: Choice) -> Measurement:
+        raise AssertionError("it was measured")
+
+    units = {"layers.0.a": torch.tensor([1])}
+    assert plan(Choice(units=units), operator="scale", factor=0.5, search=never).factor == 0.5
+    assert plan(Choice(units={}), operator="scale", search=never).factor is None
+    assert plan(Choice(units=units), operator="zero", search=never).factor is None
+
+
+def test_a_context_that_says_nothing_has_no_replicates_and_no_probe() -> None:
+    at = policy_context("zero", 0.05, None, torch.Generator())
+    assert (at.operator, at.max_cost, at.probe) == ("zero", 0.05, None)
+    with pytest.raises(FairpruneError, match="did not declare replicates"):
+        list(at.replicates())
+    assert at.replicates is no_replicates

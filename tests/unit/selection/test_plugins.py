@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -10,11 +10,12 @@ from torch import Tensor
 
 from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import ImportanceScorer, Needs, SiteContext
+from fairprune_framework.api.types import VECTORS
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import UnknownName, UserError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe
-from fairprune_framework.selection.plugins import Plugins, misfit_of_weights
+from fairprune_framework.selection.plugins import Plugins, misfit_of_weights, missing_taps
 from fairprune_framework.testing.families import small_model
 
 RECIPE = Recipe(
@@ -91,6 +92,7 @@ def test_what_a_plugin_cannot_be_given() -> None:
     with pytest.raises(UserError, match="greedy probes while it chooses, and needs a number for --factor"):
         Plugins(greedy).check_needs()
     Plugins(replace(greedy, factor="0.5")).check_needs()
+    Plugins(replace(RECIPE, operator="scale", factor="auto")).check_needs()  # nothing probes before it
 
 
 def test_a_plugin_that_looks_at_what_a_site_lacks_is_refused() -> None:
@@ -151,3 +153,57 @@ def test_scores_of_the_wrong_number_are_refused_before_the_audit() -> None:
     assert misfit_of_weights(OneForAUnit(), site) is None
     wide = replace(site, units=24, unit_width=2)
     assert str(misfit_of_weights(OneForAUnit(), wide)).endswith("(2,) scores for 4 columns")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weighing(ImportanceScorer):
+    """Reads weights, and says what it was given."""
+
+    more: Needs = field(default_factory=Needs)
+
+    def needs(self) -> Needs:
+        return replace(self.more, weights=True)
+
+    def score(self, at: SiteContext) -> Tensor:
+        TRIED.append(at)
+        raise ValueError("it was tried")
+
+
+TRIED: list[SiteContext] = []
+
+
+def test_a_scorer_of_weights_alone_is_tried_on_made_up_ones() -> None:
+    (site, *_) = recognise(small_model("gpt_neox")).sites.values()
+    TRIED.clear()
+    said = misfit_of_weights(Weighing(), site)
+    assert (
+        said == f"cannot score {site.name}, whose weights are {', '.join(sorted(TRIED[0].weights))}: ValueError: it was tried"
+    )
+    (at,) = TRIED
+    assert (at.site.units, at.observed.tolist(), at.category, at.readout, at.probe) == (2, [0, 0], None, None, None)
+    for slice_ in site.slices:
+        rows = at.weights[slice_.role]
+        assert len(rows) == 2 * slice_.width
+        assert rows.ndim == (1 if slice_.role in VECTORS else 2)
+        assert len(rows.flatten().unique()) == rows.numel()  # no two weights are alike
+    needed = discovery.build("bias", "variance").needs().statistics  # type: ignore[union-attr]
+    for more in (Needs(statistics=needed), Needs(readout=True), Needs(probe=True)):
+        assert misfit_of_weights(Weighing(more=more), site) is None  # more than weights: it cannot be tried
+    assert len(TRIED) == 1
+
+
+def test_a_recipe_without_a_plugin_names_none() -> None:
+    assert RECIPE.architecture is None
+    Plugins(RECIPE).check_names()
+    with pytest.raises(UnknownName, match="absent"):
+        Plugins(replace(RECIPE, architecture=PluginSpec(plugin="absent"))).check_names()
+
+
+def test_a_statistic_may_do_without_some_of_what_it_looks_at() -> None:
+    (site, *_) = recognise(small_model("gpt2")).sites.values()
+    fisher = discovery.build("importance", "fisher")
+    assert "gate" not in site.taps
+    assert missing_taps(fisher, site) is None
+    said = missing_taps(discovery.build("bias", "mean-abs-difference"), site)
+    assert said == f"looks at gate, which {site.name} does not have: it shows {', '.join(sorted(site.taps))}"
+    assert missing_taps(discovery.build("importance", "l2-norm"), site) is None

@@ -18,6 +18,7 @@ from fairprune_framework.errors import ContractViolation, FairpruneError, RunFol
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.selection.contexts import Services, generator_for
 from fairprune_framework.selection.scoring import load_scores, save_scores, score
+from fairprune_framework.testing.scorer_bench import in_pairs
 from fairprune_framework.testing.tiny import tiny_model
 
 MODEL: Any = tiny_model("llama")
@@ -323,3 +324,102 @@ def ones(at: SiteContext) -> Tensor:
 def test_the_last_step_keeps_the_contract_too(last: Any, words: str) -> None:
     with pytest.raises(ContractViolation, match=words):
         score(statistics(), MODEL, ARCHITECTURE, Shared(ones, last=last), Importance(ones), ("b", "i"))
+
+
+def test_a_unit_of_several_columns_scores_their_mean() -> None:
+    """Scorers see columns, the scores are those of units: 48 columns of 24 units."""
+    rising = torch.arange(48, dtype=torch.float64)
+    pairs = in_pairs(ARCHITECTURE)
+    seen: list[SiteContext] = []
+
+    def keep(at: SiteContext) -> Tensor:
+        seen.append(at)
+        return rising
+
+    found = score(statistics(), MODEL, pairs, Bias(keep), Importance(lambda at: rising**2), ("x:b", "x:i"))
+    middle = [2.0 * unit + 0.5 for unit in range(24)]
+    for values in (found.bias[SITES[0]], found.by_category["race"][SITES[1]]):
+        assert values.tolist() == middle
+    assert found.importance[SITES[0]].tolist() == [mean**2 + 0.25 for mean in middle]
+    assert found.observed[SITES[0]].shape == (24,)
+    assert seen[0].observed.tolist() == [3] * 48
+    assert seen[0].observed.dtype == torch.long
+    with pytest.raises(ContractViolation, match=r"must be \(48,\) float64. Got \(24,\)"):
+        score(statistics(), MODEL, pairs, Bias(lambda at: rising[:24]), Importance(keep), ("x:b", "x:i"))
+
+
+def test_a_site_that_one_contrast_reached_is_scored() -> None:
+    found = scored(found=statistics({SITES[0]: (1, 0), SITES[1]: (0, 1)}))
+    assert {category: set(sites) for category, sites in found.by_category.items()} == {"age": {SITES[0]}, "race": {SITES[1]}}
+    assert all(bool(seen.all()) for seen in found.observed.values())
+
+
+def test_each_scorer_draws_by_its_own_label_and_seed_0_where_none_is_given() -> None:
+    def draw(at: SiteContext) -> Tensor:
+        return torch.rand(48, generator=at.generator, dtype=torch.float64)
+
+    def expected(seed: int, label: str, name: str) -> Tensor:
+        return torch.rand(48, generator=generator_for(seed, label, name), dtype=torch.float64)
+
+    for seed, words in ((0, {}), (7, {"seed": 7})):
+        found = scored(Bias(draw), Importance(draw), **words)
+        for name in SITES:
+            assert found.bias[name].equal(expected(seed, "x:b", name))
+            assert found.importance[name].equal(expected(seed, "x:i", name))
+
+
+@dataclass(frozen=True)
+class Looking(Shared):
+    """Keeps what the last step may look at."""
+
+    def finish(self, scores: Any, at: Any) -> Any:
+        LOOKED.append(at(SITES[0]))
+        return scores
+
+
+LOOKED: list[SiteContext] = []
+
+
+@pytest.mark.parametrize("weights", [True, False])
+def test_the_last_step_is_given_what_the_scorer_declared(weights: bool) -> None:
+    LOOKED.clear()
+    needs = Needs(statistics=(Summed(),), weights=weights)
+    score(statistics(), MODEL, ARCHITECTURE, Looking(ones, needs), Importance(ones, Needs(weights=True)), ("b", "i"))
+    assert [at.category for at in LOOKED] == ["age", "race"]
+    for at in LOOKED:
+        assert bool(at.weights) is weights
+        drawn = torch.rand(3, generator=at.generator)
+        assert drawn.equal(torch.rand(3, generator=generator_for(0, "b", SITES[0])))
+
+
+def test_scores_of_categories_are_held_to_nine_digits(tmp_path: Path) -> None:
+    """Relative to each score, however small it is."""
+    path = tmp_path / "scores.safetensors"
+    save_scores(scored(Bias(lambda at: 1e-12 * at.sums["x.y"][0])), path)
+    for factor, refused in ((1 + 1e-12, False), (1 + 1e-7, True)):
+        tensors = load_file(path)
+        tensors[f"bias/{SITES[0]}"][7] *= factor
+        save_file(tensors, tmp_path / "changed.safetensors")
+        if refused:
+            with pytest.raises(RunFolderError, match="is not the mean of those of its categories"):
+                load_scores(tmp_path / "changed.safetensors", ARCHITECTURE.sites, signed=False)
+        else:
+            load_scores(tmp_path / "changed.safetensors", ARCHITECTURE.sites, signed=False)
+
+
+def test_signed_scores_there_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "scores.safetensors"
+    save_scores(scored(Signed(lambda at: -at.sums["x.y"][0])), path)
+    again = load_scores(path, ARCHITECTURE.sites, signed=True)
+    assert again.signed
+    assert float(again.bias[SITES[1]].max()) == -11.5
+    with pytest.raises(RunFolderError, match="is negative, which that of its scorer never is"):
+        load_scores(path, ARCHITECTURE.sites, signed=False)
+
+
+def test_a_score_of_exactly_zero_is_none_below_it() -> None:
+    assert scored(Bias(lambda at: torch.zeros(48, dtype=torch.float64))).bias[SITES[0]].tolist() == [0.0] * 48
+    tiny = torch.zeros(48, dtype=torch.float64)
+    tiny[3] = -1e-300
+    with pytest.raises(ContractViolation, match="the lowest is -1e-300; declare `signed` otherwise"):
+        scored(Bias(lambda at: tiny))
