@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairprune_framework.functional.next_token import expected_valence, legitimate_margin, log_odds
+from fairprune_framework.functional.next_token import expected_valence, legitimate_margin, log_odds, log_probability_of
 
 LOGITS = np.random.default_rng(0).normal(size=(3, 11)) * 2
 PROBABILITIES = np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)
@@ -52,3 +52,26 @@ def test_valence_and_odds_by_hand() -> None:
     yes, no = (1, 2), (4,)
     expected = np.log(PROBABILITIES[:, yes].sum(1)) - np.log(PROBABILITIES[:, no[0]])
     np.testing.assert_allclose(log_odds(LOG_PROBS, yes, no).numpy(), expected, rtol=1e-12)
+
+
+def test_what_is_added_up_is_added_up_in_float64() -> None:
+    narrow = LOG_PROBS.to(torch.bfloat16)
+    exact = narrow.double().exp()
+    summed = log_probability_of(narrow, (0, 3, 7))
+    assert summed.dtype == torch.float64
+    torch.testing.assert_close(summed, exact[:, [0, 3, 7]].sum(1).log(), rtol=1e-12, atol=0)
+    valence = torch.zeros(11)
+    valence[[2, 5]] = torch.tensor([0.1, -0.3])
+    found = expected_valence(narrow, valence)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, exact[:, [2, 5]] @ valence[[2, 5]].double(), rtol=1e-12, atol=0)
+    assert expected_valence(narrow, torch.zeros(11)).tolist() == [0.0] * 3
+    assert log_odds(narrow, (0,), (0,)).tolist() == [0.0] * 3
+
+
+def test_the_margin_of_two_variants_by_hand() -> None:
+    """After the first, its word has 1/2 and 1/8 after the other; the other word 1/4 and 1/16 after the first."""
+    p = torch.tensor([[1 / 2, 1 / 16, 7 / 16], [1 / 8, 1 / 4, 5 / 8]], dtype=torch.float64)
+    assert legitimate_margin(p.log(), [(0,), (1,)]) == pytest.approx(np.log(4))
+    with pytest.raises(ValueError, match=r"right tokens for each of 1 variants. Got \[1\]"):
+        legitimate_margin(p[:1].log(), [(0,)])

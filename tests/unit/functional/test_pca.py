@@ -54,3 +54,21 @@ def test_signs_follow_the_layer_before() -> None:
     first = np.array([[1.0, -2.0], [-0.5, 1.0]])
     np.testing.assert_array_equal(steadied(first, None), [1, -1])
     np.testing.assert_array_equal(steadied(first * [-1, 1], first), [-1, 1])
+
+
+def test_what_lies_at_the_origin_is_not_turned() -> None:
+    first = np.array([[0.0, -2.0], [0.0, 1.0]])
+    np.testing.assert_array_equal(steadied(first, None), [1, -1])
+    np.testing.assert_array_equal(steadied(first, np.ones((2, 2))), [1, -1])
+    np.testing.assert_array_equal(steadied(np.zeros((2, 2)), np.zeros((2, 2))), [1, 1])
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_two_points_have_one_direction_whatever_the_unit(scale: float) -> None:
+    before = scale * np.array([[1.0, 2.0, 2.0], [-1.0, -2.0, -2.0]])
+    found, then, share = principal(before, before + scale * np.array([1.0, 2.0, 2.0]))
+    sign = np.sign(found[0, 0])
+    np.testing.assert_allclose(sign * found / scale, [[3, 0], [-3, 0]], atol=1e-9)
+    assert then is not None
+    np.testing.assert_allclose(sign * then / scale, [[6, 0], [0, 0]], atol=1e-9)
+    np.testing.assert_allclose(share, [1, 0], atol=1e-12)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import FrozenInstanceError
+
 import numpy as np
 import pytest
 
-from fairprune_framework.functional.planes import PARTS, drawn_tokens, planes
+from fairprune_framework.functional.planes import PARTS, Planes, drawn_tokens, planes
 
 RNG = np.random.default_rng(5)
 VARIANTS = [{"tokens": ["The", "old", "man"], "start": 1}, {"tokens": ["The", "very", "young", "man"], "start": 1}]
@@ -47,3 +49,35 @@ def test_a_shared_first_token_is_left_out_unless_it_is_the_attribute_or_one_of_t
 ) -> None:
     variants = [{"tokens": tokens, "start": start}] * 2
     assert [int(keep.sum()) for keep in drawn_tokens(variants)] == [drawn, drawn]
+
+
+def test_three_variants_lie_apart_by_the_mean_of_their_three_distances() -> None:
+    """At their last tokens: sides of 3, 4 and 5."""
+    rows = np.zeros((1, 6, 4))
+    rows[0, 1, 0], rows[0, 3, 1], rows[0, [0, 2, 4]] = 3.0, 4.0, RNG.normal(size=(3, 4))
+    variants = [{"tokens": [word, "x"], "start": 0} for word in "abc"]
+    found = planes(rows, 2 * rows, variants)
+    assert found.distance_before.tolist() == [4.0]
+    assert found.distance_after is not None
+    assert found.distance_after.tolist() == [8.0]
+    assert found.before.shape == (1, 6, 2)
+
+
+def test_a_first_token_is_left_out_where_all_variants_can_do_without_it() -> None:
+    usual = {"tokens": ["a", "b", "c"], "start": 1}
+    for other in (
+        {"tokens": ["a", "b", "c"], "start": 0},
+        {"tokens": ["a", "b"], "start": 1},
+        {"tokens": ["z", "b", "c"], "start": 1},
+    ):
+        assert all(keep.all() for keep in drawn_tokens([usual, other]))
+        assert all(keep.all() for keep in drawn_tokens([other, usual]))
+    assert [keep.tolist() for keep in drawn_tokens([usual, {**usual, "start": 2}])] == [[False, True, True]] * 2
+
+
+def test_planes_are_made_by_name_and_do_not_change() -> None:
+    found = planes(RNG.normal(size=(2, 7, 5)), None, VARIANTS)
+    with pytest.raises(TypeError, match="positional"):
+        Planes(*vars(found).values())
+    with pytest.raises(FrozenInstanceError):
+        found.before = found.share  # type: ignore[misc]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
 import pytest
@@ -87,6 +87,13 @@ def test_more_than_the_bounds_allow_is_the_bounds() -> None:
     low, high = torch.tensor([-0.25, -0.5]).double(), torch.tensor([0.1, 0.125]).double()
     program = Program(slope=slope, curvature=torch.ones(2).double(), low=low, high=high, equal=nothing, at_most=nothing)
     torch.testing.assert_close(program.solve(100.0, program.curvature), torch.tensor([-0.25, 0.125]).double())
+
+
+def test_a_program_is_made_by_name() -> None:
+    with pytest.raises(TypeError, match="positional"):
+        Program(*vars(random_program(0)).values())
+    with pytest.raises(FrozenInstanceError):
+        random_program(0).slope = torch.zeros(1)  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("field", "value"), [("cap", 0.0), ("cap", 1.5), ("cost", 0.0), ("cost", -1.0), ("cost", 1.5)])

@@ -70,6 +70,20 @@ def test_by_name_alone_and_unchanged(package: str) -> None:
                 setattr(one, field.name, value)
 
 
+def test_a_statistic_by_itself_sums_what_its_scorer_asks_for() -> None:
+    """The fields that an option of a scorer sets are by default what the option is."""
+    same = 0
+    for package in PACKAGES:
+        for cls in made_of(package):
+            scorer = cls()
+            for statistic in scorer.needs().statistics if hasattr(scorer, "needs") else ():
+                alone = type(statistic)()
+                for name in vars(alone).keys() & vars(scorer).keys():
+                    assert getattr(alone, name) == getattr(scorer, name)
+                    same += 1
+    assert same >= 8
+
+
 DEFAULTS: dict[str, dict[str, tuple[str, float]]] = {
     "bias attribution": {"weight": ("attribution", 0.5)},
     "bias integrated-gradients": {"weight": ("attribution", 0.5), "steps": ("integrated-gradients", 8)},

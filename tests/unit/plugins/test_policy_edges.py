@@ -252,6 +252,9 @@ def test_greedy_goes_on_by_chunks_of_a_part_of_what_may_go() -> None:
     assert [len(each) for each in watched.seen] == [0, 3, 6, 9, 9]
     assert units_of(choice) == units_of(decide("protected-global", "6n", protect=0.1))
     assert choice.reason == "stopped at 6 of 9 neurons: no more lower the divergence within the guard's limit"
+    rest = Watched(lambda units: 1 - len(units) / 100)
+    assert len(units_of(decide("greedy", "10n", probe=rest, steps=4))) == 10
+    assert [len(each) for each in rest.seen] == [0, 3, 6, 9, 10]  # the last chunk is what the budget leaves
     flat = decide("greedy", "9n", probe=Watched(lambda units: 0.25), steps=4)
     assert flat.reason == "no chunk of 3 neurons lowers the divergence on select (0.25) within the guard's limit"
     none = decide("greedy", "9n", replace(SCORES, bias=at_places({})), probe=watched)
