@@ -22,6 +22,8 @@ from fairprune_framework.api import Budget, Choice, Held, PolicyContext, Scores,
 from .program import Program
 
 Joined = Callable[[Mapping[str, Tensor]], Tensor]
+STILL = 1e-7
+"""A factor that is no further from 1 than this is 1 in float32: what is left where the constraints forbid every gate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +70,8 @@ class Gates(Held, SelectionPolicy):
         chosen = select_top(scores, budget, worth, useful, "no neuron has a bias other than 0")
         if not any(map(len, chosen.units.values())):
             return chosen
+        if not any(bool(values.any()) for values in scores.importance.values()):
+            return Choice(units={}, reason="every importance is 0: no cost limits the gates")
         names = [name for name, units in chosen.units.items() if len(units)]
 
         def joined(values: Mapping[str, Tensor]) -> Tensor:
@@ -82,7 +86,7 @@ class Gates(Held, SelectionPolicy):
             at_most=_stacked(self.limits(scores, names, context), joined),
         )
         gates = program.solve(self._cost(scores, floor), joined(scores.importance))
-        if not bool((gates != 0).any()):
+        if not bool((gates.abs() > STILL).any()):
             return Choice(units={}, reason="no gate lowers the bias under the constraints")
         sizes = [len(chosen.units[name]) for name in names]
         return replace(chosen, factors=dict(zip(names, torch.split(1 + gates, sizes), strict=True)))

@@ -51,7 +51,7 @@ class SketchedCovariance(Statistic):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearProbe(BiasScorer):
-    """|weight| x standard deviation of a neuron in a ridge discriminant of a value, the largest over values. Unit: 1 / activation."""
+    """|weight| x standard deviation of a neuron in a ridge discriminant of a value, the largest over values. No unit."""
 
     ridge: float = 0.1
     """Part of the mean variance that is added to each neuron's: large, neurons count alone; small, together."""

@@ -376,6 +376,11 @@ def test_each_side_by_itself() -> None:
         macro = [np.mean([column[kinds == kind].mean() for kind in range(categories)]) for column in (before, after)]
         assert [one.before, one.after] == pytest.approx(macro)
         assert one.change.ratio == pytest.approx(macro[1] / macro[0])
+        weight = 1 / (categories * np.bincount(kinds)[kinds])
+        kept = [np.arange(clusters) != i for i in range(clusters)]
+        left = [math.log((weight * after)[keep].sum() / (weight * before)[keep].sum()) for keep in kept]
+        variance = (clusters - 1) / clusters * sum((each - np.mean(left)) ** 2 for each in left)
+        assert one.change.standard_error == pytest.approx(math.sqrt(variance))
         assert (one.contrasts, one.clusters, one.units, one.categories) == (2 * clusters, clusters, clusters, categories)
         assert one.change.ci_low is not None
         assert one.change.ci_high is not None

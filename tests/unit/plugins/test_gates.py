@@ -135,6 +135,32 @@ def test_without_any_bias_nothing_has_a_gate() -> None:
     assert choice.reason == "no neuron has a bias other than 0"
 
 
+def test_where_the_constraints_forbid_every_gate_none_is_planned() -> None:
+    """The bias that is to fall is that of a category that is to stay."""
+    scores = made_up(recognise(tiny_model("llama", layers=3)))
+    policy = Gates(specific=False, legitimate=False, recall=False, leave=("one",))
+    choice = policy.select(scores, Budget.parse("0.5"), context())
+    assert (choice.units, choice.factors) == ({}, {})
+    assert choice.reason == "no gate lowers the bias under the constraints"
+
+
+def test_gates_that_cost_hardly_anything_are_small_and_not_none() -> None:
+    scores = made_up(recognise(tiny_model("llama", layers=3)))
+    policy = Gates(specific=False, legitimate=False, recall=False, cost=1e-9)
+    choice = policy.select(scores, Budget.parse("0.5"), context())
+    moves = torch.cat([factors - 1 for factors in choice.factors.values()])
+    assert 1e-6 < float(moves.abs().max()) < 1e-2
+    assert (moves < 0).all()  # every bias of these scores is above 0
+
+
+def test_costs_that_are_all_0_limit_nothing() -> None:
+    scores = made_up(recognise(tiny_model("llama", layers=3)))
+    free = {name: torch.zeros_like(values) for name, values in scores.importance.items()}
+    policy = Gates(specific=False, legitimate=False, recall=False)
+    choice = policy.select(replace(scores, importance=free), Budget.parse("0.5"), context())
+    assert (choice.units, choice.reason) == ({}, "every importance is 0: no cost limits the gates")
+
+
 def test_the_bias_of_categories_left_alone_stays() -> None:
     """A score is a mean over the columns of a unit: units of several columns weigh as many times as much."""
     architecture = recognise(tiny_model("llama", layers=3))

@@ -64,6 +64,15 @@ def test_importance_counts_from_the_lowest_only_where_that_is_below_zero() -> No
     assert units_of(decide("knapsack", "2n", shifted, cost=1.0)) == {(FIRST, 0), (FIRST, 1)}
 
 
+@pytest.mark.parametrize("scale", [1e-9, 1e9])
+def test_the_units_of_bias_and_importance_do_not_matter_to_a_knapsack(scale: float) -> None:
+    usual = units_of(decide("knapsack", "20n", cost=0.02))
+    for part in ("bias", "importance"):
+        scaled = replace(SCORES, **{part: {name: scale * values for name, values in getattr(SCORES, part).items()}})
+        assert units_of(decide("knapsack", "20n", scaled, cost=0.02)) == usual
+    assert 0 < len(usual) < 20
+
+
 def test_knapsack_where_nothing_costs_anything() -> None:
     free = replace(SCORES, importance=at_places({}))
     top = units_of(decide("global", "9n"))
@@ -306,6 +315,23 @@ def test_random_draws_like_the_most_biased_where_it_is_matched() -> None:
     drawn = units_of(decide("random", "3n", replace(SCORES, bias=bias), matched=True, at=at))
     assert {name for name, _ in drawn} == set(NAMES)
     assert all(unit != 3 and (unit == 11 or unit < 20) for _, unit in drawn)
+
+
+def test_random_imitates_those_alone_that_the_highest_bias_would_give() -> None:
+    """One biased neuron of each site, whatever the budget; a second one is protected, and of another norm."""
+    bias, dear = at_places({(name, 3): 1.0 for name in NAMES}), at_places({(name, 20): 1.0 for name in NAMES})
+    for name in NAMES:
+        bias[name][20] = 2.0
+
+    def at(name: str) -> Any:
+        return SimpleNamespace(
+            sums={"square-sum.squares": torch.cat([torch.ones(1, 20), torch.full((1, 28), 1e9)], 1).double()}
+        )
+
+    scores = replace(SCORES, bias=bias, importance=dear)
+    drawn = units_of(decide("random", "9n", scores, matched=True, protect=3 / 144, at=at))
+    assert sorted(name for name, _ in drawn) == NAMES
+    assert all(unit < 20 for _, unit in drawn)
 
 
 @pytest.mark.parametrize("protect", [1.0, -0.1])
