@@ -142,6 +142,38 @@ def test_paired_effect_wants_two_contrasts_of_a_value() -> None:
     assert scored("bias", "paired-effect", many) == [0.0]
 
 
+def test_what_survives_false_discovery_is_at_most_the_share() -> None:
+    """One neuron, and so its own p-value: of deviations of 1 and 3, two-sided, with one degree of freedom."""
+    sums = {
+        "value-deviation.sum": numbers(4, 9),
+        "value-deviation.count": numbers(2, 1),
+        "deviation-squares.sum": numbers(10, 81),
+    }
+    at = SimpleNamespace(sums=sums)
+    whole: Any = discovery.build("bias", "paired-effect")
+    score = whole.score(at)
+    p = float(2 * stats.t.sf(float(score) * math.sqrt(2), 1))
+    assert p == pytest.approx(stats.ttest_1samp([1.0, 3.0], 0).pvalue, rel=1e-9)
+    for share, kept in ((1.0, True), (p, True), (p * (1 - 1e-9), False)):
+        plugin: Any = discovery.build("bias", "paired-effect", {"fdr": share})
+        found = plugin.finish({"site": score}, lambda name: at)["site"]
+        assert found.tolist() == (score.tolist() if kept else [0.0])
+
+
+@pytest.mark.parametrize(("fdr", "kept"), [(0.999, True), (0.01, False)])
+def test_values_of_one_contrast_are_not_tested_and_do_not_count(fdr: float, kept: bool) -> None:
+    """Beside a neuron that none of them saw twice the other has the same p-value, 0.295."""
+    plugin: Any = discovery.build("bias", "paired-effect", {"fdr": fdr})
+    names = ("value-deviation.sum", "value-deviation.count", "deviation-squares.sum")
+    one, two = (dict(zip(names, map(numbers, values), strict=True)) for values in ((9, 1, 81), (4, 2, 10)))
+    scores = {"a": numbers(0)[0], "b": numbers(math.sqrt(2))[0]}
+    found = plugin.finish(scores, {"a": SimpleNamespace(sums=one), "b": SimpleNamespace(sums=two)}.get)
+    assert found["a"].tolist() == [0.0]
+    assert found["b"].tolist() == pytest.approx([math.sqrt(2) if kept else 0.0], rel=1e-9)
+    alone = plugin.finish({"a": scores["a"]}, {"a": SimpleNamespace(sums=one)}.get)
+    assert alone["a"].tolist() == [0.0]
+
+
 SIGNS = {"sign-counts.high": numbers([3, 0], [0, 0], [0, 0]), "sign-counts.all": numbers(4, 4, 0)}
 
 

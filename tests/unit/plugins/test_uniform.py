@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,17 @@ def test_the_highest_priorities_of_each_layer_go(how: str, weight: float, levels
         priority = weight * bias + (1 - weight) * (1 - importance)
         expected = np.argsort(-priority, kind="stable")[:7]  # among ties the lowest index goes first
         assert plan.sites[name] == tuple(sorted(expected.tolist()))
+
+
+@pytest.mark.parametrize("how", ["minmax", "rank"])
+def test_units_and_zero_points_of_the_scores_do_not_matter(how: str) -> None:
+    scores = made_up()
+    moved = replace(
+        scores,
+        bias={name: 1024 * values + 3 for name, values in scores.bias.items()},
+        importance={name: values / 1024 for name, values in scores.importance.items()},
+    )
+    assert choose(moved, "7/layer", normalisation=how).sites == choose(scores, "7/layer", normalisation=how).sites
 
 
 @pytest.mark.parametrize(
