@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import sys
+import traceback
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -20,8 +21,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean, shown
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean, raised, text_of
+from fairprune_framework.utilities.aside import plugin_call, prints_aside
 
 if typing.TYPE_CHECKING:
     from fairprune_framework.api.interfaces import Plugin
@@ -176,13 +177,16 @@ def load(entry: Entry) -> type[Plugin]:
             another major version.
     """
     from fairprune_framework.api import interfaces
+    from fairprune_framework.api.declared import check_class
 
     point = metadata.EntryPoint(name=entry.name, group=GROUPS[entry.kind], value=entry.value)  # type: ignore[index]
     try:
         with prints_aside():
             loaded = point.load()
-    except (Exception, SystemExit) as error:
-        raise BrokenPlugin(f"{entry.label} cannot be loaded from {entry.value}: {type(error).__name__}: {error}") from error
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise BrokenPlugin(f"{entry.label} cannot be loaded from {entry.value}: {raised(error)}") from error
     wanted = INTERFACES[entry.kind]  # type: ignore[index]
     if not (isinstance(loaded, type) and issubclass(loaded, getattr(interfaces, wanted))):
         raise BrokenPlugin(f"{entry.label}: {entry.value} is not a subclass of {wanted}")
@@ -195,6 +199,7 @@ def load(entry: Entry) -> type[Plugin]:
     declared = getattr(plugin, "__dataclass_params__", None)
     if declared is None or not declared.frozen:
         raise BrokenPlugin(f"{entry.label}: {entry.value} must be a frozen, keyword-only dataclass")
+    check_class(plugin, entry.label)
     return plugin
 
 
@@ -241,7 +246,7 @@ def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Pl
 
 def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plugin:
     """Instantiate a loaded plugin class from the options of a recipe; raises as `build` does."""
-    from fairprune_framework.api.interfaces import Needs
+    from fairprune_framework.api.declared import earlier, needs_of, passes_at
 
     fields = {field.name: field for field in dataclasses.fields(plugin) if field.init}  # type: ignore[arg-type]
     try:
@@ -260,19 +265,13 @@ def make(entry: Entry, plugin: type[Plugin], options: Mapping[str, Any]) -> Plug
     if missing := [name for name in required_options(plugin) if name not in values]:
         raise UserError(f"{entry.label} needs the option {missing[0]!r}.")
     try:
-        with prints_aside():
+        with plugin_call(f"{entry.label}: making it", passing=(ValueError,)):
             made = plugin(**values)
     except ValueError as error:
-        raise UserError(f"{entry.label}: {error}") from error
-    except (Exception, SystemExit) as error:
-        raise BrokenPlugin(f"{entry.label} cannot be made: {type(error).__name__}: {error}") from error
-    try:
-        with prints_aside():
-            needs = made.needs()
-    except (Exception, SystemExit) as error:
-        raise BrokenPlugin(f"{entry.label} does not say what it needs: {type(error).__name__}: {error}") from error
-    if not isinstance(needs, Needs):
-        raise BrokenPlugin(f"{entry.label} does not say what it needs: needs() must return Needs. Got {shown(needs)} instead.")
+        raise UserError(f"{entry.label}: {text_of(error)}") from error
+    for statistic in needs_of(made, entry.label).statistics:
+        passes_at(statistic, 1)
+        earlier(statistic)
     return made
 
 
@@ -311,6 +310,24 @@ def in_words(hint: Any) -> str:
         return f"a list, each {in_words(kinds[0])}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
     return words.get(hint) or ("a mapping" if typing.get_origin(hint) else str(getattr(hint, "__name__", hint)))
+
+
+def at_fault(error: BaseException) -> str | None:
+    """The label of the installed plugin through whose code an error came, the innermost; None: through that of none.
+
+    Those of this distribution are no foreign code: their faults are this program's.
+    """
+    modules = [frame.f_globals.get("__name__") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    tops = [str(name).partition(".")[0] for name in modules]
+    if not set(tops) - {"fairprune_framework", "jsonargparse", "argparse", "__main__"}:
+        return None
+    packages = {
+        entry.value.partition(":")[0].partition(".")[0].strip(): entry.label
+        for found in every_entry().values()
+        for entry in found
+        if entry.kind in GROUPS and normalised(entry.distribution) != "fairprune-framework"
+    }
+    return next((packages[top] for top in reversed(tops) if top in packages), None)
 
 
 def options_of(plugin: Plugin) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The errors of this package and their exit codes.
 
 A message states what, where, the value found, the value expected, and the next step. `UserError` and its subclasses mean invalid
-input: the command line prints their message on one line and exits with 2. Everything else exits with 1.
+input, `PluginError` and its subclasses a plugin that breaks its contract: the command line prints their message on one line and exits
+with 2. Everything else exits with 1.
 """
 
 from __future__ import annotations
@@ -45,12 +46,16 @@ class RunFolderError(UserError):
     """The content of the run folder does not match the command."""
 
 
-class BrokenPlugin(FairpruneError):
-    """A plugin could not be imported, or has another interface version. The cause is chained."""
+class PluginError(FairpruneError):
+    """A plugin is at fault: another one, or another release of it, is the remedy. Exit code 2."""
 
 
-class ContractViolation(FairpruneError):
-    """A plugin returned an invalid result. The message names the plugin and its distribution."""
+class BrokenPlugin(PluginError):
+    """A plugin could not be imported, has another interface version, or raised. The cause is chained."""
+
+
+class ContractViolation(PluginError):
+    """A plugin declared or returned something invalid. The message names the plugin, or its statistic."""
 
 
 class VerificationFailed(FairpruneError):
@@ -81,6 +86,24 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """
     close = difflib.get_close_matches(name, list(choices), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def raised(error: BaseException) -> str:
+    """Type and text of what foreign code raised, whatever its text does.
+
+    >>> raised(KeyError("x"))
+    "KeyError: 'x'"
+    """
+    text = text_of(error)
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def text_of(error: BaseException) -> str:
+    """The text of what foreign code raised; to say so where it cannot be read is all that can be done."""
+    try:
+        return str(error)
+    except Exception:
+        return "its text cannot be read"
 
 
 def shortened(text: str, most: int = 80) -> str:

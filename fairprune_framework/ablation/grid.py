@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from fairprune_framework import discovery
+from fairprune_framework.api.declared import needs_of
 from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.errors import UserError, did_you_mean
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS
@@ -152,7 +153,7 @@ def _cell(base: Recipe, values: Mapping[str, Any], where: str, control: bool = F
         policy = cell.plugins[2]
     except UserError as error:
         raise UserError(f"impossible cell in {where}: {error}") from error
-    if policy.needs().probe and recipe.factor == "auto":
+    if needs_of(policy).probe and recipe.factor == "auto":
         name = cast(PluginSpec, recipe.policy).plugin
         raise UserError(f"impossible cell in {where}: {name} probes during selection and needs a number as factor, not auto")
     return cell

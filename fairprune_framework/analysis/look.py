@@ -11,6 +11,7 @@ import torch
 
 from fairprune_framework import discovery
 from fairprune_framework.analysis.common import opened_run, rank_correlations, ratio, top_units
+from fairprune_framework.api.declared import needs_of
 from fairprune_framework.api.interfaces import BiasScorer
 from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.demand import Demand, selecting
@@ -90,7 +91,7 @@ def _others(run: Run) -> dict[str, Scores]:
     for entry in discovery.entries("bias"):
         try:
             plugin = cast(BiasScorer, discovery.build("bias", f"{entry.distribution}:{entry.name}"))
-            needs = plugin.needs()
+            needs = needs_of(plugin)
             if plugin == own or needs.readout or needs.probe or not needs.statistics:
                 continue  # what takes long is left to `ask scorers`
             if Demand.of((plugin,), layers).missing(statistics, sources, layers) is not None:

@@ -8,12 +8,13 @@ from typing import Any, cast
 
 from fairprune_framework import discovery
 from fairprune_framework.analysis.common import matrix, opened_run, rank_correlations, top_units, wrapped
+from fairprune_framework.api.declared import needs_of
 from fairprune_framework.api.interfaces import BiasScorer
 from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting, streams_of
 from fairprune_framework.auditing.sums import CONTROLS, LEGITIMATE
-from fairprune_framework.errors import BrokenPlugin, FairpruneError, UserError
+from fairprune_framework.errors import FairpruneError, PluginError, UserError
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import services
 from fairprune_framework.selection.plugins import Plugins
@@ -46,7 +47,7 @@ def score_many(
     for name in names:
         try:
             plugin = cast(BiasScorer, discovery.build("bias", name))
-        except (BrokenPlugin, UserError) as error:
+        except (PluginError, UserError) as error:
             if bias != "all":
                 raise
             skipped[name] = str(error).partition("\n")[0]
@@ -72,10 +73,10 @@ def score_many(
 def _not_for(plugin: BiasScorer, run: Run) -> str | None:
     """Why a scorer cannot score the model of a run, as far as its needs say."""
     taps = frozenset(tap for site in run.loaded.architecture.sites.values() for tap in site.taps)
-    for statistic in plugin.needs().statistics:
+    for statistic in needs_of(plugin).statistics:
         if missing := sorted(statistic.taps & {"gate", "up"} - taps):
             return f"the model has no {missing[0]}"
-    streams = streams_of(plugin.needs().statistics, len(run.loaded.layers))
+    streams = streams_of(needs_of(plugin).statistics, len(run.loaded.layers))
     if CONTROLS in streams and not _controls(run):
         return "the prompts have no controls that may feed scores"
     if LEGITIMATE in streams and not selecting(run.prompts.legitimate, LEGITIMATE):

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.declared import earlier, passes_at
 from fairprune_framework.api.interfaces import Observation, Pass, Statistic, ValueSums
 from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import passes_of
@@ -38,7 +39,7 @@ from fairprune_framework.auditing.sums import (
 )
 from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
 from fairprune_framework.surgery.slices import LazyWeights
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import plugin_call
 
 WeightsOf = Callable[[nn.Module, Site, torch.device], Mapping[str, Tensor]]
 
@@ -72,10 +73,11 @@ class Accumulator:
         self._weights_of = weights_of
         self._listening: dict[Pass, list[Statistic]] = {}
         distinct = tuple(dict.fromkeys(statistics))
+        self._earlier = {statistic: earlier(statistic) for statistic in distinct}
         self._stored = stored_names(distinct)
         self._keys: dict[tuple[Stream, str, Statistic, str], str] = {}
         for statistic in distinct:
-            for pass_ in statistic.passes(layers):
+            for pass_ in passes_at(statistic, layers):
                 if pass_.objective is None and pass_ != Pass(stream=pass_.stream):
                     raise UserError(
                         f"statistic {statistic.name!r} asks for logits, a scale or a layer without an objective: "
@@ -158,7 +160,7 @@ class Accumulator:
         """All of a micro-batch has been computed: what is pending enters the sums.
 
         Raises:
-            FairpruneError: a sum on an accelerator is NaN or Inf. The sums are not `whole` then, and are not saved.
+            UserError: a sum on an accelerator is NaN or Inf. The sums are not `whole` then, and are not saved.
         """
         self._adding = True
         self.sums.update(self._pending, self._present, len(self.counts[batch.stream]), self._rows)
@@ -181,7 +183,7 @@ class Accumulator:
         key = next(key for key, value in sums.items() if not torch.isfinite(value))
         _, _, place = key.partition("/")
         site, _, statistic = place.rpartition("/")
-        raise FairpruneError(
+        raise UserError(
             f"NaN or Inf in statistic {statistic!r} of site {site}, in the {len(batch.ids)} contrasts from {batch.ids[0]!r} on"
         )
 
@@ -230,8 +232,9 @@ class Accumulator:
             pass_: the one of those merged in the micro-batch that it is of; None: the micro-batch's own.
 
         Raises:
-            FairpruneError: a statistic raised, or a sum is NaN or Inf; the contrast is named.
+            BrokenPlugin: a statistic raised.
             ContractViolation: a statistic returned another shape or dtype than (C, R, K) float64.
+            UserError: a sum is NaN or Inf; the contrast is named.
         """
         geometry = self.geometry
         assert geometry is not None
@@ -294,7 +297,7 @@ class Accumulator:
             ]
         return self._members[columns]
 
-    def _not_finite(self, key: str, site: Site, observation: Observation, batch: MicroBatch) -> FairpruneError:
+    def _not_finite(self, key: str, site: Site, observation: Observation, batch: MicroBatch) -> UserError:
         """Names the contrast that made a sum NaN or Inf."""
         statistic = key.rpartition("/")[2]
         for name, summands_CRK, _ in self._summands(site, observation, batch):
@@ -303,8 +306,8 @@ class Accumulator:
             finite_C = torch.isfinite(without_neutral(name, summands_CRK)).flatten(1).all(1)
             if name == key and not finite_C.all():
                 first = batch.ids[finite_C.tolist().index(False)]
-                return FairpruneError(f"NaN or Inf in statistic {statistic!r} of site {site.name} at contrast {first!r}")
-        return FairpruneError(f"NaN or Inf in statistic {statistic!r} of site {site.name}")
+                return UserError(f"NaN or Inf in statistic {statistic!r} of site {site.name} at contrast {first!r}")
+        return UserError(f"NaN or Inf in statistic {statistic!r} of site {site.name}")
 
     def _summands(
         self, site: Site, observation: Observation, batch: MicroBatch
@@ -312,16 +315,13 @@ class Accumulator:
         """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
         views: dict[frozenset[Tap], Observation] = {}
         for statistic in self._listening.get(observation.pass_, ()):
-            try:
-                if statistic.taps not in views:
-                    views[statistic.taps] = narrowed(observation, statistic.taps)
-                shown = views[statistic.taps]
-                if statistic.after():
-                    shown = replace(shown, before=self._before_of(statistic, batch.stream, site.name, observation.mask.device))
-                with prints_aside():
-                    outputs = statistic.summands(shown)
-            except (Exception, SystemExit) as error:
-                raise FairpruneError(f"statistic {statistic.name!r} raised {type(error).__name__}: {error}") from error
+            if statistic.taps not in views:
+                views[statistic.taps] = narrowed(observation, statistic.taps)
+            shown = views[statistic.taps]
+            if self._earlier[statistic]:
+                shown = replace(shown, before=self._before_of(statistic, batch.stream, site.name, observation.mask.device))
+            with plugin_call(f"statistic {statistic.name!r}", passing=(torch.OutOfMemoryError,)):
+                outputs = statistic.summands(shown)
             if not isinstance(outputs, Mapping):
                 raise ContractViolation(
                     f"statistic {statistic.name!r}: summands() must return a mapping from names to tensors. "
@@ -343,7 +343,7 @@ class Accumulator:
         """What the statistics that one comes after have summed at a site, (G, R, K) each."""
         key = (statistic, stream, site)
         if key not in self._finished:
-            found = {} if self.before is None else self.before.by_category(stream, site, statistic.after())
+            found = {} if self.before is None else self.before.by_category(stream, site, self._earlier[statistic])
             self._finished[key] = {name: value.to(device) for name, value in found.items()}
         return self._finished[key]
 

@@ -21,7 +21,8 @@ from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import gradients
 from fairprune_framework.auditing.sums import Statistics
-from fairprune_framework.errors import FairpruneError
+from fairprune_framework.errors import ContractViolation, FairpruneError
+from fairprune_framework.errors import shown as in_words
 
 SHARED: frozenset[Tap] = frozenset({"layer_input", "attention", "norm", "mlp_input", "mlp", "layer"})
 """Taps that a layer shows once, with its first expert: every expert of the layer that lists them is given them."""
@@ -220,8 +221,13 @@ class ActivationStatisticsCallback(Callback):
     def _differentiate(self, pass_: Pass, outputs: Any) -> None:
         objectives = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         wanted = [each for each in members_of(pass_) if each.objective is not None]
-        if len(objectives) != len(wanted) or not all(isinstance(each, Tensor) and each.requires_grad for each in objectives):
-            raise FairpruneError("the module returned no objective with a graph for a pass that has one")
+        if len(objectives) != len(wanted) or not all(isinstance(each, Tensor) for each in objectives):
+            raise FairpruneError("the module returned no objective for a pass that has one")
+        for each, value in zip(wanted, objectives, strict=True):
+            if not value.requires_grad:
+                raise ContractViolation(
+                    f"objective {in_words(each.objective)} returned what has no gradient: a value without a graph"
+                )
         shown, self._leaves = self._leaves, []
         values: dict[Any, dict[Tap, Tensor]] = {}
         sites: dict[str, Site] = {}

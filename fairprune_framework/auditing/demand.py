@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from fairprune_framework.api.declared import earlier, needs_of, passes_at
 from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.code_digest import class_digest
@@ -13,7 +14,10 @@ from fairprune_framework.auditing.merging import merged
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import stream_of
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import ContractViolation, UserError
+
+DEEPEST = 16
+"""Statistics that come after one another, at most: each wants a reading of the streams."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,15 +45,15 @@ class Demand:
         """
         for plugin in plugins:
             names: dict[str, Statistic] = {}
-            for statistic in plugin.needs().statistics:
+            for statistic in needs_of(plugin).statistics:
                 if names.setdefault(statistic.name, statistic) != statistic:
                     raise UserError(
                         f"two statistics of {type(plugin).__name__} are named {statistic.name!r} and differ: "
                         f"{described(names[statistic.name])} and {described(statistic)}. Each needs a name of its own"
                     )
-        statistics = with_earlier([statistic for plugin in plugins for statistic in plugin.needs().statistics])
-        weights = any(plugin.needs().weights and plugin.needs().statistics for plugin in plugins)
-        clusters = any(plugin.needs().replicates for plugin in plugins)
+        statistics = with_earlier([statistic for plugin in plugins for statistic in needs_of(plugin).statistics])
+        weights = any(needs_of(plugin).weights and needs_of(plugin).statistics for plugin in plugins)
+        clusters = any(needs_of(plugin).replicates for plugin in plugins)
         return cls(statistics=statistics, streams=streams_of(statistics, layers), weights=weights, clusters=clusters)
 
     def readings(self, layers: int) -> list[Demand]:
@@ -66,12 +70,14 @@ class Demand:
         return {
             f"{pass_.stream}/{described(statistic)}": class_digest(type(statistic))
             for statistic in self.statistics
-            for pass_ in statistic.passes(layers)
+            for pass_ in passes_at(statistic, layers)
         }
 
     def names(self, layers: int) -> set[str]:
         """As `Statistics.statistics` lists them."""
-        return {f"{pass_.stream}/{described(statistic)}" for statistic in self.statistics for pass_ in statistic.passes(layers)}
+        return {
+            f"{pass_.stream}/{described(statistic)}" for statistic in self.statistics for pass_ in passes_at(statistic, layers)
+        }
 
     def missing(self, statistics: Statistics, sources: Mapping[str, str], layers: int) -> str | None:
         """What of this demand an audit does not hold, or holds as an earlier source of it summed; None where it holds all.
@@ -88,24 +94,28 @@ class Demand:
 
 def depth(statistic: Statistic) -> int:
     """How many readings of the streams come before the one in which a statistic is summed."""
-    return max((1 + depth(each) for each in statistic.after()), default=0)
+    return max((1 + depth(each) for each in earlier(statistic)), default=0)
 
 
 def with_earlier(statistics: Sequence[Statistic]) -> tuple[Statistic, ...]:
-    """Statistics and all that they come after, each of equal ones once, the first ones first."""
+    """Statistics and all that they come after, each of equal ones once, the first ones first; raises `ContractViolation` for a circle."""
 
-    def of(statistic: Statistic) -> Iterator[Statistic]:
-        for each in statistic.after():
-            yield from of(each)
+    def of(statistic: Statistic, later: tuple[Statistic, ...]) -> Iterator[Statistic]:
+        if statistic in later or len(later) > DEEPEST:
+            raise ContractViolation(
+                f"statistic {later[0].name!r} comes after itself, or after more than {DEEPEST} others in a row"
+            )
+        for each in earlier(statistic):
+            yield from of(each, (*later, statistic))
         yield statistic
 
-    return tuple(dict.fromkeys(each for statistic in statistics for each in of(statistic)))
+    return tuple(dict.fromkeys(each for statistic in statistics for each in of(statistic, ())))
 
 
 def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
     """The distinct passes that statistics listen to, merged where one forward serves several; contrasts are passed over in any case, to
     know which sites they reach."""
-    passes = dict.fromkeys(pass_ for statistic in statistics for pass_ in statistic.passes(layers))
+    passes = dict.fromkeys(pass_ for statistic in statistics for pass_ in passes_at(statistic, layers))
     if not any(pass_.stream == CONTRASTS and pass_.layer is None for pass_ in passes):
         passes = {Pass(): None, **passes}
     return merged(passes)
@@ -113,7 +123,7 @@ def passes_of(statistics: Sequence[Statistic], layers: int) -> list[Pass]:
 
 def streams_of(statistics: Sequence[Statistic], layers: int) -> frozenset[Stream]:
     """The streams that statistics listen to."""
-    return frozenset(pass_.stream for statistic in statistics for pass_ in statistic.passes(layers))
+    return frozenset(pass_.stream for statistic in statistics for pass_ in passes_at(statistic, layers))
 
 
 def selecting(contrasts: Sequence[AlignedContrast], stream: Stream = CONTRASTS) -> list[AlignedContrast]:

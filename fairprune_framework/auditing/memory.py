@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.declared import earlier, passes_at
 from fairprune_framework.api.decoders import text_config
 from fairprune_framework.api.interfaces import Observation, Pass, Statistic
 from fairprune_framework.api.types import Site, Stream, Tap
@@ -17,7 +18,7 @@ from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import CALIBRATION, CLUSTERS, CONTRASTS
 from fairprune_framework.errors import UserError
 from fairprune_framework.surgery.slices import LazyWeights, weights_of
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import plugin_call
 
 WORDS = 16
 """Bytes of one number of a sum: two float64."""
@@ -40,7 +41,7 @@ def sums_bytes(
     found: dict[Statistic, int] = {}
     for statistic in demand.statistics:
         outputs: dict[tuple[Stream, str, str], int] = {}
-        for pass_ in statistic.passes(layers):
+        for pass_ in passes_at(statistic, layers):
             clusters = CLUSTERS if demand.clusters and pass_.stream == CONTRASTS else 1
             count = (1 if pass_.stream == CALIBRATION else groups.get(pass_.stream, 0)) * clusters
             for site in sites:
@@ -50,7 +51,7 @@ def sums_bytes(
                 if shape not in numbers:
                     before = {
                         f"{each.name}.{output}": torch.zeros((count, *size), dtype=torch.float64)
-                        for each in statistic.after()
+                        for each in earlier(statistic)
                         for output, size in numbers.get((each, *shape[1:]), {}).items()
                     }
                     numbers[shape] = _shapes(statistic, pass_, model, site, values.get(pass_.stream, 1), before)
@@ -66,10 +67,10 @@ def _shapes(
     """Output -> (R, K): from an observation of no contrast, or of a small one where a statistic needs something to look at."""
     for contrasts in (0, 1):
         try:
-            with prints_aside():
+            with plugin_call("it"):
                 outputs = statistic.summands(_made_up(contrasts, statistic, pass_, model, site, values, before))
             return {name: (value.shape[1], value.shape[2]) for name, value in outputs.items() if len(value.shape) == 3}
-        except (Exception, SystemExit):  # what is wrong with it, if anything, the audit says
+        except Exception:  # what is wrong with it, if anything, the audit says
             continue
     return {}
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from fairprune_framework.api.outputs import Outputs
 from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
-from fairprune_framework.errors import ContractViolation, FairpruneError
+from fairprune_framework.errors import ContractViolation, FairpruneError, shown
 from fairprune_framework.models.head import Answers, answers_of, over_positions
 from fairprune_framework.models.work import backwards
+from fairprune_framework.utilities.aside import plugin_call
 
 
 @contextmanager
@@ -58,7 +59,8 @@ def objectives_of(model: nn.Module, batch: MicroBatch) -> list[Tensor]:
     Returns: (C,) each, in the order of the passes, on the graph of that forward.
 
     Raises:
-        ContractViolation: an objective returned another shape.
+        BrokenPlugin: an objective raised.
+        ContractViolation: it returned another shape.
     """
     steps = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
     mask = (steps < batch.length.unsqueeze(-1)) & batch.present.unsqueeze(-1)
@@ -103,10 +105,12 @@ def _outputs(model: nn.Module, batch: MicroBatch, given: Mapping[str, Any]) -> t
 
 
 def _checked(objective: Callable[[Outputs], Tensor], outputs: Outputs, contrasts: int) -> Tensor:
-    objective_C = objective(outputs)
+    name = f"objective {shown(objective)}"
+    with plugin_call(name, passing=(torch.OutOfMemoryError,)):
+        objective_C = objective(outputs)
     if not isinstance(objective_C, Tensor) or objective_C.shape != (contrasts,):
         got = tuple(objective_C.shape) if isinstance(objective_C, Tensor) else type(objective_C).__name__
-        raise ContractViolation(f"objective {objective!r} must return ({contrasts},). Got {got} instead.")
+        raise ContractViolation(f"{name} must return ({contrasts},). Got {got} instead.")
     return objective_C
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe
 from fairprune_framework.errors import UserError
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.progress import notifier
 
 
@@ -41,14 +41,13 @@ def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.ablation.board import render
     from fairprune_framework.auditing.distributed.parallel import is_worker_rank
 
-    with prints_aside():
-        record = ablate(options.pop("grid"), options.pop("output"), notify=notify, **options)
+    record = ablate(options.pop("grid"), options.pop("output"), notify=notify, **options)
     if is_worker_rank():
         return 0
     if record is None:
-        print("other parts of the grid are not done yet")
+        answer("other parts of the grid are not done yet")
     else:
-        print(json.dumps(record, indent=1, ensure_ascii=False) if as_json else render(record))
+        answer(json.dumps(record, indent=1, ensure_ascii=False) if as_json else render(record))
     return 0
 
 

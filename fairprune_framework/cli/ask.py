@@ -10,7 +10,7 @@ from typing import Any
 from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe, unsafe_options
 from fairprune_framework.recipes.recipe import UNSAFE
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.progress import notifier
 
 GROUP = Group(name="ask", help="ask a finished run the article's questions")
@@ -46,10 +46,9 @@ def _run(question: str, values: dict[str, Any]) -> int:
     options = {name: value for name, value in values.items() if value is not None}
     as_json, notify = options.pop("json", False), notifier(f"ask {question}", options.pop("quiet", False))
     asked = {name: value for name, value in options.items() if name not in {"run", *UNSAFE}}
-    with prints_aside():
-        run = open_existing(options.pop("run"), unsafe_options(options), notify=notify)
-        answer = getattr(module, FUNCTIONS.get(question, question))(run, notify=notify, **asked)
-    print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else module.render(answer))
+    run = open_existing(options.pop("run"), unsafe_options(options), notify=notify)
+    found = getattr(module, FUNCTIONS.get(question, question))(run, notify=notify, **asked)
+    answer(json.dumps(found, indent=1, ensure_ascii=False) if as_json else module.render(found))
     return 0
 
 

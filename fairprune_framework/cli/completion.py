@@ -7,6 +7,7 @@ from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.aside import answer
 
 SHELLS = ("bash", "zsh", "tcsh", "fish")
 
@@ -21,7 +22,7 @@ def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.cli.main import build_parser, collect
 
     parser, _ = build_parser(collect())
-    print(parser.get_completion_script(f"shtab-{values['shell']}"))
+    answer(parser.get_completion_script(f"shtab-{values['shell']}"))
     return 0
 
 

@@ -20,7 +20,7 @@ from fairprune_framework.cli.options import add_json, add_unsafe, one_line, unsa
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.recipes.loading import load_recipe
 from fairprune_framework.recipes.recipe import UNSAFE
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.versions import PACKAGES
 
 State = Literal["ok", "note", "broken"]
@@ -168,7 +168,7 @@ def _run(values: dict[str, Any]) -> int:
         raise UserError(f"--{given[0].replace('_', '-')} is of a model: fairprune doctor MODEL")
     findings = examine()
     report = to_json(findings)
-    print(json.dumps(report, indent=1) if values.get("json") else render(findings))
+    answer(json.dumps(report, indent=1) if values.get("json") else render(findings))
     return 0 if report["ok"] else 1
 
 
@@ -177,9 +177,8 @@ def _model(values: Mapping[str, Any]) -> int:
 
     names = ("model", "architecture", "dtype")
     options = {name: values[name] for name in names if values.get(name) is not None} | unsafe_options(values)
-    with prints_aside():
-        report = model.examine(load_recipe(None, options))
-    print(json.dumps(report, indent=1) if values.get("json") else model.render(report))
+    report = model.examine(load_recipe(None, options))
+    answer(json.dumps(report, indent=1) if values.get("json") else model.render(report))
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_unsafe, unsafe_options
+from fairprune_framework.utilities.aside import answer
 
 
 def _add_options(parser: Any) -> None:
@@ -24,14 +25,14 @@ def _run(values: dict[str, Any]) -> int:
 
     done = export(Path(values["source"]), values["output"], values["format"], **unsafe_options(values))
     if values.get("json"):
-        print(json.dumps(done.to_json(), indent=1))
+        answer(json.dumps(done.to_json(), indent=1))
         return 0
     notes = [f"{done.bytes:,} bytes"]
     if done.architecture:
         notes.append(f"architecture {done.architecture}")
     if done.filled:
         notes.append(f"{done.filled} parameters filled up with zeros")
-    print(f"{done.output}: {', '.join(notes)}\n{done.serve}")
+    answer(f"{done.output}: {', '.join(notes)}\n{done.serve}")
     return 0
 
 

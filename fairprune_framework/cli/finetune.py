@@ -7,6 +7,7 @@ from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe, unsafe_options
+from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.progress import notifier, shown
 
 _NAMES = ("text", "distill", "method", "steps", "tokens", "batch_tokens", "learning_rate", "rank", "seed")
@@ -50,7 +51,7 @@ def _run(values: dict[str, Any]) -> int:
             accelerator=values.get("accelerator"),
             **given,
         )
-    print(json.dumps(record, indent=1, ensure_ascii=False) if values.get("json") else render(record))
+    answer(json.dumps(record, indent=1, ensure_ascii=False) if values.get("json") else render(record))
     return 0
 
 

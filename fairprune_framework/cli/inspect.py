@@ -8,7 +8,7 @@ from typing import Any
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_quiet, add_unsafe, unsafe_options
 from fairprune_framework.errors import UserError
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.progress import notifier
 
 
@@ -28,9 +28,8 @@ def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.runs.open import open_existing
 
     notify = notifier("inspect", bool(values.get("quiet")))
-    with prints_aside():
-        seen = inspect(open_existing(values["run"], unsafe_options(values), notify=notify), values["unit"], notify=notify)
-    print(json.dumps(seen, indent=1, ensure_ascii=False) if values.get("json") else render(seen))
+    seen = inspect(open_existing(values["run"], unsafe_options(values), notify=notify), values["unit"], notify=notify)
+    answer(json.dumps(seen, indent=1, ensure_ascii=False) if values.get("json") else render(seen))
     return 0
 
 

@@ -1,6 +1,7 @@
 """The command line: collects the commands, parses, calls one, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 2 the user's input is wrong, 1 anything else, 130 interrupted, 143 stopped by SIGTERM: the same command goes on.
+Exit codes: 0 done, 2 the user's input or a plugin is wrong, 1 anything else, 130 interrupted, 143 stopped by SIGTERM: the same
+command goes on.
 Nothing heavy is imported before a command runs.
 """
 
@@ -28,8 +29,9 @@ from fairprune_framework.cli.options import (
     refuse_empty,
     split_plugin_options,
 )
-from fairprune_framework.errors import FairpruneError, Interrupted, UserError, shortened
+from fairprune_framework.errors import BrokenPlugin, FairpruneError, Interrupted, PluginError, UserError, raised, shortened
 from fairprune_framework.utilities import lock, stopping
+from fairprune_framework.utilities.aside import answer, answers_alone
 from fairprune_framework.utilities.versions import __version__
 
 MODULES = (
@@ -91,38 +93,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _answered(words: list[str]) -> int:
     try:
         return _dispatch(words)
-    except Exception as error:
-        if stopping.received() is not None:  # whatever others made of the interrupt
-            return 130
-        return _explained(error)
     except KeyboardInterrupt:
         if stopping.received() is None:
             print("fairprune: interrupted", file=sys.stderr)
         return 130
+    except BaseException as error:
+        if stopping.received() is not None:  # whatever others made of the interrupt
+            return 130
+        return _explained(_blamed(error))
 
 
-def _explained(raised: Exception) -> int:
+def _blamed(error: BaseException) -> BaseException:
+    """What came through the code of a plugin that is no part of this distribution is its fault, wherever it was called."""
+    from fairprune_framework import discovery
+
+    if isinstance(error, (FairpruneError, BrokenPipeError)) or (label := discovery.at_fault(error)) is None:
+        return error
+    blame = BrokenPlugin(f"{label} raised {raised(error)}")
+    blame.__cause__ = error
+    return blame
+
+
+def _explained(error: BaseException) -> int:
     """The exit code for what a command raised, said in one line; a fault of this program is raised again."""
-    try:
-        raise raised
-    except UserError as error:
+    debugging = bool(os.environ.get("FAIRPRUNE_DEBUG"))
+    if isinstance(error, UserError):
         if not is_worker_rank():
             print(f"fairprune: error: {one_line(error)}", file=sys.stderr)
         return 2
-    except Interrupted as error:
+    if isinstance(error, Interrupted):
         print(f"fairprune: {one_line(error)}", file=sys.stderr)
         return 143
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         return 1
-    except (FairpruneError, OSError) as error:
-        if isinstance(error, PermissionError) and error.filename is not None and not os.environ.get("FAIRPRUNE_DEBUG"):
-            print(f"fairprune: error: no permission to read or write {shortened(str(error.filename), 300)}", file=sys.stderr)
-            return 2
-        if os.environ.get("FAIRPRUNE_DEBUG"):
-            raise
-        cause = f"cause: {type(error.__cause__).__name__}; " if error.__cause__ else ""
-        print(f"fairprune: error: {one_line(error)} ({cause}FAIRPRUNE_DEBUG=1 shows the traceback)", file=sys.stderr)
-        return 1
+    if isinstance(error, PermissionError) and error.filename is not None and not debugging:
+        print(f"fairprune: error: no permission to read or write {shortened(str(error.filename), 300)}", file=sys.stderr)
+        return 2
+    if debugging or not isinstance(error, (FairpruneError, OSError)):
+        raise error
+    cause = f"cause: {type(error.__cause__).__name__}; " if error.__cause__ else ""
+    print(f"fairprune: error: {one_line(error)} ({cause}FAIRPRUNE_DEBUG=1 shows the traceback)", file=sys.stderr)
+    return 2 if isinstance(error, PluginError) else 1
 
 
 def collect() -> tuple[Command, ...]:
@@ -157,8 +168,8 @@ def shown_plugins(asked: Sequence[tuple[str, str]], command: str) -> int:
     from fairprune_framework.cli.plugins import render
 
     for kind, name in asked:
-        print(render(kind, name), end="\n\n")
-    print(f"An option is given as --{asked[0][0]}.OPTION VALUE; `fairprune {command} --help` shows all others.")
+        answer(render(kind, name), end="\n\n")
+    answer(f"An option is given as --{asked[0][0]}.OPTION VALUE; `fairprune {command} --help` shows all others.")
     return 0
 
 
@@ -168,7 +179,8 @@ def _dispatch(words: list[str]) -> int:
     plugin_options, words = split_plugin_options(join_negative_values(words))
     commands = {command.title: command for command in collect()}
     if (asked := named_with_help(words)) and words[0] in commands and commands[words[0]].plugin_options:
-        return shown_plugins(asked, words[0])
+        with answers_alone():
+            return shown_plugins(asked, words[0])
     if (command := commands.get(" ".join(words[:2]))) is not None and command.optional_first:
         command.add_options(its_own := new_parser(command.help))
         words = [*words[:2], *names_first(words[2:], its_own)]
@@ -191,4 +203,5 @@ def _dispatch(words: list[str]) -> int:
     command = commands[title]
     if plugin_options and not command.plugin_options:
         raise UserError(f"`fairprune {title}` has no option --{next(iter(plugin_options))}")
-    return command.run({name.replace("-", "_"): value for name, value in values.items()} | plugin_options)
+    with answers_alone():
+        return command.run({name.replace("-", "_"): value for name, value in values.items()} | plugin_options)

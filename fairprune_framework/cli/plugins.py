@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fairprune_framework import discovery
+from fairprune_framework.api.declared import needs_of
 from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, one_line
 from fairprune_framework.errors import FairpruneError, UserError
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import answer
 
 GROUP = Group(name="plugins", help="list what is installed")
 
@@ -33,15 +34,15 @@ def _list(values: dict[str, Any]) -> int:
                 row |= _state(entry)
             rows.append(row)
     if values.get("json"):
-        print(json.dumps(rows, indent=1))
+        answer(json.dumps(rows, indent=1))
         return 0
     names = ("kind", "name", "distribution", "version", "state")
     widths = [max([len(name), *(len(str(row[name])) for row in rows)]) for name in names]
     for line in [dict(zip(names, names, strict=True)), *rows]:
-        print("  ".join(str(line[name]).ljust(width) for name, width in zip(names, widths, strict=True)).rstrip())
+        answer("  ".join(str(line[name]).ljust(width) for name, width in zip(names, widths, strict=True)).rstrip())
     for row in rows:
         if row["error"]:
-            print(f"\n{row['error']}")
+            answer(f"\n{row['error']}")
     return 0
 
 
@@ -83,11 +84,10 @@ def _check(values: dict[str, Any]) -> int:
     kind, name = _kind_and_name(values)
     plugin = discovery.build(kind, name, _options(values.get("option") or ()))
     try:
-        with prints_aside():
-            report = check_plugin(kind, plugin, skip=dict.fromkeys(values.get("skip") or (), "left out by --skip"))
+        report = check_plugin(kind, plugin, skip=dict.fromkeys(values.get("skip") or (), "left out by --skip"))
     except ValueError as error:
         raise UserError(str(error)) from error
-    print(json.dumps(dataclasses.asdict(report), indent=1) if values.get("json") else report)
+    answer(json.dumps(dataclasses.asdict(report), indent=1) if values.get("json") else str(report))
     return 1 if report.failures else 0
 
 
@@ -113,7 +113,7 @@ def _add_show_options(parser: Any) -> None:
 
 def _show(values: dict[str, Any]) -> int:
     kind, name = _kind_and_name(values)
-    print(json.dumps(_told(kind, name), indent=1, default=str) if values.get("json") else render(kind, name))
+    answer(json.dumps(_told(kind, name), indent=1, default=str) if values.get("json") else render(kind, name))
     return 0
 
 
@@ -124,8 +124,7 @@ def _told(kind: str, name: str) -> dict[str, Any]:
     fields = [field for field in dataclasses.fields(plugin) if field.init]  # type: ignore[arg-type]
     options = {field.name: _default(field) for field in fields}
     made = None if discovery.required_options(plugin) else discovery.make(entry, plugin, {})
-    with prints_aside():
-        needs = None if made is None else made.needs()
+    needs = None if made is None else needs_of(made, entry.label)
     return {
         **dataclasses.asdict(entry),
         "doc": inspect.cleandoc(plugin.__doc__ or ""),
@@ -166,7 +165,7 @@ def _new(values: dict[str, Any]) -> int:
     from fairprune_framework.testing.scaffold import write_distribution
 
     folder = write_distribution(values["kind"], values["name"], Path(values.get("output") or "."))
-    print(f"wrote {folder}: `pip install -e '{folder}[test]'`, then `pytest {folder}`")
+    answer(f"wrote {folder}: `pip install -e '{folder}[test]'`, then `pytest {folder}`")
     return 0
 
 

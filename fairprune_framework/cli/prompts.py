@@ -9,6 +9,7 @@ from typing import Any
 from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, pairs
 from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.wording import number_of
 
 GROUP = Group(name="prompts", help="check a prompt set, or build one")
@@ -39,7 +40,7 @@ def _check(values: dict[str, Any]) -> int:
         chat_template=bool(values.get("chat_template")),
         trust_remote_code=bool(values.get("trust_remote_code")),
     )
-    print(json.dumps(report, indent=1, ensure_ascii=False) if values.get("json") else render(report))
+    answer(json.dumps(report, indent=1, ensure_ascii=False) if values.get("json") else render(report))
     return 0
 
 
@@ -58,7 +59,7 @@ def _build(values: dict[str, Any]) -> int:
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
     write_jsonl(contrasts, output)
-    print(
+    answer(
         f"{number_of(len(contrasts), 'contrast')}, {sum(len(contrast.variants) for contrast in contrasts):,} texts -> {output}"
     )
     return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json
+from fairprune_framework.utilities.aside import answer
 
 
 def _add_options(parser: Any) -> None:
@@ -22,7 +23,7 @@ def _run(values: dict[str, Any]) -> int:
     from fairprune_framework.reporting.publishing import push
 
     url = push(Path(values["run"]), values["repo"], private=bool(values.get("private")), revision=values.get("revision"))
-    print(json.dumps({"repo": values["repo"], "commit": url}) if values.get("json") else f"pushed: {url}")
+    answer(json.dumps({"repo": values["repo"], "commit": url}) if values.get("json") else f"pushed: {url}")
     return 0
 
 

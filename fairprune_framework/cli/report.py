@@ -10,6 +10,7 @@ from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json
+from fairprune_framework.utilities.aside import answer
 
 
 def _add_options(parser: Any) -> None:
@@ -30,14 +31,14 @@ def _run(values: dict[str, Any]) -> int:
     missing = [asdict(item) for source in sources for item in source.missing]
     damaged = [{"file": str(source.folder / name), "reason": why} for source in sources for name, why in source.damaged]
     if values.get("json"):
-        print(json.dumps({"written": [str(path) for path in written], "missing": missing, "damaged": damaged}, indent=1))
+        answer(json.dumps({"written": [str(path) for path in written], "missing": missing, "damaged": damaged}, indent=1))
         return 0
     for item in missing:
         print(f"missing: {item['file']}, so no word on {item['what']}: {item['command']}", file=sys.stderr)
     for item in damaged:
         print(f"cannot be read: {item['file']}: {item['reason']}", file=sys.stderr)
     for path in written:
-        print(path)
+        answer(str(path))
     return 0
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_unsafe, unsafe_options
 from fairprune_framework.errors import UserError
+from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.wording import number_of
 
 
@@ -47,12 +48,12 @@ def _run(values: dict[str, Any]) -> int:
     facts = {"output": values["output"], "parameters": done.parameters, "fingerprint": done.fingerprint}
     facts |= {"neurons_back": done.back, "neurons_out": done.out}
     if values.get("json"):
-        print(json.dumps(facts, indent=1))
+        answer(json.dumps(facts, indent=1))
     elif done.out:
         back = f"{number_of(done.back, 'neuron')} {'is' if done.back == 1 else 'are'}"
-        print(f"{facts['output']}: {facts['parameters']:,} parameters, {back} back and {done.out:,} still out")
+        answer(f"{facts['output']}: {facts['parameters']:,} parameters, {back} back and {done.out:,} still out")
     else:
-        print(f"{facts['output']}: {facts['parameters']:,} parameters, bit by bit the original ({facts['fingerprint'][:12]})")
+        answer(f"{facts['output']}: {facts['parameters']:,} parameters, bit by bit the original ({facts['fingerprint'][:12]})")
     return 0
 
 

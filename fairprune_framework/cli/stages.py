@@ -11,7 +11,7 @@ from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_quiet, add_recipe_options, recipe_options, unsafe_options
 from fairprune_framework.errors import UserError
 from fairprune_framework.recipes.recipe import UNSAFE
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.progress import notifier, shown
 
 HELP = {
@@ -73,22 +73,21 @@ def _run(stage: str, values: dict[str, Any]) -> int:
 
     from fairprune_framework import pipeline
 
-    with shown(not quiet), prints_aside():
+    with shown(not quiet):
         done = getattr(pipeline, stage)(**options, notify=notifier(stage, quiet))
     if looks:
         from fairprune_framework.analysis import look
 
-        with prints_aside():
-            answer = look.look(done, notify=notifier(stage, quiet))
-        print(json.dumps(answer, indent=1) if as_json else look.render(answer))
+        found = look.look(done, notify=notifier(stage, quiet))
+        answer(json.dumps(found, indent=1) if as_json else look.render(found))
     elif as_json:
-        print(json.dumps(done.record, indent=1, ensure_ascii=False))
+        answer(json.dumps(done.record, indent=1, ensure_ascii=False))
     else:
         from fairprune_framework.reporting.summary import summary
 
         plan = done.read_plan() if done.folder.has("plan") else None
         evaluation = done.read_evaluation() if done.folder.has("evaluate") else None
-        print(summary(done.folder.path, done.recipe, done.record, plan, evaluation))
+        answer(summary(done.folder.path, done.recipe, done.record, plan, evaluation))
     return 0
 
 
@@ -110,9 +109,8 @@ def _score_many(options: dict[str, Any], names: str | list[str], as_json: bool, 
         raise UserError(
             f"several scorers are compared under the settings of the run: leave out --{others[0].replace('_', '-')}"
         )
-    with prints_aside():
-        answer = scorers.score_many(open_existing(folder, unsafe, notify=notify), names, notify=notify)
-    print(json.dumps(answer, indent=1, ensure_ascii=False) if as_json else scorers.render(answer))
+    found = scorers.score_many(open_existing(folder, unsafe, notify=notify), names, notify=notify)
+    answer(json.dumps(found, indent=1, ensure_ascii=False) if as_json else scorers.render(found))
     return 0
 
 

@@ -12,6 +12,7 @@ from fairprune_framework.exploring.compare import Comparison, Explorer
 from fairprune_framework.reporting.charts.chart import BLUE, VERMILLION, axis
 from fairprune_framework.reporting.charts.tokens import TAPS, token_projection
 from fairprune_framework.reporting.prose import Span, diff_tokens
+from fairprune_framework.utilities.aside import answer
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -132,7 +133,7 @@ def serve(explorer: Explorer, host: str = "127.0.0.1", port: int | None = None, 
         raise UserError(f"cannot serve on {host}{'' if port is None else f':{port}'}: {error}") from error
     if not block:
         return page, url
-    print(f"exploring {explorer.run.folder} at {url} (Ctrl-C stops)", flush=True)
+    answer(f"exploring {explorer.run.folder} at {url} (Ctrl-C stops)")
     page.block_thread()
     return page, url
 

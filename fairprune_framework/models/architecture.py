@@ -16,11 +16,13 @@ from fairprune_framework.api.decoders import below, decoder_path, other_modaliti
 from fairprune_framework.api.interfaces import ArchitectureAdapter
 from fairprune_framework.api.taps import layer_path
 from fairprune_framework.api.types import Site
-from fairprune_framework.errors import AmbiguousName, BrokenPlugin, FairpruneError, UnsupportedArchitecture, UserError
+from fairprune_framework.errors import AmbiguousName, PluginError, UnsupportedArchitecture, UserError
 from fairprune_framework.models.combined import MOST, Combined, disjoint, in_order
 from fairprune_framework.models.coverage import coverage_gap
 from fairprune_framework.models.peft_adapters import refuse_adapter_modules
+from fairprune_framework.models.site_contract import check_sites
 from fairprune_framework.recipes.recipe import PluginSpec
+from fairprune_framework.utilities.aside import plugin_call
 
 DOCS = "docs/errors/unsupported-architecture.md"
 RECURRENT = ("mixer", "mamba", "ssm", "mlstm", "time_mix", "attention")
@@ -73,7 +75,7 @@ def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
                 candidates.append(candidate)
         except UnsupportedArchitecture:
             reasons.append("")
-        except BrokenPlugin as error:
+        except PluginError as error:
             reasons.append(str(error))
     for size in range(1, min(MOST, len(candidates)) + 1):
         found, gaps = [], []
@@ -117,16 +119,14 @@ def _candidate(model: nn.Module, name: str, options: Mapping[str, object]) -> _C
     Raises:
         UnsupportedArchitecture: it knows none there.
         BrokenPlugin: it cannot be loaded, or raised something else.
+        ContractViolation: what it names is no site of the model.
     """
     entry = discovery.find("architecture", name)
     adapter = discovery.build("architecture", name, options)
     assert isinstance(adapter, ArchitectureAdapter)
-    try:
+    with plugin_call(f"{entry.label}: sites() of {type(model).__name__}", passing=(UnsupportedArchitecture,)):
         sites = adapter.sites(model)
-    except FairpruneError:
-        raise
-    except Exception as error:
-        raise BrokenPlugin(f"{entry.label} raised {type(error).__name__} on {type(model).__name__}: {error}") from error
+    check_sites(model, sites, entry.label)
     path, others = decoder_path(model), other_modalities(model)
     inside = [site for site in sites if below(site.name, path) and not any(below(site.name, other) for other in others)]
     if not inside:

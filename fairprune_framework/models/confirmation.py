@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fairprune_framework.api.decoders import text_config
 from fairprune_framework.api.taps import layer_path
 from fairprune_framework.api.types import Site, Tap
-from fairprune_framework.errors import ContractViolation, FairpruneError, UnsupportedArchitecture, UserError
+from fairprune_framework.errors import ContractViolation, FairpruneError, UnsupportedArchitecture, UserError, raised
 from fairprune_framework.models.architecture import DOCS, Architecture
 
 
@@ -76,13 +76,11 @@ def _confirm_group(model: nn.Module, architecture: Architecture, names: Sequence
     try:
         with architecture.adapter.tap(model, sites, frozenset({"neuron"}), disturb):
             logits = model(input_ids=batch, use_cache=False).logits.float()
-    except FairpruneError:
+    except (FairpruneError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         _plain_forward(model, batch)
-        raise ContractViolation(
-            f"{architecture.name}: a forward pass under its taps raised {type(error).__name__}: {error}"
-        ) from error
+        raise ContractViolation(f"{architecture.name}: a forward pass under its taps raised {raised(error)}") from error
     if not torch.isfinite(logits[0]).all():
         raise UserError(f"the logits of {type(model).__name__} are not finite on plain tokens: the weights are damaged")
     change = (logits[1:-1] - logits[0]).abs().amax((1, 2))

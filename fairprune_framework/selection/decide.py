@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairprune_framework.api.declared import needs_of
 from fairprune_framework.api.interfaces import ImportanceScorer, SiteContext
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.auditing.demand import selecting
@@ -101,7 +102,7 @@ def plan_of(selection: Selection, scores: Scores) -> Plan:
     """What the policy chooses by these scores."""
     recipe, policy, loaded = selection.recipe, selection.plugins.policy, selection.loaded
     label, operator = selection.plugins.label("policy"), recipe.operator or "remove"
-    sites, served, needs = loaded.architecture.sites, services(selection), policy.needs()
+    sites, served, needs = loaded.architecture.sites, services(selection), needs_of(policy, label)
     given = served.for_plugin(needs, None)
     statistics = cache(selection.statistics)
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.api.interfaces import PolicyContext, Probe, SelectionPolicy
-from fairprune_framework.api.types import MAX_FACTOR, Budget, Choice, Operator, Plan, Scores
+from fairprune_framework.api.types import MAX_FACTOR, Budget, Choice, Operator, Plan, Scores, check_factor
 from fairprune_framework.errors import ContractViolation, FairpruneError
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import plugin_call
 
+INTEGERS = frozenset({torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8})
 FACTORS = (0.0, 0.25, 0.5, 0.75, 1.25, 1.5, 2.0)
 """What `--factor auto` tries."""
 
@@ -41,15 +42,12 @@ def make_plan(
 
     Raises:
         ContractViolation: unknown sites, indices out of range or repeated.
-        FairpruneError: the policy raised; its own error is chained.
+        BrokenPlugin: the policy raised; its own error is chained.
     """
     if policy.blind:
         scores = replace(scores, signed=False)
-    try:
-        with prints_aside():
-            choice = policy.select(scores, budget, context)
-    except (Exception, SystemExit) as error:
-        raise FairpruneError(f"{label} raised {type(error).__name__}: {error}") from error
+    with plugin_call(label):
+        choice = policy.select(scores, budget, context)
     check_choice(choice, scores, label)
     if choice.factor is not None and operator != "scale":
         raise ContractViolation(f"{label} chose the factor {choice.factor}, but the operator {operator!r} does not scale")
@@ -149,6 +147,12 @@ def best_factor(units: dict[str, Tensor], probe: Probe, max_cost: float) -> tupl
 
 def check_choice(choice: Choice, scores: Scores, label: str) -> None:
     """Raise `ContractViolation` unless every chosen unit exists and is named once."""
+    if not isinstance(choice, Choice):
+        raise ContractViolation(f"{label}: select() must return a Choice. Got {type(choice).__name__} instead.")
+    if not isinstance(choice.reason, str | None):
+        raise ContractViolation(f"{label}: the reason of a choice is a text. Got {type(choice.reason).__name__} instead.")
+    if choice.factor is not None:
+        check_factor(choice.factor, f"the choice of {label}")
     for kind in ("units", "order", "factors", "categories"):
         given = getattr(choice, kind)
         if not isinstance(given, Mapping):
@@ -161,7 +165,7 @@ def check_choice(choice: Choice, scores: Scores, label: str) -> None:
             if not isinstance(value, Tensor):
                 raise ContractViolation(f"{label}: the {kind} of {name} must be a tensor. Got {type(value).__name__} instead.")
     for name, units in choice.units.items():
-        if units.ndim != 1 or units.is_floating_point():
+        if units.ndim != 1 or units.dtype not in INTEGERS:
             raise ContractViolation(
                 f"{label}: the units of {name} must be (n,) integers. Got {tuple(units.shape)} {units.dtype} instead."
             )
@@ -171,8 +175,10 @@ def check_choice(choice: Choice, scores: Scores, label: str) -> None:
             raise ContractViolation(f"{label} chose a unit of {name} twice")
         if name in choice.order and choice.order[name].shape != units.shape:
             raise ContractViolation(f"{label}: the order of {name} has another length than its units")
+        if name in choice.order and (choice.order[name].is_complex() or bool(choice.order[name].isnan().any())):
+            raise ContractViolation(f"{label}: the order of {name} holds what is no number that can be compared")
         bits = choice.categories.get(name)
-        if bits is not None and (bits.shape != units.shape or bits.is_floating_point() or bool((bits < 0).any())):
+        if bits is not None and (bits.shape != units.shape or bits.dtype not in INTEGERS or bool((bits < 0).any())):
             raise ContractViolation(f"{label}: the categories of {name} must be one bit mask, an integer, for each unit")
         if not choice.factors:
             continue

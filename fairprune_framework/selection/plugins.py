@@ -8,14 +8,15 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
 from fairprune_framework import discovery
+from fairprune_framework.api.declared import needs_of, passes_at
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Pass, Plugin, SelectionPolicy, SiteContext
 from fairprune_framework.api.types import VECTORS, Site
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import Statistics
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import PluginError, UserError, raised
 from fairprune_framework.recipes.recipe import PLUGIN_KINDS, PluginSpec, Recipe
 from fairprune_framework.selection.scoring import needs_of_scorer
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import plugin_call
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -81,7 +82,7 @@ class Plugins:
 
     def passes(self) -> list[Pass]:
         """The passes that the plugins' statistics listen to."""
-        return [pass_ for plugin in self.all for statistic in plugin.needs().statistics for pass_ in statistic.passes(1)]
+        return [pass_ for plugin in self.all for statistic in needs_of(plugin).statistics for pass_ in passes_at(statistic, 1)]
 
     def demand(self, layers: int) -> Demand:
         """What the plugins want an audit of a model of `layers` layers to sum.
@@ -103,7 +104,7 @@ class Plugins:
         """Raise `UserError` where a plugin asks for what it cannot be given."""
         needs_of_scorer(self.bias, self.label("bias"))
         needs_of_scorer(self.importance, self.label("importance"))
-        if self.policy.needs().probe and self._recipe.factor == "auto":
+        if needs_of(self.policy).probe and self._recipe.factor == "auto":
             raise UserError(
                 f"{self.label('policy')} probes while it chooses, and needs a number for --factor: auto comes after it"
             )
@@ -111,7 +112,7 @@ class Plugins:
 
 def missing_taps(plugin: Plugin, site: Site) -> str | None:
     """What a plugin wants to see of a site that does not show it; None where there is nothing."""
-    wanted = {tap for statistic in plugin.needs().statistics for tap in statistic.taps - statistic.optional_taps}
+    wanted = {tap for statistic in needs_of(plugin).statistics for tap in statistic.taps - statistic.optional_taps}
     if missing := sorted(wanted - site.taps):
         return f"looks at {', '.join(missing)}, which {site.name} does not have: it shows {', '.join(sorted(site.taps))}"
     return None
@@ -124,7 +125,7 @@ def misfit_of_weights(plugin: Plugin, site: Site) -> str | None:
     """
     import torch
 
-    needs = plugin.needs()
+    needs = needs_of(plugin)
     if not isinstance(plugin, (BiasScorer, ImportanceScorer)) or needs.statistics or needs.readout or needs.probe:
         return None
     small = replace(site, units=2)
@@ -147,12 +148,15 @@ def misfit_of_weights(plugin: Plugin, site: Site) -> str | None:
         generator=generator,
     )
     try:
-        with prints_aside():
+        with plugin_call("it"):
             score = plugin.score(at)
-    except (Exception, SystemExit) as error:
-        why = f"{type(error).__name__}: {error}"
+    except PluginError as error:
+        why = raised(error.__cause__ or error)
     else:
-        if score.shape == (columns,):
+        if isinstance(score, torch.Tensor) and score.shape == (columns,):
             return None
-        why = f"{tuple(score.shape)} scores for {columns} columns"
+        got = (
+            f"{tuple(score.shape)} scores" if isinstance(score, torch.Tensor) else f"{type(score).__name__} in place of a score"
+        )
+        why = f"{got} for {columns} columns"
     return f"cannot score {site.name}, whose weights are {', '.join(sorted(weights))}: {why}"

@@ -10,20 +10,21 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from fairprune_framework.api.declared import needs_of
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Plugin, SiteContext
 from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
-from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError, shown
+from fairprune_framework.errors import ContractViolation, RunFolderError, UserError, shown
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.selection.contexts import Services, context, generator_for
 from fairprune_framework.surgery.slices import weights_of
-from fairprune_framework.utilities.aside import prints_aside
+from fairprune_framework.utilities.aside import plugin_call
 from fairprune_framework.utilities.files import read_tensors
 
 
 def needs_of_scorer(scorer: Plugin, label: str) -> Needs:
     """What a scorer needs; raises `UserError` where it asks for what only policies are given."""
-    needs = scorer.needs()
+    needs = needs_of(scorer, label)
     if needs.replicates:
         raise UserError(f"{label} asks for bootstrap replicates, which are given to selection policies alone")
     return needs
@@ -43,7 +44,7 @@ def score(
 
     Raises:
         ContractViolation: a score of the wrong shape or dtype, not finite, or negative without being signed.
-        FairpruneError: the scorer raised; its own error is chained.
+        BrokenPlugin: the scorer raised; its own error is chained.
     """
     bias_needs, importance_needs = needs_of_scorer(bias, labels[0]), needs_of_scorer(importance, labels[1])
     services = services or Services()
@@ -96,11 +97,8 @@ def score(
 
 def _checked(call: Callable[[], Tensor], at: SiteContext, label: str, *, signed: bool) -> Tensor:
     where = f"{label}, site {at.site.name}" + (f", category {at.category!r}" if at.category else "")
-    try:
-        with prints_aside():
-            found = call()
-    except (Exception, SystemExit) as error:
-        raise FairpruneError(f"{where} raised {type(error).__name__}: {error}") from error
+    with plugin_call(where):
+        found = call()
     return _valid(found, at.site, where, signed=signed)
 
 
@@ -115,11 +113,10 @@ def _finished(
     """What `finish` makes of the scores of all sites, checked as those of `score`."""
     if type(scorer).finish in (BiasScorer.finish, ImportanceScorer.finish) or not scores:
         return scores
-    try:
-        with prints_aside():
-            found = dict(scorer.finish(scores, at))
-    except (Exception, SystemExit) as error:
-        raise FairpruneError(f"{label}, finish() raised {type(error).__name__}: {error}") from error
+    with plugin_call(f"{label}, finish()"):
+        found = scorer.finish(scores, at)
+    if not isinstance(found, Mapping):
+        raise ContractViolation(f"{label}: finish() must return a mapping from sites. Got {type(found).__name__} instead.")
     if found.keys() != scores.keys():
         raise ContractViolation(f"{label}: finish() must return the sites that it was given, and no others")
     return {

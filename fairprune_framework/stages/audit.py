@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from fairprune_framework.api.declared import needs_of
 from fairprune_framework.api.interfaces import Statistic
 from fairprune_framework.api.statistics import SquareSum
 from fairprune_framework.auditing import autotune
@@ -96,7 +97,7 @@ def check(run: Run) -> None:
         LEGITIMATE: ("legitimate contrasts", "`legitimate: true` and their right words"),
     }.items():
         for plugin in run.plugins.all if not feeds[stream].contrasts else ():
-            needs, name = plugin.needs(), type(plugin).__name__
+            needs, name = needs_of(plugin), type(plugin).__name__
             if stream not in streams_of(needs.statistics, len(loaded.layers)):
                 continue
             none = f"{kind}, and the prompt set has none that may feed scores: contrasts with {mark} in the split `select`"

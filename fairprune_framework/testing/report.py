@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
-from fairprune_framework.errors import did_you_mean
+from fairprune_framework.errors import did_you_mean, raised
 
 Check = Callable[[], None]
 """Raises `CheckFailed` (or any error) if the plugin violates its contract, `CheckSkipped` if there is nothing to check."""
@@ -92,9 +92,11 @@ def run_checks(
                 skipped[name] = str(reason)
             except CheckFailed as failure:
                 failures[name] = str(failure)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 where = traceback.extract_tb(error.__traceback__)[-1]
-                failures[name] = f"{type(error).__name__}: {error} (line {where.lineno} of {where.filename})"
+                failures[name] = f"{raised(error)} (line {where.lineno} of {where.filename})"
             else:
                 passed.append(name)
     return Report(kind=kind, plugin=plugin, checks=tuple(checks), passed=tuple(passed), skipped=skipped, failures=failures)

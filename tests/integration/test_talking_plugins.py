@@ -80,7 +80,7 @@ def test_json_stands_alone_beside_a_plugin_that_prints(fairprune: Any, words: An
 @pytest.mark.parametrize("code", [0, 5])
 def test_a_statistic_that_ends_the_interpreter_is_one_line(fairprune: Any, words: Any, code: int) -> None:
     answer = fairprune("audit", *words, "--bias.code", code)
-    assert (answer.code, answer.out) == (1, "")
+    assert (answer.code, answer.out) == (2, "")
     assert answer.errors[-1] == (
         f"fairprune: error: statistic 'spread' raised SystemExit: {code} (cause: SystemExit; FAIRPRUNE_DEBUG=1 shows the traceback)"
     )

@@ -86,11 +86,11 @@ def test_an_adapter_that_raises_breaks_no_other_and_is_named(monkeypatch: pytest
         rooms.discovery, "build", lambda kind, name, options: Raising() if name.endswith("bad") else build(kind, name, options)
     )
     assert recognise(tiny_model("llama")).name == "fairprune_framework:glu"
-    says = "architecture 'bad' of acme 2 raised AttributeError on MambaForCausalLM: no config.n_experts"
+    says = "architecture 'bad' of acme 2: sites() of MambaForCausalLM raised AttributeError: no config.n_experts"
     with pytest.raises(UnsupportedArchitecture) as caught:
         recognise(small_model("mamba"))
     assert says in str(caught.value)
-    with pytest.raises(BrokenPlugin, match="raised AttributeError on LlamaForCausalLM"):
+    with pytest.raises(BrokenPlugin, match=r"sites\(\) of LlamaForCausalLM raised AttributeError"):
         recognise(tiny_model("llama"), PluginSpec(plugin="bad"))
 
 
