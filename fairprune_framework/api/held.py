@@ -102,8 +102,15 @@ class Held:
         return [row] if row else []
 
     def category_slopes(self, scores: Scores, category: str) -> Mapping[str, Tensor]:
-        """Slopes of the bias of one category, site -> (N,): a score is the mean over the columns of a unit, a slope their sum."""
-        return {name: scores.sites[name].unit_width * bias for name, bias in scores.by_category[category].items()}
+        """Slopes of the bias of one category, site -> (N,) float64: a score is the mean over the columns of a unit, a slope their sum.
+
+        0 in a site that the category's contrasts never reached, such as an expert: whatever becomes of it, they do not change.
+        """
+        seen = scores.by_category[category]
+        return {
+            name: site.unit_width * seen[name] if name in seen else scores.bias[name].new_zeros(site.units)
+            for name, site in scores.sites.items()
+        }
 
     def limits(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
         """Rows, site -> (N,) float64, of which row . d must be at most 0: the divergence of each category where there are several, less

@@ -24,7 +24,8 @@ from fairprune_framework.testing.tiny import tiny_model
 sys.path.insert(0, str(Path(__file__).parent))
 from deciding import decider
 
-SCORES = made_up(recognise(tiny_model("llama", layers=3)))
+ARCHITECTURE = recognise(tiny_model("llama", layers=3))
+SCORES, OTHER = made_up(ARCHITECTURE), made_up(ARCHITECTURE, 1)
 NAMES = sorted(SCORES.sites)
 decide = decider(SCORES)
 FIRST, SECOND, THIRD = NAMES
@@ -40,6 +41,67 @@ def at_places(values: Mapping[tuple[str, int], float], others: float = 0.0) -> d
     for (name, unit), value in values.items():
         found[name][unit] = value
     return found
+
+
+UNITLESS: dict[str, dict[str, Any]] = {
+    "global": {},
+    "standardised-global": {},
+    "two-stage": {},
+    "bias-proportional": {},
+    "pareto": {},
+    "knapsack": {"cost": 0.02},
+    "category-intersection": {"share": 0.3},
+    "stable": {"frequency": 0.5, "replicates": 2},
+    "protected-global": {"exchange": 1.0},
+    "set-difference": {"biased": 0.3},
+    "uniform": {},
+    "random": {"protect": 0.3},
+    "gates": {"specific": False, "legitimate": False, "recall": False, "cost": 0.02},
+}
+
+
+@pytest.mark.parametrize("policy", UNITLESS)
+@pytest.mark.parametrize(("bias", "importance"), [(2.0**-60, 1.0), (2.0**40, 1.0), (1.0, 2.0**-60), (1.0, 2.0**20)])
+def test_the_units_of_both_scores_do_not_matter(policy: str, bias: float, importance: float) -> None:
+    def of(bias: float, importance: float) -> Choice:
+        sized = [
+            replace(
+                scores,
+                bias={name: bias * values for name, values in scores.bias.items()},
+                importance={name: importance * values for name, values in scores.importance.items()},
+                by_category={
+                    "one": {name: bias * values for name, values in scores.bias.items()},
+                    "two": {name: bias * values for name, values in OTHER.bias.items()},
+                },
+            )
+            for scores in (SCORES, OTHER)
+        ]
+        return decide(policy, "20n", sized[0], resampled=lambda: iter(sized), **UNITLESS[policy])
+
+    usual, found = of(1.0, 1.0), of(bias, importance)
+    assert 0 < len(units_of(usual)) <= 24
+    assert found.units.keys() == usual.units.keys()
+    for name, units in usual.units.items():
+        assert found.units[name].tolist() == units.tolist()
+        if usual.factors:
+            torch.testing.assert_close(found.factors[name], usual.factors[name], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("policy", ["gates", "knapsack"])
+def test_a_site_that_a_category_never_reached_does_not_change_it(policy: str) -> None:
+    """As if its bias were 0 there: experts of a mixture that its texts were not sent to."""
+    slopes = SimpleNamespace(
+        count=1, sums={"control-slopes.product": torch.randn(1, 48, generator=torch.Generator().manual_seed(1)).double()}
+    )
+    words = {"specific": True, "legitimate": False, "recall": False, "cost": 0.02}
+    found = []
+    for elsewhere in ({}, {FIRST: torch.zeros(48, dtype=torch.float64)}):
+        seldom = {name: values for name, values in OTHER.bias.items() if name != FIRST} | elsewhere
+        scores = replace(SCORES, by_category={"often": dict(SCORES.bias), "seldom": seldom})
+        found.append(decide(policy, "40n", scores, at=lambda name: SimpleNamespace(of=lambda stream: slopes), **words))
+    one, two = found
+    assert units_of(one) == units_of(two) != set()
+    assert all(one.factors[name].equal(two.factors[name]) for name in two.factors)
 
 
 # -- knapsack --------------------------------------------------------------------------------------------------------------
@@ -62,15 +124,6 @@ def test_importance_counts_from_the_lowest_only_where_that_is_below_zero() -> No
     shifted = replace(scores, importance={name: values - 6.0 for name, values in dear.items()})
     assert units_of(decide("knapsack", "2n", shifted, cost=0.999)) == {(FIRST, 1)}  # the one that costs anything is too dear
     assert units_of(decide("knapsack", "2n", shifted, cost=1.0)) == {(FIRST, 0), (FIRST, 1)}
-
-
-@pytest.mark.parametrize("scale", [1e-9, 1e9])
-def test_the_units_of_bias_and_importance_do_not_matter_to_a_knapsack(scale: float) -> None:
-    usual = units_of(decide("knapsack", "20n", cost=0.02))
-    for part in ("bias", "importance"):
-        scaled = replace(SCORES, **{part: {name: scale * values for name, values in getattr(SCORES, part).items()}})
-        assert units_of(decide("knapsack", "20n", scaled, cost=0.02)) == usual
-    assert 0 < len(usual) < 20
 
 
 def test_knapsack_where_nothing_costs_anything() -> None:
