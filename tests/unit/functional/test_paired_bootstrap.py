@@ -339,6 +339,12 @@ def test_interval_bounds_and_p_value_in_plain_loops(level: float, logarithmic: b
     assert found.p_value == (1 + sum(distance >= own for distance in distances)) / (1 + resamples)
 
 
+@pytest.mark.parametrize("by", [1.0, -1.0, 2.0])
+def test_a_change_by_a_whole_number_is_a_change(by: float) -> None:
+    found = paired_change(np.full(8, 4.0), np.full(8, 4.0 + by), ["c"] * 8, range(8))
+    assert (found.difference, found.change) == (by, by / 4)
+
+
 def test_a_mean_that_does_not_move_has_a_p_value_of_1() -> None:
     """Also the resamples in which nothing moves are as far from no change as the data."""
     after = np.array([0.5, 1.5] * 8)

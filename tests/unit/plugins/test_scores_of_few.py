@@ -361,6 +361,32 @@ def test_a_contrast_that_reaches_no_neuron_of_a_site_adds_nothing_there(objectiv
     assert found["objective"].tolist() == [[[3]], [[0]]]
 
 
+@pytest.mark.parametrize("objective", ["preference", "shared-preference"])
+@pytest.mark.parametrize(("stands", "expected"), [(3.0, [2.0, -1.0]), (-0.5, [-2.0, 1.0]), (0.0, [0.0, 0.0])])
+def test_a_preference_is_pushed_towards_neither_from_wherever_it_stands(
+    objective: str, stands: float, expected: list[float]
+) -> None:
+    """Slopes of 4 and -2 over two contrasts; at 50 % exactly nothing is to be pushed."""
+    plugin: Any = discovery.build("bias", "attribution", {"objective": objective})
+    name = f"activation-times-gradient-{objective}"
+    sums = {f"{name}.product": numbers([4, -2], [2, 2]), f"{name}.objective": numbers(stands)}
+    assert plugin.score(SimpleNamespace(sums=sums)).tolist() == expected
+
+
+def test_both_objectives_are_shares_of_their_means_of_any_size() -> None:
+    """Means of 3 over an objective of 6, and of 10 over one of 40: halves of 1/2 and 1/4. Where nothing was reached there is 0."""
+    plugin: Any = discovery.build("bias", "attribution", {"objective": "both"})
+    for size in (1e-9, 1.0, 1e9):
+        sums = {}
+        for term, mean, objective in (("next-token", 3.0, 6.0), ("sentence", 10.0, 40.0)):
+            name = f"activation-times-gradient-{term}"
+            sums |= {
+                f"{name}.product": numbers([2 * mean * size, 0], [2, 0]),
+                f"{name}.objective": numbers(2 * objective * size),
+            }
+        assert plugin.score(SimpleNamespace(sums=sums)).tolist() == pytest.approx([0.375, 0.0])
+
+
 @pytest.mark.parametrize(
     ("options", "passes"),
     [
