@@ -30,8 +30,8 @@ class Held:
     recall: bool = True
     """Make recalled words of the calibration text no less likely, to first order."""
     lift: float = 0.0
-    """How far the divergence of controls is to rise, nats for each nat of fall of the bias: what is held on the contrasts that chose falls
-    on others with it, and less so where it was asked to rise. At least 0."""
+    """How far the mean divergence of controls is to rise, nats for each nat of fall of the bias: what is held on the contrasts that chose
+    falls on others with it, and less so where it was asked to rise. At least 0."""
     spare: float | None = None
     """Nothing that supports recall is turned down or removed, nothing that opposes it turned up: a unit whose mean slope of recall lies
     more than so many standard errors over documents from 0. Held in sum alone, recall does not carry over to other texts. None: any
@@ -90,7 +90,7 @@ class Held:
         return allowed
 
     def control_slopes(self, scores: Scores, names: Sequence[str], context: PolicyContext) -> list[Mapping[str, Tensor]]:
-        """At most one row, site -> (N,) float64: slopes of the divergence of controls, nats, and `lift` times the bias.
+        """At most one row, site -> (N,) float64: slopes of the mean divergence of controls, nats, and `lift` times the bias.
 
         Raises:
             ValueError: they are held and required, and the prompts have none.
@@ -98,7 +98,7 @@ class Held:
         sums = self._sums("controls", names, context) if self.specific else {}
         width = {name: scores.sites[name].unit_width for name in names}  # a score is the mean over columns, a slope their sum
         of = f"{CONTROL.name}.product"
-        row = {name: at.sums[of][0] + self.lift * width[name] * scores.bias[name] for name, at in sums.items()}
+        row = {name: at.sums[of][0] / at.count + self.lift * width[name] * scores.bias[name] for name, at in sums.items()}
         return [row] if row else []
 
     def category_slopes(self, scores: Scores, category: str) -> Mapping[str, Tensor]:

@@ -149,8 +149,8 @@ def test_knapsack_is_the_best_of_all_sets(count: int, cost: float) -> None:
     assert sum(map(bias, found)) == pytest.approx(best, rel=1e-6)
 
 
-def streams(**slopes: dict[str, torch.Tensor]) -> Any:
-    """`context.at` for slopes of `controls`, `legitimate` and recalled words."""
+def streams(count: int = 1, **slopes: dict[str, torch.Tensor]) -> Any:
+    """`context.at` for mean slopes of so many `controls`, and slopes of `legitimate` and recalled words."""
 
     def at(name: str) -> Any:
         def of(stream: str) -> Any:
@@ -158,12 +158,12 @@ def streams(**slopes: dict[str, torch.Tensor]) -> Any:
             if here is None:
                 return SimpleNamespace(count=0, sums={})
             sums = {
-                "controls": {"control-slopes.product": here[name][None]},
+                "controls": {"control-slopes.product": count * here[name][None]},
                 "legitimate": {
                     "legitimate-slopes.moments": torch.stack([here[name], here[name].square(), torch.ones(48).double()])
                 },
             }
-            return SimpleNamespace(count=1, sums=sums[stream])
+            return SimpleNamespace(count=count, sums=sums[stream])
 
         recall = slopes.get("recall")
         return SimpleNamespace(of=of, sums={"recall-slopes.moments": recall[name][None]} if recall else {})
@@ -217,6 +217,28 @@ def test_knapsack_lifts_controls_by_a_multiple_of_what_it_takes() -> None:
     )  # removal changes controls by minus the slope
     held = choose("knapsack", "20n", at=streams(controls=controls), cost=1.0, specific=True)
     assert sum(slope[unit] for unit in held) > -2.0 * sum(map(bias, held)) + 2 * np.abs(row).max()
+
+
+@pytest.mark.parametrize("policy", ["knapsack", "gates"])
+def test_a_lift_is_nats_for_a_nat_however_many_controls_there_are(policy: str) -> None:
+    """Sums over controls grow with their number, the bias is a mean: each control given 144 times over asks for no other plan."""
+    options = {
+        "cost": 1.0 if policy == "knapsack" else 0.01,
+        "specific": True,
+        "lift": 2.0,
+        "legitimate": False,
+        "recall": False,
+    }
+    once, often = (decide(policy, "20n", at=streams(count, controls=drawn(1)), **options) for count in (1, 144))
+    held = decide(policy, "20n", at=streams(controls=drawn(1)), **{**options, "lift": 0.0})
+    assert {name: units.tolist() for name, units in once.units.items()} == {
+        n: units.tolist() for n, units in often.units.items()
+    }
+    for name, factors in once.factors.items():
+        torch.testing.assert_close(factors, often.factors[name], rtol=0, atol=1e-9)
+    moved = once.factors or once.units
+    unlifted = held.factors or held.units
+    assert any(moved[n].tolist() != unlifted[n].tolist() for n in moved if n in unlifted) or moved.keys() != unlifted.keys()
 
 
 @pytest.mark.parametrize("margin", [0.5, 0.0, -0.5])
