@@ -13,7 +13,7 @@ import sys
 import traceback
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -36,6 +36,8 @@ GROUPS: Mapping[Kind, str] = {
     "architecture": "fairprune.architecture_adapters",
 }
 RECIPES = "fairprune.recipes"
+OWN = "fairprune_framework"
+"""The distribution that this package is of."""
 UNKNOWN = "unknown"
 """Name of a distribution that does not say its own."""
 INTERFACES: Mapping[Kind, str] = {
@@ -138,6 +140,16 @@ def find(kind: str, name: str) -> Entry:
         offers = " and ".join(f"{entry.distribution}:{entry.name}" for entry in matches)
         raise AmbiguousName(f"{kind} {name!r} is offered by {len(matches)} distributions: {offers}. Use one of these names.")
     return matches[0]
+
+
+def name_within(known: Iterable[Entry], name: str, distribution: str) -> str:
+    """The name by which a distribution means a plugin of its own: as it is, or `distribution:name` where others offer that name too.
+
+    Args:
+        known: all entries of its kind.
+    """
+    offering = {normalised(entry.distribution) for entry in known if entry.name == name}
+    return f"{distribution}:{name}" if normalised(distribution) in offering and len(offering) > 1 else name
 
 
 def find_of_any_kind(name: str) -> Entry:
@@ -325,7 +337,7 @@ def at_fault(error: BaseException) -> str | None:
         entry.value.partition(":")[0].partition(".")[0].strip(): entry.label
         for found in every_entry().values()
         for entry in found
-        if entry.kind in GROUPS and normalised(entry.distribution) != "fairprune-framework"
+        if entry.kind in GROUPS and normalised(entry.distribution) != normalised(OWN)
     }
     return next((packages[top] for top in reversed(tops) if top in packages), None)
 

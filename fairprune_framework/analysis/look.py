@@ -101,7 +101,7 @@ def _others(run: Run) -> dict[str, Scores]:
                 run.loaded.model,
                 run.loaded.architecture,
                 plugin,
-                cast(Any, discovery.build("importance", "random")),
+                cast(Any, discovery.build("importance", f"{discovery.OWN}:random")),
                 (f"{entry.distribution}:{entry.name}", "importance"),
                 run.recipe.seed,
                 services=services(run.selection),

@@ -40,7 +40,9 @@ def score_many(
     opened = opened_run(run, notify, "audit")
     if top < 1:
         raise UserError(f"--top must be at least 1. Got {top} instead.")
-    named = [entry.name for entry in discovery.entries("bias")] if bias == "all" else bias
+    known = discovery.entries("bias")
+    every = [discovery.name_within(known, entry.name, entry.distribution) for entry in known]
+    named = every if bias == "all" else bias
     names = list(dict.fromkeys([named] if isinstance(named, str) else named))
     skipped: dict[str, str] = {}
     plugins: dict[str, BiasScorer] = {}
@@ -106,7 +108,7 @@ def _scored(run: Run, plugins: Mapping[str, BiasScorer], skipped: dict[str, str]
         accelerator=run.recipe.accelerator,
     )
     loaded.to_device()
-    importance, label = discovery.build("importance", "random"), Plugins(run.recipe).label("importance")
+    importance, label = discovery.build("importance", f"{discovery.OWN}:random"), Plugins(run.recipe).label("importance")
     found: dict[str, Scores] = {}
     for name, plugin in plugins.items():
         entry = discovery.find("bias", name)

@@ -19,6 +19,8 @@ from fairprune_framework.recipes.recipe import FIELDS, LOGGERS, PLUGIN_KINDS, UN
 from fairprune_framework.utilities.yaml_text import read_yaml
 
 DEFAULT = "default"
+SHIPPED_DEFAULT = f"{discovery.OWN}:{DEFAULT}"
+"""That of this distribution, whatever others ship."""
 
 
 def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
@@ -52,7 +54,10 @@ def from_mapping(values: Mapping[str, Any], where: str) -> Recipe:
 
 
 def read_shipped(name: str) -> dict[str, Any]:
-    """The content of a recipe that a distribution ships, read without importing its package."""
+    """The content of a recipe that a distribution ships, read without importing its package.
+
+    Its plugins are those of that distribution where others offer one of the same name.
+    """
     entry = discovery.find("recipe", name)
     try:
         spec = find_spec(entry.value.partition(":")[0])
@@ -61,8 +66,19 @@ def read_shipped(name: str) -> dict[str, Any]:
     for folder in (spec.submodule_search_locations or []) if spec else []:
         path = Path(folder) / f"{entry.name}.yaml"
         if path.is_file():
-            return read_options(path)
+            return _of_its_own(read_options(path), entry.distribution)
     raise UserError(f"{entry.label}: no file {entry.name}.yaml in the package {entry.value}")
+
+
+def _of_its_own(values: dict[str, Any], distribution: str) -> dict[str, Any]:
+    """A shipped recipe, with the distribution before the name of each plugin that several distributions offer."""
+    own, known = dict(values), discovery.every_entry()
+    for kind in PLUGIN_KINDS:
+        given = values.get(kind)
+        name = given.get("plugin") if isinstance(given, Mapping) else given
+        if isinstance(name, str) and (full := discovery.name_within(known[kind], name, distribution)) != name:
+            own[kind] = {**given, "plugin": full} if isinstance(given, Mapping) else full
+    return own
 
 
 def read_recipe(name_or_file: str) -> dict[str, Any]:
@@ -139,7 +155,7 @@ def with_defaults(recipe: Recipe) -> Recipe:
     """A recipe whose open fields (plugins, budget, operator) are taken from the recipe `default`; the same one if none is open."""
     if None not in (recipe.bias, recipe.importance, recipe.policy, recipe.budget, recipe.operator):
         return recipe
-    default = read_shipped(DEFAULT)
+    default = read_shipped(SHIPPED_DEFAULT)
     if recipe.operator is not None:
         default.pop("factor", None)
     return from_mapping(default | {key: value for key, value in recipe.to_yaml().items() if value is not None}, "the recipe")
@@ -151,7 +167,7 @@ def load_recipe(name_or_file: str | None, options: Mapping[str, Any]) -> Recipe:
     Raises:
         UserError: as `read_recipe` and `with_options`.
     """
-    values = read_shipped(DEFAULT)
+    values = read_shipped(SHIPPED_DEFAULT)
     if name_or_file is not None and name_or_file != DEFAULT:
         values = merge_options(values, read_recipe(name_or_file))
     return with_options(values, options, f"the recipe {name_or_file or DEFAULT!r}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,13 +47,14 @@ class Services:
 class NamedSums(Mapping[str, Tensor]):
     """`<statistic>.<output>` -> (R, K); a name that is not there raises `KeyError` with those that are."""
 
-    def __init__(self, sums: Mapping[str, Tensor], stream: Stream) -> None:
-        self._sums, self._stream = sums, stream
+    def __init__(self, sums: Mapping[str, Tensor], stream: Stream, others: Collection[Stream] = ()) -> None:
+        self._sums, self._stream, self._others = sums, stream, others
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._sums:
             raise KeyError(
                 f"no sums {name!r} of the stream {self._stream!r}; available: {', '.join(sorted(self._sums)) or 'none'}"
+                + "".join(f"; at.of({other!r}) has those of another stream" for other in sorted(self._others))
             )
         return self._sums[name]
 
@@ -88,7 +89,7 @@ class _Reader:
         own = [statistic for statistic in self.own if stream in streams_of([statistic], 1)]
         found = self.statistics.of(stream, self.site.name, group, own)
         return StreamSums(
-            sums=NamedSums(found, stream),
+            sums=NamedSums(found, stream, streams_of(self.own, 1) - {stream}),
             count=self.statistics.count(stream, group),
             observed=torch.full(
                 (self.site.units * self.site.unit_width,),

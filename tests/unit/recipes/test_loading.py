@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
 
+from fairprune_framework import discovery
 from fairprune_framework.errors import UnknownName, UserError
 from fairprune_framework.recipes.loading import from_mapping, load_recipe, read_shipped, with_defaults, with_options
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe
@@ -21,6 +23,30 @@ def test_shipped_recipes_name_everything_and_load_no_package() -> None:
         recipe = load_recipe(name, {})
         assert None not in (recipe.bias, recipe.importance, recipe.policy, recipe.budget, recipe.operator)
     assert "fairprune_recipes" not in set(sys.modules) - before
+
+
+def test_shipped_recipes_mean_the_plugins_of_their_own_distribution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others that offer plugins and recipes of the same names break none of them, nor what builds on the default."""
+    known = list(discovery.offers())
+    plain = {name: read_shipped(name) for name in ("default", "variance", "relative-variance")}
+    foreign = [
+        (metadata.EntryPoint(name, "nowhere:It", group), "others", "1")
+        for name, group in (
+            ("variance", "fairprune.bias_scorers"),
+            ("uniform", "fairprune.selection_policies"),
+            ("default", "fairprune.recipes"),
+        )
+    ]
+    monkeypatch.setattr(discovery, "offers", lambda: [*foreign, *known])
+    assert read_shipped("variance") == plain["variance"] | {
+        "bias": "fairprune_framework:variance",
+        "policy": plain["variance"]["policy"] | {"plugin": "fairprune_framework:uniform"},
+    }
+    assert read_shipped("relative-variance")["bias"] == {"plugin": "fairprune_framework:variance", "relative": True}
+    assert load_recipe(None, {}) == load_recipe("default", {}) == from_mapping(plain["default"], "it")
+    assert with_defaults(Recipe(bias=PluginSpec(plugin="mine"))).policy == PluginSpec.parse(
+        plain["default"]["policy"], "policy"
+    )
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -102,5 +128,5 @@ def test_recipes_know_no_plugin_by_name(monkeypatch: pytest.MonkeyPatch) -> None
     from fairprune_framework import discovery
 
     monkeypatch.setattr(discovery, "offers", list)
-    with pytest.raises(UnknownName, match="no recipe named 'default'"):
+    with pytest.raises(UnknownName, match="no recipe named 'fairprune_framework:default'"):
         load_recipe(None, {})

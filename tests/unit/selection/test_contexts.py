@@ -80,7 +80,10 @@ def test_another_stream_by_category() -> None:
 @pytest.mark.parametrize(
     ("read", "said"),
     [
-        (lambda at: at.sums["z.y"], r"no sums 'z\.y' of the stream 'contrasts'; available: x\.y"),
+        (
+            lambda at: at.sums["z.y"],
+            r"no sums 'z\.y' of the stream 'contrasts'; available: x\.y; at\.of\('controls'\) has those of another",
+        ),
         (
             lambda at: at.of("calibration"),
             r"no statistic was declared for the stream 'calibration'; declared: contrasts, controls",
