@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
 import os
 import re
 import shutil
@@ -43,14 +45,17 @@ pythonpath = ["."]
 
 README = Template("""# $name
 
-A plugin of fairprune_framework: $kind `$name`. Change the formula in `$package/__init__.py`; an edited plugin never passes off earlier
-numbers as its own.
+A plugin of fairprune_framework: $kind `$name`.
+
+Change it in `$package/__init__.py`. An edited plugin never passes off earlier numbers as its own: a run folder that holds some asks
+for `--overwrite`.
 
 ```bash
 pip install -e ".[test]"            # the entry point in pyproject.toml makes the plugin known
 pytest                              # the contract suite
 fairprune plugins show $kind $name
 fairprune plugins check $kind $name
+fairprune run MODEL --prompts builtin:en --output run --$kind $name
 ```
 """)
 
@@ -201,7 +206,8 @@ def write_distribution(kind: discovery.Kind, name: str, parent: Path) -> Path:
     """Write a distribution of one plugin to `parent / name`; returns the folder.
 
     Raises:
-        UserError: a name that is none, that an installed plugin of this kind has, or whose folder is there.
+        UserError: a name that is none, that an installed plugin of this kind has, of which a package cannot be made, or whose folder
+            is there.
     """
     if NAME.fullmatch(name) is None:
         raise UserError(f"the name of a plugin is lower-case words with hyphens, such as 'my-score'. Got {name!r} instead.")
@@ -213,6 +219,10 @@ def write_distribution(kind: discovery.Kind, name: str, parent: Path) -> Path:
     if not parent.is_dir():
         raise UserError(f"{parent} is no folder")
     package = name.replace("-", "_")
+    if keyword.iskeyword(package) or importlib.util.find_spec(package) is not None:
+        raise UserError(
+            f"{package!r} is a word or a module of Python that is there: a package cannot be called that, take another name"
+        )
     words = {
         "name": name,
         "package": package,

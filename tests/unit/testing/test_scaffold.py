@@ -50,7 +50,14 @@ def test_every_template_is_clean(tmp_path: Path, fairprune: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("My_Score", "lower-case words"), ("variance", "has that name"), ("there", "is there already"), ("..", "words")],
+    [
+        ("My_Score", "lower-case words"),
+        ("variance", "has that name"),
+        ("there", "is there already"),
+        ("..", "words"),
+        ("class", "cannot be called that"),
+        ("json", "cannot be called that"),
+    ],
 )
 def test_names_that_cannot_be(name: str, words: str, fairprune: Any, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
