@@ -216,14 +216,41 @@ def load(entry: Entry) -> type[Plugin]:
 
 
 def source_digest(entry: Entry) -> str:
-    """sha256 over the distribution, its version, and all Python files of the top-level package or module of an entry point.
+    """sha256 over the distribution, its version, and all Python files of the top-level package or module of an entry point, and of
+    the others that its distribution lists among its files.
 
     An edited or upgraded plugin has another one. Nothing is imported; a package without files counts by its version alone.
     """
     digest = hashlib.sha256(f"{entry.distribution} {entry.version} {entry.value}".encode())
-    for path in python_files(entry.value.partition(":")[0].partition(".")[0].strip()):
+    for path in (path for module in _modules_of(entry) for path in python_files(module)):
         digest.update(f"{path.name} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
     return digest.hexdigest()
+
+
+def beside(module: str) -> list[str]:
+    """The other top-level packages and modules of the distributions whose plugins are in this one: it may call them."""
+    offering = [entry for found in every_entry().values() for entry in found if _top(entry) == module]
+    return sorted({name for entry in offering for name in _modules_of(entry)} - {module})
+
+
+def _top(entry: Entry) -> str:
+    return entry.value.partition(":")[0].partition(".")[0].strip()
+
+
+def _modules_of(entry: Entry) -> list[str]:
+    """That of the entry point, then the others that its distribution lists; of this distribution, whose parts are plugins of their own,
+    the first alone."""
+    own = _top(entry)
+    if normalised(entry.distribution) == normalised(OWN):
+        return [own]
+    try:
+        files = metadata.distribution(entry.distribution).files or []
+    except Exception:  # no such name, or files that nobody can list
+        files = []
+    tops = {
+        file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py" and file.parts[1:] in ((), ("__init__.py",))
+    }
+    return [own, *sorted(tops - {own})]
 
 
 def python_files(package: str) -> list[Path]:
@@ -334,7 +361,7 @@ def at_fault(error: BaseException) -> str | None:
     if not set(tops) - {"fairprune_framework", "jsonargparse", "argparse", "__main__"}:
         return None
     packages = {
-        entry.value.partition(":")[0].partition(".")[0].strip(): entry.label
+        _top(entry): entry.label
         for found in every_entry().values()
         for entry in found
         if entry.kind in GROUPS and normalised(entry.distribution) != normalised(OWN)

@@ -8,7 +8,7 @@ from abc import ABC
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairprune_framework.discovery import python_files
+from fairprune_framework.discovery import beside, python_files
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SUMMED_BY = (
@@ -78,11 +78,12 @@ def class_digest(plugin: type) -> str:
 
 
 def _sources(plugin: type) -> dict[str, Path]:
-    """The files that a class may call: its module, and of a plugin all of its top-level package."""
+    """The files that a class may call: its module, and of a plugin all of its top-level package, and those that are installed with it."""
     module = plugin.__module__
     file = getattr(sys.modules.get(module), "__file__", None)
     found = {} if file is None else {module: Path(file)}
     top = module.partition(".")[0]
     if top != PACKAGE.name and getattr(sys.modules.get(top), "__file__", None) is not None:  # no namespace of many packages
-        found |= {f"{top}/{number}": path for number, path in enumerate(python_files(top))}
+        for name in (top, *beside(top)):
+            found |= {f"{name}/{number}": path for number, path in enumerate(python_files(name))}
     return found
