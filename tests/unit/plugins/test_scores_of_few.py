@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -27,7 +28,6 @@ from fairprune_framework.selection.scoring import score
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 MODEL: Any = tiny_model("llama", dtype=torch.float64)
-ARCHITECTURE = recognise(MODEL)
 EXACT = 1e-9
 
 
@@ -45,7 +45,7 @@ def scored(kind: str, name: str, sums: dict[str, Tensor], weights: dict[str, Ten
 
 MEANS = ("variance", "relative-variance", "gate-up-difference", "attribution", "integrated-gradients", "mean-abs-difference",
          "token-abs-difference", "signed-difference", "output-variance", "eta-squared", "mutual-information", "paired-auc",
-         "expertise")  # fmt: skip
+         "expertise", "steering-projection")  # fmt: skip
 """Bias scores that are means or shares: evidence that is given twice says no more than once."""
 
 
@@ -59,17 +59,19 @@ def plugins() -> dict[str, BiasScorer]:
 
 
 @cache
-def scores_of(times: int) -> dict[str, dict[str, Tensor]]:
+def scores_of(times: int, dtype: torch.dtype = torch.float64) -> dict[str, dict[str, Tensor]]:
     """name -> site -> scores of one contrast of three variants, one of them longer, given so often."""
     (one,) = [contrast for contrast in tiny_contrasts() if contrast.id == "tiny-0"]
     copies: list[Contrast] = [replace(one, id=f"copy-{number}") for number in range(times)]
     aligned, _ = align_all(copies, Encoder(tiny_tokenizer()))
     values = {category: len(found) for category, found in vocabularies(copies).items()}
-    demand = Demand.of(list(plugins().values()), len(ARCHITECTURE.sites))
-    statistics, _ = audit(MODEL, ARCHITECTURE, aligned, values, demand, accelerator="cpu")
+    model = deepcopy(MODEL).to(dtype)
+    architecture = recognise(model)
+    demand = Demand.of(list(plugins().values()), len(architecture.sites))
+    statistics, _ = audit(model, architecture, aligned, values, demand, accelerator="cpu")
     importance: Any = discovery.build("importance", "l2-norm")
     return {
-        name: dict(score(statistics, MODEL, ARCHITECTURE, plugin, importance, ("b", "i")).bias)
+        name: dict(score(statistics, model, architecture, plugin, importance, ("b", "i")).bias)
         for name, plugin in plugins().items()
     }
 
@@ -80,6 +82,16 @@ def test_the_same_contrast_again_changes_nothing(name: str) -> None:
     assert any(float(values.abs().max()) > 0 for values in once.values())
     for site, values in once.items():
         torch.testing.assert_close(thrice[site], values, rtol=1e-6, atol=1e-9 * float(values.abs().max()))
+
+
+@pytest.mark.parametrize(
+    "name", ["variance", "gate-up-difference", "mean-abs-difference", "steering-projection", "attribution"]
+)
+def test_a_model_in_float32_scores_as_one_in_float64(name: str) -> None:
+    narrow = scores_of(1, torch.float32)[name]
+    for site, values in scores_of(1)[name].items():
+        assert narrow[site].dtype == torch.float64
+        torch.testing.assert_close(narrow[site], values, rtol=1e-3, atol=1e-4 * float(values.abs().max()))
 
 
 MOMENTS = {  # texts of the first value: 1 and 3; of the second: 5; of the third: none
@@ -348,6 +360,8 @@ def test_peak_to_peak_hybrid_is_relative_to_the_largest_peak_of_each_role() -> N
     weights = {"gate": numbers([1, -1], [2, 1]), "out": numbers([4, 0], [1, -1])}
     found = scored("importance", "peak-to-peak-hybrid", {"document-norms.norm": numbers([5, 7])}, weights)
     assert found == pytest.approx([5 * (2 / 3 + 4 / 4), 7 * (3 / 3 + 2 / 4)], rel=1e-6)
+    silent = {"gate": 1e-8 * numbers([1, 0], [0, 0]), "out": numbers([0, 0], [0, 0])}  # 1e-8 is added, as published
+    assert scored("importance", "peak-to-peak-hybrid", {"document-norms.norm": numbers([5, 7])}, silent) == [2.5, 0.0]
 
 
 @pytest.mark.parametrize("objective", ["next-token", "sentence"])
@@ -359,6 +373,17 @@ def test_a_contrast_that_reaches_no_neuron_of_a_site_adds_nothing_there(objectiv
     found = ActivationTimesGradient(objective=objective).summands(seen)  # type: ignore[arg-type]
     assert found["product"].tolist() == [[[1, 2, 3], [1, 1, 1]], [[0, 0, 0], [0, 0, 0]]]
     assert found["objective"].tolist() == [[[3]], [[0]]]
+
+
+def test_a_contrast_counts_where_any_of_its_variants_reaches_the_site() -> None:
+    """As an expert may be reached by one text and not by the other."""
+    from fairprune_attribution import ActivationTimesGradient
+
+    mask = torch.tensor([[[True, True], [False, False]], [[False, False], [False, True]]])
+    seen = SimpleNamespace(objective=numbers(3, 5)[:, 0], mask=mask, product_sums=lambda: numbers([1], [2]))
+    found = ActivationTimesGradient().summands(seen)  # type: ignore[arg-type]
+    assert found["product"].tolist() == [[[1], [1]], [[2], [1]]]
+    assert found["objective"].tolist() == [[[3]], [[5]]]
 
 
 @pytest.mark.parametrize("objective", ["preference", "shared-preference"])
