@@ -18,6 +18,9 @@ LONGEST = 1000
 class FairpruneError(Exception):
     """Base of all errors of this package."""
 
+    by: object = None
+    """The statistic, or the objective, in which it came up, where one is to blame."""
+
     def __str__(self) -> str:
         return shortened(super().__str__(), LONGEST)
 

@@ -8,12 +8,12 @@ from typing import Any, cast
 
 from fairprune_framework import discovery
 from fairprune_framework.analysis.common import matrix, opened_run, rank_correlations, top_units, wrapped
-from fairprune_framework.api.declared import needs_of
+from fairprune_framework.api.declared import needs_of, passes_at
 from fairprune_framework.api.interfaces import BiasScorer
 from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.audit import audit
-from fairprune_framework.auditing.demand import Demand, selecting, streams_of
-from fairprune_framework.auditing.sums import CONTROLS, LEGITIMATE
+from fairprune_framework.auditing.demand import Demand, selecting, streams_of, with_earlier
+from fairprune_framework.auditing.sums import CONTROLS, LEGITIMATE, Statistics
 from fairprune_framework.errors import FairpruneError, PluginError, UserError
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import services
@@ -49,16 +49,16 @@ def score_many(
     for name in names:
         try:
             plugin = cast(BiasScorer, discovery.build("bias", name))
+            reason = _not_for(plugin, opened)
         except (PluginError, UserError) as error:
             if bias != "all":
                 raise
-            skipped[name] = str(error).partition("\n")[0]
-            continue
-        if (reason := _not_for(plugin, opened)) is not None:
+            reason = _first_line(error)
+        if reason is not None:
             skipped[name] = reason
         else:
             plugins[name] = plugin
-    found = _scored(opened, plugins, skipped, notify)
+    found = _scored(opened, plugins, skipped, notify, spare=bias == "all")
     if not found:
         raise UserError(f"no scorer can score this model: {'; '.join(f'{name}: {why}' for name, why in skipped.items())}")
     answer = {
@@ -90,23 +90,26 @@ def _controls(run: Run) -> list[Any]:
     return selecting(run.prompts.aligned, CONTROLS)
 
 
-def _scored(run: Run, plugins: Mapping[str, BiasScorer], skipped: dict[str, str], notify: Notify) -> dict[str, Scores]:
-    """Name -> scores of those that could be; the others join the skipped ones, each with the reason."""
-    contrasts, loaded = selecting(run.prompts.aligned), run.loaded
-    demand = Demand.of(list(plugins.values()), len(loaded.layers))
-    notify(f"auditing {len(contrasts)} contrasts for {len(plugins)} scorers")
-    statistics, _ = audit(
-        loaded.model,
-        loaded.architecture,
-        contrasts,
-        run.prompts.values,
-        demand,
-        controls=_controls(run),
-        legitimate=selecting(run.prompts.legitimate, LEGITIMATE),
-        calibration=run.calibration if demand.calibration else None,
-        micro_batch_tokens=run.micro_batch_tokens,
-        accelerator=run.recipe.accelerator,
-    )
+def _scored(
+    run: Run, plugins: dict[str, BiasScorer], skipped: dict[str, str], notify: Notify, *, spare: bool
+) -> dict[str, Scores]:
+    """Name -> scores of those that could be; the others join the skipped ones, each with the reason.
+
+    Args:
+        spare: audit without the scorers in whose statistics an audit failed, as often as it does; else it fails.
+    """
+    while True:
+        try:
+            statistics = _audited(run, plugins, notify)
+            break
+        except FairpruneError as error:
+            guilty = [name for name, plugin in plugins.items() if spare and _asks_for(plugin, error.by, len(run.loaded.layers))]
+            if not guilty:
+                raise
+            for name in guilty:
+                skipped[name] = _first_line(error)
+                del plugins[name]
+    loaded = run.loaded
     loaded.to_device()
     importance, label = discovery.build("importance", f"{discovery.OWN}:random"), Plugins(run.recipe).label("importance")
     found: dict[str, Scores] = {}
@@ -124,8 +127,40 @@ def _scored(run: Run, plugins: Mapping[str, BiasScorer], skipped: dict[str, str]
                 services=services(run.selection),
             )
         except FairpruneError as error:
-            skipped[name] = str(error).partition("\n")[0]
+            skipped[name] = _first_line(error)
     return found
+
+
+def _audited(run: Run, plugins: Mapping[str, BiasScorer], notify: Notify) -> Statistics:
+    """One audit for several scorers."""
+    contrasts, loaded = selecting(run.prompts.aligned), run.loaded
+    demand = Demand.of(list(plugins.values()), len(loaded.layers))
+    notify(f"auditing {len(contrasts)} contrasts for {len(plugins)} scorers")
+    statistics, _ = audit(
+        loaded.model,
+        loaded.architecture,
+        contrasts,
+        run.prompts.values,
+        demand,
+        controls=_controls(run),
+        legitimate=selecting(run.prompts.legitimate, LEGITIMATE),
+        calibration=run.calibration if demand.calibration else None,
+        micro_batch_tokens=run.micro_batch_tokens,
+        accelerator=run.recipe.accelerator,
+    )
+    return statistics
+
+
+def _asks_for(plugin: BiasScorer, what: object, layers: int) -> bool:
+    """A plugin needs a statistic, or one with an objective."""
+    every = with_earlier(needs_of(plugin).statistics)
+    return any(
+        what == each or what in [pass_.objective for pass_ in passes_at(each, layers) if pass_.objective] for each in every
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def render(answer: Mapping[str, Any]) -> str:

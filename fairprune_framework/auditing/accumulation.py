@@ -37,7 +37,7 @@ from fairprune_framework.auditing.sums import (
     finished,
     key_of,
 )
-from fairprune_framework.errors import ContractViolation, FairpruneError, UserError
+from fairprune_framework.errors import ContractViolation, FairpruneError, PluginError, UserError, shown
 from fairprune_framework.surgery.slices import LazyWeights
 from fairprune_framework.utilities.aside import plugin_call
 
@@ -281,7 +281,9 @@ class Accumulator:
         if not math.isfinite(sums.sum()):  # a sum of sums may overflow where none of them has
             for key, finite in zip(looked_at, torch.isfinite(sums).tolist(), strict=True):
                 if not finite:
-                    raise self._not_finite(key, site, observed(geometry), geometry.batch)
+                    error = self._not_finite(key, site, observed(geometry), geometry.batch)
+                    error.by = next(statistic for (_, _, statistic, _), known in self._keys.items() if known == key)
+                    raise error
         for key, value in totals.items():
             self._pending[key] = joined(key, self._pending[key], value) if key in self._pending else value
 
@@ -315,29 +317,33 @@ class Accumulator:
         """Key, summands (C, R, K) and whether the columns are neurons, of every output of every statistic that listens; checked."""
         views: dict[frozenset[Tap], Observation] = {}
         for statistic in self._listening.get(observation.pass_, ()):
-            if statistic.taps not in views:
-                views[statistic.taps] = narrowed(observation, statistic.taps)
-            shown = views[statistic.taps]
-            if self._earlier[statistic]:
-                shown = replace(shown, before=self._before_of(statistic, batch.stream, site.name, observation.mask.device))
-            with plugin_call(f"statistic {statistic.name!r}", passing=(torch.OutOfMemoryError,)):
-                outputs = statistic.summands(shown)
-            if not isinstance(outputs, Mapping):
-                raise ContractViolation(
-                    f"statistic {statistic.name!r}: summands() must return a mapping from names to tensors. "
-                    f"Got {type(outputs).__name__} instead."
-                )
-            for name, summands_CRK in outputs.items():
-                place = (batch.stream, site.name, statistic, name)
-                if (key := self._keys.get(place, "")) == "":
-                    output = marked(f"{self._stored[statistic]}.{name}", statistic.reduce)
-                    key = self._keys[place] = key_of(batch.stream, site.name, output)
-                _check(statistic, name, summands_CRK, len(batch.ids))
-                if (known := self.sums.shape_of(key)) not in (None, tuple(summands_CRK.shape[1:])):
+            try:
+                if statistic.taps not in views:
+                    views[statistic.taps] = narrowed(observation, statistic.taps)
+                seen = views[statistic.taps]
+                if self._earlier[statistic]:
+                    seen = replace(seen, before=self._before_of(statistic, batch.stream, site.name, observation.mask.device))
+                with plugin_call(f"statistic {statistic.name!r}", passing=(torch.OutOfMemoryError,)):
+                    outputs = statistic.summands(seen)
+                if not isinstance(outputs, Mapping):
                     raise ContractViolation(
-                        f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
+                        f"statistic {statistic.name!r}: summands() must return a mapping from names to tensors. "
+                        f"Got {type(outputs).__name__} instead."
                     )
-                yield key, summands_CRK, bool(statistic.taps & {"neuron", "gate", "up"})
+                for name, summands_CRK in outputs.items():
+                    _check(statistic, name, summands_CRK, len(batch.ids))
+                    place = (batch.stream, site.name, statistic, name)
+                    if (key := self._keys.get(place, "")) == "":
+                        output = marked(f"{self._stored[statistic]}.{name}", statistic.reduce)
+                        key = self._keys[place] = key_of(batch.stream, site.name, output)
+                    if (known := self.sums.shape_of(key)) not in (None, tuple(summands_CRK.shape[1:])):
+                        raise ContractViolation(
+                            f"statistic {statistic.name!r}, output {name!r}: R, K were {known}, now {tuple(summands_CRK.shape[1:])}"
+                        )
+                    yield key, summands_CRK, bool(statistic.taps & {"neuron", "gate", "up"})
+            except PluginError as error:
+                error.by = statistic
+                raise
 
     def _before_of(self, statistic: Statistic, stream: Stream, site: str, device: torch.device) -> Mapping[str, Tensor]:
         """What the statistics that one comes after have summed at a site, (G, R, K) each."""
@@ -354,9 +360,11 @@ class Accumulator:
         return finished(self.sums.words(), names, self.counts, self.clusters, tuple(sorted(ran)), composition)
 
 
-def _check(statistic: Statistic, name: str, summands_CRK: Tensor | ValueSums, contrasts: int) -> None:
-    if {"/", ":"} & set(name):
-        raise ContractViolation(f"statistic {statistic.name!r}: the output {name!r} must hold neither '/' nor ':'")
+def _check(statistic: Statistic, name: object, summands_CRK: Tensor | ValueSums, contrasts: int) -> None:
+    if not isinstance(name, str) or {"/", ":"} & set(name):
+        raise ContractViolation(
+            f"statistic {statistic.name!r}: the output {shown(name)} must be a text with neither '/' nor ':'"
+        )
     if isinstance(summands_CRK, ValueSums):
         summands_CRK = summands_CRK.of_variants
     if not isinstance(summands_CRK, Tensor):

@@ -225,9 +225,11 @@ class ActivationStatisticsCallback(Callback):
             raise FairpruneError("the module returned no objective for a pass that has one")
         for each, value in zip(wanted, objectives, strict=True):
             if not value.requires_grad:
-                raise ContractViolation(
+                error = ContractViolation(
                     f"objective {in_words(each.objective)} returned what has no gradient: a value without a graph"
                 )
+                error.by = each.objective
+                raise error
         shown, self._leaves = self._leaves, []
         values: dict[Any, dict[Tap, Tensor]] = {}
         sites: dict[str, Site] = {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fairprune_framework.api.outputs import Outputs
 from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
-from fairprune_framework.errors import ContractViolation, FairpruneError, shown
+from fairprune_framework.errors import ContractViolation, FairpruneError, PluginError, shown
 from fairprune_framework.models.head import Answers, answers_of, over_positions
 from fairprune_framework.models.work import backwards
 from fairprune_framework.utilities.aside import plugin_call
@@ -106,11 +106,15 @@ def _outputs(model: nn.Module, batch: MicroBatch, given: Mapping[str, Any]) -> t
 
 def _checked(objective: Callable[[Outputs], Tensor], outputs: Outputs, contrasts: int) -> Tensor:
     name = f"objective {shown(objective)}"
-    with plugin_call(name, passing=(torch.OutOfMemoryError,)):
-        objective_C = objective(outputs)
-    if not isinstance(objective_C, Tensor) or objective_C.shape != (contrasts,):
-        got = tuple(objective_C.shape) if isinstance(objective_C, Tensor) else type(objective_C).__name__
-        raise ContractViolation(f"{name} must return ({contrasts},). Got {got} instead.")
+    try:
+        with plugin_call(name, passing=(torch.OutOfMemoryError,)):
+            objective_C = objective(outputs)
+        if not isinstance(objective_C, Tensor) or objective_C.shape != (contrasts,):
+            got = tuple(objective_C.shape) if isinstance(objective_C, Tensor) else type(objective_C).__name__
+            raise ContractViolation(f"{name} must return ({contrasts},). Got {got} instead.")
+    except PluginError as error:
+        error.by = objective
+        raise
     return objective_C
 
 

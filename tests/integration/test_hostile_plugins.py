@@ -249,6 +249,70 @@ def test_a_mended_plugin_goes_on(
     assert (tmp_path / "run" / "report.html").is_file()
 
 
+SPOILING = """
+from dataclasses import dataclass
+from fairprune_framework.api import BiasScorer, Needs, NextTokenDivergence, Pass, Statistic
+
+@dataclass(frozen=True, kw_only=True)
+class Flat:
+    def __call__(self, outputs):
+        return NextTokenDivergence()(outputs).detach()
+
+@dataclass(frozen=True, kw_only=True)
+class Sizes(Statistic):
+    name: str = "sizes"
+    how: str = ""
+
+    def passes(self, layers):
+        return (Pass(objective=Flat() if self.how == "detached" else None),)
+
+    def summands(self, obs):
+        size_CRK = obs.acts["neuron"].double().abs().mul(obs.mask.unsqueeze(-1)).sum((1, 2)).unsqueeze(1)
+        if self.how == "raising":
+            raise ZeroDivisionError("by nought")
+        return {3 if self.how == "numbered" else "size": size_CRK * (float("inf") if self.how == "infinite" else 1)}
+
+@dataclass(frozen=True, kw_only=True)
+class Spoiling(BiasScorer):
+    how: str = ""
+
+    def needs(self):
+        return Needs(statistics=(Sizes(how=self.how),))
+
+    def score(self, at):
+        return at.sums["sizes.size"][0]
+
+""" + "".join(
+    f"@dataclass(frozen=True, kw_only=True)\nclass {how.capitalize()}(Spoiling):\n    how: str = {how!r}\n\n"
+    for how in ("raising", "numbered", "infinite", "detached")
+)
+
+
+def test_among_many_scorers_those_that_misbehave_are_skipped(
+    fairprune: Any, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--bias all` goes on without them, each with its reason; a list that names one fails."""
+    (tmp_path / "spoiling_plugin.py").write_text(SPOILING)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    known = [offer for offer in discovery.offers() if offer[0].group != "fairprune.bias_scorers" or offer[0].name == "variance"]
+    for name in ("spoiling", "raising", "numbered", "infinite", "detached"):
+        point = metadata.EntryPoint(name, f"spoiling_plugin:{name.capitalize()}", discovery.GROUPS["bias"])
+        known.append((point, "toys", "1"))
+    monkeypatch.setattr(discovery, "offers", lambda: known)
+    run = shutil.copytree(finished, tmp_path / "run")
+    answer = fairprune("score", run, "--bias", "all", "--json")
+    assert answer.code == 0, answer.err
+    found = json.loads(answer.out)
+    assert found["scorers"] == ["spoiling", "variance"]
+    reasons = {"raising": "ZeroDivisionError", "numbered": "the output 3", "infinite": "NaN or Inf", "detached": "no gradient"}
+    assert found["skipped"].keys() == reasons.keys()
+    assert {name: why for name, why in found["skipped"].items() if reasons[name] not in why} == {}
+    answer = fairprune("score", run, "--bias", "variance,raising", "--json")
+    sys.modules.pop("spoiling_plugin", None)
+    assert (answer.code, answer.out) == (2, "")
+    assert "statistic 'sizes' raised ZeroDivisionError: by nought" in answer.err
+
+
 GUEST = """
 from dataclasses import dataclass
 from fairprune_framework.api import ArchitectureAdapter, UserError
