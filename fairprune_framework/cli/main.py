@@ -97,10 +97,13 @@ def _answered(words: list[str]) -> int:
         if stopping.received() is None:
             print("fairprune: interrupted", file=sys.stderr)
         return 130
-    except BaseException as error:
+    except BaseException as raised_here:
+        error = _blamed(raised_here)
+        if isinstance(error, SystemExit):  # of `--help`, and of a rank that is done
+            raise
         if stopping.received() is not None:  # whatever others made of the interrupt
             return 130
-        return _explained(_blamed(error))
+        return _explained(error)
 
 
 def _blamed(error: BaseException) -> BaseException:
