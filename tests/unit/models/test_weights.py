@@ -22,7 +22,7 @@ def test_a_fingerprint_is_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize("read", [fingerprint, weights_digest])
-@pytest.mark.parametrize("chunk", [7, 1 << 22])
+@pytest.mark.parametrize("chunk", [61, 1 << 22])
 def test_every_value_of_every_parameter_is_seen(read: Any, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "CHUNK", chunk)
     model: Any = tiny_model("llama")
