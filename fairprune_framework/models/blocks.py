@@ -19,6 +19,9 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.models.saving import partners_of
 from fairprune_framework.models.weights import saved_tensors
 
+WIDE = 2
+"""Columns of the numbers of rows: transformers 5.20 drops axes of length 1 on its way back."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
@@ -122,7 +125,8 @@ def _reverted(model: Any, like: Mapping[str, Tensor]) -> Iterator[dict[str, Bloc
     try:
         for name, value in like.items():
             rows = value.shape[:2] if value.ndim > 2 else value.shape[:1]
-            numbers = torch.arange(math.prod(rows)).reshape(*rows, *[1] * (value.ndim - len(rows)))
+            columns = [1] * (value.ndim - len(rows))
+            numbers = torch.arange(math.prod(rows)).reshape(*rows, *columns).expand(*rows, *(WIDE * each for each in columns))
             try:
                 stored = revert_weight_conversion(model, {name: numbers})
             except Exception:  # a tensor alone is not what its conversion is of
@@ -135,13 +139,14 @@ def _reverted(model: Any, like: Mapping[str, Tensor]) -> Iterator[dict[str, Bloc
 
 
 def _stretches(name: str, value: Tensor, stored: Mapping[str, Tensor]) -> dict[str, Block] | None:
-    """Tensor of a file -> its stretch of rows, in their order, where all of them are the whole; from the numbers of its rows."""
-    inner = value.shape[1] if value.ndim > 2 else 1
+    """Tensor of a file -> its stretch of rows, in their order, where all of them are the whole; from the numbers of its rows, each in
+    `WIDE` columns."""
+    inner, columns = (value.shape[1], value.ndim - 2) if value.ndim > 2 else (1, max(value.ndim - 1, 0))
     found: dict[str, Block] = {}
     end = 0
     for theirs, numbers in sorted(stored.items(), key=lambda each: int(each[1].reshape(-1)[0])):
-        count = numbers.numel()
-        if not torch.equal(numbers.reshape(-1), torch.arange(end, end + count)):
+        count = numbers.numel() // WIDE**columns
+        if not torch.equal(numbers.reshape(-1), torch.arange(end, end + count).repeat_interleave(WIDE**columns)):
             return None
         if numbers.ndim == value.ndim and end % inner == 0 and count % inner == 0:
             found[theirs] = Block(parameter=name, start=end // inner, stop=(end + count) // inner)

@@ -71,7 +71,7 @@ def test_names_may_begin_otherwise() -> None:
 
 
 def test_what_is_no_stretch_of_rows_is_refused() -> None:
-    value, numbers = torch.empty(4, 6, 3), torch.arange(24).reshape(4, 6, 1)
+    value, numbers = torch.empty(4, 6, 3), torch.arange(24).reshape(4, 6, 1).expand(-1, -1, 2)
     assert _stretches("p", value, {"a": numbers}) == {"a": Block(parameter="p", stop=4)}
     assert _stretches("p", value, {"b": numbers[2:], "a": numbers[:2]}) == {
         "a": Block(parameter="p", stop=2),
@@ -81,5 +81,6 @@ def test_what_is_no_stretch_of_rows_is_refused() -> None:
     assert _stretches("p", value, {"a": numbers.transpose(0, 1)}) is None
     assert _stretches("p", value, {"a": numbers[:3]}) is None
     assert _stretches("p", value, {"a": numbers + 1}) is None
+    assert _stretches("p", value, {"a": numbers[..., 0]}) is None
     with pytest.raises(KeyError, match=r"down_proj"):
         Layout(on_meta("llama"), [name for name in stored_names(tiny_model("llama")) if "down_proj" not in name])
