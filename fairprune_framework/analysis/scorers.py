@@ -75,10 +75,11 @@ def score_many(
 def _not_for(plugin: BiasScorer, run: Run) -> str | None:
     """Why a scorer cannot score the model of a run, as far as its needs say."""
     taps = frozenset(tap for site in run.loaded.architecture.sites.values() for tap in site.taps)
-    for statistic in needs_of(plugin).statistics:
+    statistics = needs_of(plugin).statistics
+    for statistic in statistics:
         if missing := sorted(statistic.taps & {"gate", "up"} - taps):
             return f"the model has no {missing[0]}"
-    streams = streams_of(needs_of(plugin).statistics, len(run.loaded.layers))
+    streams = streams_of(statistics, len(run.loaded.layers))
     if CONTROLS in streams and not _controls(run):
         return "the prompts have no controls that may feed scores"
     if LEGITIMATE in streams and not selecting(run.prompts.legitimate, LEGITIMATE):

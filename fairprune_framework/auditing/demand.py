@@ -43,17 +43,18 @@ class Demand:
         Raises:
             UserError: two different statistics of one plugin have the same name: it could not tell their sums apart.
         """
-        for plugin in plugins:
+        wanted = [(plugin, needs_of(plugin)) for plugin in plugins]
+        for plugin, needs in wanted:
             names: dict[str, Statistic] = {}
-            for statistic in needs_of(plugin).statistics:
+            for statistic in needs.statistics:
                 if names.setdefault(statistic.name, statistic) != statistic:
                     raise UserError(
                         f"two statistics of {type(plugin).__name__} are named {statistic.name!r} and differ: "
                         f"{described(names[statistic.name])} and {described(statistic)}. Each needs a name of its own"
                     )
-        statistics = with_earlier([statistic for plugin in plugins for statistic in needs_of(plugin).statistics])
-        weights = any(needs_of(plugin).weights and needs_of(plugin).statistics for plugin in plugins)
-        clusters = any(needs_of(plugin).replicates for plugin in plugins)
+        statistics = with_earlier([statistic for _, needs in wanted for statistic in needs.statistics])
+        weights = any(needs.weights and needs.statistics for _, needs in wanted)
+        clusters = any(needs.replicates for _, needs in wanted)
         return cls(statistics=statistics, streams=streams_of(statistics, layers), weights=weights, clusters=clusters)
 
     def readings(self, layers: int) -> list[Demand]:

@@ -7,6 +7,7 @@ Nothing heavy is imported before a command runs.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import signal
@@ -34,6 +35,8 @@ from fairprune_framework.utilities import lock, stopping
 from fairprune_framework.utilities.aside import answer, answers_alone
 from fairprune_framework.utilities.versions import __version__
 
+NO_NAME = {errno.ENAMETOOLONG: "a name that is too long for a file", errno.ELOOP: "a link that leads to itself"}
+"""What is wrong with a path that no file can have; it was given, on the command line or in a file."""
 MODULES = (
     "stages",
     "ablate",
@@ -131,6 +134,9 @@ def _explained(error: BaseException) -> int:
         return 1
     if isinstance(error, PermissionError) and error.filename is not None and not debugging:
         print(f"fairprune: error: no permission to read or write {shortened(str(error.filename), 300)}", file=sys.stderr)
+        return 2
+    if isinstance(error, OSError) and error.errno in NO_NAME and not debugging:
+        print(f"fairprune: error: {NO_NAME[error.errno]}: {shortened(str(error.filename), 300)}", file=sys.stderr)
         return 2
     if debugging or not isinstance(error, (FairpruneError, OSError)):
         raise error

@@ -103,3 +103,21 @@ def test_a_file_without_permission_is_bad_input(monkeypatch: pytest.MonkeyPatch,
     assert capsys.readouterr().err == "fairprune: error: no permission to read or write a/b.json\n"
     assert main(["go"]) == 1
     assert "FAIRPRUNE_DEBUG=1 shows the traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["doctor"], ["report"], ["inspect"], ["ablate"], ["run"], ["prompts", "check"], ["restore"]])
+def test_a_name_that_is_too_long_is_bad_input(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whichever command is the first to look for it."""
+    options = {
+        "inspect": ["--unit", "0:1"],
+        "ablate": ["--output", str(tmp_path / "out")],
+        "restore": ["--output", str(tmp_path / "out")],
+    }
+    options["prompts"] = ["--model", "smollm2-135m"]
+    options["run"] = ["--prompts", "builtin:en-small", "--output", str(tmp_path / "out")]
+    assert main([*words, str(tmp_path / ("n" * 300)), *options.get(words[0], [])]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fairprune: error: ")
+    assert "nnnn" in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
