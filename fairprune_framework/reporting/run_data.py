@@ -222,8 +222,8 @@ class ContrastLine(Schema):
 
     id: str
     category: str
-    control: bool = False
-    split: str | None = None
+    control: bool
+    split: str | None
     variants: list[VariantLine]
 
 

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from fairprune_framework.errors import RunFolderError
-from fairprune_framework.reporting.run_data import Source, layer_of, read_source, sites_of
+from fairprune_framework.reporting.run_data import ContrastLine, Source, layer_of, read_source, sites_of
+from fairprune_framework.utilities.schemas import problem
 
 
 @pytest.fixture
@@ -132,3 +133,11 @@ def test_sites_are_sorted_by_layer_not_by_name() -> None:
         "model.layers.10.mlp",
     ]
     assert [layer_of(name) for name in names] == [10, 9, 9, 0]
+
+
+@pytest.mark.parametrize("absent", ["id", "category", "control", "split", "variants"])
+def test_a_line_of_contrasts_has_all_that_the_report_shows(absent: str, finished: Path) -> None:
+    line = json.loads((finished / "contrasts.jsonl").read_text().splitlines()[0])
+    assert problem(line, ContrastLine) is None
+    del line[absent]
+    assert absent in str(problem(line, ContrastLine))
