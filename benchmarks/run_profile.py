@@ -26,7 +26,7 @@ import torch
 from common import give, machine
 from torch import nn
 
-from fairprune_framework import discovery
+from fairprune_framework import plugin_sources
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
@@ -58,7 +58,7 @@ HASHING = {
     "fingerprint": (weights, "of the model"),
     "weights_digest": (weights, "of what surgery wrote"),
     "cached_digest": (integrity, "of the files of stages"),
-    "source_digest": (discovery, "of plugins"),
+    "source_digest": (plugin_sources, "of plugins"),
 }
 """Functions that hash, where each is, and of what."""
 

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import sys
 import traceback
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
-from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean, raised, text_of
+from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean, raised, shown, text_of
 from fairprune_framework.utilities.aside import plugin_call, prints_aside
 
 if typing.TYPE_CHECKING:
@@ -63,6 +59,11 @@ class Entry:
     def label(self) -> str:
         """Its name in messages."""
         return f"{self.kind} {self.name!r} of {self.distribution} {self.version}"
+
+    @property
+    def top(self) -> str:
+        """The top-level package or module that it is in."""
+        return self.value.partition(":")[0].partition(".")[0].strip()
 
 
 def entries(kind: str) -> list[Entry]:
@@ -215,63 +216,6 @@ def load(entry: Entry) -> type[Plugin]:
     return plugin
 
 
-def source_digest(entry: Entry) -> str:
-    """sha256 over the distribution, its version, and all Python files of the top-level package or module of an entry point, and of
-    the others that its distribution lists among its files.
-
-    An edited or upgraded plugin has another one. Nothing is imported; a package without files counts by its version alone.
-    """
-    digest = hashlib.sha256(f"{entry.distribution} {entry.version} {entry.value}".encode())
-    for path in (path for module in _modules_of(entry) for path in python_files(module)):
-        digest.update(f"{path.name} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
-    return digest.hexdigest()
-
-
-def beside(module: str) -> list[str]:
-    """The other top-level packages and modules of the distributions whose plugins are in this one: it may call them."""
-    offering = [entry for found in every_entry().values() for entry in found if _top(entry) == module]
-    return sorted({name for entry in offering for name in _modules_of(entry)} - {module})
-
-
-def _top(entry: Entry) -> str:
-    return entry.value.partition(":")[0].partition(".")[0].strip()
-
-
-def _modules_of(entry: Entry) -> list[str]:
-    """That of the entry point, then the others that its distribution lists; of this distribution, whose parts are plugins of their own,
-    the first alone."""
-    own = _top(entry)
-    if normalised(entry.distribution) == normalised(OWN):
-        return [own]
-    try:
-        files = metadata.distribution(entry.distribution).files or []
-    except Exception:  # no such name, or files that nobody can list
-        files = []
-    tops = {
-        file.parts[0].removesuffix(".py") for file in files if file.suffix == ".py" and file.parts[1:] in ((), ("__init__.py",))
-    }
-    return [own, *sorted(tops - {own})]
-
-
-def python_files(package: str) -> list[Path]:
-    """All Python files of a top-level package or module; none where it cannot be found."""
-    try:
-        spec = find_spec(package) if package else None
-    except (ImportError, ValueError):
-        return []
-    if spec is None:
-        return []
-    folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-    if folders:
-        return sorted(path for folder in folders for path in folder.rglob("*.py"))
-    return [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []
-
-
-@cache
-def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def build(kind: Kind, name: str, options: Mapping[str, Any] | None = None) -> Plugin:
     """Load a plugin and instantiate it with its options, each validated against the type of its field.
 
@@ -331,7 +275,11 @@ def _checked(entry: Entry, option: str, hint: Any, value: Any) -> Any:
     try:
         return parser.parse_object({"value": value}).value
     except Exception as error:
-        raise UserError(f"The {option!r} option of {entry.label} must be {in_words(hint)}. Got {value!r} instead.") from error
+        text = hint is str or str in typing.get_args(hint)
+        quoted = f" It is text in quotes: '\"{shown(value)}\"'." if text and isinstance(value, (bool, int, float)) else ""
+        raise UserError(
+            f"The {option!r} option of {entry.label} must be {in_words(hint)}. Got {value!r} instead.{quoted}"
+        ) from error
 
 
 def in_words(hint: Any) -> str:
@@ -361,7 +309,7 @@ def at_fault(error: BaseException) -> str | None:
     if not set(tops) - {"fairprune_framework", "jsonargparse", "argparse", "__main__"}:
         return None
     packages = {
-        _top(entry): entry.label
+        entry.top: entry.label
         for found in every_entry().values()
         for entry in found
         if entry.kind in GROUPS and normalised(entry.distribution) != normalised(OWN)

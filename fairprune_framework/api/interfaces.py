@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from fairprune_framework.api.observations import Observation as Observation
 from fairprune_framework.api.observations import Pass as Pass
@@ -139,13 +139,16 @@ class SiteContext:
     readout: Callable[[Tensor], Tensor] | None
     """(R, H) -> logits (R, vocab) through the final norm and head; None unless declared."""
     attribute_tokens: tuple[tuple[int, ...], ...]
-    """First token ids of each attribute value of the category, as the texts spell it; given with `readout`."""
+    """First token ids of each attribute value of the category, as the texts spell it; given with `readout`. Without a category, as in
+    `prepare`: of all categories in turn."""
     probe: Probe | None
     """For a bias scorer it measures the contrasts of `category` alone."""
     generator: torch.Generator
     """Seeded by run seed, plugin and site, on the CPU. The only source of randomness allowed."""
     of: StreamReader = no_streams
     """`at.of("controls")`, `at.of("contrasts", "age")`: the sums of any stream that the plugin's statistics listen to."""
+    prepared: Any = None
+    """What `BiasScorer.prepare` gave back for this site; None anywhere but in `BiasScorer.score`."""
 
 
 class Plugin(ABC):
@@ -165,6 +168,14 @@ class BiasScorer(Plugin):
 
     signed: ClassVar[bool] = False
     """True: below zero means that removing the neuron would raise the bias. The core never plans a unit at or below 0 then."""
+
+    def prepare(self, at: SiteContext) -> Any:
+        """What every category of a site has in common, computed once for each site: `score` finds it as `at.prepared`.
+
+        Args:
+            at: without a category; its sums are over all categories together.
+        """
+        return None
 
     @abstractmethod
     def score(self, at: SiteContext) -> Tensor:

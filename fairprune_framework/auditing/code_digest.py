@@ -8,7 +8,7 @@ from abc import ABC
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairprune_framework.discovery import beside, python_files
+from fairprune_framework.plugin_sources import beside, python_files
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SUMMED_BY = (

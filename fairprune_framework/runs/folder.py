@@ -15,6 +15,7 @@ from typing import Any, cast
 from fairprune_framework import discovery
 from fairprune_framework.calibration.builtin import text_file
 from fairprune_framework.errors import RunFolderError
+from fairprune_framework.plugin_sources import source_digest
 from fairprune_framework.recipes.loading import read_options
 from fairprune_framework.recipes.recipe import ADOPTED, FIELDS, PLUGIN_KINDS, STAGE_FIELDS, Recipe
 from fairprune_framework.utilities import files as provenance
@@ -138,7 +139,7 @@ class RunFolder(os.PathLike[str]):
     def _plugin_digests(self, names: Collection[str]) -> dict[str, str]:
         """Kind -> digest of the source of a plugin: what an edited one computed is not taken for its own."""
         kinds = [kind for kind in PLUGIN_KINDS if kind in names and getattr(self.recipe, kind) is not None]
-        return {kind: discovery.source_digest(discovery.find(kind, getattr(self.recipe, kind).plugin)) for kind in kinds}
+        return {kind: source_digest(discovery.find(kind, getattr(self.recipe, kind).plugin)) for kind in kinds}
 
     def _edited_plugins(self, stage: str) -> str | None:
         known = self.record.get("plugin_sources", {})

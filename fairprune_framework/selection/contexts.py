@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fairprune_framework.api.interfaces import Needs, Probe, SiteContext, Statistic, StreamSums
+from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Probe, SiteContext, Statistic, StreamSums
 from fairprune_framework.api.types import Site, Stream
 from fairprune_framework.auditing.demand import streams_of
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics
@@ -40,8 +41,24 @@ class Services:
         return {
             "readout": self.readout() if needs.readout and self.readout else None,
             "probe": self.probe(category) if needs.probe and self.probe else None,
-            "attribute_tokens": self.attribute_tokens().get(category or "", ()) if needs.readout else (),
+            "attribute_tokens": self._first_tokens(category) if needs.readout else (),
         }
+
+    def _first_tokens(self, category: str | None) -> tuple[tuple[int, ...], ...]:
+        known = self.attribute_tokens()
+        return known.get(category, ()) if category is not None else tuple(chain.from_iterable(known.values()))
+
+
+def preparing(scorer: BiasScorer | ImportanceScorer, at: Callable[[], SiteContext]) -> Callable[[SiteContext], SiteContext]:
+    """What gives the contexts of a site's categories that which they have in common; `prepare` is called here, once, if at all.
+
+    Args:
+        at: the context of all categories together.
+    """
+    if not isinstance(scorer, BiasScorer) or type(scorer).prepare is BiasScorer.prepare:
+        return lambda context: context
+    prepared = scorer.prepare(at())
+    return lambda context: replace(context, prepared=prepared)
 
 
 class NamedSums(Mapping[str, Tensor]):

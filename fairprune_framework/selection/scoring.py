@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import cast
 
@@ -16,7 +16,7 @@ from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.errors import ContractViolation, RunFolderError, UserError, shown
 from fairprune_framework.models.architecture import Architecture
-from fairprune_framework.selection.contexts import Services, context, generator_for
+from fairprune_framework.selection.contexts import Services, context, generator_for, preparing
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.utilities.aside import plugin_call
 from fairprune_framework.utilities.files import read_tensors
@@ -48,13 +48,13 @@ def score(
     """
     bias_needs, importance_needs = needs_of_scorer(bias, labels[0]), needs_of_scorer(importance, labels[1])
     services = services or Services()
-    for_bias = {category: services.for_plugin(bias_needs, category) for category in statistics.categories}
+    for_bias = cache(partial(services.for_plugin, bias_needs))
     for_importance = services.for_plugin(importance_needs, None)
     by_category: dict[str, dict[str, Tensor]] = {category: {} for category in statistics.categories}
     mean, important, observed = {}, {}, {}
 
-    def bias_at(name: str, group: int, weights: Mapping[str, Tensor] | None = None) -> SiteContext:
-        site, given = architecture.sites[name], for_bias[statistics.categories[group]]
+    def bias_at(name: str, group: int | None, weights: Mapping[str, Tensor] | None = None) -> SiteContext:
+        site, given = architecture.sites[name], for_bias(None if group is None else statistics.categories[group])
         if weights is None:
             weights = weights_of(model, site) if bias_needs.weights else {}
         return context(statistics, CONTRASTS, group, site, bias_needs, weights, generator_for(seed, labels[0], name), given)
@@ -67,8 +67,11 @@ def score(
 
     for name, site in architecture.sites.items():
         weights = weights_of(model, site) if bias_needs.weights or importance_needs.weights else {}
+        bias_weights = weights if bias_needs.weights else {}
+        with plugin_call(f"{labels[0]}, prepare(), site {name}"):
+            prepared = preparing(bias, partial(bias_at, name, None, bias_weights))
         for group, category in enumerate(statistics.categories):
-            at = bias_at(name, group, weights if bias_needs.weights else {})
+            at = prepared(bias_at(name, group, bias_weights))
             if int(at.observed.max()) > 0:
                 by_category[category][name] = _checked(partial(bias.score, at), at, labels[0], signed=bias.signed)
         at = importance_at(name, weights if importance_needs.weights else {})

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,13 @@ from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, 
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.readout import readout_of
-from fairprune_framework.selection.contexts import Services, context, generator_for
+from fairprune_framework.selection.contexts import Services, context, generator_for, preparing
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.testing.report import require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
 
 Scorer = BiasScorer | ImportanceScorer
+Found = TypeVar("Found")
 SiteScores = dict[tuple[str, str], Tensor]
 """(site, category, or "" for importance) -> the returned scores."""
 
@@ -230,17 +231,18 @@ class Bench:
         source = CONTRASTS if self.kind == "bias" else CALIBRATION
         services = self._services(model)
 
-        def at_site(name: str, group: int, category: str) -> SiteContext:
+        def at_site(name: str, group: int | None, category: str) -> SiteContext:
             site = self.architecture.sites[name]
             weights = weights_of(model, site) if needs.weights else {}
             generator = generator_for(0, "contract", name)
             return context(sums, source, group, site, needs, weights, generator, services.for_plugin(needs, category or None))
 
         scores: SiteScores = {}
+        prepared = {site.name: self._preparing(at_site(site.name, None, ""), changed) for site in sites}
         for group, category in groups:
             found: dict[str, Tensor] = {}
             for site in reversed(sites) if backwards else sites:
-                at = at_site(site.name, group, category)
+                at = prepared[site.name](at_site(site.name, group, category))
                 if self.kind == "bias" and needs.statistics and int(at.observed.max()) == 0:
                     continue
                 found[site.name] = self._call(at, changed)
@@ -297,10 +299,18 @@ class Bench:
             attribute_tokens=lambda: attribute_tokens(self.contrasts),
         )
 
+    def _preparing(self, at: SiteContext, changed: list[str] | None) -> Callable[[SiteContext], SiteContext]:
+        return _watched("prepare", lambda: preparing(self.scorer, lambda: at), at, changed)
+
     def _call(self, at: SiteContext, changed: list[str] | None) -> Tensor:
-        before = {name: value.clone() for name, value in {**at.sums, **at.weights}.items()}
-        score = self.scorer.score(at)
-        for name, value in {**at.sums, **at.weights}.items():
-            if changed is not None and not torch.equal(value, before[name]):
-                changed.append(f"score() modifies {name!r} of its context")
-        return score
+        return _watched("score", lambda: self.scorer.score(at), at, changed)
+
+
+def _watched(method: str, call: Callable[[], Found], at: SiteContext, changed: list[str] | None) -> Found:
+    """What a method of a scorer returns; that it modified its context goes into `changed`."""
+    before = {name: value.clone() for name, value in {**at.sums, **at.weights}.items()}
+    found = call()
+    for name, value in {**at.sums, **at.weights}.items():
+        if changed is not None and not torch.equal(value, before[name]):
+            changed.append(f"{method}() modifies {name!r} of its context")
+    return found

@@ -91,12 +91,17 @@ class VocabularySpread(BiasScorer):
         """The weights and the readout: no forward over texts."""
         return Needs(weights=True, readout=True)
 
+    def prepare(self, at: SiteContext) -> tuple[dict[int, int], Tensor]:
+        """Token -> its place, and the probability `(N, T)` float64 of every first token of any category: one readout for all."""
+        assert at.readout is not None
+        tokens = sorted({token for first in at.attribute_tokens for token in first})
+        parts = torch.split(at.weights["out"], self.rows)
+        p_NT = torch.cat([at.readout(part_RH).double().softmax(-1)[:, tokens] for part_RH in parts])
+        return {token: place for place, token in enumerate(tokens)}, p_NT
+
     def score(self, at: SiteContext) -> Tensor:
         """See `BiasScorer.score`."""
-        assert at.readout is not None
-        found = []
-        for part_RH in torch.split(at.weights["out"], self.rows):
-            p_RW = at.readout(part_RH).double().softmax(-1)
-            p_AR = torch.stack([p_RW[:, list(tokens)].sum(1) for tokens in at.attribute_tokens if tokens])
-            found.append(p_AR.amax(0) - p_AR.amin(0))
-        return torch.cat(found)
+        places, p_NT = at.prepared
+        values = [[places[token] for token in first] for first in at.attribute_tokens if first]
+        p_AN = torch.stack([p_NT[:, value].sum(1) for value in values])
+        return p_AN.amax(0) - p_AN.amin(0)

@@ -112,6 +112,9 @@ class Bias(Asks, BiasScorer):
     how: str = ""
     stream: ClassVar = "contrasts"
 
+    def prepare(self, at):
+        return act(self, "prepare", lambda: None)
+
 @dataclass(frozen=True, kw_only=True)
 class Importance(Asks, ImportanceScorer):
     at: str = ""
@@ -171,7 +174,7 @@ class Adapter(ArchitectureAdapter):
         yield
 '''
 METHODS = {
-    "bias": ("made", "needs", "after", "passes", "objective", "summands", "score", "finish"),
+    "bias": ("made", "needs", "after", "passes", "objective", "summands", "prepare", "score", "finish"),
     "importance": ("made", "needs", "after", "passes", "summands", "score", "finish"),
     "policy": ("made", "needs", "after", "passes", "summands", "select"),
     "weightless": ("made", "score", "finish"),
@@ -187,7 +190,7 @@ FILES = {
     "report": ("report.html",),
 }
 """What each stage leaves, and none that was not finished."""
-RETURNS_NOTHING = {"made", "shown"}
+RETURNS_NOTHING = {"made", "shown", "prepare"}
 """Methods whose result nobody looks at: all values are as good."""
 
 

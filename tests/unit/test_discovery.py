@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import os
 import re
 import subprocess
@@ -18,7 +17,6 @@ import pytest
 
 from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs
-from fairprune_framework.auditing.code_digest import class_digest
 from fairprune_framework.errors import AmbiguousName, BrokenPlugin, PluginError, UnknownName, UserError
 
 BIAS = "fairprune.bias_scorers"
@@ -44,6 +42,7 @@ class Toy(BiasScorer):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Strict(Toy):
     needed: int
+    named: str | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -329,6 +328,12 @@ def test_options_that_are_needed(install: Install) -> None:
     with pytest.raises(UserError, match="needs the option 'needed'"):
         discovery.build("bias", "strict")
     assert discovery.build("bias", "strict", {"needed": 3}) == Strict(needed=3)
+    assert discovery.build("bias", "strict", {"needed": 3, "named": "3"}) == Strict(needed=3, named="3")
+    with pytest.raises(UserError) as caught:
+        discovery.build("bias", "strict", {"needed": 3, "named": 3})
+    assert str(caught.value) == (
+        "The 'named' option of bias 'strict' of a 1.2 must be a string. Got 3 instead. It is text in quotes: '\"3\"'."
+    )
 
 
 def test_a_module_that_prints_and_exits_is_broken_and_no_more(
@@ -340,31 +345,3 @@ def test_a_module_that_prints_and_exits_is_broken_and_no_more(
     with pytest.raises(BrokenPlugin, match="cannot be loaded from exits_at_import:Any: SystemExit: 3"):
         discovery.load(entry)
     assert capsys.readouterr() == ("", "hello\n")
-
-
-def test_what_is_installed_with_a_plugin_is_its_source_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distribution may hold several modules: an edit of any makes another plugin, and other sums."""
-    files = {
-        "pair_plugin.py": "class Statistic: ...\n",
-        "pair_helper/__init__.py": "",
-        "pair_helper/inner.py": "FACTOR = 1\n",
-        "pair_alone.py": "",
-        "pair_plugin-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: pair-plugin\nVersion: 1\n",
-        "pair_plugin-1.dist-info/entry_points.txt": f"[{BIAS}]\npair = pair_plugin:Statistic\n",
-        "pair_plugin-1.dist-info/RECORD": "pair_plugin.py,,\npair_helper/__init__.py,,\npair_helper/inner.py,,\n../../bin/it.py,,\n",
-    }
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(text)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    statistic = importlib.import_module("pair_plugin").Statistic
-
-    def digests() -> tuple[str, str]:
-        return discovery.source_digest(discovery.find("bias", "pair")), class_digest(statistic)
-
-    before = digests()
-    (tmp_path / "pair_alone.py").write_text("OTHER = 1\n")
-    assert digests() == before
-    (tmp_path / "pair_helper" / "inner.py").write_text("FACTOR = 22\n")
-    assert all(one != other for one, other in zip(digests(), before, strict=True))
-    sys.modules.pop("pair_plugin")

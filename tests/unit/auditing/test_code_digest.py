@@ -16,7 +16,7 @@ from fairprune_framework.auditing.code_digest import SUMMED_BY, class_digest, co
 PACKAGE = Path(fairprune_framework.__path__[0])
 SUMS_NOTHING = {
     "calibration/builtin.py": "a text, whose hash is in the binding",
-    "discovery.py": "finds the sources of plugins, which are covered",
+    "plugin_sources.py": "finds the sources of plugins, which are covered",
     "errors.py": "messages",
     "models/architecture.py": "asks adapters, whose modules are covered; the architecture is in the binding",
     "models/loaded.py": "the model, whose fingerprint is in the binding",

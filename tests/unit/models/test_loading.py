@@ -22,6 +22,7 @@ from fairprune_framework.models.loading import (
     load_tokenizer,
     parameter_count,
     quietly,
+    refuse_infinite,
 )
 from fairprune_framework.testing.tiny import tiny_model
 
@@ -78,11 +79,33 @@ def test_a_damaged_weight_is_named(copied: Path, value: float) -> None:
         load_model(str(copied))
 
 
-def test_sums_that_overflow_are_no_damage(copied: Path) -> None:
+def test_sums_that_overflow_are_no_damage() -> None:
     """Finite weights of which the sum is not: they are looked at one by one."""
-    rewritten(copied, lambda weights: weights["model.norm.weight"].fill_(3e38))
-    model, _ = load_model(str(copied))
-    assert model.get_parameter("model.norm.weight").isfinite().all()
+    refuse_infinite("model", "weight", torch.full((4,), 3e38))
+    with pytest.raises(UserError, match="weight holds NaN or Inf"):
+        refuse_infinite("model", "weight", torch.tensor([3e38, 3e38, float("nan")]))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rope_theta", float("nan")), ("rms_norm_eps", float("nan")), ("rms_norm_eps", -1e9)],
+)
+def test_a_number_of_the_config_by_which_a_model_answers_nothing(field: str, value: float, copied: Path) -> None:
+    """All weights are finite; what is wrong shows in the answers alone, and before anything is written."""
+    config = json.loads((copied / "config.json").read_text())
+    place = config if field in config else config["rope_parameters"]
+    assert field in place
+    place[field] = value
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"a number (of its|in the) config .*is damaged"):
+        load_model(str(copied))
+
+
+def test_weights_too_large_for_the_dtype(copied: Path) -> None:
+    rewritten(copied, lambda weights: weights["model.norm.weight"].fill_(6e4))
+    load_model(str(copied), dtype="float32")
+    with pytest.raises(UserError, match="too large for its dtype"):
+        load_model(str(copied), dtype="float16")
 
 
 @pytest.mark.parametrize(

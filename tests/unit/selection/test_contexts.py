@@ -120,7 +120,7 @@ def test_services_are_made_for_those_who_asked() -> None:
     assert made == ["age"]
     given = services.for_plugin(Needs(readout=True), "race")
     assert (given["readout"], given["attribute_tokens"]) == (torch.square, ((4,), (5,)))
-    assert services.for_plugin(Needs(readout=True), None)["attribute_tokens"] == ()
+    assert services.for_plugin(Needs(readout=True), None)["attribute_tokens"] == ((1,), (2, 3), (4,), (5,))  # of all
 
 
 @pytest.mark.parametrize("needs", [Needs(readout=True), Needs(probe=True)])

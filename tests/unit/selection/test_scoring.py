@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Observation, Pass, SiteContext, Statistic
 from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
-from fairprune_framework.errors import ContractViolation, FairpruneError, RunFolderError, UserError
+from fairprune_framework.errors import BrokenPlugin, ContractViolation, FairpruneError, RunFolderError, UserError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.selection.contexts import Services, generator_for
 from fairprune_framework.selection.scoring import load_scores, save_scores, score
@@ -302,6 +302,45 @@ def test_a_scorer_ends_with_a_step_over_the_whole_model() -> None:
         parts = torch.tensor([10.0 * number + group + 1 for number in range(len(SITES))], dtype=torch.float64)
         for name, part in zip(SITES, parts / (48 * parts.sum()), strict=True):
             assert torch.allclose(found[category][name], part.expand(48))
+
+
+@dataclass(frozen=True)
+class Prepared(Bias):
+    """Prepares what `first` makes of a context."""
+
+    first: Callable[[SiteContext], Any] = lambda at: at
+
+    def prepare(self, at: SiteContext) -> Any:
+        return self.first(at)
+
+
+def test_what_categories_have_in_common_is_computed_once_for_each_site() -> None:
+    seen: list[SiteContext] = []
+
+    def first(at: SiteContext) -> Tensor:
+        seen.append(at)
+        return at.sums["x.y"][0] + at.weights["out"].double().abs().sum(1)
+
+    bias = Prepared(lambda at: at.prepared, Needs(statistics=(Summed(),), weights=True), first)
+    found = scored(bias, Importance(lambda at: mean(at) if at.prepared is None else at.prepared)).by_category
+    assert [(at.site.name, at.category, at.count, at.prepared) for at in seen] == [(name, None, 8, None) for name in SITES]
+    for number, name in enumerate(SITES):
+        written = MODEL.get_submodule(name).down_proj.weight.double().abs().sum(0)
+        for category in ("age", "race"):
+            torch.testing.assert_close(found[category][name], 20 * number + 3 + written)
+
+
+def test_services_of_all_categories_while_preparing() -> None:
+    seen: list[SiteContext] = []
+    tokens = {"age": ((1,), (2, 3)), "race": ((4,),)}
+    services = Services(readout=lambda: lambda rows: rows, attribute_tokens=lambda: tokens)
+    scored(Prepared(mean, Needs(statistics=(Summed(),), readout=True), seen.append), services=services)
+    assert {at.attribute_tokens for at in seen} == {((1,), (2, 3), (4,))}
+
+
+def test_an_error_while_preparing_says_where() -> None:
+    with pytest.raises(BrokenPlugin, match=rf"x:b, prepare\(\), site {SITES[0]}.*ZeroDivisionError"):
+        scored(Prepared(mean, NOTHING, lambda at: 1 // 0))
 
 
 def ones(at: SiteContext) -> Tensor:

@@ -201,6 +201,14 @@ def finishing(finish: Callable[[Mapping[str, Tensor]], object]) -> Good:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Preparing(Good):
+    """Bad: what it prepares changes the sums that it is given."""
+
+    def prepare(self, at: SiteContext) -> Tensor:
+        return at.sums["moments.rows"].mul_(2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Undeclared(Good):
     """Bad: it reads sums that other scorers declare."""
 
@@ -285,6 +293,7 @@ class Measuring(Good):
         ("zero-difference", scorer(lambda self, at, score: score + 1e-3)),
         ("no-mutation", scorer(lambda self, at, score: at.sums["moments.rows"].mul_(2)[0])),
         ("no-mutation", scorer(remembered)),
+        ("no-mutation", Preparing()),
         ("no-mutation", streaming(lambda obs, rows: rows + 0 * obs.aligned["neuron"].mul_(2).sum())),
         ("no-mutation", streaming(less_each_time)),
         ("no-mutation", streaming(lambda obs, rows: rows + 0 * slot_means(obs).abs_().sum())),

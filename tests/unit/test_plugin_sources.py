@@ -1,0 +1,104 @@
+"""What a plugin is made of: the files of its distribution, however that was installed."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from fairprune_framework import discovery
+from fairprune_framework.auditing.code_digest import class_digest
+from fairprune_framework.plugin_sources import beside, python_files, source_digest
+
+BIAS = "fairprune.bias_scorers"
+MODULES = {
+    "pair_plugin.py": "class Statistic: ...\n",
+    "pair_helper/__init__.py": "",
+    "pair_helper/inner.py": "FACTOR = 1\n",
+}
+BESIDE_THEM = {"tests/__init__.py": "", "setup.py": "", "notes/of_mine.py": ""}
+"""Of the project, and of no distribution."""
+METADATA = {
+    "METADATA": "Metadata-Version: 2.1\nName: pair-plugin\nVersion: 1\n",
+    "entry_points.txt": f"[{BIAS}]\npair = pair_plugin:Statistic\n",
+}
+Install = Callable[[Mapping[str, str]], None]
+
+
+def write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True, parents=True)
+        (folder / name).write_text(text)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The modules of a distribution, which can be imported."""
+    folder = tmp_path / "project"
+    write(folder, MODULES | BESIDE_THEM)
+    monkeypatch.syspath_prepend(str(folder))
+    yield folder
+    sys.modules.pop("pair_plugin", None)
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts metadata, and what else lies in site-packages, on the path."""
+
+    def put(files: Mapping[str, str]) -> None:
+        site = tmp_path / "site"
+        write(site, {f"pair_plugin-1.dist-info/{name}": text for name, text in METADATA.items()} | dict(files))
+        monkeypatch.syspath_prepend(str(site))
+
+    return put
+
+
+INSTALLED: dict[str, Callable[[Path], dict[str, str]]] = {
+    "files that are listed": lambda project: {
+        "pair_plugin-1.dist-info/RECORD": "pair_plugin.py,,\npair_helper/__init__.py,,\npair_helper/inner.py,,\n../../bin/it.py,,\n"
+    },
+    "editable, by a path": lambda project: {
+        "pair_plugin-1.dist-info/RECORD": "_pair_plugin.pth,,\npair_plugin-1.dist-info/METADATA,,\n",
+        "_pair_plugin.pth": f"# of an editable installation\n\n{project}\n",
+    },
+    "editable, by a finder": lambda project: {
+        "pair_plugin-1.dist-info/RECORD": "__editable__.pair_plugin-1.pth,,\n__editable___pair_plugin_1_finder.py,,\n",
+        "pair_plugin-1.dist-info/top_level.txt": "pair_helper\npair_plugin\n",
+        "__editable__.pair_plugin-1.pth": "import __editable___pair_plugin_1_finder\n",
+        "__editable___pair_plugin_1_finder.py": "",
+    },
+}
+
+
+@pytest.mark.parametrize("how", INSTALLED)
+def test_what_is_installed_with_a_plugin_is_its_source_too(how: str, project: Path, install: Install) -> None:
+    """A distribution may hold several modules: an edit of any makes another plugin, and other sums."""
+    install(INSTALLED[how](project))
+    statistic = importlib.import_module("pair_plugin").Statistic
+
+    def digests() -> tuple[str, str]:
+        return source_digest(discovery.find("bias", "pair")), class_digest(statistic)
+
+    before = digests()
+    assert beside("pair_plugin") == ["pair_helper"]
+    for name in ("tests/__init__.py", "setup.py", "notes/of_mine.py"):
+        (project / name).write_text("OTHER = 1\n")
+    assert digests() == before
+    (project / "pair_helper" / "inner.py").write_text("FACTOR = 22\n")
+    assert all(one != other for one, other in zip(digests(), before, strict=True))
+
+
+def test_a_path_file_that_is_gone_leaves_the_first_module(project: Path, install: Install) -> None:
+    install({"pair_plugin-1.dist-info/RECORD": "_pair_plugin.pth,,\n"})
+    before = source_digest(discovery.find("bias", "pair"))
+    (project / "pair_plugin.py").write_text("class Statistic: FACTOR = 1\n")
+    assert source_digest(discovery.find("bias", "pair")) != before
+
+
+def test_python_files(project: Path) -> None:
+    assert python_files("pair_plugin") == [project / "pair_plugin.py"]
+    assert [path.name for path in python_files("pair_helper")] == ["__init__.py", "inner.py"]
+    assert python_files("no_such_module") == python_files("") == python_files("sys") == []
