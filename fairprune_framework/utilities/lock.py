@@ -80,15 +80,21 @@ def _acquire(folder: Path, shared: bool) -> bool:
 
 
 def release(folder: Path) -> None:
-    """Give the lock back and remove its file; nothing where this process does not hold it, or the folder could not be made."""
+    """Give the lock back and remove its file; nothing where this process does not hold it, or the folder could not be made.
+
+    A removal that fails is tried once more. A file that stays then locks nobody out, and the next writer removes it: what was done
+    under the lock is done all the same.
+    """
     with stopping.shielded():
         try:
             folder = folder.resolve()
         except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file may have: nobody holds it
             return
         if (handle := _held.pop(folder, None)) is not None:
-            if not _is_shared(handle):
-                (folder / FILE).unlink(missing_ok=True)
+            for _ in range(0 if _is_shared(handle) else 2):
+                with contextlib.suppress(OSError):
+                    (folder / FILE).unlink(missing_ok=True)
+                    break
             os.close(handle)
 
 

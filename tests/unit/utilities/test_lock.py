@@ -159,3 +159,26 @@ def test_a_signal_while_it_is_taken_leaves_no_file(tmp_path: Path, monkeypatch: 
             lock.acquire(tmp_path)
         lock.release_all()
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(("failures", "stays"), [(1, False), (9, True)])
+def test_a_lock_that_cannot_be_removed_is_given_back(
+    failures: int, stays: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was done under it is done: a file that stays is stale, and goes with the next lock."""
+    removed = Path.unlink
+    left = [PermissionError(errno.EACCES, "Permission denied")] * failures
+
+    def unlink(path: Path, missing_ok: bool = False) -> None:
+        if left:
+            raise left.pop()
+        removed(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    lock.acquire(tmp_path)
+    lock.release(tmp_path)
+    assert (tmp_path / lock.FILE).exists() == stays
+    left.clear()
+    assert lock.acquire(tmp_path)
+    lock.release(tmp_path)
+    assert not (tmp_path / lock.FILE).exists()
