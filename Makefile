@@ -53,7 +53,7 @@ imports: .venv/.ready-dev
 	$(BIN)/lint-imports --no-cache | tail -n 3
 
 pytest: .venv/.ready-dev
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m "not slow"
 
 .venv/.ready-docs: .venv/.ready-dev
 	@echo "adding what the documentation site needs"

@@ -147,6 +147,7 @@ FAMILIES: Mapping[str, Mapping[str, Any]] = {
     "lfm2_moe": {"layer_types": _CONV_AND_ATTENTION, "num_dense_layers": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1},
     "nemotron_h": {"n_groups": 1, "layers_block_type": ["mamba", "mlp", "attention", "moe"], "num_hidden_layers": 4},
+    "qwen3_moe": {"num_experts": LAYERS},
     "qwen4_exp": {"text_config": _QWEN4},
     "qwen4_exp_text": _QWEN4,
     "reformer": {

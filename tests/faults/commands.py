@@ -105,8 +105,8 @@ class Process:
 
     @property
     def text(self) -> str:
-        """All that it wrote to stderr, libraries in C++ included."""
-        return self.out.read_text(encoding="utf-8", errors="replace")
+        """All that it wrote to stderr, libraries in C++ included; nothing where it was killed before it could."""
+        return self.out.read_text(encoding="utf-8", errors="replace") if self.out.exists() else ""
 
     @property
     def errors(self) -> list[str]:
