@@ -63,6 +63,17 @@ class Kept:
         return self.found[name]
 
 
+def bind(work: Path, identity: Mapping[str, Any]) -> None:
+    """Exit where the work folder holds what was measured of something else."""
+    known = work / "identity.json"
+    if (known.is_file() and json.loads(known.read_text()) != identity) or (
+        not known.is_file() and (work / "measured.json").is_file()
+    ):
+        sys.exit(f"{work} holds what was measured of something else: give another --work")
+    work.mkdir(parents=True, exist_ok=True)
+    write_text(known, json.dumps(identity))
+
+
 class Bench:
     """A model and its `select` contrasts in two halves."""
 
@@ -199,6 +210,7 @@ def main() -> int:
     parser.add_argument("--record", help="the .md file to write; by default it is printed")
     words = parser.parse_args()
     torch.set_num_threads(words.threads)
+    bind(Path(words.work), {name: getattr(words, name) for name in ("model", "prompts", "budget", "documents", "controls")})
     bench = Bench(words.model, words.prompts, words.budget, Path(words.work), words.documents, words.controls)
     wanted = [entry.name for entry in discovery.entries("bias") if entry.name not in words.without]
     names = [("bias", name) for name in wanted if not words.only or name in words.only]

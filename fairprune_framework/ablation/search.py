@@ -163,6 +163,16 @@ class Ablation:
             spent = time.perf_counter() - began
             self.notify(f"cell {done} of {len(order)}: {spent:.0f} s, about {spent / done * (len(order) - done):.0f} s left")
 
+    def _sweep(self) -> None:
+        """Remove what killed writers left, in the runs inside too: where their part was done, nobody opens them again."""
+        for folder in (self.folder, self.folder / "cells"):
+            sweep(folder)
+        for run in (self.folder / "base", self.folder / "search", *self.folder.glob("confirmed/*")):
+            if run.is_dir() and not (run.is_symlink() or run.parent.is_symlink()):
+                sweep(run)
+                if lock.acquire(run):
+                    lock.release(run)
+
     def judged_on(self, contrasts: Sequence[Any]) -> None:
         """Record the number of judging contrasts and templates."""
         bias = [contrast for contrast in contrasts if not contrast.control]
@@ -216,8 +226,7 @@ class Ablation:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         if lock.acquire(self.folder, shared=shared and not self.overwrite) and not shared:
-            for folder in (self.folder, self.folder / "cells"):
-                sweep(folder)
+            self._sweep()
         earlier = self._earlier
         if self.overwrite:
             earlier += len(list((self.folder / "cells").glob("*.json")))

@@ -34,3 +34,20 @@ def test_a_stopped_grid_goes_on_and_a_grown_one_does_its_new_cells(
     assert ablate(grid, folder, **given, notify=pytest.fail) is not None  # nothing is left to do
     with pytest.raises(RunFolderError, match="other shared options"):
         ablate({**grid, "max_perplexity_increase": 4.0}, folder, **given)
+
+
+def test_what_a_killed_process_left_in_the_runs_inside_goes(
+    done: Path, tmp_path: Path, grid: dict[str, Any], given: dict[str, Any]
+) -> None:
+    """All cells were done: no run is opened again. What lies behind a link is not ours."""
+    folder = Path(shutil.copytree(done, tmp_path / "copy"))
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "run").mkdir(parents=True)
+    left = [run / name for run in (folder / "base", folder / "search") for name in (".lock", ".recipe.yaml.6a58c76b.tmp")]
+    others = [elsewhere / "run" / ".lock", elsewhere / "run" / ".recipe.yaml.6a58c76b.tmp"]
+    for path in left + others:
+        path.write_text("")
+    (folder / "confirmed").symlink_to(elsewhere)
+    assert ablate(grid, folder, **given) is not None
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in others)
