@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, Literal
 
-from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean, raised, shown, text_of
+from fairprune_framework.errors import AmbiguousName, BrokenPlugin, UnknownName, UserError, did_you_mean, raised, text_of
 from fairprune_framework.utilities.aside import plugin_call, prints_aside
 
 if typing.TYPE_CHECKING:
@@ -275,8 +275,8 @@ def _checked(entry: Entry, option: str, hint: Any, value: Any) -> Any:
     try:
         return parser.parse_object({"value": value}).value
     except Exception as error:
-        text = hint is str or str in typing.get_args(hint)
-        quoted = f" It is text in quotes: '\"{shown(value)}\"'." if text and isinstance(value, (bool, int, float)) else ""
+        text = hint is str or (typing.get_origin(hint) in (typing.Union, types.UnionType) and str in typing.get_args(hint))
+        quoted = " In two pairs of quotes it is text: '\"...\"'." if text and isinstance(value, (bool, int, float)) else ""
         raise UserError(
             f"The {option!r} option of {entry.label} must be {in_words(hint)}. Got {value!r} instead.{quoted}"
         ) from error

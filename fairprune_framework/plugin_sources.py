@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from pathlib import Path
 
 from fairprune_framework.discovery import OWN, Entry, every_entry, normalised
 
 NOT_INSTALLED = frozenset(
-    {"tests", "test", "docs", "doc", "benchmarks", "examples", "build", "dist", "setup", "conftest", "noxfile"}
+    {
+        "tests",
+        "test",
+        "docs",
+        "doc",
+        "benchmarks",
+        "examples",
+        "scripts",
+        "build",
+        "dist",
+        "setup",
+        "conftest",
+        "noxfile",
+        "tasks",
+    }
 )
 """What stands beside the modules of a project without being one of them."""
 
@@ -41,43 +57,64 @@ def _modules_of(entry: Entry) -> list[str]:
     own = entry.top
     if normalised(entry.distribution) == normalised(OWN):
         return [own]
-    try:
-        tops = set(_listed(metadata.distribution(entry.distribution)))
-    except Exception:  # no such name, or files that nobody can list
-        tops = set()
+    tops: set[str] = set()
+    with contextlib.suppress(Exception):  # no such name, or files that nobody can list: what was found until then
+        tops |= {top for top in _listed(metadata.distribution(entry.distribution)) if top.isidentifier()}
     return [own, *sorted(tops - {own})]
 
 
-def _listed(distribution: metadata.Distribution) -> Iterator[str]:
+def _listed(distribution: metadata.Distribution) -> set[str]:
     """The top-level packages and modules among the files of a distribution; of an editable installation, which lists none of them,
     those that its build backend names, or that lie where it points to."""
     files = distribution.files or []
-    yield from (distribution.read_text("top_level.txt") or "").split()
+    modules = [file for file in files if file.suffix == ".py" and not file.name.startswith("__editable__")]
+    found = {file.parts[0].removesuffix(".py") for file in modules if file.parts[1:] in ((), ("__init__.py",))}
+    found |= set((distribution.read_text("top_level.txt") or "").split())
     for file in files:
-        if file.suffix == ".py" and file.parts[1:] in ((), ("__init__.py",)) and not file.name.startswith("__editable__"):
-            yield file.parts[0].removesuffix(".py")
-        elif file.suffix == ".pth" and len(file.parts) == 1:
-            for line in Path(str(file.locate())).read_text(encoding="utf-8").splitlines():
-                yield from _modules_in(Path(line.strip())) if line.strip() and not line.startswith(("import ", "#")) else ()
+        if file.suffix == ".pth" and len(file.parts) == 1:
+            with contextlib.suppress(OSError, ValueError):  # gone, closed to this process, or no text
+                found |= set(_pointed_to(Path(str(file.locate()))))
+    return found
 
 
-def _modules_in(folder: Path) -> Iterator[str]:
-    for path in folder.glob("*"):
-        if path.stem not in NOT_INSTALLED and (path.suffix == ".py" or (path / "__init__.py").is_file()):
-            yield path.stem
+def _pointed_to(file: Path) -> Iterator[str]:
+    """The modules in the folders that a `.pth` file adds to the path, as far as they are imported from there."""
+    for line in map(str.strip, file.read_text(encoding="utf-8").splitlines()):
+        folder = (file.parent / line).resolve()
+        if not line or line.startswith(("import ", "import\t", "#")) or folder == file.parent.resolve() or not folder.is_dir():
+            continue
+        for path in folder.iterdir():
+            with contextlib.suppress(OSError):
+                if path.stem.isidentifier() and path.stem not in NOT_INSTALLED and _is_from(path, folder):
+                    yield path.stem
+
+
+def _is_from(path: Path, folder: Path) -> bool:
+    """It is a module or a package, and the one that an import of its name finds."""
+    if not ((path.suffix == ".py" and path.is_file()) or (path / "__init__.py").is_file()):
+        return False
+    found = _spec(path.stem)
+    return found is not None and found.origin is not None and Path(found.origin).resolve().is_relative_to(folder)
+
+
+def _spec(module: str) -> ModuleSpec | None:
+    """Where a top-level module would be imported from; None where there is none. A dotted name would import its parent."""
+    if not module.isidentifier():
+        return None
+    try:
+        return find_spec(module)
+    except (ImportError, ValueError):
+        return None
 
 
 def python_files(package: str) -> list[Path]:
     """All Python files of a top-level package or module; none where it cannot be found."""
-    try:
-        spec = find_spec(package) if package else None
-    except (ImportError, ValueError):
-        return []
+    spec = _spec(package)
     if spec is None:
         return []
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if folders:
-        return sorted(path for folder in folders for path in folder.rglob("*.py"))
+        return sorted(path for folder in folders for path in folder.rglob("*.py") if path.is_file())
     return [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []
 
 

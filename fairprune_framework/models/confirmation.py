@@ -13,6 +13,10 @@ from fairprune_framework.api.types import Site, Tap
 from fairprune_framework.errors import ContractViolation, FairpruneError, UnsupportedArchitecture, UserError, raised
 from fairprune_framework.models.architecture import DOCS, Architecture
 
+NOT_FINITE = (
+    "the logits of {} are not finite on plain tokens: weights or a number of its config are damaged, or too large for its dtype"
+)
+
 
 @torch.no_grad()
 def confirm(model: nn.Module, architecture: Architecture, rows: int = 32) -> list[str]:
@@ -35,11 +39,26 @@ def confirm(model: nn.Module, architecture: Architecture, rows: int = 32) -> lis
     training = model.training
     model.eval()
     try:
+        _refuse_infinite_answers(model, tokens)
         for start in range(0, len(names), rows):
             unchecked += _confirm_group(model, architecture, names[start : start + rows], tokens)
     finally:
         model.train(training)
     return unchecked
+
+
+def _refuse_infinite_answers(model: nn.Module, tokens: Tensor) -> None:
+    """Raise `UserError` where a model answers NaN or Inf to texts of different lengths: without a mask, kernels of attention hide
+    the NaN that a damaged number of the config makes. A model that takes no mask is looked at without."""
+    ids = tokens.expand(2, -1).to(next(model.parameters()).device)
+    mask = torch.ones_like(ids)
+    mask[1, -1] = 0
+    try:
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    except Exception:
+        return
+    if not torch.isfinite(logits[mask.bool()]).all():
+        raise UserError(NOT_FINITE.format(type(model).__name__))
 
 
 def _confirm_group(model: nn.Module, architecture: Architecture, names: Sequence[str], tokens: Tensor) -> list[str]:
@@ -82,7 +101,7 @@ def _confirm_group(model: nn.Module, architecture: Architecture, names: Sequence
         _plain_forward(model, batch)
         raise ContractViolation(f"{architecture.name}: a forward pass under its taps raised {raised(error)}") from error
     if not torch.isfinite(logits[0]).all():
-        raise UserError(f"the logits of {type(model).__name__} are not finite on plain tokens: the weights are damaged")
+        raise UserError(NOT_FINITE.format(type(model).__name__))
     change = (logits[1:-1] - logits[0]).abs().amax((1, 2))
     noise = (logits[-1] - logits[0]).abs().max()
     for name, moved in zip(names, change, strict=True):

@@ -8,6 +8,7 @@ original: they were not trained afterwards, so that the verdict is about pruning
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from fairprune_framework.errors import FairpruneError
 from fairprune_framework.evaluation.cache import MeasurementCache
 from fairprune_framework.evaluation.compare import Material, compared, measured, noise_floor
 from fairprune_framework.evaluation.exhibits import Exhibits
@@ -53,8 +55,17 @@ def texts_of(run: Run, text: RecoveryText) -> dict[str, tuple[Sequence[Sequence[
 
 
 def losses_of(run: Run, model: nn.Module, text: RecoveryText) -> Losses:
-    """Of one model on all that is measured on."""
-    return {name: text_loss(model, documents, run.micro_batch_tokens) for name, (documents, _) in texts_of(run, text).items()}
+    """Of one model on all that is measured on.
+
+    Raises:
+        FairpruneError: a perplexity is larger than any number.
+    """
+    texts = texts_of(run, text)
+    found = {name: text_loss(model, documents, run.micro_batch_tokens) for name, (documents, _) in texts.items()}
+    for name, loss in found.items():
+        if math.isinf(loss.perplexity):
+            raise FairpruneError(f"the perplexity on {name} is larger than any number: the model does not answer such text")
+    return found
 
 
 def perplexities(run: Run, text: RecoveryText, losses: Mapping[str, Losses]) -> dict[str, Any]:

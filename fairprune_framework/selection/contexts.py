@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -49,16 +49,9 @@ class Services:
         return known.get(category, ()) if category is not None else tuple(chain.from_iterable(known.values()))
 
 
-def preparing(scorer: BiasScorer | ImportanceScorer, at: Callable[[], SiteContext]) -> Callable[[SiteContext], SiteContext]:
-    """What gives the contexts of a site's categories that which they have in common; `prepare` is called here, once, if at all.
-
-    Args:
-        at: the context of all categories together.
-    """
-    if not isinstance(scorer, BiasScorer) or type(scorer).prepare is BiasScorer.prepare:
-        return lambda context: context
-    prepared = scorer.prepare(at())
-    return lambda context: replace(context, prepared=prepared)
+def prepares(scorer: BiasScorer | ImportanceScorer) -> TypeGuard[BiasScorer]:
+    """Whether categories have something in common that the scorer computes once a site."""
+    return isinstance(scorer, BiasScorer) and type(scorer).prepare is not BiasScorer.prepare
 
 
 class NamedSums(Mapping[str, Tensor]):

@@ -15,7 +15,7 @@ from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import PluginError, UserError, raised
 from fairprune_framework.recipes.recipe import PLUGIN_KINDS, PluginSpec, Recipe
-from fairprune_framework.selection.contexts import preparing
+from fairprune_framework.selection.contexts import prepares
 from fairprune_framework.selection.scoring import needs_of_scorer
 from fairprune_framework.utilities.aside import plugin_call
 
@@ -150,7 +150,7 @@ def misfit_of_weights(plugin: Plugin, site: Site) -> str | None:
     )
     try:
         with plugin_call("it"):
-            score = plugin.score(preparing(plugin, lambda: at)(at))
+            score = plugin.score(replace(at, prepared=plugin.prepare(at)) if prepares(plugin) else at)
     except PluginError as error:
         why = raised(error.__cause__ or error)
     else:

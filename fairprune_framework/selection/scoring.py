@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import cast
@@ -16,7 +17,7 @@ from fairprune_framework.api.types import Scores, Site
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.errors import ContractViolation, RunFolderError, UserError, shown
 from fairprune_framework.models.architecture import Architecture
-from fairprune_framework.selection.contexts import Services, context, generator_for, preparing
+from fairprune_framework.selection.contexts import Services, context, generator_for, prepares
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.utilities.aside import plugin_call
 from fairprune_framework.utilities.files import read_tensors
@@ -68,12 +69,18 @@ def score(
     for name, site in architecture.sites.items():
         weights = weights_of(model, site) if bias_needs.weights or importance_needs.weights else {}
         bias_weights = weights if bias_needs.weights else {}
-        with plugin_call(f"{labels[0]}, prepare(), site {name}"):
-            prepared = preparing(bias, partial(bias_at, name, None, bias_weights))
-        for group, category in enumerate(statistics.categories):
-            at = prepared(bias_at(name, group, bias_weights))
-            if int(at.observed.max()) > 0:
-                by_category[category][name] = _checked(partial(bias.score, at), at, labels[0], signed=bias.signed)
+        seen_in = {
+            category: at
+            for group, category in enumerate(statistics.categories)
+            if int((at := bias_at(name, group, bias_weights)).observed.max()) > 0
+        }
+        if seen_in and prepares(bias):
+            of_all = bias_at(name, None, bias_weights)
+            with plugin_call(f"{labels[0]}, prepare(), site {name}"):
+                prepared = bias.prepare(of_all)
+            seen_in = {category: replace(at, prepared=prepared) for category, at in seen_in.items()}
+        for category, at in seen_in.items():
+            by_category[category][name] = _checked(partial(bias.score, at), at, labels[0], signed=bias.signed)
         at = importance_at(name, weights if importance_needs.weights else {})
         important[name] = _checked(partial(importance.score, at), at, labels[1], signed=True)
     for group, category in enumerate(statistics.categories):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, TypeVar
@@ -34,7 +34,7 @@ from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, 
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.encoder import Encoder
 from fairprune_framework.models.readout import readout_of
-from fairprune_framework.selection.contexts import Services, context, generator_for, preparing
+from fairprune_framework.selection.contexts import Services, context, generator_for, prepares
 from fairprune_framework.surgery.slices import weights_of
 from fairprune_framework.testing.report import require
 from fairprune_framework.testing.tiny import tiny_contrasts, tiny_legitimate, tiny_model, tiny_tokenizer
@@ -215,7 +215,7 @@ class Bench:
         Args:
             model: another model of the same shape.
             statistics: a replacement of the declared statistics.
-            backwards: visit the sites in reverse order.
+            backwards: visit the sites, and the categories of each, in reverse order.
             changed: collects descriptions of mutations by the scorer.
             in_parts: statistics see groups of alike contrasts, as on a CPU, or (False) whole micro-batches, as on an accelerator.
         """
@@ -238,16 +238,22 @@ class Bench:
             return context(sums, source, group, site, needs, weights, generator, services.for_plugin(needs, category or None))
 
         scores: SiteScores = {}
-        prepared = {site.name: self._preparing(at_site(site.name, None, ""), changed) for site in sites}
+        found: dict[str, dict[str, Tensor]] = {category: {} for _, category in groups}
+        for site in reversed(sites) if backwards else sites:
+            seen = {}
+            for group, category in reversed(groups) if backwards else groups:
+                at = at_site(site.name, group, category)
+                if self.kind == "importance" or not needs.statistics or int(at.observed.max()) > 0:
+                    seen[category] = at
+            if seen and prepares(self.scorer):
+                of_all = at_site(site.name, None, "")
+                prepared = _watched("prepare", partial(self.scorer.prepare, of_all), of_all, changed)
+                seen = {category: replace(at, prepared=prepared) for category, at in seen.items()}
+            for category, at in seen.items():
+                found[category][site.name] = _watched("score", partial(self.scorer.score, at), at, changed)
         for group, category in groups:
-            found: dict[str, Tensor] = {}
-            for site in reversed(sites) if backwards else sites:
-                at = prepared[site.name](at_site(site.name, group, category))
-                if self.kind == "bias" and needs.statistics and int(at.observed.max()) == 0:
-                    continue
-                found[site.name] = self._call(at, changed)
-            finished = self.scorer.finish(found, partial(at_site, group=group, category=category))
-            kept = isinstance(finished, Mapping) and finished.keys() == found.keys()
+            finished = self.scorer.finish(found[category], partial(at_site, group=group, category=category))
+            kept = isinstance(finished, Mapping) and finished.keys() == found[category].keys()
             require(kept, "finish() must return a mapping of the sites that it was given, and no others")
             scores |= {(name, category): score for name, score in finished.items()}
         return scores
@@ -299,18 +305,25 @@ class Bench:
             attribute_tokens=lambda: attribute_tokens(self.contrasts),
         )
 
-    def _preparing(self, at: SiteContext, changed: list[str] | None) -> Callable[[SiteContext], SiteContext]:
-        return _watched("prepare", lambda: preparing(self.scorer, lambda: at), at, changed)
-
-    def _call(self, at: SiteContext, changed: list[str] | None) -> Tensor:
-        return _watched("score", lambda: self.scorer.score(at), at, changed)
-
 
 def _watched(method: str, call: Callable[[], Found], at: SiteContext, changed: list[str] | None) -> Found:
     """What a method of a scorer returns; that it modified its context goes into `changed`."""
-    before = {name: value.clone() for name, value in {**at.sums, **at.weights}.items()}
+    given = {**at.sums, **at.weights} | {f"prepared{place}": value for place, value in _tensors(at.prepared)}
+    before = {name: value.clone() for name, value in given.items()}
     found = call()
-    for name, value in {**at.sums, **at.weights}.items():
+    for name, value in given.items():
         if changed is not None and not torch.equal(value, before[name]):
             changed.append(f"{method}() modifies {name!r} of its context")
     return found
+
+
+def _tensors(value: Any, place: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in nested containers, with where they are."""
+    if isinstance(value, Tensor):
+        yield place, value
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{place}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            yield from _tensors(inner, f"{place}[{number}]")

@@ -82,8 +82,8 @@ def _acquire(folder: Path, shared: bool) -> bool:
 def release(folder: Path) -> None:
     """Give the lock back and remove its file; nothing where this process does not hold it, or the folder could not be made.
 
-    A removal that fails is tried once more. A file that stays then locks nobody out, and the next writer removes it: what was done
-    under the lock is done all the same.
+    A removal that fails is tried once more. A file that stays then is empty and locks nobody out, and the next writer removes it:
+    what was done under the lock is done all the same.
     """
     with stopping.shielded():
         try:
@@ -95,6 +95,8 @@ def release(folder: Path) -> None:
                 with contextlib.suppress(OSError):
                     (folder / FILE).unlink(missing_ok=True)
                     break
+                with contextlib.suppress(OSError):
+                    os.ftruncate(handle, 0)
             os.close(handle)
 
 

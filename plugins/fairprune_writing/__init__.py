@@ -101,7 +101,7 @@ class VocabularySpread(BiasScorer):
 
     def score(self, at: SiteContext) -> Tensor:
         """See `BiasScorer.score`."""
-        places, p_NT = at.prepared
+        places, p_NT = self.prepare(at) if at.prepared is None else at.prepared
         values = [[places[token] for token in first] for first in at.attribute_tokens if first]
         p_AN = torch.stack([p_NT[:, value].sum(1) for value in values])
         return p_AN.amax(0) - p_AN.amin(0)

@@ -332,7 +332,7 @@ def test_options_that_are_needed(install: Install) -> None:
     with pytest.raises(UserError) as caught:
         discovery.build("bias", "strict", {"needed": 3, "named": 3})
     assert str(caught.value) == (
-        "The 'named' option of bias 'strict' of a 1.2 must be a string. Got 3 instead. It is text in quotes: '\"3\"'."
+        "The 'named' option of bias 'strict' of a 1.2 must be a string. Got 3 instead. In two pairs of quotes it is text: '\"...\"'."
     )
 
 

@@ -19,7 +19,8 @@ MODULES = {
     "pair_helper/__init__.py": "",
     "pair_helper/inner.py": "FACTOR = 1\n",
 }
-BESIDE_THEM = {"tests/__init__.py": "", "setup.py": "", "notes/of_mine.py": ""}
+RUNS = "raise RuntimeError('it was imported')\n"
+BESIDE_THEM = {"tests/__init__.py": RUNS, "setup.py": RUNS, "setup.bak.py": RUNS, "notes/of_mine.py": RUNS}
 """Of the project, and of no distribution."""
 METADATA = {
     "METADATA": "Metadata-Version: 2.1\nName: pair-plugin\nVersion: 1\n",
@@ -31,7 +32,7 @@ Install = Callable[[Mapping[str, str]], None]
 def write(folder: Path, files: Mapping[str, str]) -> None:
     for name, text in files.items():
         (folder / name).parent.mkdir(exist_ok=True, parents=True)
-        (folder / name).write_text(text)
+        (folder / name).write_text(text, errors="surrogateescape")
 
 
 @pytest.fixture
@@ -58,15 +59,27 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 INSTALLED: dict[str, Callable[[Path], dict[str, str]]] = {
     "files that are listed": lambda project: {
-        "pair_plugin-1.dist-info/RECORD": "pair_plugin.py,,\npair_helper/__init__.py,,\npair_helper/inner.py,,\n../../bin/it.py,,\n"
+        "pair_plugin-1.dist-info/RECORD": "../project/pair_plugin.py,,\npair_helper/__init__.py,,\n../../bin/it.py,,\n",
+        "pair_helper/__init__.py": "",
+        "pair_helper/inner.py": "FACTOR = 1\n",
+    },
+    "files that are listed, and a path that is no text": lambda project: {
+        "pair_plugin-1.dist-info/RECORD": "pair_helper/__init__.py,,\n_pair_plugin.pth,,\n_gone.pth,,\n",
+        "pair_helper/__init__.py": "",
+        "pair_helper/inner.py": "FACTOR = 1\n",
+        "_pair_plugin.pth": "\udcff",
     },
     "editable, by a path": lambda project: {
         "pair_plugin-1.dist-info/RECORD": "_pair_plugin.pth,,\npair_plugin-1.dist-info/METADATA,,\n",
         "_pair_plugin.pth": f"# of an editable installation\n\n{project}\n",
     },
+    "editable, by a relative path": lambda project: {
+        "pair_plugin-1.dist-info/RECORD": "__editable__.pair_plugin-1.pth,,\npair_plugin-1.dist-info/METADATA,,\n",
+        "__editable__.pair_plugin-1.pth": ".\n../nowhere\n../project\n",
+    },
     "editable, by a finder": lambda project: {
         "pair_plugin-1.dist-info/RECORD": "__editable__.pair_plugin-1.pth,,\n__editable___pair_plugin_1_finder.py,,\n",
-        "pair_plugin-1.dist-info/top_level.txt": "pair_helper\npair_plugin\n",
+        "pair_plugin-1.dist-info/top_level.txt": "pair_helper\npair_plugin\npair_plugin.inner\n",
         "__editable__.pair_plugin-1.pth": "import __editable___pair_plugin_1_finder\n",
         "__editable___pair_plugin_1_finder.py": "",
     },
@@ -84,15 +97,15 @@ def test_what_is_installed_with_a_plugin_is_its_source_too(how: str, project: Pa
 
     before = digests()
     assert beside("pair_plugin") == ["pair_helper"]
-    for name in ("tests/__init__.py", "setup.py", "notes/of_mine.py"):
+    for name in BESIDE_THEM:
         (project / name).write_text("OTHER = 1\n")
     assert digests() == before
-    (project / "pair_helper" / "inner.py").write_text("FACTOR = 22\n")
+    (Path(python_files("pair_helper")[0]).parent / "inner.py").write_text("FACTOR = 22\n")
     assert all(one != other for one, other in zip(digests(), before, strict=True))
 
 
-def test_a_path_file_that_is_gone_leaves_the_first_module(project: Path, install: Install) -> None:
-    install({"pair_plugin-1.dist-info/RECORD": "_pair_plugin.pth,,\n"})
+def test_files_that_nobody_can_list_leave_the_first_module(project: Path, install: Install) -> None:
+    install({"pair_plugin-1.dist-info/RECORD/of_a_folder": ""})
     before = source_digest(discovery.find("bias", "pair"))
     (project / "pair_plugin.py").write_text("class Statistic: FACTOR = 1\n")
     assert source_digest(discovery.find("bias", "pair")) != before

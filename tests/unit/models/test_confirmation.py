@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM
 
 from fairprune_framework.api.interfaces import Handler
 from fairprune_framework.api.types import Site, Tap
@@ -17,7 +18,7 @@ from fairprune_framework.errors import ContractViolation, FairpruneError, Unsupp
 from fairprune_framework.models.architecture import Architecture, recognise
 from fairprune_framework.models.confirmation import confirm
 from fairprune_framework.testing.families import small_model
-from fairprune_framework.testing.tiny import tiny_model
+from fairprune_framework.testing.tiny import tiny_config, tiny_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,36 @@ def test_damaged_weights_are_not_blamed_on_the_adapter() -> None:
     model: Any = tiny_model("llama")
     with torch.no_grad():
         model.model.norm.weight[3] = float("nan")
-    with pytest.raises(FairpruneError, match="are not finite on plain tokens: the weights are damaged"):
+    with pytest.raises(FairpruneError, match="are not finite on plain tokens: weights or a number of its config are damaged"):
         confirm(model, recognise(model))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("rope_theta", float("nan")), ("rms_norm_eps", float("nan")), ("rms_norm_eps", -1e9)],
+)
+def test_a_number_of_the_config_by_which_a_model_answers_nothing(field: str, value: float) -> None:
+    """All weights are finite; without a mask, attention on a CPU answers numbers to keys and queries that are NaN."""
+    config = tiny_config("llama")
+    if field == "rope_theta":
+        config.rope_parameters[field] = value
+    else:
+        setattr(config, field, value)
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(config).eval()
+    with pytest.raises(UserError, match="a number of its config are damaged, or too large for its dtype"):
+        confirm(model, recognise(model))
+
+
+def test_a_model_that_takes_no_mask_is_looked_at_without() -> None:
+    model: Any = tiny_model("llama")
+    forward = model.forward
+
+    def without(input_ids: torch.Tensor, use_cache: bool = True) -> Any:
+        return forward(input_ids=input_ids, use_cache=use_cache)
+
+    model.forward = without
+    assert confirm(model, recognise(model)) == []
 
 
 def test_a_layer_that_runs_twice_is_refused_by_name() -> None:

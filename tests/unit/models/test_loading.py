@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -24,7 +25,8 @@ from fairprune_framework.models.loading import (
     quietly,
     refuse_infinite,
 )
-from fairprune_framework.testing.tiny import tiny_model
+from fairprune_framework.testing.families import small_model
+from fairprune_framework.testing.tiny import tiny_model, tiny_tokenizer
 
 
 @pytest.fixture
@@ -86,26 +88,15 @@ def test_sums_that_overflow_are_no_damage() -> None:
         refuse_infinite("model", "weight", torch.tensor([3e38, 3e38, float("nan")]))
 
 
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("rope_theta", float("nan")), ("rms_norm_eps", float("nan")), ("rms_norm_eps", -1e9)],
-)
-def test_a_number_of_the_config_by_which_a_model_answers_nothing(field: str, value: float, copied: Path) -> None:
-    """All weights are finite; what is wrong shows in the answers alone, and before anything is written."""
-    config = json.loads((copied / "config.json").read_text())
-    place = config if field in config else config["rope_parameters"]
-    assert field in place
-    place[field] = value
-    (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match=r"a number (of its|in the) config .*is damaged"):
-        load_model(str(copied))
-
-
-def test_weights_too_large_for_the_dtype(copied: Path) -> None:
-    rewritten(copied, lambda weights: weights["model.norm.weight"].fill_(6e4))
-    load_model(str(copied), dtype="float32")
-    with pytest.raises(UserError, match="too large for its dtype"):
-        load_model(str(copied), dtype="float16")
+def test_a_stored_buffer_is_a_weight(tmp_path: Path) -> None:
+    model: Any = small_model("deepseek_v3")
+    (bias,) = {name for name, _ in model.named_buffers() if name.endswith("layers.1.mlp.gate.e_score_correction_bias")}
+    model.save_pretrained(tmp_path)
+    tiny_tokenizer().save_pretrained(tmp_path)
+    load_model(str(tmp_path))
+    rewritten(tmp_path, lambda weights: weights[bias].__setitem__(0, float("nan")))
+    with pytest.raises(UserError, match=rf"the weights of .* are damaged: {re.escape(bias)} holds NaN"):
+        load_model(str(tmp_path))
 
 
 @pytest.mark.parametrize(

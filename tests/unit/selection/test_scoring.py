@@ -330,6 +330,20 @@ def test_what_categories_have_in_common_is_computed_once_for_each_site() -> None
             torch.testing.assert_close(found[category][name], 20 * number + 3 + written)
 
 
+def test_nothing_is_prepared_for_a_site_that_no_category_reached() -> None:
+    seen: list[SiteContext] = []
+    scored(Prepared(mean, NOTHING, seen.append), found=statistics({SITES[0]: (0, 5), SITES[1]: (0, 0)}))
+    assert [at.site.name for at in seen] == [SITES[0]]
+
+
+def test_a_fault_of_what_is_given_is_not_the_plugins() -> None:
+    def readout() -> Any:
+        raise FairpruneError("it cannot be read out")
+
+    with pytest.raises(FairpruneError, match=r"^it cannot be read out$"):
+        scored(Prepared(mean, Needs(statistics=(Summed(),), readout=True)), services=Services(readout=readout))
+
+
 def test_services_of_all_categories_while_preparing() -> None:
     seen: list[SiteContext] = []
     tokens = {"age": ((1,), (2, 3)), "race": ((4,),)}

@@ -209,6 +209,17 @@ class Preparing(Good):
 
 
 @dataclass(frozen=True, kw_only=True)
+class UsingUp(Good):
+    """Bad: each category finds something else prepared."""
+
+    def prepare(self, at: SiteContext) -> tuple[str, dict[str, Tensor]]:
+        return "sums", {"of all": at.sums["moments.rows"].clone()}
+
+    def score(self, at: SiteContext) -> Tensor:
+        return at.prepared[1]["of all"].mul_(2)[0]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Undeclared(Good):
     """Bad: it reads sums that other scorers declare."""
 
@@ -294,6 +305,7 @@ class Measuring(Good):
         ("no-mutation", scorer(lambda self, at, score: at.sums["moments.rows"].mul_(2)[0])),
         ("no-mutation", scorer(remembered)),
         ("no-mutation", Preparing()),
+        ("no-mutation", UsingUp()),
         ("no-mutation", streaming(lambda obs, rows: rows + 0 * obs.aligned["neuron"].mul_(2).sum())),
         ("no-mutation", streaming(less_each_time)),
         ("no-mutation", streaming(lambda obs, rows: rows + 0 * slot_means(obs).abs_().sum())),
