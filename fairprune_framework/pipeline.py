@@ -78,6 +78,7 @@ def _run_stages(run: Run, stages: tuple[str, ...], redo: Collection[str]) -> Run
             stage(name).check(run)
     for name in stages:
         _do(run, name, again=name in redo)
+    run.folder.tidy()
     return run
 
 

@@ -6,6 +6,7 @@ is done already; another key is refused without `overwrite`, which removes that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -258,6 +259,12 @@ class RunFolder(os.PathLike[str]):
                 raise RunFolderError(f"another process has written {self} in between: give the same command again")
             for folder in (self.path, *(self.path / name for name in OWN_FOLDERS)):
                 provenance.sweep(folder)
+
+    def tidy(self) -> None:
+        """Remove what a process left that was killed when all was done; nothing where another process writes, or none may."""
+        if (self.path / lock.FILE).exists():
+            with contextlib.suppress(RunFolderError, OSError):
+                self.own()
 
     def begin(self, stage: str) -> None:
         """Make room for a stage: its files and those of later stages go, and the recipe is written. Raises as `own`."""

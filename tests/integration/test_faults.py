@@ -73,6 +73,21 @@ def test_what_a_kill_left_goes_and_what_is_not_ours_stays(fairprune: Any, done: 
     assert (done / ".notes.tmp").read_text() == "mine"
 
 
+def test_what_a_process_left_that_was_killed_when_all_was_done(fairprune: Any, done: Path) -> None:
+    """No stage is done again; where another process writes, its lock stays, and the answer is there all the same."""
+    for name in (lock.FILE, ".run.json.abcd1234.tmp", "model/.README.md.abcd1234.tmp"):
+        (done / name).write_text("")
+    before = (done / "run.json").read_bytes()
+    assert fairprune("evaluate", "--output", done).code == 0
+    assert leftovers(done) == []
+    assert (done / "run.json").read_bytes() == before
+    with holder(done):
+        assert fairprune("evaluate", "--output", done).code == 0
+        assert (done / lock.FILE).is_file()
+    assert fairprune("evaluate", "--output", done).code == 0
+    assert leftovers(done) == []
+
+
 def test_an_empty_output_is_refused(fairprune: Any, llama: Path, prompts: Path) -> None:
     answer = fairprune("audit", llama, "--prompts", prompts, "--output", "", *WORDS)
     assert (answer.code, len(answer.errors)) == (2, 1)
