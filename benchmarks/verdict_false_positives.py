@@ -141,7 +141,7 @@ def main() -> None:
     bench = Bench(options.model, options.prompts, options.limit)
     measured = measured_arms(arms_of(bench, options), options.work, options.minutes)
     nulls = {name: fall(found) for name, found in measured.items() if name.startswith(RANDOM)}
-    of_run = [] if nulls else read_json(options.run / "run.json")["random_sets"]
+    of_run = [] if nulls else read_json(options.run / "run.json").get("random_sets", [])
     inputs = {
         name: inputs_of(found, of_run or [value for other, value in nulls.items() if other != name])
         for name, found in measured.items()
