@@ -439,5 +439,5 @@ def test_vocabulary_spread_adds_up_the_first_tokens_of_a_value() -> None:
     """Words 0 and 1 are one value, word 2 another, and a third value has no word; probabilities of 0.2, 0.3 and 0.4."""
     plugin: Any = discovery.build("bias", "vocabulary-spread", {"rows": 1})
     logits = torch.tensor([[0.2, 0.3, 0.4, 0.1], [0.25, 0.25, 0.25, 0.25]], dtype=torch.float64).log()
-    at = SimpleNamespace(readout=lambda rows: rows, weights={"out": logits}, attribute_tokens=((0, 1), (2,), ()))
+    at = SimpleNamespace(readout=lambda rows: rows, weights={"out": logits}, attribute_tokens=((0, 1), (2,), ()), prepared=None)
     assert plugin.score(at).tolist() == pytest.approx([0.5 - 0.4, 0.5 - 0.25], rel=EXACT)
