@@ -133,7 +133,7 @@ def _reseal(run: Path) -> None:
             stage["files"] = seal(run, stage["files"])
         text = json.dumps(record)
         (run / "run.json").write_text(text, encoding="utf-8")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return  # it is the record itself that was changed
 
 
