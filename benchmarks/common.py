@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from fairprune_framework.utilities.files import write_text
 from fairprune_framework.utilities.versions import versions
@@ -61,6 +63,15 @@ def ratio(a: list[float], b: list[float]) -> str:
     """Median of the ratios a / b pair by pair, with their range."""
     ratios = sorted(x / y for x, y in zip(a, b, strict=True))
     return f"{statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
+
+
+def bind(work: Path, identity: Mapping[str, Any]) -> None:
+    """Make a work folder that knows what it is of; exit where it holds what was measured of something else."""
+    known = work / "identity.json"
+    if json.loads(known.read_text()) != identity if known.is_file() else work.is_dir() and any(work.iterdir()):
+        raise SystemExit(f"{work} holds what was measured of something else: give another --work")
+    work.mkdir(parents=True, exist_ok=True)
+    write_text(known, json.dumps(identity))
 
 
 def give(text: str, record: str | None) -> None:

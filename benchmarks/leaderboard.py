@@ -20,7 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from common import give, machine
+from common import bind, give, machine
 from policies_on_select import half_of
 from scipy.stats import rankdata
 
@@ -61,17 +61,6 @@ class Kept:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.path, json.dumps(self.found))
         return self.found[name]
-
-
-def bind(work: Path, identity: Mapping[str, Any]) -> None:
-    """Exit where the work folder holds what was measured of something else."""
-    known = work / "identity.json"
-    if (known.is_file() and json.loads(known.read_text()) != identity) or (
-        not known.is_file() and (work / "measured.json").is_file()
-    ):
-        sys.exit(f"{work} holds what was measured of something else: give another --work")
-    work.mkdir(parents=True, exist_ok=True)
-    write_text(known, json.dumps(identity))
 
 
 class Bench:

@@ -24,7 +24,7 @@ from time import monotonic
 from typing import Any
 
 import torch
-from common import machine
+from common import bind, machine
 from verdict_arms import Bench, Measured, edits
 
 from fairprune_framework.api.types import Plan
@@ -133,11 +133,7 @@ def main() -> None:
         "limit": options.limit,
         "plans": {name: file_digest(path) for name, path in plans_of(options).items()},
     }
-    options.work.mkdir(parents=True, exist_ok=True)
-    known = options.work / "identity.json"
-    if known.is_file() and read_json(known) != identity:
-        parser.error(f"{options.work} holds what was measured of something else")
-    write_json(known, identity)
+    bind(options.work, identity)
     bench = Bench(options.model, options.prompts, options.limit)
     measured = measured_arms(arms_of(bench, options), options.work, options.minutes)
     nulls = {name: fall(found) for name, found in measured.items() if name.startswith(RANDOM)}
