@@ -219,7 +219,7 @@ class Choice:
     """site -> indices (n,) int64, most removable first."""
     order: Mapping[str, Tensor] = field(default_factory=dict)
     """site -> (n,) float, parallel to `units`: how removable, comparable over sites. Where the choice exceeds a budget for
-    all sites together, the core drops the lowest first; without it, it drops the same share from the tail of each site."""
+    all sites together, the core drops the lowest first; without it, each site keeps the same share, as nearly as whole units allow."""
     factor: float | None = None
     """For the operator `scale`: what to multiply the units by, in place of the one that the user gave."""
     factors: Mapping[str, Tensor] = field(default_factory=dict)

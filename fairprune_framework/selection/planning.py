@@ -219,29 +219,30 @@ def trim(choice: Choice, scores: Scores, budget: Budget) -> tuple[dict[str, Tens
             drop("not_observed", len(units), len(able))
             usable[name] = able[: scores.sites[name].units - 1]
             drop("last_unit_of_site", len(able), len(usable[name]))
-        trimmed = _tail(usable, choice, room[layer])
+        trimmed = _tail(usable, choice, room[layer], scores)
         drop("beyond_layer_limit", sum(map(len, usable.values())), sum(map(len, trimmed.values())))
         kept |= trimmed
-    total = _tail(kept, choice, budget.units(scores.sites))
+    total = _tail(kept, choice, budget.units(scores.sites), scores)
     drop("beyond_budget", sum(map(len, kept.values())), sum(map(len, total.values())))
     return {name: units for name, units in total.items() if len(units)}, left
 
 
-def _tail(units: dict[str, Tensor], choice: Choice, most: int) -> dict[str, Tensor]:
+def _tail(units: dict[str, Tensor], choice: Choice, most: int, scores: Scores) -> dict[str, Tensor]:
+    """The `most` first units of a choice; ties go by layer and name, in whatever order the policy went through the sites."""
     count = sum(map(len, units.values()))
     if count <= most:
         return units
-    if all(name in choice.order for name in units):
-        entries = []
-        for place, (name, chosen) in enumerate(units.items()):
-            value = dict(zip(choice.units[name].tolist(), choice.order[name].tolist(), strict=True))
-            entries += [(-value[unit], place, rank, name) for rank, unit in enumerate(chosen.tolist())]
-        keep: dict[str, int] = dict.fromkeys(units, 0)
-        for *_, name in sorted(entries)[:most]:
-            keep[name] += 1
-        return {name: chosen[: keep[name]] for name, chosen in units.items()}
-    shares = {name: len(chosen) * most // count for name, chosen in units.items()}
-    return {name: chosen[: shares[name]] for name, chosen in units.items()}
+    ordered = all(name in choice.order for name in units)
+    entries = []
+    for name, chosen in units.items():
+        place = (scores.sites[name].layer, len(name), name)  # the 2nd expert is before the 10th
+        value = dict(zip(choice.units[name].tolist(), choice.order[name].tolist(), strict=True)) if ordered else {}
+        for rank, unit in enumerate(chosen.tolist()):  # without an order, each site keeps the same share of what it has here
+            entries.append((-value[unit] if ordered else (2 * rank + 1) / len(chosen), *place, rank))
+    keep: dict[str, int] = dict.fromkeys(units, 0)
+    for *_, name, _ in sorted(entries)[:most]:
+        keep[name] += 1
+    return {name: chosen[: keep[name]] for name, chosen in units.items()}
 
 
 def no_replicates() -> Iterator[Scores]:

@@ -137,12 +137,18 @@ def test_signed_scores_go_above_zero_alone() -> None:
         assert kept["layers.0.a"].tolist() == units
 
 
-def test_without_an_order_each_site_loses_its_share_from_the_tail() -> None:
-    kept, _ = trim(everything(order=False), scores(), Budget(amount=9, unit="total"))
-    sizes = {name: units - 1 for name, (_, units) in SIZES.items()}  # 5, 3, 7, 4: one stays of each
-    assert {name: units.tolist() for name, units in kept.items()} == {
-        name: list(range(units * 9 // 19)) for name, units in sizes.items()
+@pytest.mark.parametrize(("most", "kept"), [(9, [3, 1, 3, 2]), (1, [0, 0, 1, 0]), (18, [5, 3, 6, 4])])
+def test_without_an_order_each_site_keeps_its_share_and_nothing_of_the_budget_is_lost(most: int, kept: list[int]) -> None:
+    found, _ = trim(everything(order=False), scores(), Budget(amount=most, unit="total"))  # of 5, 3, 7 and 4: one stays of each
+    assert {name: units.tolist() for name, units in found.items()} == {
+        name: list(range(count)) for name, count in zip(SIZES, kept, strict=True) if count
     }
+
+
+def test_without_an_order_a_layer_of_many_sites_gives_what_it_may() -> None:
+    found, _ = trim(everything(order=False), scores(), Budget(amount=1, unit="per-layer"))
+    layers = [SIZES[name][0] for name, units in found.items() for _ in units]
+    assert sorted(layers) == sorted({layer for layer, _ in SIZES.values()})
 
 
 @pytest.mark.parametrize(

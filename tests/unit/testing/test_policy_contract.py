@@ -48,6 +48,22 @@ def test_a_good_policy_passes_every_check() -> None:
     assert len(report.passed) == len(report.checks)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ranked(Top):
+    """Ranks all units of each site, and leaves it to the core to trim."""
+
+    def select(self, scores: Scores, budget: Budget, context: PolicyContext) -> Choice:
+        reason = None if budget.units(scores.sites) else "the budget comes to less than one unit"
+        return Choice(
+            units={name: torch.sort(scores.bias[name], descending=True, stable=True).indices for name in scores.sites},
+            reason=reason,
+        )
+
+
+def test_a_policy_that_leaves_the_trimming_to_the_core_passes_every_check() -> None:
+    check_plugin("policy", Ranked(), skip={"hash-seed": "it goes through no set"}).raise_if_failed()
+
+
 def policy(select: Callable[[Scores, Budget, Choice], Choice]) -> Top:
     """A policy with a last line of its own; it gets the good choice."""
 
