@@ -34,13 +34,13 @@ NOT_INSTALLED = frozenset(
 
 
 def source_digest(entry: Entry) -> str:
-    """sha256 over the distribution, its version, and all Python files of the top-level package or module of an entry point, and of
-    the others that its distribution lists among its files.
+    """sha256 over the distribution, its version, and all files of the top-level package or module of an entry point, and of the
+    others that its distribution lists among its files: code, and what code may read there, such as a list of words.
 
     An edited or upgraded plugin has another one. Nothing is imported; a package without files counts by its version alone.
     """
     digest = hashlib.sha256(f"{entry.distribution} {entry.version} {entry.value}".encode())
-    for path in (path for module in _modules_of(entry) for path in python_files(module)):
+    for path in (path for module in _modules_of(entry) for path in files_of(module)):
         digest.update(f"{path.name} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
     return digest.hexdigest()
 
@@ -107,17 +107,25 @@ def _spec(module: str) -> ModuleSpec | None:
         return None
 
 
-def python_files(package: str) -> list[Path]:
-    """All Python files of a top-level package or module; none where it cannot be found."""
+def files_of(package: str) -> list[Path]:
+    """All files of a top-level package or module, but for hidden ones and compiled copies; none where it cannot be found."""
     spec = _spec(package)
     if spec is None:
         return []
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if folders:
-        return sorted(path for folder in folders for path in folder.rglob("*.py") if path.is_file())
+        return sorted(
+            path for folder in folders for path in folder.rglob("*") if _is_kept(path.relative_to(folder)) and path.is_file()
+        )
     return [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []
+
+
+def _is_kept(path: Path) -> bool:
+    """What an interpreter, an editor or a tool leaves in a package is no part of it."""
+    return "__pycache__" not in path.parts and not any(part.startswith(".") or part.endswith("~") for part in path.parts)
 
 
 @cache
 def _file_digest(path: Path, mtime_ns: int, size: int) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -8,7 +8,7 @@ from abc import ABC
 from collections.abc import Sequence
 from pathlib import Path
 
-from fairprune_framework.plugin_sources import beside, python_files
+from fairprune_framework.plugin_sources import beside, files_of
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SUMMED_BY = (
@@ -62,7 +62,7 @@ def code_digest(parts: Sequence[object], package: Path = PACKAGE) -> str:
         files |= _sources(type(part))
     digest = hashlib.sha256()
     for name, path in sorted(files.items()):
-        digest.update(name.encode() + path.read_bytes())
+        _add(digest, name, path)
     return digest.hexdigest()
 
 
@@ -73,8 +73,16 @@ def class_digest(plugin: type) -> str:
         inherited = base is not plugin and base.__module__.partition(".")[0] == PACKAGE.name
         if base not in (object, ABC) and not inherited:
             for name, path in sorted(_sources(base).items()):
-                digest.update(name.encode() + path.read_bytes())
+                _add(digest, name, path)
     return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, name: str, path: Path) -> None:
+    """A file, piece by piece: a plugin may bring large data."""
+    digest.update(name.encode())
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
 
 
 def _sources(plugin: type) -> dict[str, Path]:
@@ -85,5 +93,5 @@ def _sources(plugin: type) -> dict[str, Path]:
     top = module.partition(".")[0]
     if top != PACKAGE.name and getattr(sys.modules.get(top), "__file__", None) is not None:  # no namespace of many packages
         for name in (top, *beside(top)):
-            found |= {f"{name}/{number}": path for number, path in enumerate(python_files(name))}
+            found |= {f"{name}/{number}": path for number, path in enumerate(files_of(name))}
     return found

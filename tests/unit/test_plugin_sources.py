@@ -11,7 +11,7 @@ import pytest
 
 from fairprune_framework import discovery
 from fairprune_framework.auditing.code_digest import class_digest
-from fairprune_framework.plugin_sources import beside, python_files, source_digest
+from fairprune_framework.plugin_sources import beside, files_of, source_digest
 
 BIAS = "fairprune.bias_scorers"
 MODULES = {
@@ -100,8 +100,11 @@ def test_what_is_installed_with_a_plugin_is_its_source_too(how: str, project: Pa
     for name in BESIDE_THEM:
         (project / name).write_text("OTHER = 1\n")
     assert digests() == before
-    (Path(python_files("pair_helper")[0]).parent / "inner.py").write_text("FACTOR = 22\n")
-    assert all(one != other for one, other in zip(digests(), before, strict=True))
+    (Path(files_of("pair_helper")[0]).parent / "inner.py").write_text("FACTOR = 22\n")
+    after = digests()
+    assert all(one != other for one, other in zip(after, before, strict=True))
+    (Path(files_of("pair_helper")[0]).parent / "words.json").write_text("[]")  # what its code may read
+    assert all(one != other for one, other in zip(digests(), after, strict=True))
 
 
 def test_files_that_nobody_can_list_leave_the_first_module(project: Path, install: Install) -> None:
@@ -111,7 +114,15 @@ def test_files_that_nobody_can_list_leave_the_first_module(project: Path, instal
     assert source_digest(discovery.find("bias", "pair")) != before
 
 
-def test_python_files(project: Path) -> None:
-    assert python_files("pair_plugin") == [project / "pair_plugin.py"]
-    assert [path.name for path in python_files("pair_helper")] == ["__init__.py", "inner.py"]
-    assert python_files("no_such_module") == python_files("") == python_files("sys") == []
+def test_files_of(project: Path) -> None:
+    left = {
+        "__pycache__/inner.cpython-311.pyc": "",
+        ".cache/seen.txt": "",
+        ".inner.py.swp": "",
+        "inner.py~": "",
+        "words.txt": "she",
+    }
+    write(project / "pair_helper", left)
+    assert files_of("pair_plugin") == [project / "pair_plugin.py"]
+    assert [path.name for path in files_of("pair_helper")] == ["__init__.py", "inner.py", "words.txt"]
+    assert files_of("no_such_module") == files_of("") == files_of("sys") == []
