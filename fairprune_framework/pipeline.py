@@ -334,7 +334,9 @@ def _open(output: str | Path | None, options: dict[str, Any], **more: Any) -> Ru
             more.setdefault(name, options.pop(name))
     from fairprune_framework.runs.open import open_run
 
-    return open_run(output, options, **more)
+    opened = open_run(output, options, **more)
+    opened.folder.refuse_edited_plugins()
+    return opened
 
 
 def _continued(run: Run | None, output: str | Path | None, options: dict[str, Any], before: str | None) -> Run:
@@ -345,6 +347,8 @@ def _continued(run: Run | None, output: str | Path | None, options: dict[str, An
         opened = (
             run if recipe is run.recipe and overwrite == run.folder.overwrite else run.with_recipe(recipe, overwrite=overwrite)
         )
+        opened.folder.refuse_edited_plugins()
+        opened.plugins.renew()
     else:
         opened = _open(output, options)
     if before is not None:

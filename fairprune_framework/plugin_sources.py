@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import sys
 from collections.abc import Iterator
 from functools import cache
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from operator import attrgetter
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from fairprune_framework.discovery import OWN, Entry, every_entry, normalised
+from fairprune_framework.errors import UserError
 
 NOT_INSTALLED = frozenset(
     {
@@ -43,6 +47,38 @@ def source_digest(entry: Entry) -> str:
     for path in (path for module in _modules_of(entry) for path in files_of(module)):
         digest.update(f"{path.name} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
     return digest.hexdigest()
+
+
+_imported: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+"""Class of a plugin -> `source_digest` when this process imported it."""
+
+
+def remember(plugin: type, digest: str) -> None:
+    """Remember which source a class that was just imported is of; a module that is loaded again makes another class."""
+    _imported.setdefault(plugin, digest)
+
+
+def digest_in_use(entry: Entry) -> str:
+    """`source_digest` of what this process imported, whatever its files hold by now: what it computes is of that. Before an import, of
+    the files."""
+    plugin = _in_memory(entry)
+    known = _imported.get(plugin) if isinstance(plugin, type) else None
+    return source_digest(entry) if known is None else known
+
+
+def refuse_edited(entry: Entry) -> None:
+    """Raise `UserError` for a plugin whose files were edited after this process imported it."""
+    if digest_in_use(entry) != source_digest(entry):
+        raise UserError(f"{entry.label} was edited after this process imported it: start Python anew, or a notebook's kernel")
+
+
+def _in_memory(entry: Entry) -> object:
+    """What an entry point names, if its module was imported; None otherwise."""
+    module, _, attribute = (part.strip() for part in entry.value.partition(":"))
+    try:
+        return attrgetter(attribute)(sys.modules[module])
+    except (KeyError, AttributeError):
+        return None
 
 
 def beside(module: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 from abc import ABC
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 from fairprune_framework.plugin_sources import beside, files_of
 
@@ -75,6 +76,14 @@ def class_digest(plugin: type) -> str:
             for name, path in sorted(_sources(base).items()):
                 _add(digest, name, path)
     return digest.hexdigest()
+
+
+_in_use: WeakKeyDictionary[type, str] = WeakKeyDictionary()
+
+
+def digest_in_use(plugin: type) -> str:
+    """`class_digest` when this process first asked: an edit while it works makes no other of a class that was imported before."""
+    return _in_use.get(plugin) or _in_use.setdefault(plugin, class_digest(plugin))
 
 
 def _add(digest: hashlib._Hash, name: str, path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from fairprune_framework.api.declared import earlier, needs_of, passes_at
 from fairprune_framework.api.interfaces import Pass, Plugin, Statistic
 from fairprune_framework.api.types import Stream
-from fairprune_framework.auditing.code_digest import class_digest
+from fairprune_framework.auditing.code_digest import digest_in_use
 from fairprune_framework.auditing.identity import described
 from fairprune_framework.auditing.merging import merged
 from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
@@ -69,7 +69,7 @@ class Demand:
     def sources(self, layers: int) -> dict[str, str]:
         """Name, as in `names` -> digest of the source that the statistic is written in."""
         return {
-            f"{pass_.stream}/{described(statistic)}": class_digest(type(statistic))
+            f"{pass_.stream}/{described(statistic)}": digest_in_use(type(statistic))
             for statistic in self.statistics
             for pass_ in passes_at(statistic, layers)
         }

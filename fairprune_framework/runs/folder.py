@@ -15,8 +15,8 @@ from typing import Any, cast
 
 from fairprune_framework import discovery
 from fairprune_framework.calibration.builtin import text_file
-from fairprune_framework.errors import RunFolderError
-from fairprune_framework.plugin_sources import source_digest
+from fairprune_framework.errors import AmbiguousName, RunFolderError, UnknownName
+from fairprune_framework.plugin_sources import digest_in_use, refuse_edited
 from fairprune_framework.recipes.loading import read_options
 from fairprune_framework.recipes.recipe import ADOPTED, FIELDS, PLUGIN_KINDS, STAGE_FIELDS, Recipe
 from fairprune_framework.utilities import files as provenance
@@ -140,7 +140,14 @@ class RunFolder(os.PathLike[str]):
     def _plugin_digests(self, names: Collection[str]) -> dict[str, str]:
         """Kind -> digest of the source of a plugin: what an edited one computed is not taken for its own."""
         kinds = [kind for kind in PLUGIN_KINDS if kind in names and getattr(self.recipe, kind) is not None]
-        return {kind: source_digest(discovery.find(kind, getattr(self.recipe, kind).plugin)) for kind in kinds}
+        return {kind: digest_in_use(discovery.find(kind, getattr(self.recipe, kind).plugin)) for kind in kinds}
+
+    def refuse_edited_plugins(self) -> None:
+        """Raise `UserError` for a plugin of the recipe that this process imported before its files were edited."""
+        for kind in PLUGIN_KINDS:
+            if getattr(self.recipe, kind) is not None:
+                with contextlib.suppress(UnknownName, AmbiguousName):  # told where it is needed
+                    refuse_edited(discovery.find(kind, getattr(self.recipe, kind).plugin))
 
     def _edited_plugins(self, stage: str) -> str | None:
         known = self.record.get("plugin_sources", {})

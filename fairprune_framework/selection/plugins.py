@@ -11,9 +11,11 @@ from fairprune_framework import discovery
 from fairprune_framework.api.declared import needs_of, passes_at
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Pass, Plugin, SelectionPolicy, SiteContext
 from fairprune_framework.api.types import VECTORS, Site
-from fairprune_framework.auditing.demand import Demand
+from fairprune_framework.auditing.code_digest import digest_in_use
+from fairprune_framework.auditing.demand import Demand, with_earlier
 from fairprune_framework.auditing.sums import Statistics
 from fairprune_framework.errors import PluginError, UserError, raised
+from fairprune_framework.plugin_sources import remember, source_digest
 from fairprune_framework.recipes.recipe import PLUGIN_KINDS, PluginSpec, Recipe
 from fairprune_framework.selection.contexts import prepares
 from fairprune_framework.selection.scoring import needs_of_scorer
@@ -51,7 +53,17 @@ class Plugins:
 
     def _built(self, kind: discovery.Kind) -> Any:
         spec = cast(PluginSpec, getattr(self._recipe, kind))
-        return discovery.build(kind, spec.plugin, spec.options)
+        source = source_digest(discovery.find(kind, spec.plugin))
+        built = discovery.build(kind, spec.plugin, spec.options)
+        remember(type(built), source)
+        for statistic in with_earlier(needs_of(built).statistics):
+            digest_in_use(type(statistic))  # of what was just imported, however long the audit takes to begin
+        return built
+
+    def renew(self) -> None:
+        """Build them again when they are asked for: in a notebook a module may have been loaded again since."""
+        for kind in PLUGIN_KINDS:
+            self.__dict__.pop(kind, None)
 
     @cached_property
     def bias(self) -> BiasScorer:

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from fairprune_framework import discovery
+from fairprune_framework.errors import UserError
 
 SOURCE = """
 from dataclasses import dataclass
@@ -106,3 +107,43 @@ def test_the_record_names_the_source_of_each_statistic(scored: Path) -> None:
     record = json.loads((scored / "run.json").read_text())
     names = json.loads((scored / "statistics.json").read_text())["statistics"]
     assert set(record["statistic_sources"]) == set(names)
+
+
+def test_scores_are_of_the_source_that_was_imported(
+    fairprune: Any, llama: Path, prompts: Path, quick: Any, tmp_path: Path, plugin: Any
+) -> None:
+    """An edit while a command works, which may take hours, makes no other source of what it computes."""
+    folder = tmp_path / "run"
+    words = [word for word in quick if word != "--force"]
+    assert fairprune("audit", llama, "--prompts", prompts, "--output", folder, "--bias", "stale", *words).code == 0
+    plugin("return at.sums", "edit(); return at.sums")
+    file = tmp_path / "stale_plugin.py"
+    file.write_text(
+        f"{file.read_text()}\ndef edit():\n    from pathlib import Path\n    text = Path(__file__).read_text()\n"
+        "    Path(__file__).write_text(text.replace('* 1.0', '* 3.0'))\n"
+    )
+    assert fairprune("audit", "--output", folder, "--overwrite").code == 0
+    assert fairprune("score", "--output", folder).code == 0
+    sys.modules.pop("stale_plugin")  # as in another process
+    assert "another version of bias 'stale'" in fairprune("score", "--output", folder).errors[-1]
+
+
+def test_in_one_process_an_edit_is_refused_until_it_is_imported(
+    llama: Path, prompts: Path, tmp_path: Path, plugin: Any
+) -> None:
+    import fairprune_framework as fp
+
+    recipe = fp.Recipe(
+        model=str(llama), prompts=str(prompts), bias="stale", importance="max-abs-weight", policy="uniform", budget="0.1"
+    )
+    audited = fp.audit(output=tmp_path / "run", recipe=recipe)
+    fp.score(audited)
+    before = first_score(tmp_path / "run")
+    file = tmp_path / "stale_plugin.py"
+    file.write_text(file.read_text().replace("* 1.0", "* 3.0"))
+    with pytest.raises(UserError, match="bias 'stale' of unknown 0 was edited after this process imported it"):
+        fp.score(audited, overwrite=True)
+    sys.modules.pop("stale_plugin")
+    renewed = fp.audit(output=tmp_path / "run", overwrite=True)
+    fp.score(renewed)
+    assert first_score(tmp_path / "run") == pytest.approx(3 * before, rel=1e-12)

@@ -11,7 +11,8 @@ import pytest
 
 from fairprune_framework import discovery
 from fairprune_framework.auditing.code_digest import class_digest
-from fairprune_framework.plugin_sources import beside, files_of, source_digest
+from fairprune_framework.errors import UserError
+from fairprune_framework.plugin_sources import beside, digest_in_use, files_of, refuse_edited, remember, source_digest
 
 BIAS = "fairprune.bias_scorers"
 MODULES = {
@@ -126,3 +127,18 @@ def test_files_of(project: Path) -> None:
     assert files_of("pair_plugin") == [project / "pair_plugin.py"]
     assert [path.name for path in files_of("pair_helper")] == ["__init__.py", "inner.py", "words.txt"]
     assert files_of("no_such_module") == files_of("") == files_of("sys") == []
+
+
+def test_what_was_imported_keeps_its_digest(project: Path, install: Install) -> None:
+    install(INSTALLED["editable, by a path"](project))
+    entry = discovery.find("bias", "pair")
+    plugin = importlib.import_module("pair_plugin").Statistic
+    remember(plugin, before := source_digest(entry))
+    refuse_edited(entry)
+    (project / "pair_plugin.py").write_text("class Statistic: FACTOR = 1\n")
+    assert digest_in_use(entry) == before != source_digest(entry)
+    with pytest.raises(UserError, match="bias 'pair' of pair-plugin 1 was edited after this process imported it: start Python"):
+        refuse_edited(entry)
+    importlib.reload(sys.modules["pair_plugin"])
+    refuse_edited(entry)
+    assert digest_in_use(entry) == source_digest(entry)
