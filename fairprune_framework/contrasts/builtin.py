@@ -1,8 +1,9 @@
 """The prompt sets that ship with this package, `builtin:<name>`.
 
 A set is `<name>.yaml`, with its values and templates, or a folder `<name>/` of such files, one for each kind of contrast. A file with
-`part_of` and `contrasts` is a part of another set: the ids that it takes. The ids of a set are led by its language, the part of the name
-before the first hyphen: `en-1` is the first set that was written, and stays as it is.
+`part_of` and `contrasts` is a part of another set: the ids that it takes. One with `extends` is that set, and then its own contrasts. The
+ids of a set are led by its language, the part of the name before the first hyphen: `en-1` is the first set that was written, and stays as
+it is.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ def names() -> list[str]:
     """The sets that are built in, sorted.
 
     >>> names()
-    ['en', 'en-1', 'en-2', 'en-small', 'es']
+    ['en', 'en-1', 'en-2', 'en-small', 'en-wide', 'es']
     """
     with _data() as folder:
         return sorted(path.stem for path in folder.iterdir() if path.is_dir() or path.suffix == ".yaml")
@@ -44,8 +45,9 @@ def builtin(name: str) -> list[Contrast]:
     if "part_of" in content:
         whole = {contrast.id: contrast for contrast in builtin(content["part_of"])}
         return [whole[f"{language}/{identity}"] for identity in content["contrasts"]]
+    base = builtin(content["extends"]) if "extends" in content else []
     found = templates.templates_of(content["templates"], where)
-    return build.cross(found, templates.values_of(content["values"], where), prefix=f"{language}/")
+    return base + build.cross(found, templates.values_of(content["values"], where), prefix=f"{language}/")
 
 
 def _content(name: str) -> dict[str, Any]:
