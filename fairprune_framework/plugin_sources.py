@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import sys
 from collections.abc import Iterator
 from functools import cache
@@ -44,7 +45,7 @@ def source_digest(entry: Entry) -> str:
     An edited or upgraded plugin has another one. Nothing is imported; a package without files counts by its version alone.
     """
     digest = hashlib.sha256(f"{entry.distribution} {entry.version} {entry.value}".encode())
-    for path in (path for module in _modules_of(entry) for path in files_of(module)):
+    for path in (path for paths in _sources_of(entry).values() for path in paths):
         digest.update(f"{path.name} {_file_digest(path, path.stat().st_mtime_ns, path.stat().st_size)}".encode())
     return digest.hexdigest()
 
@@ -81,48 +82,75 @@ def _in_memory(entry: Entry) -> object:
         return None
 
 
-def beside(module: str) -> list[str]:
-    """The other top-level packages and modules of the distributions whose plugins are in this one: it may call them."""
-    offering = [entry for found in every_entry().values() for entry in found if entry.top == module]
-    return sorted({name for entry in offering for name in _modules_of(entry)} - {module})
+def sources_with(module: str) -> dict[str, list[Path]]:
+    """The files of a top-level package or module, and those of the others in the distributions whose plugins are in it: it may call
+    them. Of a namespace, which many distributions share, the files of those alone."""
+    found = dict[str, list[Path]]()
+    for entry in (entry for entries in every_entry().values() for entry in entries if entry.top == module):
+        for name, paths in _sources_of(entry).items():
+            found[name] = sorted({*found.get(name, ()), *paths})
+    if _is_namespace(module):
+        return found
+    return {module: files_of(module)} | {name: found[name] for name in sorted(found.keys() - {module})}
 
 
-def _modules_of(entry: Entry) -> list[str]:
-    """That of the entry point, then the others that its distribution lists; of this distribution, whose parts are plugins of their own,
-    the first alone."""
+def _sources_of(entry: Entry) -> dict[str, list[Path]]:
+    """Top-level name -> files: that of the entry point, then the others that its distribution lists; of this distribution, whose parts
+    are plugins of their own, the first alone."""
     own = entry.top
-    if normalised(entry.distribution) == normalised(OWN):
-        return [own]
-    tops: set[str] = set()
-    with contextlib.suppress(Exception):  # no such name, or files that nobody can list: what was found until then
-        tops |= {top for top in _listed(metadata.distribution(entry.distribution)) if top.isidentifier()}
-    return [own, *sorted(tops - {own})]
+    listed = dict[str, set[Path]]()
+    if normalised(entry.distribution) != normalised(OWN):
+        with contextlib.suppress(Exception):  # no such name, or files that nobody can list: what was found until then
+            for top, files in _listed(metadata.distribution(entry.distribution), own):
+                if top.isidentifier():
+                    listed.setdefault(top, set()).update(files)
+    return {top: sorted(listed.get(top, ())) or files_of(top) for top in (own, *sorted(listed.keys() - {own}))}
 
 
-def _listed(distribution: metadata.Distribution) -> set[str]:
-    """The top-level packages and modules among the files of a distribution; of an editable installation, which lists none of them,
-    those that its build backend names, or that lie where it points to."""
+def _listed(distribution: metadata.Distribution, own: str) -> Iterator[tuple[str, list[Path]]]:
+    """The top-level packages and modules among the files of a distribution, of which `own` is one; of an editable installation, which
+    lists none of them, those that its build backend names, or that lie where it points to. Of a part of a namespace its files; else
+    none are named."""
     files = distribution.files or []
     modules = [file for file in files if file.suffix == ".py" and not file.name.startswith("__editable__")]
-    found = {file.parts[0].removesuffix(".py") for file in modules if file.parts[1:] in ((), ("__init__.py",))}
-    found |= set((distribution.read_text("top_level.txt") or "").split())
+    whole = {file.parts[0].removesuffix(".py") for file in modules if file.parts[1:] in ((), ("__init__.py",))}
+    yield from ((top, []) for top in whole)
+    parts = {file.parts[0] for file in modules if len(file.parts) > 1} - whole
+    yield from (
+        (file.parts[0], [Path(str(file.locate()))]) for file in files if file.parts[0] in parts and _is_kept(Path(file))
+    )
+    yield from ((top, []) for top in (distribution.read_text("top_level.txt") or "").split())
     for file in files:
         if file.suffix == ".pth" and len(file.parts) == 1:
             with contextlib.suppress(OSError, ValueError):  # gone, closed to this process, or no text
-                found |= set(_pointed_to(Path(str(file.locate()))))
-    return found
+                yield from _pointed_to(Path(str(file.locate())), own)
 
 
-def _pointed_to(file: Path) -> Iterator[str]:
-    """The modules in the folders that a `.pth` file adds to the path, as far as they are imported from there."""
+def _pointed_to(file: Path, own: str) -> Iterator[tuple[str, list[Path]]]:
+    """The modules in the folders that a `.pth` file adds to the path, as far as they are imported from there; folders that are no
+    packages only where one of these imports them."""
     for line in map(str.strip, file.read_text(encoding="utf-8").splitlines()):
         folder = (file.parent / line).resolve()
         if not line or line.startswith(("import ", "import\t", "#")) or folder == file.parent.resolve() or not folder.is_dir():
             continue
+        found, parts = [own], dict[str, list[Path]]()
         for path in folder.iterdir():
             with contextlib.suppress(OSError):
-                if path.stem.isidentifier() and path.stem not in NOT_INSTALLED and _is_from(path, folder):
-                    yield path.stem
+                if path.stem.isidentifier() and path.stem not in NOT_INSTALLED:
+                    if _is_from(path, folder):
+                        found.append(path.stem)
+                    elif _is_part(path):
+                        parts[path.stem] = _files_in(path)
+        yield from ((top, []) for top in found[1:])
+        sources = [parts.get(own, []), *map(files_of, found)]
+        text = (
+            "\n".join(path.read_text(encoding="utf-8", errors="replace") for paths in sources for path in paths)
+            if parts
+            else ""
+        )
+        yield from (
+            (top, paths) for top, paths in parts.items() if top == own or re.search(rf"\b(from|import)\s+{top}\b", text)
+        )
 
 
 def _is_from(path: Path, folder: Path) -> bool:
@@ -131,6 +159,20 @@ def _is_from(path: Path, folder: Path) -> bool:
         return False
     found = _spec(path.stem)
     return found is not None and found.origin is not None and Path(found.origin).resolve().is_relative_to(folder)
+
+
+def _is_part(folder: Path) -> bool:
+    """It holds modules or packages of a namespace, and an import of its name looks into it."""
+    if not (any(folder.glob("*.py")) or any(folder.glob("*/__init__.py"))):
+        return False
+    found = _spec(folder.name) if _is_namespace(folder.name) else None
+    return found is not None and folder.resolve() in {Path(part).resolve() for part in found.submodule_search_locations or ()}
+
+
+def _is_namespace(module: str) -> bool:
+    """A package without an `__init__.py`, of which several distributions may have parts."""
+    found = _spec(module)
+    return found is not None and found.origin is None and found.submodule_search_locations is not None
 
 
 def _spec(module: str) -> ModuleSpec | None:
@@ -150,10 +192,12 @@ def files_of(package: str) -> list[Path]:
         return []
     folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
     if folders:
-        return sorted(
-            path for folder in folders for path in folder.rglob("*") if _is_kept(path.relative_to(folder)) and path.is_file()
-        )
+        return sorted(path for folder in folders for path in _files_in(folder))
     return [Path(spec.origin)] if spec.origin and Path(spec.origin).is_file() else []
+
+
+def _files_in(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if _is_kept(path.relative_to(folder)) and path.is_file()]
 
 
 def _is_kept(path: Path) -> bool:

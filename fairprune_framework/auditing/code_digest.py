@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
-from fairprune_framework.plugin_sources import beside, files_of
+from fairprune_framework.plugin_sources import sources_with
 
 PACKAGE = Path(__file__).resolve().parents[1]
 SUMMED_BY = (
@@ -100,7 +100,7 @@ def _sources(plugin: type) -> dict[str, Path]:
     file = getattr(sys.modules.get(module), "__file__", None)
     found = {} if file is None else {module: Path(file)}
     top = module.partition(".")[0]
-    if top != PACKAGE.name and getattr(sys.modules.get(top), "__file__", None) is not None:  # no namespace of many packages
-        for name in (top, *beside(top)):
-            found |= {f"{name}/{number}": path for number, path in enumerate(files_of(name))}
+    if top != PACKAGE.name:
+        for name, paths in sources_with(top).items():
+            found |= {f"{name}/{number}": path for number, path in enumerate(paths)}
     return found

@@ -12,7 +12,7 @@ import pytest
 from fairprune_framework import discovery
 from fairprune_framework.auditing.code_digest import class_digest
 from fairprune_framework.errors import UserError
-from fairprune_framework.plugin_sources import beside, digest_in_use, files_of, refuse_edited, remember, source_digest
+from fairprune_framework.plugin_sources import digest_in_use, files_of, refuse_edited, remember, source_digest, sources_with
 
 BIAS = "fairprune.bias_scorers"
 MODULES = {
@@ -97,7 +97,7 @@ def test_what_is_installed_with_a_plugin_is_its_source_too(how: str, project: Pa
         return source_digest(discovery.find("bias", "pair")), class_digest(statistic)
 
     before = digests()
-    assert beside("pair_plugin") == ["pair_helper"]
+    assert list(sources_with("pair_plugin")) == ["pair_plugin", "pair_helper"]
     for name in BESIDE_THEM:
         (project / name).write_text("OTHER = 1\n")
     assert digests() == before
@@ -106,6 +106,48 @@ def test_what_is_installed_with_a_plugin_is_its_source_too(how: str, project: Pa
     assert all(one != other for one, other in zip(after, before, strict=True))
     (Path(files_of("pair_helper")[0]).parent / "words.json").write_text("[]")  # what its code may read
     assert all(one != other for one, other in zip(digests(), after, strict=True))
+
+
+PART = {"pair_space/of_pair/__init__.py": "", "pair_space/of_pair/inner.py": "FACTOR = 1\n"}
+SPACES: dict[str, Callable[[Path], dict[str, str]]] = {
+    "listed": lambda _project: {"pair_plugin-1.dist-info/RECORD": "".join(f"{name},,\n" for name in PART), **PART},
+    "editable": lambda project: {"pair_plugin-1.dist-info/RECORD": "_pair_plugin.pth,,\n", "_pair_plugin.pth": f"{project}\n"},
+}
+
+
+@pytest.mark.parametrize("module", ["pair_plugin", "pair_space"])
+@pytest.mark.parametrize("how", SPACES)
+def test_the_part_of_a_namespace(
+    how: str, module: str, project: Path, install: Install, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a distribution has in it is source of the plugin, beside it or with the plugin in it; what others have there is not."""
+    where = tmp_path / "site" if how == "listed" else project
+    install(SPACES[how](project))
+    write(where, PART | {"pair_space/of_pair/plugin.py": "class Statistic: ...\n"})
+    write(project, {"pair_plugin.py": "def late():\n    import pair_space.of_pair\n\n\nclass Statistic: ...\n"})
+    if how == "listed":
+        write(
+            where,
+            {"pair_plugin-1.dist-info/RECORD": "".join(f"{name},,\n" for name in (*PART, "pair_space/of_pair/plugin.py"))},
+        )
+    if module == "pair_space":
+        points = METADATA["entry_points.txt"].replace("pair_plugin:", "pair_space.of_pair.plugin:")
+        write(tmp_path / "site", {"pair_plugin-1.dist-info/entry_points.txt": points})
+    other = tmp_path / "other" / "pair_space" / "of_others.py"
+    write(tmp_path, {"other/pair_space/of_others.py": ""})
+    monkeypatch.syspath_prepend(str(tmp_path / "other"))
+    statistic = importlib.import_module("pair_plugin" if module == "pair_plugin" else "pair_space.of_pair.plugin").Statistic
+
+    def digests() -> tuple[str, str]:
+        return source_digest(discovery.find("bias", "pair")), class_digest(statistic)
+
+    before = digests()
+    other.write_text("OTHER = 1\n")
+    assert digests() == before
+    (where / "pair_space" / "of_pair" / "inner.py").write_text("FACTOR = 22\n")
+    assert all(one != other for one, other in zip(digests(), before, strict=True))
+    for name in [name for name in sys.modules if name.startswith("pair_space")]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_files_that_nobody_can_list_leave_the_first_module(project: Path, install: Install) -> None:
