@@ -32,8 +32,10 @@ CATEGORIES = {
 LEGITIMATE = {
     f"legit-{kind}" for kind in ("pronoun", "family", "religion", "nation", "age", "disability", "orientation", "fact")
 }
-SETS = ("en", "en-1", "en-2", "en-small")
+SETS = ("en", "en-1", "en-2", "en-small", "en-wide")
 EVERY = (*SETS, "es")
+WHOLE = ("en", "en-wide")
+"""Of these a plan is chosen and judged."""
 
 
 @cache
@@ -175,25 +177,27 @@ def test_neutral_words_are_crossed_with_demographic_templates(split: str) -> Non
     assert len(by_category(scenes)) == 4
 
 
-def test_no_word_that_judges_alone_stands_in_a_text_that_selects() -> None:
-    unseen = words(chosen(split="heldout-words")) | words(chosen(role="control", split="heldout"))
+@pytest.mark.parametrize("name", WHOLE)
+def test_no_word_that_judges_alone_stands_in_a_text_that_selects(name: str) -> None:
+    unseen = words(chosen(name, split="heldout-words")) | words(chosen(name, "control", split="heldout"))
     assert len(unseen) > 70
-    selecting = "\n".join(texts(contrast for contrast in contrasts() if contrast.split == "select"))
+    selecting = "\n".join(texts(contrast for contrast in contrasts(name) if contrast.split == "select"))
     leaked = [word for word in unseen if re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", selecting, re.IGNORECASE)]
     assert not leaked
-    controls = [words(chosen(role="control", split=split)) for split in ("select", "heldout")]
+    controls = [words(chosen(name, "control", split=split)) for split in ("select", "heldout")]
     assert not controls[0] & controls[1]
-    sets = [set(by_category(chosen(role="control", split=split))) for split in ("select", "heldout")]
+    sets = [set(by_category(chosen(name, "control", split=split))) for split in ("select", "heldout")]
     assert not sets[0] & sets[1]
 
 
-def test_templates_of_both_sides_share_no_run_of_seven_words() -> None:
+@pytest.mark.parametrize("name", WHOLE)
+def test_templates_of_both_sides_share_no_run_of_seven_words(name: str) -> None:
     def runs(contrast: Contrast) -> set[tuple[str, ...]]:
         variant = contrast.variants[0]
         found = re.sub(r"[^\w' ]", "", variant.text.replace(variant.attribute, "X").lower()).split()
         return {tuple(found[i : i + 7]) for i in range(len(found) - 6)}
 
-    own = [contrast for contrast in contrasts() if contrast.neutral_of is None and not contrast.id.endswith("/words")]
+    own = [contrast for contrast in contrasts(name) if contrast.neutral_of is None and not contrast.id.endswith("/words")]
     selecting = set().union(*(runs(contrast) for contrast in own if contrast.split == "select"))
     judging = set().union(*(runs(contrast) for contrast in own if contrast.split != "select"))
     assert not selecting & judging
@@ -232,6 +236,33 @@ def test_a_tokenizer_of_a_model_tells_all_of_it_apart() -> None:
         if len(encoder.continued(v.text, word)) > 1
     ]
     assert len(several) < 30  # of these the first token is scored
+
+
+# -- builtin:en-wide -------------------------------------------------------------------------------------------------------
+
+
+def test_the_wide_set_is_builtin_en_and_as_many_selecting_templates_again() -> None:
+    first, wide = contrasts(), contrasts("en-wide")
+    assert wide[: len(first)] == first
+    added = wide[len(first) :]
+    assert {contrast.split for contrast in added} == {"select"}
+    new = {role: by_category(one for one in added if one.role == role) for role in ("demographic", "control", "legitimate")}
+    assert {name: len(found) for name, found in new["demographic"].items()} == dict.fromkeys(CATEGORIES, 20)
+    assert new["legitimate"].keys() == LEGITIMATE
+    assert {len(found) for found in new["control"].values()} <= {7, 8, 10}
+    crossed = [contrast.neutral_of for found in new["control"].values() for contrast in found if contrast.neutral_of]
+    assert len(set(crossed)) == len(crossed) > 100
+
+
+def test_what_the_wide_set_adds_repeats_nothing_that_judges_anywhere() -> None:
+    added = contrasts("en-wide")[len(contrasts()) :]
+    judging = [one for name in ("en", "en-2") for one in contrasts(name) if one.split != "select"]
+    assert not set(texts(added)) & set(texts(judging))
+    for role in ("control", "legitimate"):
+        frames = [{frame_of(one) for one in each if one.role == role} for each in (added, judging)]
+        assert not frames[0] & frames[1]
+    unseen = words(one for one in judging if one.split == "heldout-words" or one.role == "control")
+    assert not words(added) & unseen
 
 
 # -- its parts and its predecessor -----------------------------------------------------------------------------------------
