@@ -11,6 +11,10 @@ the other, in both directions: held-out contrasts take no part, in the choice of
 the calibration text, which importance was scored on, and of the other half. With `--passages FILE`, a .jsonl file of the field `text`,
 also what the plans do to the last word of each: log p in nats a word, and the share of those still predicted; of novels, say, with a
 last word that was named before, which is what LAMBADA asks and no part of LAMBADA.
+
+How plans carry over to texts of another style, and what more contrasts are worth: `--prompts builtin:en-wide` with `--measure-in
+builtin:en` or `--measure-outside builtin:en`; with `--choose-in builtin:en` all contrasts of that set choose, and both halves of the others
+are measured. `--choose-half`: every half chooses by half of its templates.
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,6 +41,7 @@ from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.sums import CALIBRATION, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.contrasts.builtin import builtin
 from fairprune_framework.contrasts.formats import rows
 from fairprune_framework.functional.divergence import generalised_js
 from fairprune_framework.functional.next_token import legitimate_margin
@@ -49,29 +55,65 @@ ROLES = ("demographic", "control", "legitimate")
 LABEL = "policy"
 
 
-def half_of(contrast: AlignedContrast) -> int:
+def half_of(contrast: AlignedContrast, which: str = "") -> int:
     """0 or 1: the same for all that stand in one template."""
     key = contrast.neutral_of or f"{contrast.category}/{contrast.template_id}"
-    return zlib.crc32(key.encode()) % 2
+    return zlib.crc32((which + key).encode()) % 2
+
+
+def ids_of(prompts: str | None) -> frozenset[str] | None:
+    """The contrasts of a built-in set, `builtin:NAME`."""
+    return None if prompts is None else frozenset(each.id for each in builtin(prompts.removeprefix("builtin:")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sides:
+    """Which contrasts of the prompts choose and which are measured, by the sets that hold them; None: all."""
+
+    choose_in: frozenset[str] | None = None
+    measure_in: frozenset[str] | None = None
+    measure_outside: frozenset[str] | None = None
+    choose_half: bool = False
+
+    def choosing(self, halves: Sequence[Sequence[AlignedContrast]], half: int) -> list[AlignedContrast]:
+        """What chooses the plan that is measured on the other half."""
+        if self.choose_in is not None:
+            return [one for each in halves for one in each if one.id in self.choose_in]
+        return [one for one in halves[half] if not (self.choose_half and half_of(one, "q"))]
+
+    def measured(self, half: Sequence[AlignedContrast]) -> list[AlignedContrast]:
+        """What is measured of a half."""
+        outside = (self.measure_outside or frozenset()) | (self.choose_in or frozenset())
+        return [one for one in half if one.id not in outside and (self.measure_in is None or one.id in self.measure_in)]
 
 
 class Bench:
     """A model and its `select` contrasts, in two halves."""
 
     def __init__(
-        self, model: str, prompts: str, policy: str, options: Mapping[str, Any], threads: int, passages: str | None = None
+        self,
+        model: str,
+        prompts: str,
+        policy: str,
+        options: Mapping[str, Any],
+        threads: int,
+        passages: str | None = None,
+        sides: Sides | None = None,
     ) -> None:
         torch.set_num_threads(threads)
         self.policy = policy
+        sides = sides or Sides()
         self.run = open_run(None, {}, recipe="gates", model=model, prompts=prompts, notify=say)
         loaded, given = self.run.loaded, self.run.prompts
         loaded.to_device()
         self.model, self.architecture = loaded.model, loaded.architecture
         every = [one for one in (*given.aligned, *given.legitimate) if one.split == "select"]
-        self.halves = [[one for one in every if half_of(one) == half] for half in (0, 1)]
+        halves = [[one for one in every if half_of(one) == half] for half in (0, 1)]
+        self.halves = [sides.measured(half) for half in halves]
         built = (*SCORERS, ("policy", policy, options))
         self.plugins = [discovery.build(kind, name, chosen) for kind, name, chosen in built]
-        self.fitted = [self.fit(half) for half in self.halves]
+        self.fitted = [self.fit(sides.choosing(halves, 0))]
+        self.fitted += self.fitted if sides.choose_in is not None else [self.fit(sides.choosing(halves, 1))]
         self.before = [self.measured(half) for half in self.halves]
         self.cost_before = self.losses()
         self.passages = [] if passages is None else [self._split(str(row.data["text"])) for row in rows(Path(passages))]
@@ -232,12 +274,22 @@ def main() -> None:
     parser.add_argument("--budgets", nargs="+", default=["0.2"])
     parser.add_argument("--option", action="append", default=[], metavar="NAME=VALUE,VALUE", help="values to try, as JSON")
     parser.add_argument("--passages", help="a .jsonl file of the field `text`, whose last words are asked")
+    parser.add_argument("--choose-in", metavar="SET", help="all contrasts of this set choose; the others are measured")
+    parser.add_argument("--measure-in", metavar="SET", help="measure contrasts of this set alone")
+    parser.add_argument("--measure-outside", metavar="SET", help="measure contrasts that this set lacks")
+    parser.add_argument("--choose-half", action="store_true", help="choose by half of the templates of each half")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--record", help="the .md file to write; by default it is printed")
     words = parser.parse_args()
     grid = dict(map(values_of, words.option))
     every = [dict(zip(grid, chosen, strict=True)) for chosen in itertools.product(*grid.values())]
-    bench = Bench(words.model, words.prompts, words.policy, every[0], words.threads, words.passages)
+    sides = Sides(
+        choose_in=ids_of(words.choose_in),
+        measure_in=ids_of(words.measure_in),
+        measure_outside=ids_of(words.measure_outside),
+        choose_half=words.choose_half,
+    )
+    bench = Bench(words.model, words.prompts, words.policy, every[0], words.threads, words.passages, sides)
     last = "last words, nats (standard error), kept |" if words.passages else ""
     lines = [
         f"# The policy `{words.policy}` cross-fitted on `select` of `{words.prompts}`, {words.model}",
