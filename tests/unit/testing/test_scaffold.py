@@ -15,7 +15,8 @@ from fairprune_framework import discovery
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("importance", "policy") else kind for kind in discovery.GROUPS]
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow) if kind in ("importance", "policy") else kind for kind in discovery.GROUPS],
 )
 def test_what_is_written_passes_its_own_tests(kind: discovery.Kind, fairprune: Any, tmp_path: Path) -> None:
     answer = fairprune("plugins", "new", "my-first-one", "--kind", kind, "--output", str(tmp_path))
