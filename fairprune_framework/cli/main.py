@@ -8,7 +8,6 @@ Nothing heavy is imported before a command runs.
 from __future__ import annotations
 
 import errno
-import io
 import os
 import signal
 import sys
@@ -33,6 +32,7 @@ from fairprune_framework.cli.options import (
 from fairprune_framework.errors import BrokenPlugin, FairpruneError, Interrupted, PluginError, UserError, raised, shortened
 from fairprune_framework.utilities import lock, stopping
 from fairprune_framework.utilities.aside import answer, answers_alone
+from fairprune_framework.utilities.streams import ready
 from fairprune_framework.utilities.versions import __version__
 
 NO_NAME = {errno.ENAMETOOLONG: "a name that is too long for a file", errno.ELOOP: "a link that leads to itself"}
@@ -75,8 +75,11 @@ What is done is not repeated; --overwrite does it again. `fairprune COMMAND
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code. Console script `fairprune`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names and texts go to any terminal, as they go to stderr
-        sys.stdout.reconfigure(errors="backslashreplace")
+    with ready():
+        return _exit_code(words)
+
+
+def _exit_code(words: list[str]) -> int:
     if not os.environ.get("FAIRPRUNE_DEBUG"):
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # what it says of lost connections is said in one line here
     if launched_ranks()[1] > 1:

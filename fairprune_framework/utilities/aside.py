@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import Any, TextIO
 
-from fairprune_framework.errors import BrokenPlugin, raised
+from fairprune_framework.errors import BrokenPlugin, FairpruneError, raised
 
 _answers: list[TextIO] = []
 """Where answers go while a command works; empty: to stdout."""
@@ -37,8 +37,17 @@ def answers_alone() -> Iterator[None]:
 
 
 def answer(text: str, end: str = "\n") -> None:
-    """Print what a command was asked for, at once; to stdout, whatever was redirected within `answers_alone`."""
-    print(text, end=end, file=_answers[-1] if _answers else sys.stdout, flush=True)
+    """Print what a command was asked for, at once; to stdout, whatever was redirected within `answers_alone`.
+
+    Raises:
+        FairpruneError: stdout cannot be written, since its disk is full. BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        print(text, end=end, file=_answers[-1] if _answers else sys.stdout, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise FairpruneError(f"what the command found cannot be written to stdout: {error.strerror}") from error
 
 
 @contextmanager
