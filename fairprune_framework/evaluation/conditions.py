@@ -12,7 +12,7 @@ from typing import Any
 
 from fairprune_framework.functional.difference_in_differences import DifferenceInDifferences, Side
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, PairedChange
-from fairprune_framework.functional.power import growth_to_show
+from fairprune_framework.functional.power import growth_to_show, largest_ratio_shown
 from fairprune_framework.utilities.wording import number_of
 
 SPECIFIC_BELOW = 0.9
@@ -75,6 +75,19 @@ def divergence_down(change: PairedChange) -> Condition:
         f"{number_of(change.clusters, 'template')}",
         needs=None if held else _more(change, "templates", "a fall", 1.0),
     )
+
+
+def fall_to_show(change: PairedChange) -> float | None:
+    """The fall that the 99 % bound would show with 80 % power, of data like these; None: no error is known.
+
+    >>> from fairprune_framework.functional.paired_bootstrap import paired_change
+    >>> fall = fall_to_show(paired_change([1.0] * 4, [0.8, 1.2, 0.9, 1.1], ["age"] * 4, range(4)))
+    >>> round(fall, 2)
+    0.25
+    """
+    if change.change is None or change.change <= -1 or change.standard_error is None:
+        return None
+    return 1 - largest_ratio_shown(change.standard_error / (change.change + 1))
 
 
 def category_not_worse(category: str, change: PairedChange) -> Condition:
@@ -150,7 +163,7 @@ def specific(result: DifferenceInDifferences | None) -> Condition:
         return _unknown("specific", SPECIFIC_BELOW, "no ratio of ratios", None)
     ratios = result.ratio_of_ratios
     if ratios.ratio is None or ratios.bound_high is None or ratios.bound_low is None:
-        text = f"ratio of ratios not estimable: {ratios.not_estimable}"
+        text = f"ratio of ratios not estimable: {ratios.no_bound}"
         return _unknown("specific", SPECIFIC_BELOW, text, "a ratio of ratios that can be estimated", ratios.ratio)
     held = True if ratios.bound_high < SPECIFIC_BELOW else False if ratios.bound_low >= SPECIFIC_BELOW else None
     return Condition(
@@ -192,7 +205,7 @@ def margin_kept(change: PairedChange | None) -> Condition:
         return _unknown("legitimate-margin", MARGIN_ABOVE, text, "legitimate contrasts whose right words the model prefers")
     low, high = change.bound_low, change.bound_high
     if low is None or high is None:
-        text = f"legitimate margin not estimable: {change.not_estimable}"
+        text = f"legitimate margin not estimable: {change.no_bound}"
         return _unknown("legitimate-margin", MARGIN_ABOVE, text, "more legitimate contrasts", change.change)
     held = True if low > MARGIN_ABOVE else False if high < 0 else None
     return Condition(

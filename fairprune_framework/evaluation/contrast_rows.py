@@ -119,12 +119,13 @@ def paired(items: Sequence[Mapping[str, Any]], metric: str, seed: int) -> Paired
         [item[f"{metric}_after"] for item in items],
         [item["category"] for item in items],
         [item["template_id"] for item in items],
+        signed=metric == LEGITIMATE_MARGIN,
         seed=seed,
     )
 
 
 def mean_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str, seed: int, index: int | None = None) -> ResultRow:
-    """The row of a metric that is a mean over contrasts, templates and categories, and ideally 0.
+    """The row of a metric that is a mean over contrasts, templates and categories, and ideally 0 (a margin: large).
 
     Args:
         column: the items hold its values as `<column>_before` and `<column>_after`.
@@ -141,6 +142,7 @@ def mean_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str, seed:
         before if alone else values(f"{column}_after"),
         [item["category"] for item in items],
         [item["template_id"] for item in items],
+        signed=column == LEGITIMATE_MARGIN,
         seed=seed,
         resamples=RESAMPLES if index is None and not alone else 0,
     )

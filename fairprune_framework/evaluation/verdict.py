@@ -9,7 +9,7 @@ from typing import Any
 from fairprune_framework.evaluation import conditions
 from fairprune_framework.evaluation.conditions import Condition, GuardCost
 from fairprune_framework.functional.difference_in_differences import DifferenceInDifferences
-from fairprune_framework.functional.paired_bootstrap import PairedChange, minimum_detectable_change
+from fairprune_framework.functional.paired_bootstrap import PairedChange
 
 WORDS = ("abstained", "not-judged", "worse", "fairer", "blunter", "less-divergent", "no-difference")
 """In the order in which they are tried."""
@@ -76,7 +76,7 @@ def verdict_of(inputs: VerdictInputs) -> Verdict:
     if change is None:
         return Verdict(word="not-judged", because="the prompt set has no split 'heldout': see --split")
     if change.bound_low is None or change.bound_high is None:
-        return Verdict(word="not-judged", because=f"the held-out divergence is not estimable: {change.not_estimable}")
+        return Verdict(word="not-judged", because=f"the held-out divergence is not estimable: {change.no_bound}")
 
     down, guard = conditions.divergence_down(change), conditions.guard_within(inputs.guard)
     categories = [conditions.category_not_worse(name, one) for name, one in sorted(inputs.categories.items())]
@@ -110,9 +110,11 @@ def verdict_of(inputs: VerdictInputs) -> Verdict:
         return say("blunter", down, moved, specific, margin, needs=down.held is True)
     if down.held:
         return say("less-divergent", down, moved, specific, margin, needs=True)
-    smallest = minimum_detectable_change(change)
-    verdict = say("no-difference", down)
-    if smallest is None:
+    verdict, fall = say("no-difference", down), conditions.fall_to_show(change)
+    if fall is None:
         return verdict
-    detectable = f"; a change of {smallest:.0%} would have been seen with 80 % power"
-    return Verdict(word=verdict.word, because=verdict.because + detectable, reasons=reasons)
+    return Verdict(
+        word=verdict.word,
+        because=f"{verdict.because}; a fall of {fall:.0%} would have been shown with 80 % power",
+        reasons=reasons,
+    )

@@ -15,6 +15,7 @@ from fairprune_framework.functional.clusters import Floats
 from fairprune_framework.functional.paired_bootstrap import (
     BOUND_LEVEL,
     DETECTABLE_STANDARD_ERRORS,
+    NO_BOUND,
     TOO_WIDE,
     order_statistic,
 )
@@ -42,6 +43,11 @@ class LogRatio:
     """Two-sided, of "the ratio is 1"."""
     not_estimable: str | None = None
     """Why there is no interval; None where there is one."""
+
+    @property
+    def no_bound(self) -> str | None:
+        """Why there are no bounds; None where there are."""
+        return None if self.bound_low is not None else self.not_estimable or NO_BOUND
 
     @property
     def detectable(self) -> float | None:

@@ -45,6 +45,7 @@ BOUND_LEVEL = 0.99
 DETECTABLE_STANDARD_ERRORS = 2.8
 """1.96 + 0.84: a two-sided 5 % test finds an effect of that many standard errors with 80 % power."""
 TOO_WIDE = "the interval shows nothing, and reaches further than the ratios of all clusters lie apart"
+NO_BOUND = "in more than 2 % of resamples a mean is 0, so that there is no 99 % bound"
 _MAX_SHARE = 0.9  # a cluster that holds all of B cannot be left out; its residual is multiplied by 10 at most
 _ROUNDING = 1e-13  # standard errors of R below this times R are rounding
 _BLOCK = 1 << 20  # resamples times clusters that are held at once
@@ -52,7 +53,8 @@ _BLOCK = 1 << 20  # resamples times clusters that are held at once
 
 @dataclass(frozen=True, kw_only=True)
 class PairedChange:
-    """The result of `paired_change`. `change`, its interval, its bounds and `standard_error` are relative to |before - ideal|."""
+    """The result of `paired_change`. `change`, its interval, its bounds and `standard_error` are relative to |before - ideal|, of a
+    value that has a sign to `before`."""
 
     before: float
     after: float
@@ -74,6 +76,11 @@ class PairedChange:
     clusters: int
     standard_error: float | None
 
+    @property
+    def no_bound(self) -> str | None:
+        """Why there are no bounds; None where there are."""
+        return None if self.bound_low is not None else self.not_estimable or NO_BOUND
+
 
 def paired_change(
     before: ArrayLike,
@@ -82,6 +89,7 @@ def paired_change(
     clusters: Sequence[object],
     *,
     ideal: float = 0.0,
+    signed: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
@@ -94,6 +102,8 @@ def paired_change(
         categories: `(C,)` labels; compared as text.
         clusters: `(C,)` labels such as template ids. The same label in two categories makes two clusters.
         ideal: The value of a fair model.
+        signed: The value is no distance, the larger the better: the change is `(A - B) / B`, below -1 where the sign turned, and there is
+            none where `B` is not above 0.
         resamples: Bootstrap resamples; 0 gives means without an interval. Identical inputs, in any order of rows, and seed
             give identical results.
         seed: Of numpy's PCG64.
@@ -103,7 +113,8 @@ def paired_change(
         The two-sided p-value tests `change == 0` with the t* of the interval, as (1 + hits) / (1 + resamples); it is at
         most `1 - level` exactly when the interval excludes 0. The one-sided bounds are the ends of the symmetric interval
         at level 2 `BOUND_LEVEL` - 1, from the same t*. A resample in which nothing varies has no standard error;
-        it is divided by the one of the data. A resample whose `before` is the ideal counts as infinitely far away.
+        it is divided by the one of the data. A resample whose `before` is the ideal, or not above 0 where `signed`, counts
+        as infinitely far away.
 
     Raises:
         ValueError: lengths differ, there is no contrast, a value is NaN or infinite, or `resamples` is too small.
@@ -124,11 +135,14 @@ def paired_change(
 
     # Measured from the ideal, and turned so that both means are positive: then the change is R - 1 for every ideal.
     b_N, a_N = weight_N * (b_N - ideal), weight_N * (a_N - ideal)
-    b_N, a_N = b_N * math.copysign(1, b_N.sum()), a_N * math.copysign(1, a_N.sum())
+    if not signed:
+        b_N, a_N = b_N * math.copysign(1, b_N.sum()), a_N * math.copysign(1, a_N.sum())
     base = float(b_N.sum())
     change = error = p = None
     interval = bounds = _NOWHERE
     why: str | None = "the value before is the ideal, or cannot be told from it by rounding"
+    if signed:
+        why = "the value before is not above 0, so that it has no relative change"
     if base > _ROUNDING * float(np.abs(b_N).sum()):
         ratio = 1.0 if difference == 0.0 else float(a_N.sum()) / base
         change = ratio - 1
@@ -136,7 +150,7 @@ def paired_change(
             error = _standard_errors(np.ones((1, len(b_N))), a_N, b_N, ratio)[1].item()
         why = f"{len(b_N)} clusters are too few for an interval; {MIN_CLUSTERS} are needed"
         if resamples and error is not None and len(b_N) >= MIN_CLUSTERS:
-            interval, bounds, p = _bootstrap_t(a_N, b_N, ratio, error, resamples, seed, level)
+            interval, bounds, p = _bootstrap_t(a_N, b_N, ratio, error, resamples, seed, level, signed)
             why = _not_estimable(interval, ratio, b_N, a_N)
         elif not resamples:
             why = "no resamples were asked for"
@@ -198,7 +212,7 @@ def _not_estimable(interval: Ends, ratio: float, b_N: Floats, a_N: Floats) -> st
 
 
 def _bootstrap_t(
-    a_N: Floats, b_N: Floats, ratio: float, error: float, resamples: int, seed: int, level: float
+    a_N: Floats, b_N: Floats, ratio: float, error: float, resamples: int, seed: int, level: float, signed: bool
 ) -> tuple[Ends, Ends, float | None]:
     """Return the interval and the one-sided bounds of `ratio - 1`, and the p-value of `ratio == 1`."""
     rounding = _ROUNDING * max(ratio, 1.0)
@@ -211,7 +225,8 @@ def _bootstrap_t(
     blocks = []
     for start in range(0, resamples, step := max(1, _BLOCK // n)):
         counts_RN = rng.multinomial(n, np.full(n, 1 / n), size=min(step, resamples - start))
-        blocks.append(_standard_errors(counts_RN.astype(np.float64), a_N, b_N, ratio))
+        moved_R, errors_R = _standard_errors(drawn_RN := counts_RN.astype(np.float64), a_N, b_N, ratio)
+        blocks.append((np.where(drawn_RN @ b_N > 0, moved_R, np.nan) if signed else moved_R, errors_R))
     shift_R, error_R = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
     error_R = np.where(error_R <= rounding, error, error_R)
     ratio_R = ratio + shift_R
@@ -229,9 +244,9 @@ def _bootstrap_t(
             low, high = (
                 (float(np.expm1(math.log(ratio) - reach / ratio)), float(np.expm1(math.log(ratio) + reach / ratio)))
                 if logarithmic
-                else (max(ratio - reach, 0.0) - 1, ratio + reach - 1)
+                else ((ratio - reach if signed else max(ratio - reach, 0.0)) - 1, ratio + reach - 1)
             )
-        return (low, high) if math.isfinite(high) else _NOWHERE
+        return (low, high) if math.isfinite(high) and math.isfinite(low) else _NOWHERE
 
     interval = ends(level)
     return interval, ends(2 * BOUND_LEVEL - 1), p if interval != _NOWHERE else None

@@ -118,3 +118,16 @@ def test_legitimate_contrasts_have_a_margin_and_no_part_in_other_rows() -> None:
         (split, category) for split in ("heldout", "select") for category in (None, "legit-nation")
     }
     assert all(row.change == pytest.approx(-0.1) for row in margins)
+
+
+def test_a_margin_keeps_its_sign() -> None:
+    legitimate = [
+        {**item, "control": False, "role": "legitimate", "split": "heldout", "category": "turned" if i % 2 else "unknown"}
+        | {f"legitimate-margin_{when}": value for when, value in zip(("before", "after"), (2, -3) if i % 2 else (-1, -2), strict=True)}
+        for i, item in enumerate(items(40))
+    ]
+    rows = {row.category: row for row in contrast_rows(legitimate, LAYERS, seed=0)}
+    assert rows["turned"].change == pytest.approx(-2.5)
+    assert rows["unknown"].change is None
+    assert rows["unknown"].difference == pytest.approx(-1)
+    assert "not above 0" in str(rows["unknown"].note)

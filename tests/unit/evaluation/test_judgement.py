@@ -78,7 +78,13 @@ def test_the_ratio_of_ratios_is_crossed_by_the_shared_template() -> None:
 
 @pytest.mark.parametrize(
     ("demographic", "control", "margin", "expected"),
-    [(0.6, 0.98, 0.99, "fairer"), (0.6, 0.62, 0.99, "blunter"), (0.6, 0.98, 0.7, "blunter"), (1.3, 1.0, 1.0, "worse")],
+    [
+        (0.6, 0.98, 0.99, "fairer"),
+        (0.6, 0.62, 0.99, "blunter"),
+        (0.6, 0.98, 0.7, "blunter"),
+        (0.6, 0.98, -1.1, "blunter"),  # the wrong words are preferred as clearly as the right ones were
+        (1.3, 1.0, 1.0, "worse"),
+    ],
 )
 def test_words(demographic: float, control: float, margin: float, expected: str) -> None:
     assert word(world(demographic, control, margin)) == expected

@@ -207,9 +207,27 @@ def test_no_number_of_templates_shows_what_is_not_there() -> None:
     assert {reason.name: reason.held for reason in found.reasons}["specific"] is False
 
 
-def test_no_difference_says_what_would_have_been_seen() -> None:
-    found = verdict_of(replace(FAIRER, divergence=change(-0.02, -0.12, 0.08)))
-    assert found.because.endswith("a change of 11% would have been seen with 80 % power")
+def test_no_difference_says_which_fall_its_own_bound_would_have_shown() -> None:
+    found = verdict_of(replace(FAIRER, divergence=change(-0.16, -0.31, 0.01)))
+    assert found.word == "no-difference"
+    error = (0.32 / 5) / 0.84  # of the log ratio
+    fall = 1 - np.exp(-(stats.norm.ppf(0.99) + stats.norm.ppf(0.8)) * error)
+    assert fall > 0.16  # what was seen is less than what the rule shows
+    assert found.because.endswith(f"a fall of {fall:.0%} would have been shown with 80 % power")
+
+
+def test_an_interval_without_a_bound_says_why() -> None:
+    before = [1.0, 1.1, 0.9] + [0.0] * 17  # one resample in 25 draws none of three
+    few = paired_change(before, [0.5 * one for one in before[:2]] + [0.4] + [0.0] * 17, ["age"] * 20, range(20))
+    assert few.ci_high is not None
+    assert few.ci_high < 0
+    assert few.bound_high is None
+    found = verdict_of(replace(FAIRER, divergence=few))
+    assert found.word == "not-judged"
+    assert "2 % of resamples" in found.because
+    untold = replace(ratio(0.5, 0.4, 0.6), bound_low=None, bound_high=None)
+    found = verdict_of(replace(FAIRER, margin=few, specificity=compared(untold, untold)))
+    assert found.because.count("in more than 2 % of resamples") == 2
 
 
 def test_json_is_plain() -> None:

@@ -169,6 +169,22 @@ def test_after_at_the_ideal_falls_back_to_the_plain_ratio():
     assert p < 0.05
 
 
+def test_a_value_with_a_sign_may_turn() -> None:
+    rng = np.random.default_rng(2)
+    before = rng.normal(2.0, 0.4, 40)
+    after = -1.5 * before + rng.normal(0, 0.2, 40)
+    found = paired_change(before, after, ["c"] * 40, range(40), signed=True)
+    assert found.change == pytest.approx(after.sum() / before.sum() - 1)
+    low, high, p_value = bounds(found)
+    assert low < found.change < high < -2
+    assert p_value < 0.01
+    # Without a sign it is the distance that grew.
+    assert paired_change(before, after, ["c"] * 40, range(40)).change == pytest.approx(-found.change - 2)
+    none = paired_change(-before, after, ["c"] * 40, range(40), signed=True)
+    assert (none.change, none.ci_low) == (None, None)
+    assert "not above 0" in str(none.not_estimable)
+
+
 def test_one_sided_bounds_are_the_ends_of_the_98_percent_interval():
     for factor in (0.6, 1.0, 1.3):
         columns = sample(14, factor=factor)
