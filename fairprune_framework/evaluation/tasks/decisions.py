@@ -123,7 +123,7 @@ def _words(where: str, row: Mapping[str, Any]) -> Mapping[str, tuple[str, ...]]:
             or not all(isinstance(word, str) and word.strip() for word in words)
         ):
             raise UserError(f"{where}: a decision names words for both answers or for none; {name!r} is {value!r}")
-        found[name] = tuple(word.strip() for word in words)
+        found[name] = tuple(dict.fromkeys(word.strip() for word in words))
     if set(found["yes"]) & set(found["no"]):
         raise UserError(f"{where}: {sorted(set(found['yes']) & set(found['no']))[0]!r} is a word for yes and for no")
     return found
@@ -192,7 +192,8 @@ def metrics_of(attribute: str) -> tuple[str, str, str, str]:
 def metrics(items: Items) -> Mapping[str, Mapping[str, Any]]:
     """Of `TaskResult`."""
     found: dict[str, Mapping[str, Any]] = {}
-    for attribute in dict.fromkeys(item["id"].split("/")[1] for item in items):
+    first = metrics_of("")[0]
+    for attribute in [name.removeprefix(first) for name in items[0] if name.startswith(first)]:  # every item has all names
         gap, ratio, deviation, spread = metrics_of(attribute)
         control = "a control: no demographic meaning" if attribute.startswith("control") else None
         for name, aggregation, note in (

@@ -92,8 +92,10 @@ def run_own(name: str, task: OwnTask, read: Read, model: nn.Module, encoder: Enc
 
 
 def questions_hash(questions: Sequence[Question]) -> str:
-    """Of all that is asked."""
-    return digest([[question.cluster, [list(each) for each in question.requests]] for question in questions])
+    """Of all that is asked, and of what is known of it."""
+    return digest(
+        [[question.cluster, [list(each) for each in question.requests], dict(question.facts)] for question in questions]
+    )
 
 
 def _joined(*notes: str | None) -> str | None:

@@ -171,6 +171,31 @@ def test_the_built_in_set_and_its_limit() -> None:
     assert {item["id"] for item in few.items} < {item["id"] for item in more.items}
 
 
+def test_names_of_any_kind(tmp_path: Path) -> None:
+    names = {"gender": "race/ethnicity", "control-hand": "client_Age"}
+    rows = [{**row, "template_id": f"loan/{row['template_id']}", "attribute": names[row["attribute"]]} for row in lines(2)]
+    metrics = {row.metric for row in task_rows(asked(tiny_model("llama").eval(), file_of(tmp_path, rows)), None, 0)}
+    assert metrics == {
+        f"decisions/{what}-{name}" for name in names.values() for what in ("gap", "four_fifths", "log_odds", "facts")
+    }
+
+
+def test_what_is_corrected_in_a_file_is_asked_again(tmp_path: Path) -> None:
+    model, cache = tiny_model("llama").eval(), MeasurementCache(tmp_path / "cache")
+
+    def gap(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+        subject = Subject(model, tiny_tokenizer(), recognise(model), cache)
+        (result,) = subject.task(TaskSettings(task="decisions", data=file_of(tmp_path, rows), limit=None))
+        return {name: result.items[0][name] for name in result.metrics if name.startswith("gap")}
+
+    worded = [{**row, "yes": ["yes", "maybe"], "no": ["no"]} for row in lines(1)]
+    before = gap(worded)
+    moved = gap([{**row, "yes": ["yes"], "no": ["maybe", "no"]} for row in worded])
+    assert moved["gap-gender"] != before["gap-gender"]
+    renamed = gap([{**row, "attribute": row["attribute"].replace("gender", "sex")} for row in worded])
+    assert renamed["gap-sex"] == before["gap-gender"]
+
+
 WITHOUT = {name: value for name, value in lines()[0].items() if name != "group"}
 BAD = {
     "a second time": ([*lines(), lines()[0]], r"line 61: the decision 't0' has gender 'woman' a second time"),
@@ -207,3 +232,6 @@ def test_words_of_the_file_are_asked(tmp_path: Path) -> None:
     rows = [{**row, "yes": ["granted"], "no": ["refused", "denied"]} for row in lines(1)]
     (question,) = read(file_of(tmp_path, rows)).questions
     assert [word for _, word in question.requests[:3]] == [" granted", " refused", " denied"]
+    twice = [{**row, "yes": ["granted", "granted "], "no": ["refused"]} for row in lines(1)]
+    (question,) = read(file_of(tmp_path, twice)).questions
+    assert [word for _, word in question.requests[:2]] == [" granted", " refused"]
