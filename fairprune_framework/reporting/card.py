@@ -13,6 +13,7 @@ from typing import Any
 from fairprune_framework.evaluation.metrics.names import LANGUAGE_METRICS
 from fairprune_framework.models.loading import public_name
 from fairprune_framework.reporting import prose
+from fairprune_framework.reporting.charts.chart import basis
 from fairprune_framework.reporting.run_data import Source, read_source
 from fairprune_framework.surgery.speed import speed_in_words
 from fairprune_framework.utilities.files import in_mb
@@ -199,7 +200,7 @@ def _rows(source: Source) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = []
     for row in _overall(source):
         where = f"{row['split'] or 'all'}{', controls' if row['control'] else ''}"
-        change = "" if row["change"] is None else f"{row['change']:+.1%}"
+        change = f"{'' if row['change'] is None else format(row['change'], '+.1%')} {basis(row)}".strip()
         interval = "" if row["ci_low"] is None or row["ci_high"] is None else f"{row['ci_low']:+.1%} to {row['ci_high']:+.1%}"
         numbers = (f"{row['before']:.4g}", f"{row['after']:.4g}", change, interval, f"{row['n']:,}")
         lines.append((_cell(row["metric"]), _cell(where), *numbers))

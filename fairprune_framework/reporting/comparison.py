@@ -14,6 +14,7 @@ from fairprune_framework.reporting.charts.chart import (
     Chart,
     Table,
     axis,
+    basis,
     beyond,
     edges,
     error_bars,
@@ -132,7 +133,8 @@ def _cell(row: Mapping[str, Any] | None) -> str:
         return "–"
     if row["change"] is None:
         return number(row["before"] if row["after"] is None else row["after"])
-    return percent(row["change"]) + (f" ({interval(row)})" if row.get("ci_low") is not None else "")
+    text = percent(row["change"]) + (f" ({interval(row)})" if row.get("ci_low") is not None else "")
+    return f"{text} {basis(row)}".rstrip()
 
 
 def _chart(sources: Sequence[Source], names: Sequence[str]) -> Chart | None:

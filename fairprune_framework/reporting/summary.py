@@ -12,6 +12,7 @@ from fairprune_framework.evaluation.results import Evaluation
 from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.models.loading import public_name
 from fairprune_framework.recipes.recipe import Recipe
+from fairprune_framework.reporting.charts.chart import basis
 from fairprune_framework.surgery.speed import speed_in_words
 from fairprune_framework.utilities.files import in_mb
 from fairprune_framework.utilities.wording import number_of
@@ -102,6 +103,8 @@ def _table(evaluation: Evaluation) -> list[str]:
     lines = [f"{'':42}{'before':>9} {'after':>9}  change [95 %]"]
     for name, row in rows:
         lines.append(f"{name:<42}{_number(row.before):>9} {_number(row.after):>9}  {_change(row)}".rstrip())
+        if of := basis(row.to_json()):
+            lines.append(f"{of:>{WIDTH}}")
         if (least := _least(row)) is not None:
             lines.append(f"{'':63}would show from {least:.0%}")
     return lines

@@ -134,6 +134,10 @@ def plain(text: object, most: int | None = None) -> str:
     return html.escape(label, quote=False)
 
 
+_SAME = 1e-6
+"""Relative changes that differ by less are one, but for rounding."""
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     r"""A signed share in percent; a dash for None.
 
@@ -158,6 +162,26 @@ def interval(row: Mapping[str, Any]) -> str:
     """The 95 % interval of the change of a row, in percent."""
     low, high = row.get("ci_low"), row.get("ci_high")
     return "–" if low is None or high is None else f"{percent(low)} to {percent(high)}"
+
+
+def basis(row: Mapping[str, Any]) -> str:
+    """What the change of a row is a share of, where it is not `before`, and what is kept of a capability; otherwise empty.
+
+    The change of a score with an ideal is that of its distance from it: of an accuracy that falls it is above 0.
+
+    >>> basis({"before": 0.5, "after": 0.4, "change": 0.2, "ideal": 1.0, "retention": 0.8})
+    'of the distance from 1; 80.0% kept'
+    """
+    before, after, change, ideal, kept = (row.get(name) for name in ("before", "after", "change", "ideal", "retention"))
+    if before is None or after is None or ideal is None:
+        return ""
+    parts = []
+    if change is not None and (not before or abs(after / before - 1 - change) > _SAME * max(abs(change), 1.0)):
+        parts.append(f"of the distance from {ideal:g}")
+    if kept is not None and ideal:  # more of a perplexity is nothing kept
+        low, high = row.get("retention_low"), row.get("retention_high")
+        parts.append(f"{kept:.1%} kept" + ("" if low is None or high is None else f" [{100 * low:.0f}, {100 * high:.0f}]"))
+    return "; ".join(parts)
 
 
 def edges(rows: Sequence[Mapping[str, Any]]) -> tuple[float, float]:

@@ -123,7 +123,10 @@ def test_legitimate_contrasts_have_a_margin_and_no_part_in_other_rows() -> None:
 def test_a_margin_keeps_its_sign() -> None:
     legitimate = [
         {**item, "control": False, "role": "legitimate", "split": "heldout", "category": "turned" if i % 2 else "unknown"}
-        | {f"legitimate-margin_{when}": value for when, value in zip(("before", "after"), (2, -3) if i % 2 else (-1, -2), strict=True)}
+        | {
+            f"legitimate-margin_{when}": value
+            for when, value in zip(("before", "after"), (2, -3) if i % 2 else (-1, -2), strict=True)
+        }
         for i, item in enumerate(items(40))
     ]
     rows = {row.category: row for row in contrast_rows(legitimate, LAYERS, seed=0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from fairprune_framework.api.types import Plan
 from fairprune_framework.evaluation.results import Evaluation
+from fairprune_framework.evaluation.rows import ResultRow
 from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.reporting.summary import WIDTH, summary
 
@@ -94,3 +96,35 @@ def test_prompts_that_were_skipped_or_are_unequal_are_counted() -> None:
     record = {"contrasts": {"used": 10, "skipped": 2}, "n_unequal": 3}
     text = " ".join(" ".join(told(record)).split())
     assert "prompts builtin:en, 10 contrasts (2 skipped: skipped.jsonl), 3 of unequal token counts next:" in text
+
+
+def test_an_accuracy_that_falls_is_no_gain_of_20_percent() -> None:
+    row = ResultRow(
+        metric="boolq/acc",
+        split=None,
+        control=False,
+        category=None,
+        layer=None,
+        before=0.5,
+        after=0.4,
+        change=0.2,
+        ci_low=0.1,
+        ci_high=0.3,
+        ideal=1.0,
+        unit="share of items",
+        n=100,
+        retention=0.8,
+        retention_low=0.71,
+        retention_high=0.89,
+    )
+    perplexity = replace(row, metric="perplexity", ideal=0.0, before=10.0, after=12.0, retention=1.2)
+    found = Evaluation(
+        rows=(row, perplexity), items=(), samples=(), generations=(), n_unequal=0, applied_by=None, exhibits=None
+    )
+    lines = told({}, evaluation=found)
+    place = next(i for i, line in enumerate(lines) if line.startswith("boolq/acc"))
+    assert "0.5       0.4  +20.0% [+10, +30]" in lines[place]
+    assert lines[place + 1].strip() == "of the distance from 1; 80.0% kept [71, 89]"
+    assert lines[place + 2].startswith("perplexity, judging text")
+    assert "kept" not in "".join(lines[place + 2 :])
+    assert max(map(len, lines)) <= WIDTH

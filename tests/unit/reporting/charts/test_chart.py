@@ -14,6 +14,7 @@ from fairprune_framework.reporting.charts.chart import (
     Control,
     Patch,
     Table,
+    basis,
     beyond,
     edges,
     error_bars,
@@ -165,3 +166,20 @@ def test_what_lies_beyond_the_axis_is_an_arrow_with_its_number() -> None:
     assert (left["y"], left["x"], left["text"]) == (["c"], [-0.6], ["to −100\u00a0%"])
     assert (right["y"], right["x"], right["text"]) == (["c"], [0.9], ["to +3,000\u00a0%"])
     assert beyond(ROWS, list("abcd"), (-2.0, 50.0))[1]["x"] == []
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "change", "ideal", "expected"),
+    [
+        (0.6, 0.55, -0.5, 0.5, "of the distance from 0.5"),
+        (0.1, -0.1, 0.0, 0.0, "of the distance from 0"),  # a score of bias that turned
+        (2.0, -3.0, -2.5, 0.0, ""),  # a margin keeps its sign
+        (2.0, 1.0, -0.5, 0.0, ""),
+        (0.0, 0.1, None, 0.0, ""),
+        (0.5, None, None, 1.0, ""),
+    ],
+)
+def test_what_a_change_is_a_share_of(
+    before: float, after: float | None, change: float | None, ideal: float, expected: str
+) -> None:
+    assert basis({"before": before, "after": after, "change": change, "ideal": ideal}) == expected
