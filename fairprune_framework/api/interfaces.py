@@ -80,8 +80,8 @@ class Needs:
     replicates: int = 0
     """Bootstrap replicates over clusters; the audit then keeps the cluster axis."""
     optional_streams: frozenset[Stream] = frozenset()
-    """Streams without which the plugin does: where the prompts have no contrasts of one, its sums have the count 0, and the audit says
-    so. Prompts without contrasts of any other stream are refused."""
+    """Streams without which the plugin does: where the prompts have no contrasts of one, its count is 0 and it has no sums, and the
+    audit says so. Prompts without contrasts of any other stream are refused."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from fairprune_framework.cli.command import Command
 from fairprune_framework.cli.options import add_json, add_quiet, add_recipe_options, recipe_options, unsafe_options
-from fairprune_framework.errors import UserError
+from fairprune_framework.errors import UserError, shortened
 from fairprune_framework.recipes.recipe import UNSAFE
 from fairprune_framework.utilities.aside import answer
 from fairprune_framework.utilities.progress import notifier, shown
@@ -62,7 +62,9 @@ def _run(stage: str, values: dict[str, Any]) -> int:
     if values.get("output") is None and is_run_folder(values.get("model")):
         values = {**values, "model": None, "output": values["model"]}
     if values.get("output") is None:
-        raise UserError(f"`fairprune {stage}` needs a run folder: --output DIR")
+        named = values.get("model")
+        told = "" if named is None or stage not in ("score", "plan") else f"; {shortened(str(named), 300)} holds no run"
+        raise UserError(f"`fairprune {stage}` needs a run folder: --output DIR{told}")
     options = recipe_options(values)
     as_json, quiet, looks = (options.pop(name, False) for name in ("json", "quiet", "look"))
     if options.pop("no_speed", False):

@@ -45,6 +45,8 @@ def make_report(
         raise UserError(f"--output {output} is a folder: name a file, such as {output / NAME}")
     elif not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
+    elif output.exists() and not _is_page(output):
+        raise UserError(f"--output {output} is there, and no page: it would be lost; name another file")
     sources = [read_source(folder) for folder in folders]
     if output.parent in folders:
         _sweep(output)
@@ -54,6 +56,14 @@ def make_report(
         charts = charts_of(sources[0]) if len(sources) == 1 else list(compare(sources).charts)
         written += static.save(charts, figures, format)
     return sources, written
+
+
+def _is_page(path: Path) -> bool:
+    """An HTML file, which an earlier report may have left, or an empty one; a device takes anything."""
+    if not path.is_file():
+        return True
+    with path.open("rb") as file:
+        return file.read(9).lower() in (b"<!doctype", b"")
 
 
 def _sweep(output: Path) -> None:

@@ -57,13 +57,17 @@ def prepares(scorer: BiasScorer | ImportanceScorer) -> TypeGuard[BiasScorer]:
 class NamedSums(Mapping[str, Tensor]):
     """`<statistic>.<output>` -> (R, K); a name that is not there raises `KeyError` with those that are."""
 
-    def __init__(self, sums: Mapping[str, Tensor], stream: Stream, others: Collection[Stream] = ()) -> None:
-        self._sums, self._stream, self._others = sums, stream, others
+    def __init__(
+        self, sums: Mapping[str, Tensor], stream: Stream, others: Collection[Stream] = (), absent: bool = False
+    ) -> None:
+        self._sums, self._stream, self._others, self._absent = sums, stream, others, absent
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self._sums:
             raise KeyError(
-                f"no sums {name!r} of the stream {self._stream!r}; available: {', '.join(sorted(self._sums)) or 'none'}"
+                f"no sums {name!r}: the prompts have no contrasts of the stream {self._stream!r}, look at its `count` first"
+                if self._absent
+                else f"no sums {name!r} of the stream {self._stream!r}; available: {', '.join(sorted(self._sums)) or 'none'}"
                 + "".join(f"; at.of({other!r}) has those of another stream" for other in sorted(self._others))
             )
         return self._sums[name]
@@ -99,7 +103,12 @@ class _Reader:
         own = [statistic for statistic in self.own if stream in streams_of([statistic], 1)]
         found = self.statistics.of(stream, self.site.name, group, own)
         return StreamSums(
-            sums=NamedSums(found, stream, streams_of(self.own, 1) - {stream}),
+            sums=NamedSums(
+                found,
+                stream,
+                streams_of(self.own, 1) - {stream},
+                absent=bool(own) and not found and self.statistics.count(stream, None) == 0,
+            ),
             count=self.statistics.count(stream, group),
             observed=torch.full(
                 (self.site.units * self.site.unit_width,),

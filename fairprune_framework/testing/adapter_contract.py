@@ -141,7 +141,8 @@ def first_accepted(adapter: ArchitectureAdapter) -> Callable[[], nn.Module]:
         except UnsupportedArchitecture:
             continue
     raise ValueError(
-        f"{type(adapter).__name__} accepts none of the tiny families: pass model=, a factory of a model of its family"
+        f"{type(adapter).__name__} accepts none of the tiny families: give `check_plugin` of "
+        "fairprune_framework.testing.contracts `model=`, a factory of a model of its family, in a test of yours"
     )
 
 

@@ -241,6 +241,7 @@ def test_counts_are_at_least_1(hostile: Hostile, budget: str) -> None:
     [
         (["rnu"], "no command 'rnu'. Did you mean 'run'?"),
         (["run", "MODEL", "--prompts", "SET"], "needs a run folder: --output DIR"),
+        (["score", "MODEL"], "holds no run"),
         (["run", "MODEL", "--output", "OUT"], "no prompt set is named"),
         (["run", "--prompts", "SET", "--output", "OUT"], "no model is named"),
         (["score"], "needs a run folder"),

@@ -26,6 +26,17 @@ def test_several_runs_are_compared(full: Path, finished: Path, tmp_path: Path) -
     assert all(source.name in text for source in sources)
 
 
+def test_no_other_file_than_a_page_is_replaced(full: Path, tmp_path: Path) -> None:
+    """A slip, `--output run/plan.json`, would cost a result."""
+    taken = tmp_path / "plan.json"
+    taken.write_text("{}")
+    with pytest.raises(UserError, match=r"plan\.json is there, and no page: it would be lost; name another file"):
+        make_report([full], taken)
+    assert taken.read_text() == "{}"
+    taken.write_text("<!doctype html>\n")
+    assert make_report([full], taken)[1] == [taken]
+
+
 def test_what_is_refused(full: Path, tmp_path: Path) -> None:
     for folders, output, format, words in (
         ([], None, "svg", "name a run folder"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, replace
 from typing import Any
 
 import pytest
@@ -165,3 +165,13 @@ def test_services_are_made_by_name_and_do_not_change() -> None:
         at().of.own = ()  # type: ignore[misc, union-attr]
     assert services.for_plugin(Needs(), None) == {"readout": None, "probe": None, "attribute_tokens": ()}
     assert Services(readout=lambda: torch.square).for_plugin(Needs(readout=True), "age")["attribute_tokens"] == ()
+
+
+def test_sums_of_an_optional_stream_that_the_prompts_lack_say_so() -> None:
+    contrasts = replace(statistics(), counts={"contrasts": (3, 5)}, control_categories=())
+    lacking = replace(contrasts, sums={key: value for key, value in contrasts.sums.items() if not key.startswith("controls")})
+    needs = Needs(statistics=(Both(),), optional_streams=frozenset({"controls"}))
+    controls = context(lacking, "contrasts", 0, SITE, needs, {}, torch.Generator()).of("controls")
+    assert controls.count == 0
+    with pytest.raises(KeyError, match=r"no sums 'x\.y': the prompts have no contrasts of the stream 'controls', look at its"):
+        controls.sums["x.y"]
