@@ -198,8 +198,8 @@ def load_scores(path: Path, sites: Mapping[str, Site], signed: bool) -> Scores:
     except KeyError as error:
         raise RunFolderError(f"{path} holds no {error}: it belongs to another model") from error
     for name, mean in found.bias.items():
-        seen = [each[name] for each in by_category.values() if name in each]
-        if not torch.allclose(mean, torch.stack(seen).mean(0) if seen else torch.zeros_like(mean), rtol=1e-9, atol=0):
+        seen = torch.stack([each[name] for each in by_category.values() if name in each] or [torch.zeros_like(mean)])
+        if bool(((mean - seen.mean(0)).abs() > 1e-9 * seen.abs().amax(0)).any()):  # those of signed scores may cancel
             raise RunFolderError(f"{path} is damaged: the bias of {shown(name)} is not the mean of those of its categories")
         if not signed and bool((mean < 0).any()):
             raise RunFolderError(f"{path} is damaged: the bias of {shown(name)} is negative, which that of its scorer never is")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Observation, Pass, SiteContext, Statistic
+from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
 from fairprune_framework.errors import BrokenPlugin, ContractViolation, FairpruneError, RunFolderError, UserError
 from fairprune_framework.models.architecture import recognise
@@ -476,3 +477,19 @@ def test_a_score_of_exactly_zero_is_none_below_it() -> None:
     tiny[3] = -1e-300
     with pytest.raises(ContractViolation, match="the lowest is -1e-300; declare `signed` otherwise"):
         scored(Bias(lambda at: tiny))
+
+
+def test_signed_scores_that_cancel_over_categories_are_no_damage(tmp_path: Path) -> None:
+    """A file lists `a-b` before `a`: the mean is of another order, and differs in rounding."""
+    values = {"a": 0.1, "a-b": 0.2, "b": -0.3}
+    each = {
+        category: {name: torch.full((site.units,), value, dtype=torch.float64) for name, site in ARCHITECTURE.sites.items()}
+        for category, value in values.items()
+    }
+    mean = {name: torch.stack([found[name] for found in each.values()]).mean(0) for name in ARCHITECTURE.sites}
+    seen = {name: torch.ones(site.units, dtype=torch.bool) for name, site in ARCHITECTURE.sites.items()}
+    whole = Scores(sites=ARCHITECTURE.sites, bias=mean, importance=mean, by_category=each, observed=seen, signed=True)
+    for order in (("a", "a-b", "b"), ("b", "a-b", "a")):
+        turned = {name: torch.stack([each[category][name] for category in order]).mean(0) for name in mean}
+        save_scores(replace(whole, bias=turned), tmp_path / "scores.safetensors")
+        load_scores(tmp_path / "scores.safetensors", ARCHITECTURE.sites, signed=True)
