@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,20 @@ def test_what_a_verdict_will_lack() -> None:
     (shared,) = notes([*judging, *controls, contrast(9, "coat", "select", control=True, words=("y", "z"))])
     assert shared.startswith("control words on both sides of the split: y;")
     assert notes([contrast(number, "age", None) for number in range(4)]) == []  # nothing judges
+
+
+def test_one_sentence_in_several_templates_is_named() -> None:
+    def filled(category: str, template: str, *words: str) -> Contrast:
+        variants = tuple(Variant(attribute=word, text=f"The {word} nurse said that") for word in words)
+        return Contrast(id=template, category=category, template_id=template, variants=variants, split="heldout")
+
+    controls = [contrast(number, "hand", control=True) for number in range(8)]
+    rows = [filled("age", "1", "old", "young"), filled("age", "2", "old", "aged"), filled("race", "3", "Black", "white")]
+    (note,) = notes([*rows[:2], *controls])
+    assert note.startswith("2 templates that judge stand in 1 sentence(s), such as 'The ... nurse said that': each counts")
+    assert "3 templates that judge stand in 1 sentence(s)" in " ".join(notes([*rows, *controls]))
+    one = [replace(row, template_id="nurse") for row in rows[:2]]
+    assert notes([*one, *controls]) == []
 
 
 def test_right_words_of_several_tokens_are_named(llama: Path, tmp_path: Path, write_prompts: Callable[..., Path]) -> None:
