@@ -76,7 +76,7 @@ def random_changes(
     advance: Callable[[int], None] = lambda sets: None,
     share_up_to: int = 0,
 ) -> tuple[float, ...]:
-    """The change of next-token divergence by each set: what any set of such neurons does.
+    """The change of next-token divergence by each set: what any set of such neurons does; none where there is no divergence.
 
     Args:
         contrasts: held-out and demographic, those that the plan is judged on.
@@ -89,6 +89,8 @@ def random_changes(
     )
     original = MaskedMeasurement(values={contrast.id: divergences[contrast.id] for contrast in contrasts}, perplexity=None)
     before, changes = evaluator.mean(original), []
+    if not before:
+        return ()
     for drawn in sets:
         changes.append(evaluator.mean(evaluator.measure(drawn.units, drawn.scaling)) / before - 1)
         advance(1)

@@ -82,8 +82,11 @@ def _sentences(source: Source, word: str, row: Mapping[str, Any] | None, control
         sentences.append(
             f"Perplexity on text kept aside changed by {percent(guard['increase'], 2)}, {held} the limit of {percent(guard['limit'])}."
         )
-    if word == "not-judged" and record.get("verdict_because"):
-        sentences.append(f"No verdict: {record['verdict_because']}.")
+    because = str(record.get("verdict_because") or "").partition("; `fairer` would take")[0]
+    if because and word == "not-judged":
+        sentences.append(f"No verdict: {because}.")
+    elif because and word != "abstained":
+        sentences.append(f"The word “{word}” rests on one-sided bounds at 99\u00a0%, beyond the intervals above: {because}.")
     if needs := record.get("verdict_needs"):
         sentences.append(f"The word “fairer” would take: {'; '.join(needs)}.")
     return sentences

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
 from fairprune_framework.api.types import Plan
-from fairprune_framework.evaluation.random_sets import RandomSet, matched_sets
+from fairprune_framework.contrasts.alignment import align_all, vocabularies
+from fairprune_framework.evaluation.random_sets import RandomSet, matched_sets, random_changes
+from fairprune_framework.models.architecture import recognise
+from fairprune_framework.models.encoder import Encoder
+from fairprune_framework.testing.tiny import tiny_contrasts, tiny_model, tiny_tokenizer
 
 NORMS = {"a": torch.arange(1.0, 41.0), "b": torch.arange(1.0, 7.0)}
 ALLOWED = {"a": torch.ones(40, dtype=torch.bool), "b": torch.tensor([True] * 5 + [False])}
@@ -43,3 +48,12 @@ def test_factors_go_with_what_is_drawn_in_place_of_a_unit() -> None:
         assert one.scaling["a"] == (0.5, 1.5)
         assert one.scaling["b"] == factors["b"][: len(one.units["b"])]
     assert {one.scaling for one in drawn(operator="scale", factor=0.5)} == {0.5}
+
+
+def test_a_divergence_of_0_has_no_changes() -> None:
+    model = tiny_model("llama").eval()
+    aligned, _ = align_all(tiny_contrasts()[:2], Encoder(tiny_tokenizer()))
+    values = {category: len(names) for category, names in vocabularies(tiny_contrasts()[:2]).items()}
+    loaded = SimpleNamespace(model=model, architecture=recognise(model))
+    sets = iter([RandomSet(units={}, scaling=0.0)])
+    assert random_changes(loaded, aligned, values, {one.id: 0.0 for one in aligned}, sets, 512) == ()  # type: ignore[arg-type]

@@ -64,6 +64,22 @@ def test_every_word_of_a_verdict_has_its_headline() -> None:
     assert set(HEADLINES) == set(WORDS)
 
 
+def test_the_bounds_that_a_word_rests_on_are_named() -> None:
+    """A 95 % interval that is clear of 0 stands beside "no difference could be shown" with the bound that says why."""
+    record = {
+        "verdict": "less-divergent",
+        "verdict_because": "divergence -16.1% (99% bound +1.2%); `fairer` would take 19 matched random sets instead of 6",
+        "verdict_needs": ["19 matched random sets instead of 6"],
+    }
+    told = " ".join(verdict(Source(folder=Path("run"), record=record, rows=OWN)).sentences)
+    assert (
+        "rests on one-sided bounds at 99\u00a0%, beyond the intervals above: divergence -16.1% (99% bound +1.2%). The" in told
+    )
+    assert told.count("19 matched random sets") == 1
+    without = " ".join(verdict(Source(folder=Path("run"), record={"verdict": "fairer"}, rows=OWN)).sentences)
+    assert "99" not in without
+
+
 def test_unseen_words_stand_beside_the_words_that_chose() -> None:
     rows = (*OWN, _row("next-token-divergence", split="heldout-words", change=-0.31, ci_low=-0.35, ci_high=-0.27))
     told = verdict(Source(folder=Path("run"), record={"verdict": "fairer"}, rows=rows)).facts
