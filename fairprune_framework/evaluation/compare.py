@@ -67,6 +67,11 @@ class Material:
         return (*self.prompts.aligned, *self.prompts.legitimate)
 
     @property
+    def written_on(self) -> list[AlignedContrast]:
+        """The contrasts of which continuations are sampled."""
+        return [one for one in self.prompts.aligned if one.split in (None, "heldout")]
+
+    @property
     def continued(self) -> list[str]:
         """Prompts that are continued."""
         return [*ARTICLE_PROMPTS, *self.recipe.generate]
@@ -112,8 +117,7 @@ def measured(
             )
         )
     if recipe.continuations:
-        heldout = [one for one in material.prompts.aligned if one.split in (None, "heldout")]
-        result.sentiments = subject.sentiments(heldout, recipe.seed)
+        result.sentiments = subject.sentiments(material.written_on, recipe.seed)
     if recipe.decisions is not None:
         result.tasks += subject.task(
             TaskSettings(

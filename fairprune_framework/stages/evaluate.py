@@ -127,6 +127,8 @@ def _evaluate(run: Run) -> tuple[Evaluation, VerdictInputs | None]:
     )
     layers = list(loaded.layers)
     run.notify(f"evaluating {number_of(len(material.aligned), 'contrast')}")
+    if recipe.continuations and not material.written_on:
+        run.notify("--continuations: no contrast is held out, so that nothing is continued; see --split")
     scores = run.read_scores() if run.folder.has("score") else None
     watched = exhibits.Watched(loaded.architecture, run.prompts, units, scores)
     masked = original.masked_by(units, multiplier)

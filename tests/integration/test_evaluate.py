@@ -84,6 +84,15 @@ def test_a_run_is_judged_by_more(fairprune: Any, finished: Path, winobias: Path,
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["results"] == before["results"]
 
 
+def test_continuations_of_nothing_are_said(fairprune: Any, llama: Path, write_prompts: Any, tmp_path: Path) -> None:
+    variants = [{"attribute": word, "text": f"The {word} nurse said that"} for word in ("old", "young")]
+    path = write_prompts(tmp_path / "select.jsonl", [{"category": "age", "split": "select", "variants": variants}])
+    small = ("--calibration-tokens", "16", "--calibration-documents", "16", "--output", tmp_path / "run")
+    answer = fairprune("evaluate", llama, "--prompts", path, "--continuations", *small)
+    assert answer.code == 0, answer.err
+    assert "no contrast is held out, so that nothing is continued" in " ".join(answer.err.split())
+
+
 def test_identical_models_differ_by_exactly_nothing(fairprune: Any, llama: Path, prompts: Path, tmp_path: Path) -> None:
     shutil.copytree(llama, tmp_path / "twin")
     options = ("--calibration-tokens", "16", "--calibration-documents", "16", "--output", tmp_path / "run")
