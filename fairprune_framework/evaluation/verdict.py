@@ -74,7 +74,7 @@ def verdict_of(inputs: VerdictInputs) -> Verdict:
         return Verdict(word="abstained", because=inputs.why_not or "nothing was applied")
     change = inputs.divergence
     if change is None:
-        return Verdict(word="not-judged", because="the prompt set has no split 'heldout': see --split")
+        return Verdict(word="not-judged", because="no demographic contrast is held out: see --split")
     if change.bound_low is None or change.bound_high is None:
         return Verdict(word="not-judged", because=f"the held-out divergence is not estimable: {change.no_bound}")
 

@@ -121,7 +121,7 @@ def _row(
     change = change_of(first, second, clusters, aggregation.statistic, ideal=aggregation.ideal, seed=seed)
     few = too_few(change.clusters, "independent items") if change.few else None
     note = ". ".join(text for text in (few, aggregation.note) if text) or None
-    yes_or_no = aggregation.statistic is mean and {value for value, _ in (*first, *second)} <= {0, 1}
+    yes_or_no = aggregation.statistic is mean and all(value in (0, 1) and n == 1 for value, n in (*first, *second))
     low, high = wilson(round(sum(v for v, _ in first)), len(first)) if yes_or_no and not change.few else (None, None)
     beaten = yes_or_no and aggregation.ideal == 1.0 and _trivial_note(change.before, low, gold)
     if beaten:

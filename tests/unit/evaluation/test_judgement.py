@@ -103,6 +103,12 @@ def test_what_is_missing_is_never_fairer() -> None:
     assert word(items, applied=False, why_not="the plan is empty") == "abstained"
 
 
+def test_held_out_controls_alone_judge_nothing() -> None:
+    items = [one for one in world(0.6, 0.98, 0.99) if one["role"] != "demographic"]
+    inputs = verdict_inputs(items, applied=True, why_not=None, guard=None, random_changes=(), seed=0)
+    assert verdict_of(inputs).because == "no demographic contrast is held out: see --split"
+
+
 def test_other_splits_have_no_say() -> None:
     items = world(0.6, 0.98, 0.99)
     elsewhere = [{**one, "split": "heldout-words"} for one in world(1.5, 0.5, 0.2)]

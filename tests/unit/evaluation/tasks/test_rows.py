@@ -206,3 +206,14 @@ def test_answers_of_multiple_choice_are_kept(data: Path, subject: Subject) -> No
     assert {item["gold"] for item in boolq.items} <= {0, 1}
     (lambada,) = subject.task(settings("lambada_openai", data))
     assert all("gold" not in item for item in lambada.items)
+
+
+def test_items_that_weigh_less_than_one_have_no_interval_of_shares() -> None:
+    """Of two targets one has ten examples: the share is the mean of two, and Wilson's interval is of items that count alike."""
+    values = [[1.0, 1.0], *([0.0, 0.1] for _ in range(10))]
+    items = tuple({"id": i, "category": None, "cluster": str(i), "ss": value} for i, value in enumerate(values))
+    facts = {"value": None, "aggregation": "preference_of_targets", "higher_is_better": None}
+    result = TaskResult(task="made", version="1", items=items, metrics={"ss": facts}, hash="1")
+    (row,) = task_rows(result, result, 0)
+    assert row.before == pytest.approx(0.5)
+    assert (row.before_low, row.after_low, row.effect_size) == (None, None, None)
