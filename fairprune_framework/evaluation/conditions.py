@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any
 
 from fairprune_framework.functional.difference_in_differences import DifferenceInDifferences, Side
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, PairedChange
-from fairprune_framework.functional.power import growth_to_show, largest_ratio_shown
+from fairprune_framework.functional.power import POWER, growth_to_show
 from fairprune_framework.utilities.wording import number_of
 
 SPECIFIC_BELOW = 0.9
@@ -78,16 +79,20 @@ def divergence_down(change: PairedChange) -> Condition:
 
 
 def fall_to_show(change: PairedChange) -> float | None:
-    """The fall that the 99 % bound would show with 80 % power, of data like these; None: no error is known.
+    """The fall that the 99 % bound would show with 80 % power, of data like these; None: there is no bound.
+
+    The bound lies as far above an estimate as it does here, and four estimates in five lie within 0.84 standard errors of the truth or
+    below it.
 
     >>> from fairprune_framework.functional.paired_bootstrap import paired_change
-    >>> fall = fall_to_show(paired_change([1.0] * 4, [0.8, 1.2, 0.9, 1.1], ["age"] * 4, range(4)))
-    >>> round(fall, 2)
-    0.25
+    >>> found = paired_change([1.0] * 8, [0.8, 1.2, 0.9, 1.1] * 2, ["age"] * 8, range(8))
+    >>> round(found.bound_high, 2), round(fall_to_show(found), 2)
+    (0.21, 0.21)
     """
-    if change.change is None or change.change <= -1 or change.standard_error is None:
+    if change.change is None or change.change <= -1 or change.standard_error is None or change.bound_high is None:
         return None
-    return 1 - largest_ratio_shown(change.standard_error / (change.change + 1))
+    ratio = change.change + 1
+    return 1 - ratio / (change.bound_high + 1) * math.exp(-NormalDist().inv_cdf(POWER) * change.standard_error / ratio)
 
 
 def category_not_worse(category: str, change: PairedChange) -> Condition:

@@ -22,6 +22,8 @@ from fairprune_framework.functional.paired_bootstrap import (
 
 ROUNDING = 1e-13
 """Log ratios and their errors below this are rounding."""
+_LARGEST = 700.0
+"""Log ratios below this have a ratio that a float holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +96,10 @@ def log_ratio(log: float, error: float, log_R: Floats, error_R: Floats, *, span:
         t_R = np.abs(log_R - log) / np.where(error_R <= ROUNDING, error, error_R)
     t_R = np.sort(np.where(np.isfinite(t_R) & np.isfinite(error_R), t_R, np.inf))
     reach, far = (order_statistic(t_R, confidence) * error for confidence in (level, 2 * BOUND_LEVEL - 1))
-    if not math.isfinite(reach) or reach > max(span, abs(log)):  # one that shows something is not withheld
-        why = TOO_WIDE if math.isfinite(reach) else "in some resamples a mean is 0 or negative, so that there is no ratio"
+    told, bounded = (log + each < _LARGEST for each in (reach, far))
+    if not told or reach > max(span, abs(log)):  # one that shows something is not withheld
+        why = TOO_WIDE if told else "in some resamples a mean is 0 or negative, so that there is no ratio"
         return LogRatio(ratio=ratio, standard_error=error, not_estimable=why)
-    bounded = math.isfinite(far)
     return LogRatio(
         ratio=ratio,
         standard_error=error,

@@ -45,7 +45,7 @@ BOUND_LEVEL = 0.99
 DETECTABLE_STANDARD_ERRORS = 2.8
 """1.96 + 0.84: a two-sided 5 % test finds an effect of that many standard errors with 80 % power."""
 TOO_WIDE = "the interval shows nothing, and reaches further than the ratios of all clusters lie apart"
-NO_BOUND = "in more than 2 % of resamples a mean is 0, so that there is no 99 % bound"
+NO_BOUND = "in more than 2 % of resamples a mean is 0 or nearly so, so that there is no 99 % bound"
 _MAX_SHARE = 0.9  # a cluster that holds all of B cannot be left out; its residual is multiplied by 10 at most
 _ROUNDING = 1e-13  # standard errors of R below this times R are rounding
 _BLOCK = 1 << 20  # resamples times clusters that are held at once

@@ -87,3 +87,15 @@ def test_a_ratio_is_made_by_name_and_does_not_change() -> None:
         LogRatio(0.5, 0.1)  # type: ignore[misc]
     with pytest.raises(dataclasses.FrozenInstanceError):
         LogRatio(ratio=0.5, standard_error=0.1).ratio = 1.0  # type: ignore[misc]
+
+
+def test_a_bound_that_no_number_holds_is_none() -> None:
+    """A few templates that hold nearly everything, beside some that hold nearly nothing."""
+    log_R, error_R = np.r_[np.linspace(-0.6, -0.4, 96), np.full(3, 2000.0)], np.full(99, 0.1)
+    found = log_ratio(-0.5, 0.1, log_R, error_R, span=9.0, level=0.95)
+    assert found.ci_high is not None
+    assert (found.bound_low, found.bound_high) == (None, None)
+    assert found.no_bound is not None
+    endless = log_ratio(-0.5, 0.1, log_R, error_R, span=math.inf, level=0.98)
+    assert (endless.ci_high, endless.bound_high) == (None, None)
+    assert "some resamples" in str(endless.not_estimable)
