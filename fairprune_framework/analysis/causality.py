@@ -47,7 +47,7 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
         random.append(
             {name: None if c is None else c.change for name, c in zip(("change", "control_change"), both, strict=True)}
         )
-        notify(f"random set {number} of {draws}")
+        notify(f"random set {number} of {len(sets)}")
     effects = {name: evaluator.change(own, control=control) for name, control in (("demographic", False), ("control", True))}
     demographic = effects["demographic"]
     change = None if demographic is None else demographic.change
@@ -59,7 +59,7 @@ def causal(run: Run | str | Path, draws: int = 20, notify: Notify = silent) -> d
         "operator": plan.operator,
         **{name: None if effect is None else _effect(effect) for name, effect in effects.items()},
         "random": random,
-        "p_value": (1 + as_low) / (1 + draws),
+        "p_value": (1 + as_low) / (1 + len(random)),
         "control_ratio": _control_ratio(effects),
         "norm_ratio": _norm_ratio(plan.sites, norms, another.units),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,10 @@ from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator, MaskedMeasurement
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.surgery.means import mean_activations
+
+NEIGHBOURS = 8
+TRIES = 20
+"""Times as many sets as are wanted are drawn at most, to find as many different ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +114,7 @@ def matched_sets(
     or held at its own mean.
 
     None is planned itself, except in a site of which more than half of what may be drawn is planned: there the planned ones change
-    places too.
+    places too. No set comes twice: of very few neurons there may be fewer sets than `draws`.
 
     Args:
         norms: of `activation_norms`.
@@ -122,15 +127,33 @@ def matched_sets(
         name for name, units in reference.items() if int(allowed[name].sum()) - int(allowed[name][units].sum()) < len(units)
     }
     generator = torch.Generator().manual_seed(seed)
-    for _ in range(draws):
+    neighbours = _neighbours(sum(map(len, reference.values())), draws)
+    seen: set[tuple[tuple[str, ...], ...]] = set()
+    placed = isinstance(plan.scaling, Mapping)  # each place has a factor of its own
+    for _ in range(TRIES * draws):
+        if len(seen) == draws:
+            return
         units: dict[str, list[int]] = {}
         for apart in (True, False):
             here = {name: chosen for name, chosen in reference.items() if (name not in crowded) == apart}
-            drawn = draw_matched(here, norms, allowed, generator, apart=apart)
+            drawn = draw_matched(here, norms, allowed, generator, neighbours, apart=apart)
             units |= {name: found.tolist() for name, found in drawn.items()}
+        members = tuple((name, *map(str, found if placed else sorted(found))) for name, found in sorted(units.items()))
+        if members in seen:
+            continue
+        seen.add(members)
         scaling = plan.scaling
         if means is not None:
             scaling = Held({name: means[name][found].tolist() for name, found in units.items()})
         elif isinstance(scaling, Mapping):
             scaling = {name: scaling[name][: len(found)] for name, found in units.items()}
         yield RandomSet(units=units, scaling=scaling)
+
+
+def _neighbours(planned: int, draws: int) -> int:
+    """How many of the nearest a neuron is drawn from: 8, and for plans of one or two neurons so many that sets seldom repeat.
+
+    >>> [_neighbours(planned, 19) for planned in (1, 2, 3, 100)]
+    [190, 14, 8, 8]
+    """
+    return max(NEIGHBOURS, math.ceil(math.pow(10 * draws, 1 / max(planned, 1))))

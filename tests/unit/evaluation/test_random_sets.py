@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import torch
 
 from fairprune_framework.api.types import Plan
@@ -39,6 +40,17 @@ def test_where_most_are_planned_they_change_places() -> None:
         assert 5 not in one.units["b"]
         assert all(unit != planned for unit, planned in zip(one.units["b"], (0, 1, 4), strict=False))
     assert len({tuple(one.units["b"]) for one in drawn()}) > 5
+
+
+@pytest.mark.parametrize("sites", [{"a": (3,)}, {"a": (3, 20)}])
+def test_of_few_neurons_no_set_comes_twice(sites: dict[str, tuple[int, ...]]) -> None:
+    """A neighbour drawn again and again would stand for many sets in what a plan must fall below."""
+    found = [frozenset(one.units["a"]) for one in drawn(sites=sites)]
+    assert len(set(found)) == len(found) == min(50, 39 if len(sites["a"]) == 1 else 50)
+
+
+def test_there_are_no_more_sets_than_neurons_to_draw() -> None:
+    assert sorted(one.units["b"][0] for one in drawn(sites={"b": (0,)})) == [1, 2, 3, 4]
 
 
 def test_factors_go_with_what_is_drawn_in_place_of_a_unit() -> None:
