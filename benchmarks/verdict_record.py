@@ -55,8 +55,12 @@ class Arm:
     def ratio(self, name: str) -> str:
         """Of the two ratios, with its interval."""
         sides = self.record["specificity"]
-        found = None if sides is None else sides[name]
-        return "-" if found is None else f"{found['ratio']:.2f} [{found['ci_low']:.2f}, {found['ci_high']:.2f}]"
+        found = None if sides is None else sides.get(name)  # runs of before had no ratio at equal size
+        return (
+            "-"
+            if found is None or found["ci_low"] is None
+            else f"{found['ratio']:.2f} [{found['ci_low']:.2f}, {found['ci_high']:.2f}]"
+        )
 
     def bound(self) -> str:
         """One-sided 99 % bound of the ratio of ratios."""
@@ -103,6 +107,7 @@ ROWS: Mapping[str, Callable[[Arm], str]] = {
     "ratio of ratios": lambda arm: arm.ratio("ratio_of_ratios"),
     "its 99 % bound (below 0.9 is asked)": Arm.bound,
     "geometric ratio": lambda arm: arm.ratio("geometric"),
+    "the same, at equal size before": lambda arm: arm.ratio("at_equal_size"),
     "effective templates, demographic and control": Arm.effective,
     "matched random sets: lowest and highest change": Arm.random_sets,
     "legitimate margin, held out (99 % bound above -10 % is asked)": heldout("legitimate-margin"),

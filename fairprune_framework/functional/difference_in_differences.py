@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fairprune_framework.functional.clusters import Floats, cluster_means, effective_clusters, span_of_ratios
+from fairprune_framework.functional.equal_size import SizedSide, ratio_at_equal_size
 from fairprune_framework.functional.log_ratio import LogRatio, log_ratio
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS, RESAMPLES
 
@@ -85,6 +86,8 @@ class DifferenceInDifferences:
     ratio_of_ratios: LogRatio
     geometric: LogRatio
     """The same with every cluster's log ratio weighted alike: sensitivity."""
+    at_equal_size: LogRatio
+    """The geometric ratio between demographic contrasts and controls that were equally large before: sensitivity."""
     demographic: Side
     controls: Side
     crossed: bool
@@ -97,6 +100,7 @@ class DifferenceInDifferences:
         return {
             "ratio_of_ratios": self.ratio_of_ratios.to_json(),
             "geometric": self.geometric.to_json(),
+            "at_equal_size": self.at_equal_size.to_json(),
             "demographic": self.demographic.to_json(),
             "controls": self.controls.to_json(),
             "crossed": self.crossed,
@@ -166,6 +170,7 @@ def difference_in_differences(
     return DifferenceInDifferences(
         ratio_of_ratios=estimate("means", (0, 1)),
         geometric=estimate("geometric", (0, 1)),
+        at_equal_size=ratio_at_equal_size(*_sized(sides), level=level),
         demographic=sides[0].summary(estimate("means", (0,))),
         controls=sides[1].summary(estimate("means", (1,))),
         crossed=shared > 0,
@@ -240,6 +245,16 @@ def _prepared(name: str, values: PairedValues) -> _Prepared:
         len(means.cluster_C),
         name,
     )
+
+
+def _sized(sides: tuple[_Prepared, _Prepared]) -> tuple[SizedSide, SizedSide]:
+    number = {name: index for index, name in enumerate(sorted({name for side in sides for name in side.unit_names}))}
+
+    def sized(side: _Prepared) -> SizedSide:
+        unit_N = np.array([number[name] for name in side.unit_names])[side.unit_N]
+        return SizedSide(before_N=side.before_N, after_N=side.after_N, weight_N=side.weight_N, unit_N=unit_N)
+
+    return sized(sides[0]), sized(sides[1])
 
 
 Moved = tuple[Floats, Floats]

@@ -136,6 +136,7 @@ class SpecificityRecord(Schema):
 
     ratio_of_ratios: RatioRecord
     geometric: RatioRecord
+    at_equal_size: RatioRecord = ABSENT
     demographic: SideRecord
     controls: SideRecord
 

@@ -69,6 +69,7 @@ def compared(ratios: LogRatio, controls: LogRatio, effective: tuple[float, float
     return DifferenceInDifferences(
         ratio_of_ratios=ratios,
         geometric=ratios,
+        at_equal_size=ratios,
         demographic=side(ratio(0.5, 0.4, 0.6), effective[0], 80),
         controls=side(controls, effective[1], 120),
         crossed=True,
