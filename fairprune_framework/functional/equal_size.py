@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from fairprune_framework.functional.clusters import Floats
-from fairprune_framework.functional.log_ratio import ROUNDING, LogRatio
+from fairprune_framework.functional.log_ratio import LARGEST, ROUNDING, LogRatio, without_doubt
 from fairprune_framework.functional.paired_bootstrap import BOUND_LEVEL, MIN_CLUSTERS
 
 _ALIKE = 1e-9
@@ -91,18 +91,11 @@ def ratio_at_equal_size(demographic: SizedSide, controls: SizedSide, *, level: f
     centre = math.fsum(without_U) / n
     error = math.sqrt((n - 1) / n * math.fsum(np.square(without_U - centre)))
     if error <= ROUNDING:
-        ratio = math.exp(log)
-        return LogRatio(
-            ratio=ratio,
-            standard_error=error,
-            ci_low=ratio,
-            ci_high=ratio,
-            bound_low=ratio,
-            bound_high=ratio,
-            p_value=1.0 if abs(log) <= ROUNDING else None,
-        )
+        return without_doubt(log, error, None)
     freedom = n - 3
     reach, far = (float(stats.t.ppf(quantile, freedom)) * error for quantile in ((1 + level) / 2, BOUND_LEVEL))
+    if abs(log) + max(reach, far) > LARGEST:
+        return _none("size and side can hardly be told apart")
     return LogRatio(
         ratio=math.exp(log),
         standard_error=error,

@@ -22,7 +22,7 @@ from fairprune_framework.functional.paired_bootstrap import (
 
 ROUNDING = 1e-13
 """Log ratios and their errors below this are rounding."""
-_LARGEST = 700.0
+LARGEST = 700.0
 """Log ratios below this have a ratio that a float holds."""
 
 
@@ -82,21 +82,13 @@ def log_ratio(log: float, error: float, log_R: Floats, error_R: Floats, *, span:
     if not R:
         return LogRatio(ratio=ratio, standard_error=error, not_estimable="no resamples were asked for")
     if error <= ROUNDING:  # every cluster changed by the same factor: nothing varies
-        return LogRatio(
-            ratio=ratio,
-            standard_error=error,
-            ci_low=ratio,
-            ci_high=ratio,
-            bound_low=ratio,
-            bound_high=ratio,
-            p_value=1.0 if abs(log) <= ROUNDING else 1 / (R + 1),
-        )
+        return without_doubt(log, error, 1 / (R + 1))
 
     with np.errstate(invalid="ignore"):
         t_R = np.abs(log_R - log) / np.where(error_R <= ROUNDING, error, error_R)
     t_R = np.sort(np.where(np.isfinite(t_R) & np.isfinite(error_R), t_R, np.inf))
     reach, far = (order_statistic(t_R, confidence) * error for confidence in (level, 2 * BOUND_LEVEL - 1))
-    told, bounded = (log + each < _LARGEST for each in (reach, far))
+    told, bounded = (log + each < LARGEST for each in (reach, far))
     if not told or reach > max(span, abs(log)):  # one that shows something is not withheld
         why = TOO_WIDE if told else "in some resamples a mean is 0 or negative, so that there is no ratio"
         return LogRatio(ratio=ratio, standard_error=error, not_estimable=why)
@@ -108,4 +100,23 @@ def log_ratio(log: float, error: float, log_R: Floats, error_R: Floats, *, span:
         bound_low=math.exp(log - far) if bounded else None,
         bound_high=math.exp(log + far) if bounded else None,
         p_value=(1 + int(np.count_nonzero(t_R >= abs(log) / error))) / (R + 1),
+    )
+
+
+def without_doubt(log: float, error: float, least_p: float | None) -> LogRatio:
+    """A ratio of which nothing varies: its interval and bounds are itself.
+
+    Args:
+        error: no more than `ROUNDING`.
+        least_p: the p-value where the ratio is not 1; None: there is none.
+    """
+    ratio = math.exp(log)
+    return LogRatio(
+        ratio=ratio,
+        standard_error=error,
+        ci_low=ratio,
+        ci_high=ratio,
+        bound_low=ratio,
+        bound_high=ratio,
+        p_value=1.0 if abs(log) <= ROUNDING else least_p,
     )

@@ -100,6 +100,17 @@ def test_why_there_is_none(sides: tuple[SizedSide, SizedSide], why: str) -> None
     assert why in str(found.not_estimable)
 
 
+def test_an_error_that_no_number_holds_is_said() -> None:
+    """Within a side hardly anything differs in size, and what does changed beyond measure."""
+    rng = np.random.default_rng(5)
+    sides = [
+        side(size * (1 + 1e-6 * rng.random(8)), np.exp(20 * rng.standard_normal(8)), first)
+        for size, first in ((2.0, 0), (1.0, 9))
+    ]
+    found = ratio_at_equal_size(*sides)
+    assert (found.ratio, found.not_estimable) == (None, "size and side can hardly be told apart")
+
+
 def test_nothing_that_changed_is_1_without_an_error() -> None:
     values = np.arange(1.0, 9.0)
     found = ratio_at_equal_size(side(values, values), side(values * 2, values * 2, 9))
