@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
-from fairprune_framework.contrasts.schema import Contrast, Role, role_of, stereotyping_variants
+from fairprune_framework.contrasts.schema import Contrast, Role, origin_of, role_of, stereotyping_variants
 from fairprune_framework.contrasts.words import inside_word
 from fairprune_framework.errors import PromptError
 from fairprune_framework.models.encoder import Encoder
@@ -59,6 +59,11 @@ class AlignedContrast:
     def role(self) -> Role:
         """As of the contrast."""
         return role_of(self.control, self.legitimate)
+
+    @property
+    def origin(self) -> tuple[str, str]:
+        """As of the contrast."""
+        return origin_of(self.category, self.template_id, self.neutral_of)
 
     @property
     def suffix(self) -> int:

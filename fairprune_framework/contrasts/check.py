@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, attribute_spans
+from fairprune_framework.contrasts.alignment import AlignedContrast, align_all
 from fairprune_framework.contrasts.schema import SPLITS, Contrast, Role
+from fairprune_framework.contrasts.sentences import templates_by_sentence
 from fairprune_framework.contrasts.sets import ContrastSet
 from fairprune_framework.contrasts.splits import shared_control_words
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
@@ -102,27 +103,16 @@ def notes(contrasts: Sequence[Contrast]) -> list[str]:
     return found
 
 
-SENTENCE = 3
-"""Words that texts must share around what differs, at least, to be one sentence."""
-
-
 def _repeated(contrasts: Iterable[Contrast]) -> list[str]:
-    """Sentences that are the text of several templates, and so are counted several times."""
-    templates: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for contrast in contrasts:
-        texts = [variant.text for variant in contrast.variants]
-        start, end = attribute_spans(texts)[0]
-        around = (texts[0][:start], texts[0][end:])
-        if len(" ".join(around).split()) >= SENTENCE:
-            templates.setdefault(around, set()).add(contrast.cluster)
-    repeated = {around: clusters for around, clusters in templates.items() if len(clusters) > 1}
+    """Sentences that are the text of several templates, and so are drawn together."""
+    repeated = templates_by_sentence(contrasts)
     if not repeated:
         return []
     count = len(set().union(*repeated.values()))
-    before, behind = min(repeated, key=lambda around: (-len(repeated[around]), around))
+    _, before, behind = min(repeated, key=lambda sentence: (-len(repeated[sentence]), sentence))
     return [
-        f"{count} templates that judge stand in {len(repeated)} sentence(s), such as {before + '...' + behind!r:.60}: each counts as "
-        "evidence of its own, so that intervals and bounds are too narrow; within a category give a sentence one 'template_id'"
+        f"{count} templates that judge stand in {len(repeated)} sentence(s), such as {before + '...' + behind!r:.60}: what stands in one "
+        "sentence is drawn together, and counts as one template in intervals and bounds"
     ]
 
 

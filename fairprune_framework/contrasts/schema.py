@@ -119,10 +119,7 @@ class Contrast:
     @property
     def origin(self) -> tuple[str, str]:
         """Identity of the template that the text comes from: of a crossed control the demographic one, otherwise its own."""
-        if self.neutral_of is None:
-            return self.cluster
-        category, _, template_id = self.neutral_of.partition("/")
-        return category, template_id
+        return origin_of(self.category, self.template_id, self.neutral_of)
 
     @property
     def cluster(self) -> tuple[str, str]:
@@ -203,6 +200,18 @@ def role_of(control: bool, legitimate: bool) -> Role:
     if control:
         return "control"
     return "legitimate" if legitimate else "demographic"
+
+
+def origin_of(category: str, template_id: str, neutral_of: str | None) -> tuple[str, str]:
+    """Identity of the template that a text comes from: of a crossed control the demographic one, otherwise its own.
+
+    >>> origin_of("weather", "T1", "gender/T7")
+    ('gender', 'T7')
+    """
+    if neutral_of is None:
+        return category, template_id
+    named, _, own = neutral_of.partition("/")
+    return named, own
 
 
 def stream_of(role: Role, split: str | None) -> Literal["contrasts", "controls", "legitimate"] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast, vocabularies
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
+from fairprune_framework.contrasts.sentences import drawn_together
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation.continuation_rows import continuation_rows
 from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
@@ -195,27 +196,29 @@ def compared(
         applied_by: how `after` was made.
     """
     seed = material.recipe.seed
-    items = items_of(material.aligned, before.contrasts, after.contrasts if after else None)
     texts = list(material.prompts.contrasts)
-    sentences = sentence_items(texts, before.sentences, after.sentences if after else None)
+    together = drawn_together(texts)
+    items = items_of(material.aligned, before.contrasts, after.contrasts if after else None, together)
+    sentences = sentence_items(texts, before.sentences, after.sentences if after else None, together)
     rows = [_with_floor(row, floor) for row in contrast_rows(items, layers, seed)]
-    together = [one | two for one, two in zip(items, sentences, strict=True)]
+    joined = [one | two for one, two in zip(items, sentences, strict=True)]
     rows += specificity_rows(items, seed)
     rows += sentence_rows(sentences, seed)
-    rows += group_rows(together, seed)
+    rows += group_rows(joined, seed)
     if before.sentiments:
         heard = {"before": before.sentiments, "after": after.sentiments if after else {}}
-        together = [item | {f"sentiment_{when}": found.get(item["id"]) for when, found in heard.items()} for item in together]
-        rows += continuation_rows(together, seed)
+        joined = [item | {f"sentiment_{when}": found.get(item["id"]) for when, found in heard.items()} for item in joined]
+        rows += continuation_rows(joined, seed)
     rows += language_rows(before.text, after.text if after else None, kl, seed)
     samples: list[dict[str, Any]] = []
     for name, judging in material.judged.items():
         first, second = before.judged[name], after.judged[name] if after else None
-        judged_items = items_of(judging.aligned, first[0], second[0] if second else None)
+        shared = drawn_together(judging.contrasts)
+        judged_items = items_of(judging.aligned, first[0], second[0] if second else None, shared)
         for row in contrast_rows(judged_items, [], seed):
             if row.metric == DIVERGENCE:
                 rows.append(replace(_with_floor(row, floor), metric=f"{name}/{row.metric}"))
-        judged_sentences = sentence_items(judging.contrasts, first[1], second[1] if second else None)
+        judged_sentences = sentence_items(judging.contrasts, first[1], second[1] if second else None, shared)
         rows += sentence_rows(judged_sentences, seed, f"{name}/")
         samples += _samples(name, [one | two for one, two in zip(judged_items, judged_sentences, strict=True)])
     for index, result in enumerate(before.tasks):
@@ -225,7 +228,7 @@ def compared(
     generations = _side_by_side(material.continued, before.generations, after.generations if after else None)
     return Evaluation(
         rows=tuple(rows),
-        items=tuple(together),
+        items=tuple(joined),
         samples=tuple(samples),
         generations=tuple(generations),
         n_unequal=sum(not one.equal_length for one in before.contrasts),

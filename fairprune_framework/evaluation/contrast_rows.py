@@ -8,6 +8,7 @@ from statistics import pstdev
 from typing import Any
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
+from fairprune_framework.contrasts.sentences import Template
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure
 from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE, LEGITIMATE_MARGIN, VALENCE_GAP
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
@@ -18,9 +19,12 @@ LEGITIMATE = "legitimate"
 
 
 def items_of(
-    contrasts: Iterable[AlignedContrast], before: Sequence[ContrastMeasure], after: Sequence[ContrastMeasure] | None
+    contrasts: Iterable[AlignedContrast],
+    before: Sequence[ContrastMeasure],
+    after: Sequence[ContrastMeasure] | None,
+    together: Mapping[Template, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """One mapping a contrast, in the order of the set."""
+    """One mapping a contrast, in the order of the set. `together`: as of `sentences.drawn_together`."""
     first = {measure.id: measure for measure in before}
     second = {measure.id: measure for measure in after or ()}
     items = []
@@ -31,6 +35,7 @@ def items_of(
                 "id": contrast.id,
                 "category": contrast.category,
                 "template_id": contrast.template_id,
+                "sentence": (together or {}).get(contrast.origin),
                 "split": contrast.split,
                 "control": contrast.control,
                 "role": contrast.role,
@@ -51,6 +56,11 @@ def items_of(
             }
         )
     return items
+
+
+def drawn_with(item: Mapping[str, Any]) -> str:
+    """What an item is drawn with: all that stands in its sentence, or its template within its category."""
+    return str(item.get("sentence") or item["template_id"])
 
 
 def contrast_rows(items: Sequence[Mapping[str, Any]], layers: Sequence[int], seed: int) -> list[ResultRow]:
@@ -119,6 +129,7 @@ def paired(items: Sequence[Mapping[str, Any]], metric: str, seed: int) -> Paired
         [item[f"{metric}_after"] for item in items],
         [item["category"] for item in items],
         [item["template_id"] for item in items],
+        together=[item.get("sentence") for item in items],
         signed=metric == LEGITIMATE_MARGIN,
         seed=seed,
     )
@@ -142,6 +153,7 @@ def mean_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str, seed:
         before if alone else values(f"{column}_after"),
         [item["category"] for item in items],
         [item["template_id"] for item in items],
+        together=[item.get("sentence") for item in items],
         signed=column == LEGITIMATE_MARGIN,
         seed=seed,
         resamples=RESAMPLES if index is None and not alone else 0,

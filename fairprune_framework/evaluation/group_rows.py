@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fairprune_framework.evaluation.contrast_rows import LEGITIMATE, by_split, categories_of
+from fairprune_framework.evaluation.contrast_rows import LEGITIMATE, by_split, categories_of, drawn_with
 from fairprune_framework.evaluation.metrics.names import GROUP_PERPLEXITY, GROUP_VALENCE, PERPLEXITY_GAP
 from fairprune_framework.evaluation.metrics.perplexity import perplexity
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
@@ -82,7 +82,11 @@ def _valences(items: Sequence[Mapping[str, Any]], name: str) -> Summands:
             if item["valence_before"]:
                 before = off(item["valence_before"], place)
                 found.append(
-                    (before, off(item["valence_after"], place) if item["valence_after"] else before, item["template_id"])
+                    (
+                        before,
+                        off(item["valence_after"], place) if item["valence_after"] else before,
+                        drawn_with(item),
+                    )
                 )
     return found
 
@@ -95,7 +99,13 @@ def _losses(items: Sequence[Mapping[str, Any]], name: str) -> Summands:
         for place in _places(item, name):
             if tokens:
                 before = [-item["shared_log_probabilities_before"][place], float(tokens)]
-                found.append((before, before if second is None else [-second[place], float(tokens)], item["template_id"]))
+                found.append(
+                    (
+                        before,
+                        before if second is None else [-second[place], float(tokens)],
+                        drawn_with(item),
+                    )
+                )
     return found
 
 
@@ -115,7 +125,7 @@ def _gap(key: RowKey, items: Sequence[Mapping[str, Any]], names: Sequence[str], 
             sums[names.index(name)] += [*pair, item["shared_tokens"]]
         second.append(sums.ravel())
         first.append(sums[:, [0, 0, 2]].ravel())
-        templates.append(item["template_id"])
+        templates.append(drawn_with(item))
     change = change_of(np.array(first), np.array(second), templates, _largest_rise, seed=seed)
     return ResultRow.of_change(key, change).noted(GAP_NOTE)
 

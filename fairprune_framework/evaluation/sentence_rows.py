@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
+from fairprune_framework.contrasts.sentences import Template
 from fairprune_framework.evaluation.contrast_rows import LEGITIMATE, by_split, categories_of, mean_row
 from fairprune_framework.evaluation.metrics.names import (
     MATCHED_PREFERENCE,
@@ -21,7 +22,7 @@ from fairprune_framework.evaluation.metrics.perplexity import perplexity
 from fairprune_framework.evaluation.metrics.sentences import SentenceMeasure
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
 from fairprune_framework.functional.bootstrap import change_of
-from fairprune_framework.functional.hypothesis_tests import MIN_ITEMS, cohens_h, flips, paired_effect_size, wilson
+from fairprune_framework.functional.hypothesis_tests import MIN_ITEMS, clustered_wilson, cohens_h, flips, paired_effect_size
 
 PREFERENCE_NOTE = (
     "share of items; intervals over templates; "
@@ -45,10 +46,15 @@ class SentenceMetric:
 
 
 def sentence_items(
-    contrasts: Sequence[Contrast], before: Sequence[SentenceMeasure], after: Sequence[SentenceMeasure] | None
+    contrasts: Sequence[Contrast],
+    before: Sequence[SentenceMeasure],
+    after: Sequence[SentenceMeasure] | None,
+    together: Mapping[Template, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """One mapping a measured contrast, in the order of `before`. A preference is null where no variant is a stereotype, and where the
-    pair cannot be scored by it."""
+    """One mapping a measured contrast, in the order of `before`; `together`: as of `sentences.drawn_together`.
+
+    A preference is null where no variant is a stereotype, and where the pair cannot be scored by it.
+    """
     known = {contrast.id: contrast for contrast in contrasts}
     second: Mapping[str, SentenceMeasure] = {measured.id: measured for measured in after or ()}
     items = []
@@ -59,6 +65,7 @@ def sentence_items(
             "id": contrast.id,
             "category": contrast.category,
             "template_id": contrast.template_id,
+            "sentence": (together or {}).get(contrast.origin),
             "split": contrast.split,
             "control": contrast.control,
             "role": contrast.role,
@@ -145,14 +152,14 @@ def _preference_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str
     clusters = _clusters(items)
     n = len(items)
     few = f"{n} items are too few for an interval; {MIN_ITEMS} are needed" if n < MIN_ITEMS else None
-    low, high = (None, None) if few else wilson(sum(before), n)
+    low, high = (None, None) if few else clustered_wilson(before, clusters)
     if items[0][f"{column}_after"] is None:
         row = ResultRow.alone(key, sum(before) / n, n=n, clusters=len(set(clusters)), note=few)
         return replace(row, before_low=low, before_high=high)
     after = [bool(item[f"{column}_after"]) for item in items]
     shares = change_of([[yes, 1] for yes in before], [[yes, 1] for yes in after], clusters, ideal=key.ideal, seed=seed)
     counted = flips(before, after)
-    after_low, after_high = (None, None) if few else wilson(counted.after, n)
+    after_low, after_high = (None, None) if few else clustered_wilson(after, clusters)
     told = PREFERENCE_NOTE if shares.change is not None else f"{PREFERENCE_NOTE}; before cannot be told from the ideal"
     made = ResultRow.of_change(key, shares).within(1.0)
     return replace(
@@ -171,7 +178,7 @@ def _preference_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str
 
 
 def _clusters(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [f"{item['category']}/{item['template_id']}" for item in items]
+    return [item.get("sentence") or f"{item['category']}/{item['template_id']}" for item in items]
 
 
 _NOT_WHOLE = "their first tokens differ, and nothing predicts these"

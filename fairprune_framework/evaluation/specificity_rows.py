@@ -66,8 +66,8 @@ def _row(demographic: Items, controls: Items, metric: str, split: str | None, se
 def _compared(
     demographic: Items, controls: Items, metric: str, seed: int, second: str, resamples: int
 ) -> DifferenceInDifferences:
-    own = [f"{item['category']}/{item['template_id']}" for item in demographic]
-    shared = [item["neutral_of"] for item in controls]
+    own = [item.get("sentence") or f"{item['category']}/{item['template_id']}" for item in demographic]
+    shared = [item.get("sentence") or item["neutral_of"] for item in controls]
     return difference_in_differences(
         _values(demographic, own, metric, second), _values(controls, shared, metric, second), seed=seed, resamples=resamples
     )

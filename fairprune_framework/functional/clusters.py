@@ -70,6 +70,28 @@ def cluster_means(
     )
 
 
+def units_of(cluster_C: NDArray[np.intp], together: Sequence[object | None]) -> NDArray[np.intp]:
+    """`(N,)`: the number of the unit that each of N clusters is drawn in: one for clusters of equal labels, one for each without.
+
+    Args:
+        cluster_C: as in `ClusterMeans`.
+        together: `(C,)` labels of contrasts, compared as text; None: none.
+
+    Raises:
+        ValueError: not one label per contrast, or several in one cluster.
+    """
+    if len(together) != len(cluster_C):
+        raise ValueError(f"'together' must have one label per contrast: {len(cluster_C)}. Got {len(together)}.")
+    label_of: dict[int, str | None] = {}
+    for cluster, label in zip(cluster_C.tolist(), together, strict=True):
+        own = None if label is None else str(label)
+        if label_of.setdefault(cluster, own) != own:
+            raise ValueError(f"contrasts of one cluster must be drawn together. Got {label_of[cluster]!r} and {own!r} in one.")
+    number: dict[tuple[int, str | None], int] = {}
+    keys = [(-1, label) if (label := label_of[cluster]) is not None else (cluster, None) for cluster in range(len(label_of))]
+    return np.array([number.setdefault(key, len(number)) for key in keys], dtype=np.intp)
+
+
 def effective_clusters(share_N: Floats) -> float:
     """Kish's effective number of clusters, `(sum |s|)^2 / sum s^2`, for the share of the mean that each one carries.
 

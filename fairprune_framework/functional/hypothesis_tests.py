@@ -3,7 +3,7 @@
 scipy does the work where it has the function; each is compared with statsmodels in the tests. All take plain numbers.
 
 - `mcnemar`: exact two-sided binomial test on the items that changed sides (McNemar 1947). Items are taken as independent.
-- `wilson`: interval of a share (Wilson 1927).
+- `wilson`: interval of a share (Wilson 1927); `clustered_wilson`: of items that share a template (Korn and Graubard 1998).
 - `holm` over a family of categories or tasks (Holm 1979), `benjamini_hochberg` over neurons (Benjamini and Hochberg 1995).
 - `minimum_detectable_flips`, `minimum_detectable_difference`: what data like these would have shown with 80 % power; to be read
   beside every "no difference".
@@ -85,20 +85,67 @@ def mcnemar(only_before: int, only_after: int) -> float:
     return 1.0 if total == 0 else float(binomtest(only_before, total, 0.5).pvalue)
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a share.
+def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share. `n` may be an effective number of items, no whole number (`clustered_wilson`).
 
     >>> low, high = wilson(811, 1508)
     >>> round(low, 4), round(high, 4)
     (0.5126, 0.5628)
 
     Raises:
-        ValueError: `n` is 0, or `successes` is not in 0 to n.
+        ValueError: `n` is not above 0, or `successes` is not in 0 to n.
     """
-    from scipy.stats import binomtest
+    from scipy.stats import norm
 
-    interval = binomtest(successes, n, 0.5).proportion_ci(confidence_level=level, method="wilson")
-    return float(interval.low), float(interval.high)
+    if not (n > 0 and 0 <= successes <= n):
+        raise ValueError(f"wilson needs successes of 0 to n, and n above 0. Got {successes} of {n}.")
+    share, z2 = successes / n, float(norm.isf((1 - level) / 2)) ** 2
+    centre, half = share + z2 / (2 * n), math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n)))
+    scale = 1 + z2 / n
+    return (
+        0.0 if successes == 0 else (centre - half) / scale,
+        1.0 if successes == n else (centre + half) / scale,
+    )
+
+
+def clustered_wilson(answers: Sequence[bool], clusters: Sequence[object], level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share of items that come in clusters, from the effective number of items.
+
+    That number is n / deff, by the design effect of the share over clusters (never below 1), times the squared ratio of Student's
+    quantiles of n - 1 and of m - 1 degrees of freedom, for m clusters. Where all answers agree they show no design effect, and each
+    cluster counts as one item. With one item a cluster this is `wilson`. Source: the effective number is that of Korn and Graubard
+    1998, who use it in Clopper and Pearson's interval.
+
+    >>> one = clustered_wilson([True, False] * 10, range(20))
+    >>> pairs = clustered_wilson([True] * 10 + [False] * 10, [number // 2 for number in range(20)])
+    >>> [round(bound, 3) for bound in (*one, *pairs)]
+    [0.299, 0.701, 0.223, 0.777]
+
+    Args:
+        answers: (C,) yes or no of each item.
+        clusters: (C,) labels.
+
+    Raises:
+        ValueError: lengths differ, or there is no item.
+    """
+    from scipy.stats import t as student
+
+    yes = np.asarray(answers, dtype=np.float64)
+    if len(yes) != len(clusters) or not len(yes):
+        raise ValueError(f"clustered_wilson needs a cluster for each of at least one item. Got {len(yes)} and {len(clusters)}.")
+    label_C = np.unique(np.array([str(one) for one in clusters]), return_inverse=True)[1]
+    size_N = np.bincount(label_C)
+    n, m, share = len(yes), len(size_N), float(yes.mean())
+    if n == m:
+        return wilson(float(yes.sum()), n, level)
+    if m == 1 or share in (0.0, 1.0):
+        effective = float(m)
+    else:
+        spread = float(((np.bincount(label_C, weights=yes) - share * size_N) ** 2).sum())
+        design = spread / (n * share * (1 - share)) * (m / (m - 1)) / (n / (n - 1))
+        tail = (1 - level) / 2
+        effective = n / max(1.0, design) * float(student.isf(tail, n - 1) / student.isf(tail, m - 1)) ** 2
+    return wilson(share * effective, effective, level)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

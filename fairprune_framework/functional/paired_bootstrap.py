@@ -1,8 +1,9 @@
 """The relative change of a mean of per-contrast values, before and after pruning, with a paired bootstrap over clusters.
 
 A cluster is (category, template_id): contrasts from one template share its words, so they are no independent evidence.
-Every cluster is one draw with the weight w_c = 1 / (K n_k), for K categories and n_k clusters in its category k; macro means
-are then weighted sums, B = sum w_c b_c and A = sum w_c a_c, and with ideal 0 the change is R - 1, where R = A / B.
+Every cluster is one draw, or several that stand in one sentence are, and has the weight w_c = 1 / (K n_k), for K categories
+and n_k clusters in its category k; macro means are then weighted sums, B = sum w_c b_c and A = sum w_c a_c, and with ideal 0
+the change is R - 1, where R = A / B.
 
 Method: bootstrap-t (Efron and Tibshirani 1993, section 12.5), symmetric (Hall 1988), on log R with the delta method, over
 jackknife standard errors of the ratio. Each choice was made on simulated coverage (benchmarks/bootstrap_coverage.py):
@@ -34,7 +35,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fairprune_framework.functional.clusters import Floats, cluster_means, span_of_ratios
+from fairprune_framework.functional.clusters import Floats, cluster_means, span_of_ratios, units_of
 
 MIN_CLUSTERS = 8
 """Below this no interval is given, and the verdict is `not-judged`."""
@@ -88,6 +89,7 @@ def paired_change(
     categories: Sequence[object],
     clusters: Sequence[object],
     *,
+    together: Sequence[object | None] | None = None,
     ideal: float = 0.0,
     signed: bool = False,
     resamples: int = RESAMPLES,
@@ -101,6 +103,8 @@ def paired_change(
         after: `(C,)`, the same contrasts in the same order.
         categories: `(C,)` labels; compared as text.
         clusters: `(C,)` labels such as template ids. The same label in two categories makes two clusters.
+        together: `(C,)` labels of what shares its words across clusters, also of several categories: clusters of one label are one
+            draw, and count as one. All contrasts of a cluster have the same; None: the cluster is drawn alone.
         ideal: The value of a fair model.
         signed: The value is no distance, the larger the better: the change is `(A - B) / B`, below -1 where the sign turned, and there is
             none where `B` is not above 0.
@@ -135,6 +139,9 @@ def paired_change(
 
     # Measured from the ideal, and turned so that both means are positive: then the change is R - 1 for every ideal.
     b_N, a_N = weight_N * (b_N - ideal), weight_N * (a_N - ideal)
+    if together is not None and any(label is not None for label in together):
+        unit_N = units_of(means.cluster_C, together)
+        b_N, a_N = (np.bincount(unit_N, values).astype(np.float64) for values in (b_N, a_N))
     if not signed:
         b_N, a_N = b_N * math.copysign(1, b_N.sum()), a_N * math.copysign(1, a_N.sum())
     base = float(b_N.sum())

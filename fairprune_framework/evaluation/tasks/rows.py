@@ -18,7 +18,7 @@ from fairprune_framework.evaluation.tasks.aggregations import AGGREGATIONS, SPEC
 from fairprune_framework.evaluation.tasks.derived import with_derived
 from fairprune_framework.evaluation.tasks.result import TaskResult
 from fairprune_framework.functional.bootstrap import change_of, mean
-from fairprune_framework.functional.hypothesis_tests import cohens_h, flips, wilson
+from fairprune_framework.functional.hypothesis_tests import clustered_wilson, cohens_h, flips
 
 
 def task_rows(before: TaskResult, after: TaskResult | None, seed: int) -> list[ResultRow]:
@@ -64,9 +64,13 @@ def _claimed(row: ResultRow, before: TaskResult, facts: Mapping[str, Any]) -> Re
     if accuracy is None:
         return row
     aggregation = AGGREGATIONS[before.metrics[accuracy]["aggregation"]]
-    found = [aggregation.summands(item[accuracy]) for item in before.items if row.category in (None, item["category"])]
-    right = [value[0] for value in found if value is not None]
-    low = wilson(round(sum(right)), len(right))[0] if right else 0.0
+    found = [
+        (bool(value[0]), item["cluster"])
+        for item in before.items
+        if row.category in (None, item["category"]) and (value := aggregation.summands(item[accuracy])) is not None
+    ]
+    right = [answer for answer, _ in found]
+    low = clustered_wilson(right, [cluster for _, cluster in found])[0] if found else 0.0
     if low > facts["chance"]:
         return row
     known = f"{sum(right) / len(right):.1%}" if right else "not measured"
@@ -122,7 +126,7 @@ def _row(
     few = too_few(change.clusters, "independent items") if change.few else None
     note = ". ".join(text for text in (few, aggregation.note) if text) or None
     yes_or_no = aggregation.statistic is mean and all(value in (0, 1) and n == 1 for value, n in (*first, *second))
-    low, high = wilson(round(sum(v for v, _ in first)), len(first)) if yes_or_no and not change.few else (None, None)
+    low, high = clustered_wilson([v > 0 for v, _ in first], clusters) if yes_or_no and not change.few else (None, None)
     beaten = yes_or_no and aggregation.ideal == 1.0 and _trivial_note(change.before, low, gold)
     if beaten:
         note = ". ".join(text for text in (note, beaten) if text)
@@ -141,7 +145,7 @@ def _row(
     row = replace(row, only_before=counted.only_before, only_after=counted.only_after)
     if not yes_or_no:
         return row
-    low, high = (None, None) if change.few else wilson(counted.after, counted.n)
+    low, high = (None, None) if change.few else clustered_wilson(answers[1], clusters)
     return replace(
         row,
         p_value=counted.p_value,

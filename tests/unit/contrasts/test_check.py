@@ -111,7 +111,7 @@ def test_one_sentence_in_several_templates_is_named() -> None:
     controls = [contrast(number, "hand", control=True) for number in range(8)]
     rows = [filled("age", "1", "old", "young"), filled("age", "2", "old", "aged"), filled("race", "3", "Black", "white")]
     (note,) = notes([*rows[:2], *controls])
-    assert note.startswith("2 templates that judge stand in 1 sentence(s), such as 'The ... nurse said that': each counts")
+    assert note.startswith("2 templates that judge stand in 1 sentence(s), such as 'The ... nurse said that': what stands")
     assert "3 templates that judge stand in 1 sentence(s)" in " ".join(notes([*rows, *controls]))
     one = [replace(row, template_id="nurse") for row in rows[:2]]
     assert notes([*one, *controls]) == []

@@ -103,6 +103,35 @@ def test_what_is_missing_is_never_fairer() -> None:
     assert word(items, applied=False, why_not="the plan is empty") == "abstained"
 
 
+def test_a_set_that_repeats_its_sentences_says_no_more_than_they_do() -> None:
+    """Twelve templates copied ten times, each copy with a template id and categories of its own."""
+    few = world(0.8, 0.98, 0.99, n=12)
+    many = [
+        one
+        | {"id": f"{one['id']}-{copy}", "template_id": f"{one['template_id']}-{copy}", "category": f"{one['category']}-{copy}"}
+        | {"neutral_of": None if one["neutral_of"] is None else one["neutral_of"].replace("/", f"-{copy}/") + f"-{copy}"}
+        | {"sentence": one["neutral_of"] or f"{one['category']}/{one['template_id']}"}
+        for one in few
+        for copy in range(10)
+    ]  # a sentence is named so that it is drawn as its template was
+    given: dict[str, Any] = {"applied": True, "why_not": None, "guard": None, "random_changes": (), "seed": 0}
+    once, often = verdict_inputs(few, **given), verdict_inputs(many, **given)
+    for name in ("divergence", "margin"):
+        alone, repeated = getattr(once, name), getattr(often, name)
+        assert (alone.clusters, repeated.clusters) == (12, 12)
+        assert repeated.bound_high == pytest.approx(alone.bound_high)
+        assert repeated.bound_low == pytest.approx(alone.bound_low)
+    assert once.specificity is not None
+    assert often.specificity is not None
+    for name in ("demographic", "controls"):
+        assert getattr(often.specificity, name).units == 12
+        assert getattr(often.specificity, name).effective == pytest.approx(getattr(once.specificity, name).effective)
+    assert often.specificity.ratio_of_ratios.bound_high == pytest.approx(once.specificity.ratio_of_ratios.bound_high)
+    unsaid = verdict_inputs([{**one, "sentence": None} for one in many], **given)
+    assert unsaid.divergence is not None
+    assert unsaid.divergence.clusters == 120
+
+
 def test_held_out_controls_alone_judge_nothing() -> None:
     items = [one for one in world(0.6, 0.98, 0.99) if one["role"] != "demographic"]
     inputs = verdict_inputs(items, applied=True, why_not=None, guard=None, random_changes=(), seed=0)

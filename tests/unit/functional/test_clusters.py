@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fairprune_framework.functional.clusters import cluster_means, effective_clusters, span_of_ratios
+from fairprune_framework.functional.clusters import cluster_means, effective_clusters, span_of_ratios, units_of
 
 
 def test_cluster_means_are_a_group_by() -> None:
@@ -33,6 +33,16 @@ def test_cluster_means_are_a_group_by() -> None:
     assert means.weight_N.sum() == pytest.approx(1)
     labels = [theirs.index[i] for i in means.cluster_C]
     assert labels == list(zip(table.category, table.cluster, strict=True))
+
+
+def test_units_are_clusters_or_what_is_drawn_together() -> None:
+    cluster_C = np.array([2, 0, 1, 1, 3, 4])
+    assert units_of(cluster_C, [None] * 6).tolist() == [0, 1, 2, 3, 4]
+    assert units_of(cluster_C, ["a", None, "b", "b", "a", "b"]).tolist() == [0, 1, 2, 2, 1]  # of clusters 0, 1, 2, 3, 4
+    with pytest.raises(ValueError, match="one label per contrast"):
+        units_of(cluster_C, ["a", None])
+    with pytest.raises(ValueError, match="Got 'a' and None in one"):
+        units_of(cluster_C, [None, None, "a", None, None, None])
 
 
 @given(st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=30), st.floats(1e-3, 1e3))

@@ -89,8 +89,54 @@ def test_wilson_at_other_levels(level: float) -> None:
     assert statistics.wilson(7, 40, level) == pytest.approx(expected, abs=1e-12)
     assert statistics.wilson(7, 40) == statistics.wilson(7, 40, 0.95)
     for successes, n in ((1, 0), (-1, 5), (6, 5)):
-        with pytest.raises(ValueError, match=r"^[nk] .*must"):
+        with pytest.raises(ValueError, match="successes of 0 to n"):
             statistics.wilson(successes, n)
+
+
+def test_items_that_share_a_template_count_as_the_number_that_they_are_worth() -> None:
+    rng = np.random.default_rng(3)
+    sizes = [1, 2, 5, 3, 7, 4, 6, 2, 8, 1, 5, 6]
+    answers = [bool(rng.random() < p) for size, p in zip(sizes, rng.beta(1, 1, len(sizes)), strict=True) for _ in range(size)]
+    clusters = [f"t{number}" for number, size in enumerate(sizes) for _ in range(size)]
+    n, m, share = len(answers), len(sizes), sum(answers) / len(answers)
+    residuals = [sum(a - share for a, c in zip(answers, clusters, strict=True) if c == f"t{number}") for number in range(m)]
+    clustered = m / (m - 1) * sum(one**2 for one in residuals) / n**2
+    alone = share * (1 - share) / (n - 1)
+    effective = n / (clustered / alone) * (stats.t.ppf(0.975, n - 1) / stats.t.ppf(0.975, m - 1)) ** 2
+    assert m / 2 < effective < 0.6 * n
+    expected = proportion_confint(share * effective, effective, method="wilson")
+    assert statistics.clustered_wilson(answers, clusters) == pytest.approx(expected)
+    shuffled = rng.permutation(n)
+    again = statistics.clustered_wilson([answers[index] for index in shuffled], [clusters[index] for index in shuffled])
+    assert again == pytest.approx(expected)
+
+
+def test_items_of_their_own_have_wilson_and_repeated_ones_that_of_their_clusters() -> None:
+    answers = [number % 3 == 0 for number in range(30)]
+    assert statistics.clustered_wilson(answers, range(30)) == statistics.wilson(10, 30)
+    low, high = statistics.clustered_wilson(answers * 4, [*range(30)] * 4)  # the same evidence, four times over
+    of_thirty = statistics.wilson(10, 30)
+    assert low <= of_thirty[0] + 0.003
+    assert high >= of_thirty[1] - 0.003
+    assert statistics.clustered_wilson([True] * 40, [number // 10 for number in range(40)]) == statistics.wilson(4, 4)
+    assert statistics.clustered_wilson([True] * 30 + [False] * 10, ["one"] * 40) == pytest.approx(statistics.wilson(0.75, 1))
+    for wrong in (([True], [1, 2]), ([], [])):
+        with pytest.raises(ValueError, match="at least one item"):
+            statistics.clustered_wilson(*wrong)
+
+
+def test_the_interval_of_clustered_items_covers_what_it_says() -> None:
+    rng = np.random.default_rng(0)
+    clusters = [number // 8 for number in range(240)]
+    covered = np.zeros(2)
+    for _ in range(400):
+        share = rng.beta(1.2, 0.8, 30)  # mean 0.6, and templates that differ
+        answers = [bool(answer) for answer in rng.random(240) < np.repeat(share, 8)]
+        intervals = statistics.wilson(sum(answers), 240), statistics.clustered_wilson(answers, clusters)
+        covered += [low < 0.6 < high for low, high in intervals]
+    items, clustered = covered / 400
+    assert items < 0.75  # what taking each item as evidence of its own does
+    assert 0.925 < clustered < 0.975
 
 
 def test_adjusted_p_values_stay_at_most_1_and_in_their_order() -> None:

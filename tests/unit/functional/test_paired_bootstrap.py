@@ -398,3 +398,37 @@ def test_what_is_not_said() -> None:
 def test_results_are_made_by_name() -> None:
     with pytest.raises(TypeError, match="positional"):
         PairedChange(*vars(paired_change(*sample())).values())
+
+
+def test_copies_that_are_drawn_together_are_no_further_evidence() -> None:
+    """Each template once, and four times under other names, in its own category or also in others."""
+    before, after, categories, clusters = sample()
+    once = paired_change(before, after, categories, clusters)
+    copies = 4
+    names = [f"{cluster}-{copy}" for cluster in clusters for copy in range(copies)]
+    b, a, labels = np.repeat(before, copies), np.repeat(after, copies), list(np.repeat(categories, copies))
+    together = [name.partition("-")[0] for name in names]
+    assert paired_change(b, a, labels, names).clusters == copies * once.clusters  # what not saying so would do
+    again = paired_change(b, a, labels, names, together=together)
+    assert (again.clusters, again.n) == (once.clusters, copies * once.n)
+    assert again.change == pytest.approx(once.change)
+    assert again.standard_error == pytest.approx(once.standard_error)
+    assert bounds(again) == pytest.approx(bounds(once))
+    everywhere = [f"{label}{name[-1]}" for label, name in zip(labels, names, strict=True)]  # four times as many categories
+    spread = paired_change(b, a, everywhere, names, together=together)
+    assert bounds(spread) == pytest.approx(bounds(once))
+
+
+def test_one_label_a_cluster_or_none_changes_nothing() -> None:
+    values = sample()
+    plain = paired_change(*values)
+    assert paired_change(*values, together=[None] * 36) == plain
+    some = [f"C{i % 3}/T{i}" if i < 5 else None for i in range(12) for _ in range(3)]
+    assert paired_change(*values, together=some) == plain
+
+
+def test_too_few_sentences_give_no_interval() -> None:
+    values = sample()
+    result = paired_change(*values, together=[f"sentence {i % 7}" for i in range(12) for _ in range(3)])
+    assert (result.clusters, result.ci_low) == (7, None)
+    assert result.not_estimable == "7 clusters are too few for an interval; 8 are needed"

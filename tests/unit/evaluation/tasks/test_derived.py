@@ -81,6 +81,22 @@ def test_by_category_each_rests_on_its_own_accuracy() -> None:
     assert told == {None: True, "a": True, "b": False}
 
 
+def test_copies_of_a_few_questions_are_no_proof_that_a_model_beats_chance() -> None:
+    """The same items, each of its own, or as 20 copies of what a few questions say: the accuracy is the same, the evidence is not."""
+    few = bbq(0.7, n=40)
+    for copies, claimed in ((False, True), (True, False)):
+        items = tuple(
+            {**item, "cluster": item["cluster"] if copies else f"{item['cluster']}/{number}"}
+            for number in range(20)
+            for item in few.items
+        )
+        many = TaskResult(**{**vars(few), "items": items})
+        row = next(r for r in task_rows(many, many, 0) if (r.metric, r.category) == ("bbq/amb_diff_bias", None))
+        assert (row.p_value is not None) is claimed
+        accuracy = next(r for r in task_rows(many, many, 0) if (r.metric, r.category) == ("bbq/accuracy_answered", None))
+        assert (accuracy.before_low > 0.5) is claimed  # type: ignore[operator]
+
+
 def winogender(right: dict[str, list[int]]) -> TaskResult:
     items = [
         {"id": 3 * i + j, "category": gender, "cluster": f"{i // 2}/x", "gold": i % 2, "acc": right[gender][i]}
