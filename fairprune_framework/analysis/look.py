@@ -90,7 +90,7 @@ def _others(run: Run) -> dict[str, Scores]:
     own, found = run.plugins.bias, dict[str, Scores]()
     for entry in discovery.entries("bias"):
         try:
-            plugin = cast(BiasScorer, discovery.build("bias", f"{entry.distribution}:{entry.name}"))
+            plugin = cast(BiasScorer, discovery.build_of(entry))
             needs = needs_of(plugin)
             if plugin == own or needs.readout or needs.probe or not needs.statistics:
                 continue  # what takes long is left to `ask scorers`

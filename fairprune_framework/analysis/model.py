@@ -92,7 +92,7 @@ def _plugins(kind: discovery.Kind, sites: Sequence[Site]) -> dict[str, str | Non
     found: dict[str, str | None] = {}
     for entry in discovery.entries(kind):
         try:
-            plugin = discovery.build(kind, f"{entry.distribution}:{entry.name}", {})
+            plugin = discovery.build_of(entry)
             reasons = (missing_taps(plugin, site) or misfit_of_weights(plugin, site) for site in sites)
             found[entry.name] = next((why for why in reasons if why), None)
         except FairpruneError as error:

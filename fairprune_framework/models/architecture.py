@@ -68,9 +68,8 @@ def recognise(model: nn.Module, spec: PluginSpec | None = None) -> Architecture:
     candidates: list[_Candidate] = []
     reasons: list[str] = []
     for entry in discovery.entries("architecture"):
-        name = f"{entry.distribution}:{entry.name}"
         try:
-            candidate = _candidate(model, name, {})
+            candidate = _candidate(model, entry, {})
             if all(site.kind != "heads" for site in candidate.sites):
                 candidates.append(candidate)
         except UnsupportedArchitecture:
@@ -101,9 +100,10 @@ def _requested(model: nn.Module, spec: PluginSpec) -> Architecture:
     names = spec.plugin.split("+")
     if len(names) > 1 and spec.options:
         raise UserError(f"options of --architecture go to one adapter. Got {spec.plugin!r} instead.")
-    labels = " and ".join(discovery.find("architecture", name).label for name in names)
+    entries = [discovery.find("architecture", name) for name in names]
+    labels = " and ".join(entry.label for entry in entries)
     try:
-        candidates = [_candidate(model, name, spec.options) for name in names]
+        candidates = [_candidate(model, entry, spec.options) for entry in entries]
     except UnsupportedArchitecture as error:
         raise UnsupportedArchitecture(f"{labels} does not know {type(model).__name__!r}: {error}. See {DOCS}") from error
     if not disjoint([candidate.sites for candidate in candidates]):
@@ -113,7 +113,7 @@ def _requested(model: nn.Module, spec: PluginSpec) -> Architecture:
     return _joined(candidates)
 
 
-def _candidate(model: nn.Module, name: str, options: Mapping[str, object]) -> _Candidate:
+def _candidate(model: nn.Module, entry: discovery.Entry, options: Mapping[str, object]) -> _Candidate:
     """An adapter with its sites in the text decoder.
 
     Raises:
@@ -121,8 +121,7 @@ def _candidate(model: nn.Module, name: str, options: Mapping[str, object]) -> _C
         BrokenPlugin: it cannot be loaded, or raised something else.
         ContractViolation: what it names is no site of the model.
     """
-    entry = discovery.find("architecture", name)
-    adapter = discovery.build("architecture", name, options)
+    adapter = discovery.build_of(entry, options)
     assert isinstance(adapter, ArchitectureAdapter)
     with plugin_call(f"{entry.label}: sites() of {type(model).__name__}", passing=(UnsupportedArchitecture,)):
         sites = adapter.sites(model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -53,11 +53,20 @@ class Digest:
 
     @torch.no_grad()
     def _hash(self, stretches: Iterable[Tensor]) -> None:
-        some = (each for each in stretches if len(each))
+        some: Iterator[Tensor] = (each for each in stretches if len(each))
+        first = list(islice(some, 2))
+        if len(first) < 2:  # most tensors are one stretch: no threads are begun for it
+            for values in first:
+                self._state.update(self._digest_of(values))
+            return
+        some = chain(first, some)
         with ThreadPoolExecutor(min(THREADS, torch.get_num_threads())) as pool:
             while batch := list(islice(some, THREADS)):
-                for part in pool.map(lambda values: hashlib.sha256(_raw(self._form(values))).digest(), batch):
+                for part in pool.map(self._digest_of, batch):
                     self._state.update(part)
+
+    def _digest_of(self, values: Tensor) -> bytes:
+        return hashlib.sha256(_raw(self._form(values))).digest()
 
     def _form(self, values: Tensor) -> Tensor:
         return values if self._exact or not values.is_floating_point() else values.to(torch.bfloat16)

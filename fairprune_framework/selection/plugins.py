@@ -53,8 +53,8 @@ class Plugins:
 
     def _built(self, kind: discovery.Kind) -> Any:
         spec = cast(PluginSpec, getattr(self._recipe, kind))
-        source = source_digest(discovery.find(kind, spec.plugin))
-        built = discovery.build(kind, spec.plugin, spec.options)
+        entry = discovery.find(kind, spec.plugin)
+        source, built = source_digest(entry), discovery.build_of(entry, spec.options)
         remember(type(built), source)
         for statistic in with_earlier(needs_of(built).statistics):
             digest_in_use(type(statistic))  # of what was just imported, however long the audit takes to begin

@@ -58,10 +58,7 @@ def test_two_that_accept_it(monkeypatch: pytest.MonkeyPatch) -> None:
     glu = recognise(tiny_model("llama")).adapter
     entries = [Entry(kind="architecture", name="glu", distribution=name, version="1", value="") for name in ("ours", "theirs")]
     monkeypatch.setattr(rooms.discovery, "entries", lambda group: entries)
-    monkeypatch.setattr(rooms.discovery, "build", lambda group, name, options: glu)
-    monkeypatch.setattr(
-        rooms.discovery, "find", lambda group, name: next(e for e in entries if name.startswith(e.distribution))
-    )
+    monkeypatch.setattr(rooms.discovery, "build_of", lambda entry, options: glu)
     with pytest.raises(AmbiguousName, match=r"LlamaForCausalLM is accepted by ours:glu and theirs:glu: choose with --arch"):
         recognise(tiny_model("llama"))
 
@@ -79,11 +76,11 @@ class Raising(ArchitectureAdapter):
 
 def test_an_adapter_that_raises_breaks_no_other_and_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = Entry(kind="architecture", name="bad", distribution="acme", version="2", value="acme:Bad")
-    known, find, build = rooms.discovery.entries, rooms.discovery.find, rooms.discovery.build
+    known, find, build = rooms.discovery.entries, rooms.discovery.find, rooms.discovery.build_of
     monkeypatch.setattr(rooms.discovery, "entries", lambda kind: [entry, *known(kind)])
     monkeypatch.setattr(rooms.discovery, "find", lambda kind, name: entry if name.endswith("bad") else find(kind, name))
     monkeypatch.setattr(
-        rooms.discovery, "build", lambda kind, name, options: Raising() if name.endswith("bad") else build(kind, name, options)
+        rooms.discovery, "build_of", lambda entry, options: Raising() if entry.name == "bad" else build(entry, options)
     )
     assert recognise(tiny_model("llama")).name == "fairprune_framework:glu"
     says = "architecture 'bad' of acme 2: sites() of MambaForCausalLM raised AttributeError: no config.n_experts"
