@@ -119,7 +119,7 @@ def clustered_wilson(answers: Sequence[bool], clusters: Sequence[object], level:
     >>> one = clustered_wilson([True, False] * 10, range(20))
     >>> pairs = clustered_wilson([True] * 10 + [False] * 10, [number // 2 for number in range(20)])
     >>> [round(bound, 3) for bound in (*one, *pairs)]
-    [0.299, 0.701, 0.223, 0.777]
+    [0.299, 0.701, 0.217, 0.783]
 
     Args:
         answers: (C,) yes or no of each item.
