@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -197,7 +198,15 @@ def files_of(package: str) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if _is_kept(path.relative_to(folder)) and path.is_file()]
+    """Through links too, as an import goes; each folder once, so that a link to a folder above ends nothing."""
+    found, seen = list[Path](), set[str]()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else [name for name in folders if _is_kept(Path(name))]
+        if real not in seen:
+            found += [path for name in names if _is_kept(Path(name)) and (path := Path(root, name)).is_file()]
+        seen.add(real)
+    return found
 
 
 def _is_kept(path: Path) -> bool:

@@ -10,6 +10,7 @@ from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, pairs
 from fairprune_framework.errors import UserError
 from fairprune_framework.utilities.aside import answer
+from fairprune_framework.utilities.files import RUN_RECORD, refuse_part_of_run
 from fairprune_framework.utilities.wording import number_of
 
 GROUP = Group(name="prompts", help="check a prompt set, or build one")
@@ -58,6 +59,9 @@ def _build(values: dict[str, Any]) -> int:
     output = Path(values["output"])
     if not output.parent.is_dir():
         raise UserError(f"there is no folder {output.parent}")
+    refuse_part_of_run(output)
+    if output.exists() and (output.parent / RUN_RECORD).is_file():
+        raise UserError(f"--output {output} is a file of a run: name another file")
     write_jsonl(contrasts, output)
     answer(
         f"{number_of(len(contrasts), 'contrast')}, {sum(len(contrast.variants) for contrast in contrasts):,} texts -> {output}"

@@ -12,6 +12,7 @@ from fairprune_framework.cli.options import add_json, add_quiet, add_recipe_opti
 from fairprune_framework.errors import UserError, shortened
 from fairprune_framework.recipes.recipe import UNSAFE
 from fairprune_framework.utilities.aside import answer
+from fairprune_framework.utilities.files import RUN_RECORD
 from fairprune_framework.utilities.progress import notifier, shown
 
 HELP = {
@@ -118,7 +119,7 @@ def _score_many(options: dict[str, Any], names: str | list[str], as_json: bool, 
 
 def is_run_folder(name: str | None) -> bool:
     """What stands in the place of a model is a run folder, as in `fairprune score RUN`."""
-    return name is not None and (Path(name) / "run.json").is_file()
+    return name is not None and (Path(name) / RUN_RECORD).is_file()
 
 
 COMMANDS = tuple(

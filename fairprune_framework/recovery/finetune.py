@@ -34,6 +34,7 @@ from fairprune_framework.utilities.files import (
     digest,
     move_folder,
     refuse_inside,
+    refuse_part_of_run,
     refuse_unwritable,
     remove,
     sweep,
@@ -90,6 +91,8 @@ def _target(run: Run, output: str | Path | None, source: Path) -> Path:
     if target.resolve() in (source.resolve(), run.folder.path.resolve()):
         raise UserError(f"{target} holds what is trained: choose another --output")
     refuse_inside(target, source)
+    if target.resolve() != (run.folder / FOLDER).resolve():
+        refuse_part_of_run(target)
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise UserError(f"{target} exists and is no folder: choose another --output")
     if target.is_dir() and not (target / manifest.FILE).is_file() and any(target.iterdir()):

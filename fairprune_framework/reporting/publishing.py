@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fairprune_framework.errors import FairpruneError, RunFolderError, UserError
 from fairprune_framework.utilities import integrity
+from fairprune_framework.utilities.files import RUN_RECORD
 from fairprune_framework.utilities.schemas import RunRecord, read_checked
 
 
@@ -16,7 +17,7 @@ def pushable(folder: Path) -> Path:
     Raises:
         RunFolderError: not a run folder, or the run abstained, is unfinished, or has no card.
     """
-    if not (folder / "run.json").is_file():
+    if not (folder / RUN_RECORD).is_file():
         raise RunFolderError(f"{folder} is not a run folder (it contains no run.json)")
     record = read_checked(folder / "run.json", RunRecord)
     if record.get("abstained"):

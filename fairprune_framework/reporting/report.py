@@ -8,7 +8,7 @@ from pathlib import Path
 from fairprune_framework.errors import RunFolderError, UserError
 from fairprune_framework.reporting.run_data import Source, read_source
 from fairprune_framework.utilities import lock
-from fairprune_framework.utilities.files import sweep
+from fairprune_framework.utilities.files import refuse_part_of_run, sweep
 
 NAME = "report.html"
 
@@ -47,6 +47,9 @@ def make_report(
         raise UserError(f"there is no folder {output.parent}")
     elif output.exists() and not _is_page(output):
         raise UserError(f"--output {output} is there, and no page: it would be lost; name another file")
+    for place, option in ((output, "--output"), (figures, "--figures")):
+        if place is not None:
+            refuse_part_of_run(place, option)
     sources = [read_source(folder) for folder in folders]
     if output.parent in folders:
         _sweep(output)

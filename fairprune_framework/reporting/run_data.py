@@ -14,7 +14,7 @@ from fairprune_framework.evaluation.files import EvaluationFile, ExhibitsFile
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE
 from fairprune_framework.utilities import integrity
 from fairprune_framework.utilities.answer_schemas import QUESTIONS
-from fairprune_framework.utilities.files import parse_json
+from fairprune_framework.utilities.files import RUN_RECORD, parse_json
 from fairprune_framework.utilities.schemas import AblationFile, PlanFile, RunRecord, Schema, check, read_checked
 from fairprune_framework.utilities.yaml_text import read_yaml
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     Values = NDArray[np.floating[Any]]
 
-RECORD, RECIPE, ABLATION = "run.json", "recipe.yaml", "ablation.json"
+RECORD, RECIPE, ABLATION = RUN_RECORD, "recipe.yaml", "ablation.json"
 _NUMBER = re.compile(r"(?:^|\.)(\d{1,18})(?=\.|$)")
 
 

@@ -25,13 +25,11 @@ from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.schemas import RunRecord, read_checked
 from fairprune_framework.utilities.versions import versions
 
-RECORD, RECIPE = "run.json", "recipe.yaml"
+RECORD, RECIPE = provenance.RUN_RECORD, "recipe.yaml"
 CONTRASTS = "contrasts.jsonl"
 CHECKPOINT = "checkpoint"
 """Folder with what an unfinished audit has summed; it goes when the audit is done, or a new one begins."""
 
-OWN_FOLDERS = ("model", CHECKPOINT, "logs", "cache", "finetuned")
-"""Folders that are written into: none may be a link."""
 _written: dict[Path, str] = {}
 """Folder -> sha256 of the record that this process wrote last."""
 
@@ -255,7 +253,7 @@ class RunFolder(os.PathLike[str]):
         Raises:
             RunFolderError: another process writes the folder, or did since it was opened; or a folder in it is a link.
         """
-        for name in OWN_FOLDERS:
+        for name in provenance.RUN_PARTS:
             if (self.path / name).is_symlink():
                 raise RunFolderError(f"{self.path / name} is a link, and nothing is written through one: remove it")
         if lock.acquire(self.path):
@@ -264,7 +262,7 @@ class RunFolder(os.PathLike[str]):
             if now not in (self._seen, _written.get(self.path.resolve())):
                 lock.release(self.path)
                 raise RunFolderError(f"another process has written {self} in between: give the same command again")
-            for folder in (self.path, *(self.path / name for name in OWN_FOLDERS)):
+            for folder in (self.path, *(self.path / name for name in provenance.RUN_PARTS)):
                 provenance.sweep(folder)
 
     def tidy(self) -> None:

@@ -20,7 +20,7 @@ from fairprune_framework.recipes.loading import (
 from fairprune_framework.recipes.recipe import EXECUTION_OPTIONS, FIELDS, Recipe
 from fairprune_framework.runs.folder import RECIPE, RECORD, is_begun
 from fairprune_framework.runs.run import Run
-from fairprune_framework.utilities.files import refuse_unwritable
+from fairprune_framework.utilities.files import refuse_part_of_run, refuse_unwritable
 from fairprune_framework.utilities.progress import Notify, silent
 
 
@@ -64,6 +64,7 @@ def open_run(
     if folder is not None and existing and not (folder.is_dir() and (folder / RECORD).is_file()):
         raise RunFolderError(f"{folder} exists and is not a run folder (it contains no {RECORD}): choose another --output")
     if folder is not None and not existing:
+        refuse_part_of_run(folder)
         refuse_unwritable(folder)
     anew: Collection[str] = FIELDS
     if isinstance(recipe, Recipe):

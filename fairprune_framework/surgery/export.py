@@ -20,6 +20,7 @@ from fairprune_framework.utilities.files import (
     move_folder,
     read_json,
     refuse_inside,
+    refuse_part_of_run,
     refuse_unwritable,
     sweep,
     temporary_folder,
@@ -99,6 +100,7 @@ def export(
     source, _ = found_in(folder)
     _refuse_taken(target, file=format == "gguf")
     refuse_inside(target, source)
+    refuse_part_of_run(target)
     model, tokenizer = None, None
     if format != "vllm":
         model, tokenizer = load_model(str(source), trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)

@@ -20,8 +20,10 @@ from fairprune_framework.surgery import undoing
 from fairprune_framework.surgery.partial import Part, without
 from fairprune_framework.utilities import integrity
 from fairprune_framework.utilities.files import (
+    RUN_RECORD,
     move_folder,
     refuse_inside,
+    refuse_part_of_run,
     refuse_unwritable,
     sweep,
     temporary_folder,
@@ -59,7 +61,7 @@ def found_in(folder: Path, file: str | Path | None = None) -> tuple[Path, Path]:
     Raises:
         UserError: there is nothing of the kind; the text says what was looked for.
     """
-    if (folder / "run.json").is_file():
+    if (folder / RUN_RECORD).is_file():
         model, beside = folder / "model", folder / kept.FILE
         if not model.is_dir():
             raise RunFolderError(f"{folder} holds no pruned model: its run abstained, or `fairprune prune` was not run")
@@ -138,6 +140,7 @@ def restore_folder(
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise UserError(f"{target} exists and is not empty: choose another --output")
     refuse_inside(target, source)
+    refuse_part_of_run(target)
     _refuse_idle(part, architecture)
     restoration = kept.load(beside)
     load = partial(load_model, trust_remote_code=trust_remote_code, allow_pickle=allow_pickle)

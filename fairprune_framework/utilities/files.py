@@ -170,6 +170,20 @@ def refuse_inside(folder: Path, source: Path) -> None:
         raise RunFolderError(f"{folder} lies in {source}, which is read: choose another --output")
 
 
+RUN_RECORD = "run.json"
+"""The record of a run folder."""
+RUN_PARTS = ("model", "checkpoint", "logs", "cache", "finetuned")
+"""Folders in a run folder that stages write, and remove."""
+
+
+def refuse_part_of_run(path: Path, option: str = "--output") -> None:
+    """Raise `RunFolderError` for a place in a folder that the stages of a run write, and remove with what lies in it."""
+    whole = path.resolve()
+    for part in (whole, *whole.parents):
+        if part.name in RUN_PARTS and (part.parent / RUN_RECORD).is_file():
+            raise RunFolderError(f"{option} {path} lies in {part}, which belongs to a run: choose another place")
+
+
 def _is_there(path: Path) -> bool:
     """As `path.exists()`, also for a link to nothing; raises `OSError` where no file can have the name."""
     try:

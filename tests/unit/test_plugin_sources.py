@@ -171,6 +171,22 @@ def test_files_of(project: Path) -> None:
     assert files_of("no_such_module") == files_of("") == files_of("sys") == []
 
 
+def test_linked_subpackages_are_part_of_it(project: Path, install: Install, tmp_path: Path) -> None:
+    """A package may hold links: to a folder elsewhere, to a file, to a folder above, to nothing."""
+    install({})
+    write(tmp_path / "elsewhere", {"__init__.py": "", "deep/inner.py": "FACTOR = 1\n", "words.txt": "one\n"})
+    package = project / "pair_helper"
+    (package / "shared").symlink_to(tmp_path / "elsewhere")
+    (package / "words.txt").symlink_to(tmp_path / "elsewhere" / "words.txt")
+    (package / "shared" / "up").symlink_to(package)
+    (package / "nothing.py").symlink_to(tmp_path / "nowhere.py")
+    names = [path.relative_to(package).as_posix() for path in files_of("pair_helper")]
+    assert names == ["__init__.py", "inner.py", "shared/__init__.py", "shared/deep/inner.py", "shared/words.txt", "words.txt"]
+    before = {path: path.read_bytes() for path in files_of("pair_helper")}
+    (tmp_path / "elsewhere" / "deep" / "inner.py").write_text("FACTOR = 2\n")
+    assert {path: path.read_bytes() for path in files_of("pair_helper")} != before
+
+
 def test_what_was_imported_keeps_its_digest(project: Path, install: Install) -> None:
     install(INSTALLED["editable, by a path"](project))
     entry = discovery.find("bias", "pair")
