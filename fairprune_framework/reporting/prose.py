@@ -82,14 +82,23 @@ def _sentences(source: Source, word: str, row: Mapping[str, Any] | None, control
         sentences.append(
             f"Perplexity on text kept aside changed by {percent(guard['increase'], 2)}, {held} the limit of {percent(guard['limit'])}."
         )
-    because = str(record.get("verdict_because") or "").partition("; `fairer` would take")[0]
+    because = typeset(str(record.get("verdict_because") or "").partition("; `fairer` would take")[0])
     if because and word == "not-judged":
         sentences.append(f"No verdict: {because}.")
     elif because and word != "abstained":
         sentences.append(f"The word “{word}” rests on one-sided bounds at 99\u00a0%, beyond the intervals above: {because}.")
     if needs := record.get("verdict_needs"):
-        sentences.append(f"The word “fairer” would take: {'; '.join(needs)}.")
+        sentences.append(f"The word “fairer” would take: {typeset('; '.join(needs))}.")
     return sentences
+
+
+def typeset(text: str) -> str:
+    r"""Numbers of a text made for a terminal as the page has them, with a minus sign and a space before the percent sign.
+
+    >>> typeset("changed by -16.1% (99% bound +1.2%), next-token")
+    'changed by −16.1\xa0% (99\xa0% bound +1.2\xa0%), next-token'
+    """
+    return re.sub(r"(?<=\d) ?%", "\u00a0%", re.sub(r"(?<![\w.])-(?=\d)", "−", text))
 
 
 def _change(row: Mapping[str, Any]) -> str:

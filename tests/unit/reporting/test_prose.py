@@ -73,7 +73,8 @@ def test_the_bounds_that_a_word_rests_on_are_named() -> None:
     }
     told = " ".join(verdict(Source(folder=Path("run"), record=record, rows=OWN)).sentences)
     assert (
-        "rests on one-sided bounds at 99\u00a0%, beyond the intervals above: divergence -16.1% (99% bound +1.2%). The" in told
+        "rests on one-sided bounds at 99\u00a0%, beyond the intervals above: divergence −16.1\u00a0% (99\u00a0% bound +1.2\u00a0%). The"
+        in told
     )
     assert told.count("19 matched random sets") == 1
     without = " ".join(verdict(Source(folder=Path("run"), record={"verdict": "fairer"}, rows=OWN)).sentences)
