@@ -41,6 +41,7 @@ class PlanEvaluator:
             documents=run.calibration.judging,
             metric=metric,
             max_tokens=run.micro_batch_tokens,
+            together=run.prompts.together,
             seed=run.recipe.seed,
         )
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}

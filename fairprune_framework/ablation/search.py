@@ -148,7 +148,8 @@ class Ablation:
         if not run.folder.has("audit"):
             raise UserError(f"the audit in {run.folder} is not finished: part 0 runs it; start the others afterwards")
         evaluator, keeper = PlanEvaluator(run, self.grid.judge), Scorekeeper(run)
-        templates = {c.template_id for c in evaluator.contrasts if not c.control}
+        judging = [c for c in evaluator.contrasts if not c.control]
+        templates = {run.prompts.together.get(c.origin, f"{c.category}/{c.template_id}") for c in judging}
         if len(templates) < MIN_CLUSTERS:
             self.notify(
                 f"{len(templates)} judging templates are too few for an interval ({MIN_CLUSTERS} are needed): none is given"

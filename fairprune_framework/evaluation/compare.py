@@ -197,7 +197,7 @@ def compared(
     """
     seed = material.recipe.seed
     texts = list(material.prompts.contrasts)
-    together = drawn_together(texts)
+    together = material.prompts.together
     items = items_of(material.aligned, before.contrasts, after.contrasts if after else None, together)
     sentences = sentence_items(texts, before.sentences, after.sentences if after else None, together)
     rows = [_with_floor(row, floor) for row in contrast_rows(items, layers, seed)]

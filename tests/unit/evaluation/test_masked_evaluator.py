@@ -103,6 +103,29 @@ def test_change_mean_and_cost_are_those_of_the_pure_functions() -> None:
     assert math.isfinite(change.before)
 
 
+def test_templates_of_one_sentence_are_one_draw() -> None:
+    """The same contrasts under further template ids, in further categories, are no further evidence."""
+    once = tiny_contrasts()
+    again = [
+        replace(one, id=f"{one.id}-{copy}", category=f"{one.category}-{copy}", template_id=f"{one.template_id}-{copy}")
+        for one in once
+        for copy in range(3)
+    ]
+    together = {(one.category, one.template_id): one.template_id.rpartition("-")[0] for one in again}
+    model = tiny_model("llama")
+    alone, said, unsaid = (
+        evaluator_of(model, contrasts, together=labels)
+        for contrasts, labels in ((once, None), (again, together), (again, None))
+    )
+    changes = [each.change(each.measure(UNITS, 0.5)) for each in (alone, said, unsaid)]
+    assert changes[0] is not None
+    assert changes[1] is not None
+    assert changes[2] is not None
+    assert [change.clusters for change in changes if change] == [10, 10, 30]
+    assert changes[1].standard_error == pytest.approx(changes[0].standard_error)
+    assert changes[2].standard_error < 0.7 * changes[0].standard_error  # type: ignore[operator]
+
+
 def test_one_category_is_measured_as_in_the_whole() -> None:
     evaluator = evaluator_of(tiny_model("llama"), tiny_contrasts())
     for units in ({}, UNITS):
