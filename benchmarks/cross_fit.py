@@ -35,7 +35,7 @@ from evidence_record import significantly_worse
 from fairprune_framework.api import Choice, Needs, SelectionPolicy
 from fairprune_framework.api.types import Plan
 from fairprune_framework.auditing.replicates import weighted
-from fairprune_framework.auditing.sums import CLUSTERS, cluster_of
+from fairprune_framework.auditing.statistics import CLUSTERS, cluster_of
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.check import contrasts_of
 from fairprune_framework.errors import UserError

@@ -30,7 +30,7 @@ from common import give, machine, paired, ratio
 from fairprune_framework import discovery
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting
-from fairprune_framework.auditing.sums import CONTRASTS
+from fairprune_framework.auditing.statistics import CONTRASTS
 from fairprune_framework.contrasts.builtin import builtin
 from fairprune_framework.runs.open import open_run
 from fairprune_framework.selection.scoring import score

@@ -39,7 +39,7 @@ from fairprune_framework import discovery
 from fairprune_framework.api.types import Budget, Choice, Scores
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand
-from fairprune_framework.auditing.sums import CALIBRATION, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.builtin import builtin
 from fairprune_framework.contrasts.formats import rows

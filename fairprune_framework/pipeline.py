@@ -54,9 +54,9 @@ def _as_rank(run: Run, stages: tuple[str, ...], redo: Collection[str]) -> Run:
         return _run_stages(run, stages, redo)
     from fairprune_framework.auditing.distributed import liveness
     from fairprune_framework.auditing.distributed.parallel import destroy_process_group, init_process_group
-    from fairprune_framework.stages.audit import parallelism_of, run_worker_rank
+    from fairprune_framework.stages.audit import run_worker_rank
 
-    parallelism = parallelism_of(run.recipe)
+    parallelism = run.parallelism
     if parallelism.rank:
         raise SystemExit(run_worker_rank(run))
     try:
@@ -86,9 +86,8 @@ def _do(run: Run, name: str, *, again: bool) -> None:
     finished = not again and _finished(run, name)
     if name == "audit" and run.recipe.is_distributed:
         from fairprune_framework.auditing.distributed import liveness, parallel
-        from fairprune_framework.stages.audit import parallelism_of
 
-        parallel.broadcast(parallelism_of(run.recipe), "leave" if finished else "audit")
+        parallel.broadcast(run.parallelism, "leave" if finished else "audit")
         if finished and (live := liveness.current()) is not None:
             live.stop()  # the others leave, as they should: what is left to do needs none of them
     if finished:

@@ -13,7 +13,7 @@ from fairprune_framework.api.interfaces import BiasScorer
 from fairprune_framework.api.types import Scores
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting, streams_of, with_earlier
-from fairprune_framework.auditing.sums import CONTROLS, LEGITIMATE, Statistics
+from fairprune_framework.auditing.statistics import CONTROLS, LEGITIMATE, Statistics
 from fairprune_framework.errors import FairpruneError, PluginError, UserError
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import services

@@ -14,7 +14,7 @@ from fairprune_framework.analysis.common import as_set, opened_run, ratio
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting
 from fairprune_framework.auditing.replicates import resampled
-from fairprune_framework.auditing.sums import CONTROLS, LEGITIMATE, Statistics
+from fairprune_framework.auditing.statistics import CONTROLS, LEGITIMATE, Statistics
 from fairprune_framework.errors import UserError
 from fairprune_framework.runs.run import Run
 from fairprune_framework.selection.decide import plan_of, rescored

@@ -25,18 +25,18 @@ from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.observation import Geometry, narrowed, observe
 from fairprune_framework.auditing.reductions import joined, marked, without_neutral
-from fairprune_framework.auditing.sum_blocks import Rows
-from fairprune_framework.auditing.sums import (
+from fairprune_framework.auditing.statistics import (
     CALIBRATION,
     CONTRASTS,
     OBSERVED,
     OF_PROMPTS,
     Statistics,
-    StatisticSums,
     cluster_of,
     finished,
     key_of,
 )
+from fairprune_framework.auditing.sum_blocks import Rows
+from fairprune_framework.auditing.sums import StatisticSums
 from fairprune_framework.errors import ContractViolation, FairpruneError, PluginError, UserError, shown
 from fairprune_framework.surgery.slices import LazyWeights
 from fairprune_framework.utilities.aside import plugin_call

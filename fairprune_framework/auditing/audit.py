@@ -24,8 +24,7 @@ from fairprune_framework.auditing.memory import refuse_large, sums_bytes
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.progress_bar import RateBar
 from fairprune_framework.auditing.runner import ContrastDataModule, TrunkModule, stream
-from fairprune_framework.auditing.streams import Held, HeldStreams, Job, Open, Windows
-from fairprune_framework.auditing.sums import (
+from fairprune_framework.auditing.statistics import (
     CALIBRATION,
     CLUSTERS,
     CONTRASTS,
@@ -35,6 +34,7 @@ from fairprune_framework.auditing.sums import (
     Statistics,
     finished,
 )
+from fairprune_framework.auditing.streams import Held, HeldStreams, Job, Open, Windows
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.errors import FairpruneError

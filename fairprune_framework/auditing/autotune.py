@@ -14,8 +14,7 @@ from torch import nn
 
 from fairprune_framework.api.decoders import text_decoder
 from fairprune_framework.auditing.batches import BatchSpec
-from fairprune_framework.auditing.progress_bar import in_time
-from fairprune_framework.utilities.wording import number_of
+from fairprune_framework.utilities.wording import in_time, number_of
 
 CPU_TOKENS = 512
 """Padded tokens of a micro-batch on a CPU: more is no faster there."""

@@ -20,7 +20,7 @@ from fairprune_framework.auditing.accumulation import Accumulator, WeightsOf
 from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.objectives import gradients
-from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.auditing.statistics import Statistics
 from fairprune_framework.errors import ContractViolation, FairpruneError
 from fairprune_framework.errors import shown as in_words
 

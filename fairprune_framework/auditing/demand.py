@@ -11,7 +11,7 @@ from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.code_digest import digest_in_use
 from fairprune_framework.auditing.identity import described
 from fairprune_framework.auditing.merging import merged
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import stream_of
 from fairprune_framework.errors import ContractViolation, UserError

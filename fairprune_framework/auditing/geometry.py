@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fairprune_framework.api.observations import Lasting
 from fairprune_framework.auditing.micro_batch import MicroBatch
-from fairprune_framework.auditing.sums import cluster_id
+from fairprune_framework.auditing.statistics import cluster_id
 
 CACHED = 2**22
 """Bytes of aligned slots that are looked at together on a CPU, where temporaries beyond the cache cost more than all arithmetic."""

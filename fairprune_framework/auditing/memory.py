@@ -15,7 +15,7 @@ from fairprune_framework.api.decoders import text_config
 from fairprune_framework.api.interfaces import Observation, Pass, Statistic
 from fairprune_framework.api.types import Site, Stream, Tap
 from fairprune_framework.auditing.demand import Demand
-from fairprune_framework.auditing.sums import CALIBRATION, CLUSTERS, CONTRASTS
+from fairprune_framework.auditing.statistics import CALIBRATION, CLUSTERS, CONTRASTS
 from fairprune_framework.errors import UserError
 from fairprune_framework.surgery.slices import LazyWeights, weights_of
 from fairprune_framework.utilities.aside import plugin_call

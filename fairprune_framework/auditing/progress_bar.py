@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from fairprune_framework.utilities.progress import bar, is_shown
+from fairprune_framework.utilities.wording import in_time
 
 LINE_EVERY = 60.0
 """Seconds between two lines where there is no terminal."""
@@ -110,19 +111,3 @@ class RateBar(Callback):
         if self._open is not None:
             self._open.close()
         self._open = self._advance = None
-
-
-def in_time(seconds: float) -> str:
-    """A duration for people.
-
-    >>> in_time(75), in_time(8000), in_time(4)
-    ('1 min 15 s', '2 h 13 min', '4 s')
-    """
-    if seconds != seconds:
-        return "?"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

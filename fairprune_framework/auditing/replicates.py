@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.auditing.reductions import weighted_over
-from fairprune_framework.auditing.sums import CONTRASTS, Statistics
+from fairprune_framework.auditing.statistics import CONTRASTS, Statistics
 
 
 def weighted(statistics: Statistics, weights_GB: Tensor) -> Statistics:

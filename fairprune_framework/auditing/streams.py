@@ -10,7 +10,14 @@ from typing import Any
 from fairprune_framework.api.types import Stream
 from fairprune_framework.auditing.batches import WINDOW
 from fairprune_framework.auditing.distributed.completed import CompletedBatches
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS, Statistics
+from fairprune_framework.auditing.statistics import (
+    CALIBRATION,
+    CONTRASTS,
+    CONTROLS,
+    LEGITIMATE,
+    OF_PROMPTS,
+    Statistics,
+)
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, aligned
 from fairprune_framework.contrasts.schema import Contrast, role_of, stream_of

@@ -15,7 +15,7 @@ from fairprune_framework.api.rankings import draw_matched
 from fairprune_framework.api.statistics import SquareSum
 from fairprune_framework.api.types import Held, Plan, Scaling
 from fairprune_framework.auditing.identity import described
-from fairprune_framework.auditing.sums import CALIBRATION, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.evaluation.masked_evaluator import MaskedEvaluator, MaskedMeasurement
 from fairprune_framework.models.loaded import LoadedModel

@@ -14,7 +14,8 @@ from typing import Any
 from fairprune_framework.api.interfaces import Plugin
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.auditing.autotune import CPU_TOKENS, max_tokens_on
-from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.auditing.distributed.parallel import Parallelism
+from fairprune_framework.auditing.statistics import Statistics
 from fairprune_framework.calibration.text import FILE as CALIBRATION
 from fairprune_framework.calibration.text import Calibration, made
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
@@ -203,6 +204,19 @@ class Run:
     def _calibration_key(self) -> str:
         recipe, file = self.recipe, self.folder.input_hash("calibration")
         return digest([file, recipe.calibration_documents, recipe.calibration_tokens, recipe.seed, self.fingerprint])
+
+    @property
+    def parallelism(self) -> Parallelism:
+        """Devices, nodes and strategy of the audit."""
+        recipe = self.recipe
+        return Parallelism(
+            accelerator=recipe.accelerator,
+            devices=recipe.devices,
+            nodes=recipe.nodes,
+            strategy=recipe.strategy,
+            compile=recipe.compile,
+            rank_timeout=recipe.rank_timeout,
+        )
 
     @property
     def micro_batch_tokens(self) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Probe, SiteContext, Statistic, StreamSums
 from fairprune_framework.api.types import Site, Stream
 from fairprune_framework.auditing.demand import streams_of
-from fairprune_framework.auditing.sums import CALIBRATION, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, Statistics
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.utilities.files import repr_digest
 

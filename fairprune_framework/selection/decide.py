@@ -15,7 +15,7 @@ from fairprune_framework.api.interfaces import ImportanceScorer, SiteContext
 from fairprune_framework.api.types import Plan, Scores
 from fairprune_framework.auditing.demand import selecting
 from fairprune_framework.auditing.replicates import resampled
-from fairprune_framework.auditing.sums import CALIBRATION, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import attribute_tokens
 from fairprune_framework.contrasts.prompts import PromptSet

@@ -13,7 +13,7 @@ from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Pas
 from fairprune_framework.api.types import VECTORS, Site
 from fairprune_framework.auditing.code_digest import digest_in_use
 from fairprune_framework.auditing.demand import Demand, with_earlier
-from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.auditing.statistics import Statistics
 from fairprune_framework.errors import PluginError, UserError, raised
 from fairprune_framework.plugin_sources import remember, source_digest
 from fairprune_framework.recipes.recipe import PLUGIN_KINDS, PluginSpec, Recipe

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fairprune_framework.api.declared import needs_of
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Plugin, SiteContext
 from fairprune_framework.api.types import Scores, Site
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.errors import ContractViolation, RunFolderError, UserError, shown
 from fairprune_framework.models.architecture import Architecture
 from fairprune_framework.selection.contexts import Services, context, generator_for, prepares

@@ -26,26 +26,13 @@ from fairprune_framework.auditing.memory import in_words, refuse_large, sums_byt
 from fairprune_framework.auditing.merging import merged
 from fairprune_framework.auditing.prefix_sharing import Sharing, prefix_sharing
 from fairprune_framework.auditing.runner import cannot_compile, logger_class, loggers_of
+from fairprune_framework.auditing.statistics import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS
 from fairprune_framework.auditing.streams import FiledStreams, Job, largest_of
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, OF_PROMPTS
 from fairprune_framework.errors import FairpruneError, Interrupted, RankFailed, UserError
-from fairprune_framework.recipes.recipe import Recipe
 from fairprune_framework.runs.folder import CHECKPOINT
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities.files import file_digest
 from fairprune_framework.utilities.versions import versions
-
-
-def parallelism_of(recipe: Recipe) -> Parallelism:
-    """Devices, nodes and strategy of an audit."""
-    return Parallelism(
-        accelerator=recipe.accelerator,
-        devices=recipe.devices,
-        nodes=recipe.nodes,
-        strategy=recipe.strategy,
-        compile=recipe.compile,
-        rank_timeout=recipe.rank_timeout,
-    )
 
 
 def prefixes_of(run: Run) -> Sharing:
@@ -108,7 +95,7 @@ def check(run: Run) -> None:
 
 def check_parallelism(run: Run) -> None:
     """Raise `UserError` for what an audit over several processes cannot have."""
-    parallelism, loaded = parallelism_of(run.recipe), run.loaded
+    parallelism, loaded = run.parallelism, run.loaded
     if not parallelism.is_distributed:
         return
     if run.folder.temporary and not parallelism.forked:
@@ -132,7 +119,7 @@ def run(run: Run) -> list[str]:
     demand = demand_of(run)
     sources = demand.sources(len(run.loaded.layers))
     outcome = _audit(run, demand, sharing)
-    if parallelism_of(run.recipe).sharded:
+    if run.parallelism.sharded:
         run.loaded.release()
     else:
         run.loaded.to_device()
@@ -222,7 +209,7 @@ def _reading(run: Run, demand: Demand, number: int, job: Job, parallelism: Paral
 
 def _what_compiles(run: Run) -> Parallelism:
     """The way to compute, without compiling where that fails; said to who asked for it."""
-    parallelism = parallelism_of(run.recipe)
+    parallelism = run.parallelism
     if not parallelism.compile or (because := cannot_compile()) is None:
         return parallelism
     run.notify(f"--compile: torch.compile fails here ({because}); the audit goes on without it")
@@ -235,7 +222,7 @@ def run_worker_rank(run: Run) -> int:
     Writes its own checkpoints alone, and prints nothing; the reason of a failure is written where rank 0 finds it.
     """
     checkpoint = Checkpoint(run.folder / CHECKPOINT, {})
-    parallelism, loaded = parallelism_of(run.recipe), run.loaded
+    parallelism, loaded = run.parallelism, run.loaded
     try:
         parallel.init_process_group(parallelism)
         if parallel.broadcast(parallelism, None) == "leave":
@@ -282,7 +269,7 @@ def _last_words(error: Exception) -> None:
 
 def binding(run: Run, demand: Demand, job: Job) -> dict[str, Any]:
     """All that partial sums depend on, in words."""
-    installed, parallelism, loaded = versions(), parallelism_of(run.recipe), run.loaded
+    installed, parallelism, loaded = versions(), run.parallelism, run.loaded
     found = {
         "model": run.fingerprint,
         "prompt set": file_digest(run.folder / "contrasts.jsonl"),

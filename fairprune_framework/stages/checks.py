@@ -10,7 +10,6 @@ from fairprune_framework.errors import UserError
 from fairprune_framework.models.rotary import batch_limit, refuse_longer
 from fairprune_framework.recipes.recipe import budget_of
 from fairprune_framework.runs.run import Run
-from fairprune_framework.stages.audit import parallelism_of
 
 
 def prepare(run: Run, stages: tuple[str, ...], redo: Collection[str] = ()) -> bool:
@@ -38,7 +37,7 @@ def prepare(run: Run, stages: tuple[str, ...], redo: Collection[str] = ()) -> bo
         budget_of(run.recipe)
         _ = run.plugins.all
     if "audit" in stages:
-        parallelism_of(run.recipe).check()
+        run.parallelism.check()
     if "read" in stages:
         _ = run.prompts.contrasts
     _ = run.loaded.model, run.loaded.architecture, run.fingerprint

@@ -13,7 +13,7 @@ from fairprune_framework.api.interfaces import PolicyContext, SelectionPolicy, S
 from fairprune_framework.api.types import Budget, Choice, Measurement, Scores
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting
-from fairprune_framework.auditing.sums import CALIBRATION, CONTROLS, LEGITIMATE, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, CONTROLS, LEGITIMATE, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise

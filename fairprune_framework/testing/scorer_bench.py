@@ -28,7 +28,7 @@ from fairprune_framework.auditing.demand import Demand, passes_of, streams_of, w
 from fairprune_framework.auditing.merging import members_of
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.runner import stream
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, CONTRASTS, CONTROLS, LEGITIMATE, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, attribute_tokens, vocabularies
 from fairprune_framework.models.architecture import Architecture, recognise

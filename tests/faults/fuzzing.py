@@ -40,7 +40,7 @@ def readers(bench: Bench) -> dict[str, Reader]:
     from fairprune_framework.ablation.grid import read_grid
     from fairprune_framework.api.types import Plan
     from fairprune_framework.auditing.distributed.checkpoint import Checkpoint, Part
-    from fairprune_framework.auditing.sums import Statistics
+    from fairprune_framework.auditing.statistics import Statistics
     from fairprune_framework.calibration.text import Calibration
     from fairprune_framework.contrasts import formats
     from fairprune_framework.contrasts.readers import read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,20 @@ def test_nothing_heavy_is_imported(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "HEAVY []", done.stderr
+
+
+@pytest.mark.parametrize("stage", ["score", "plan", "evaluate"])
+def test_only_what_streams_imports_what_streams(stage: str, finished: Path, tmp_path: Path) -> None:
+    """Lightning and torchmetrics take seconds to import; a stage that reads an audit's result does without."""
+    shutil.copytree(finished, tmp_path / "run")
+    script = (
+        "import sys\n"
+        "from fairprune_framework.cli.main import main\n"
+        f"code = main([{stage!r}, '--output', {str(tmp_path / 'run')!r}, '--overwrite'])\n"
+        "print('HEAVY', code, [name for name in ('lightning', 'torchmetrics') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines()[-1] == "HEAVY 0 []", done.stderr
 
 
 def test_version(fairprune: Any) -> None:

@@ -20,7 +20,7 @@ from fairprune_framework.auditing.demand import selecting
 from fairprune_framework.auditing.micro_batch import MicroBatch
 from fairprune_framework.auditing.prefix_sharing import prefix_sharing
 from fairprune_framework.auditing.runner import stream
-from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.auditing.statistics import Statistics
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
 from fairprune_framework.contrasts.schema import Contrast, Variant
 from fairprune_framework.discovery import build

@@ -10,8 +10,8 @@ from fairprune_framework.auditing import memory
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand
 from fairprune_framework.auditing.memory import WORDS, in_words, refuse_large, sums_bytes
+from fairprune_framework.auditing.statistics import OBSERVED
 from fairprune_framework.auditing.streams import largest_of
-from fairprune_framework.auditing.sums import OBSERVED
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.errors import UserError

@@ -17,7 +17,7 @@ from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.batches import batch_specs
 from fairprune_framework.auditing.demand import Demand, streams_of
 from fairprune_framework.auditing.merging import Merged, members_of, merged
-from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.auditing.statistics import Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, vocabularies
 from fairprune_framework.discovery import build

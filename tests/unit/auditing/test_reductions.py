@@ -20,7 +20,8 @@ from fairprune_framework.auditing.reductions import (
     without_neutral,
 )
 from fairprune_framework.auditing.replicates import resampled
-from fairprune_framework.auditing.sums import StatisticSums, finished
+from fairprune_framework.auditing.statistics import finished
+from fairprune_framework.auditing.sums import StatisticSums
 
 OF = {"sum": np.sum, "max": np.max, "min": np.min}
 generator = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ from fairprune_framework.api import (
 )
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand
-from fairprune_framework.auditing.sums import CALIBRATION, CONTRASTS, Statistics
+from fairprune_framework.auditing.statistics import CALIBRATION, CONTRASTS, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, vocabularies
 from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts

@@ -16,7 +16,7 @@ from fairprune_framework import discovery
 from fairprune_framework.api import BiasScorer, ImportanceScorer
 from fairprune_framework.auditing.audit import audit
 from fairprune_framework.auditing.demand import Demand, selecting
-from fairprune_framework.auditing.sums import CONTROLS, Statistics
+from fairprune_framework.auditing.statistics import CONTROLS, Statistics
 from fairprune_framework.calibration.text import Calibration
 from fairprune_framework.contrasts.alignment import align_all, attribute_tokens, vocabularies
 from fairprune_framework.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fairprune_framework.api.interfaces import Needs, Observation, Pass, SiteContext, Statistic
-from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
+from fairprune_framework.auditing.statistics import OBSERVED, Statistics, key_of
 from fairprune_framework.errors import FairpruneError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.selection.contexts import Services, context, generator_for

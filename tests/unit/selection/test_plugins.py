@@ -11,7 +11,7 @@ from torch import Tensor
 from fairprune_framework import discovery
 from fairprune_framework.api.interfaces import ImportanceScorer, Needs, SiteContext
 from fairprune_framework.api.types import VECTORS
-from fairprune_framework.auditing.sums import Statistics
+from fairprune_framework.auditing.statistics import Statistics
 from fairprune_framework.errors import UnknownName, UserError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.recipes.recipe import PluginSpec, Recipe

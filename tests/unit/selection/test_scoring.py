@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairprune_framework.api.interfaces import BiasScorer, ImportanceScorer, Needs, Observation, Pass, SiteContext, Statistic
 from fairprune_framework.api.types import Scores
-from fairprune_framework.auditing.sums import OBSERVED, Statistics, key_of
+from fairprune_framework.auditing.statistics import OBSERVED, Statistics, key_of
 from fairprune_framework.errors import BrokenPlugin, ContractViolation, FairpruneError, RunFolderError, UserError
 from fairprune_framework.models.architecture import recognise
 from fairprune_framework.selection.contexts import Services, generator_for
