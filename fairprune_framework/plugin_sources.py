@@ -198,15 +198,26 @@ def files_of(package: str) -> list[Path]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    """Through links too, as an import goes; each folder once, so that a link to a folder above ends nothing."""
-    found, seen = list[Path](), set[str]()
+    """Of a link to a folder only where that is a package elsewhere, and once: what is not imported may be large, and change."""
+    whole, found, linked = folder.resolve(), list[Path](), set[Path]()
     for root, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(root)
-        folders[:] = [] if real in seen else [name for name in folders if _is_kept(Path(name))]
-        if real not in seen:
-            found += [path for name in names if _is_kept(Path(name)) and (path := Path(root, name)).is_file()]
-        seen.add(real)
+        folders[:] = [
+            name for name in sorted(folders) if _is_kept(Path(name)) and _is_followed(Path(root, name), whole, linked)
+        ]
+        found += [path for name in sorted(names) if _is_kept(Path(name)) and (path := Path(root, name)).is_file()]
     return found
+
+
+def _is_followed(path: Path, package: Path, linked: set[Path]) -> bool:
+    """A folder, or a link to a package that is neither in `package` nor around it, and is not among those linked so far."""
+    if not path.is_symlink():
+        return True
+    target = path.resolve()
+    near = package.is_relative_to(target) or target.is_relative_to(package)
+    if near or target in linked or not (target / "__init__.py").is_file():
+        return False
+    linked.add(target)
+    return True
 
 
 def _is_kept(path: Path) -> bool:

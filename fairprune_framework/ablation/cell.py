@@ -41,7 +41,7 @@ class PlanEvaluator:
             documents=run.calibration.judging,
             metric=metric,
             max_tokens=run.micro_batch_tokens,
-            together=run.prompts.together,
+            sentences=run.prompts.sentences,
             seed=run.recipe.seed,
         )
         self._known: dict[tuple[Any, ...], dict[str, Any]] = {}

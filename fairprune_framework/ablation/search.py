@@ -14,13 +14,14 @@ from typing import Any
 from fairprune_framework.ablation import board
 from fairprune_framework.ablation.grid import Cell, Grid
 from fairprune_framework.errors import RunFolderError, UserError
+from fairprune_framework.evaluation.draws import draws, item_of
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
 from fairprune_framework.models.loaded import LoadedModel
 from fairprune_framework.recipes.loading import with_options
 from fairprune_framework.runs.folder import is_begun
 from fairprune_framework.runs.run import Run
 from fairprune_framework.utilities import lock
-from fairprune_framework.utilities.files import refuse_unwritable, sweep, write_json, write_text
+from fairprune_framework.utilities.files import refuse_part_of_run, refuse_unwritable, sweep, write_json, write_text
 from fairprune_framework.utilities.progress import Notify, silent
 from fairprune_framework.utilities.schemas import AblationFile, CellFile, JudgedOnFile, KeyFile, read_checked
 from fairprune_framework.utilities.wording import number_of
@@ -52,6 +53,7 @@ class Ablation:
         self.grid, self.folder, self.notify, self.overwrite = grid, folder, notify, overwrite
         self._base: Run | None = None
         self._given: dict[str, Any] = {"model": model, "tokenizer": tokenizer, "contrasts": prompts}
+        refuse_part_of_run(folder)
         refuse_unwritable(folder)
         known = folder / "ablation.json"
         if folder.exists() and not is_begun(folder) and not (folder / "grid.yaml").is_file():
@@ -148,8 +150,7 @@ class Ablation:
         if not run.folder.has("audit"):
             raise UserError(f"the audit in {run.folder} is not finished: part 0 runs it; start the others afterwards")
         evaluator, keeper = PlanEvaluator(run, self.grid.judge), Scorekeeper(run)
-        judging = [c for c in evaluator.contrasts if not c.control]
-        templates = {run.prompts.together.get(c.origin, f"{c.category}/{c.template_id}") for c in judging}
+        templates = set(draws([item_of(one, run.prompts.sentences) for one in evaluator.contrasts if not one.control]))
         if len(templates) < MIN_CLUSTERS:
             self.notify(
                 f"{len(templates)} judging templates are too few for an interval ({MIN_CLUSTERS} are needed): none is given"

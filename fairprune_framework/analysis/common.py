@@ -88,7 +88,7 @@ def divergence_evaluator(run: Run) -> tuple[str, MaskedEvaluator]:
         [contrast for contrast in run.prompts.aligned if contrast.split in (None, split)],
         run.prompts.values,
         max_tokens=run.micro_batch_tokens,
-        together=run.prompts.together,
+        sentences=run.prompts.sentences,
         seed=run.recipe.seed,
     )
     return split, evaluator

@@ -16,6 +16,7 @@ from fairprune_framework.cli.command import Command, Group
 from fairprune_framework.cli.options import add_json, one_line
 from fairprune_framework.errors import FairpruneError, UserError
 from fairprune_framework.utilities.aside import answer
+from fairprune_framework.utilities.files import refuse_part_of_run
 
 GROUP = Group(name="plugins", help="list what is installed")
 
@@ -164,7 +165,9 @@ def _add_new_options(parser: Any) -> None:
 def _new(values: dict[str, Any]) -> int:
     from fairprune_framework.testing.scaffold import write_distribution
 
-    folder = write_distribution(values["kind"], values["name"], Path(values.get("output") or "."))
+    place = Path(values.get("output") or ".")
+    refuse_part_of_run(place)
+    folder = write_distribution(values["kind"], values["name"], place)
     answer(f"wrote {folder}: `pip install -e '{folder}[test]'`, then `pytest {folder}`")
     return 0
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all
 from fairprune_framework.contrasts.schema import SPLITS, Contrast, Role
-from fairprune_framework.contrasts.sentences import templates_by_sentence
+from fairprune_framework.contrasts.sentences import joined, sentence
 from fairprune_framework.contrasts.sets import ContrastSet
 from fairprune_framework.contrasts.splits import shared_control_words
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
@@ -88,13 +88,13 @@ def notes(contrasts: Sequence[Contrast]) -> list[str]:
                 f"unequal categories in {split}: {few} has {sizes[few]} template(s), {many} {sizes[many]}; a mean counts each category "
                 "alike"
             )
-    controls = len({contrast.cluster for contrast in judging if contrast.control})
+    controls = _units([contrast for contrast in judging if contrast.control])
     if judging and controls < MIN_CLUSTERS:
         found.append(
             f"{controls} control templates judge; with fewer than {MIN_CLUSTERS} nobody can tell whether an effect is specific to the "
             "demographic words"
         )
-    found += _repeated(contrast for contrast in judging if contrast.role == "demographic")
+    found += _repeated(contrasts)
     if shared := shared_control_words(contrasts):
         names = ", ".join(word for word, _, _ in shared[:6]) + (", ..." if len(shared) > 6 else "")
         found.append(
@@ -103,17 +103,39 @@ def notes(contrasts: Sequence[Contrast]) -> list[str]:
     return found
 
 
-def _repeated(contrasts: Iterable[Contrast]) -> list[str]:
-    """Sentences that are the text of several templates, and so are drawn together."""
-    repeated = templates_by_sentence(contrasts)
-    if not repeated:
-        return []
-    count = len(set().union(*repeated.values()))
-    _, before, behind = min(repeated, key=lambda sentence: (-len(repeated[sentence]), sentence))
-    return [
-        f"{count} templates that judge stand in {len(repeated)} sentence(s), such as {before + '...' + behind!r:.60}: what stands in one "
-        "sentence is drawn together, and counts as one template in intervals and bounds"
-    ]
+def _units(contrasts: Sequence[Contrast]) -> int:
+    """Templates, those of one sentence, or of one demographic template, together."""
+    keys = [[key for key in (sentence(each), each.neutral_of) if key is not None] for each in contrasts]
+    clusters = [each.cluster for each in contrasts]
+    return len({first or own for first, own in zip(joined(clusters, keys), clusters, strict=True)})
+
+
+def _repeated(contrasts: Sequence[Contrast]) -> list[str]:
+    """Sentences in which several templates of a role stand, and so are drawn together; and such as choose and judge."""
+    found: dict[str, dict[str, set[tuple[str, str]]]] = {}
+    of_role: dict[str, set[bool]] = {}
+    for contrast in contrasts:
+        if contrast.split is None or (stands_in := sentence(contrast)) is None:
+            continue
+        if not contrast.control:
+            of_role.setdefault(stands_in, set()).add(contrast.split == "select")
+        if contrast.split != "select":
+            found.setdefault(contrast.role, {}).setdefault(stands_in, set()).add(contrast.cluster)
+    notes = []
+    for role, sentences in sorted(found.items(), key=lambda item: item[0] != "demographic"):
+        repeated = {text: templates for text, templates in sentences.items() if len(templates) > 1}
+        if repeated:
+            text = min(repeated, key=lambda text: (-len(repeated[text]), text))
+            notes.append(
+                f"{len(set().union(*repeated.values()))} {role} templates that judge stand in {len(repeated)} sentence(s), such as "
+                f"{text!r:.60}: what stands in one sentence is drawn together, and counts as one template in intervals and bounds"
+            )
+    if both := sorted(text for text, sides in of_role.items() if len(sides) > 1):
+        notes.append(
+            f"{len(both)} sentence(s) both choose and judge, with other words for the attribute, such as {both[0]!r:.60}: give them one "
+            "'template_id' over all categories, or a 'split' of your own"
+        )
+    return notes
 
 
 def _long_words(contrasts: Sequence[Contrast], encoder: Encoder) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all, aligned
 from fairprune_framework.contrasts.schema import Contrast
-from fairprune_framework.contrasts.sentences import Template, drawn_together
+from fairprune_framework.contrasts.sentences import sentences_of
 from fairprune_framework.contrasts.sets import Alignment, ContrastSet, check_alignment
 from fairprune_framework.contrasts.splits import refuse_shared
 from fairprune_framework.errors import UserError
@@ -93,9 +93,9 @@ class PromptSet:
         return {contrast.id: contrast for contrast in self.contrasts}
 
     @cached_property
-    def together(self) -> dict[Template, str]:
-        """Template -> the label of what it is drawn with, of those that share a sentence."""
-        return drawn_together(self.contrasts)
+    def sentences(self) -> dict[str, str]:
+        """id -> the sentence that a contrast stands in, of those that stand in one, in memory."""
+        return sentences_of(self.contrasts)
 
     def stored_at(self, path: Path) -> PromptSet:
         """The same set as it lies in a run folder: what could be used of it, with its splits. It needs the source no more."""

@@ -10,7 +10,7 @@ from typing import Any
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast, vocabularies
 from fairprune_framework.contrasts.prompts import JudgingSet, PromptSet
-from fairprune_framework.contrasts.sentences import drawn_together
+from fairprune_framework.contrasts.sentences import sentences_of as sentences_in
 from fairprune_framework.evaluation import exhibits
 from fairprune_framework.evaluation.continuation_rows import continuation_rows
 from fairprune_framework.evaluation.contrast_rows import contrast_rows, items_of
@@ -197,9 +197,9 @@ def compared(
     """
     seed = material.recipe.seed
     texts = list(material.prompts.contrasts)
-    together = material.prompts.together
-    items = items_of(material.aligned, before.contrasts, after.contrasts if after else None, together)
-    sentences = sentence_items(texts, before.sentences, after.sentences if after else None, together)
+    stand_in = material.prompts.sentences
+    items = items_of(material.aligned, before.contrasts, after.contrasts if after else None, stand_in)
+    sentences = sentence_items(texts, before.sentences, after.sentences if after else None, stand_in)
     rows = [_with_floor(row, floor) for row in contrast_rows(items, layers, seed)]
     joined = [one | two for one, two in zip(items, sentences, strict=True)]
     rows += specificity_rows(items, seed)
@@ -213,12 +213,12 @@ def compared(
     samples: list[dict[str, Any]] = []
     for name, judging in material.judged.items():
         first, second = before.judged[name], after.judged[name] if after else None
-        shared = drawn_together(judging.contrasts)
-        judged_items = items_of(judging.aligned, first[0], second[0] if second else None, shared)
+        stand_in = sentences_in(judging.contrasts)
+        judged_items = items_of(judging.aligned, first[0], second[0] if second else None, stand_in)
         for row in contrast_rows(judged_items, [], seed):
             if row.metric == DIVERGENCE:
                 rows.append(replace(_with_floor(row, floor), metric=f"{name}/{row.metric}"))
-        judged_sentences = sentence_items(judging.contrasts, first[1], second[1] if second else None, shared)
+        judged_sentences = sentence_items(judging.contrasts, first[1], second[1] if second else None, stand_in)
         rows += sentence_rows(judged_sentences, seed, f"{name}/")
         samples += _samples(name, [one | two for one, two in zip(judged_items, judged_sentences, strict=True)])
     for index, result in enumerate(before.tasks):

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from fairprune_framework.evaluation.contrast_rows import by_split, categories_of, drawn_with
+from fairprune_framework.evaluation.contrast_rows import by_split, categories_of
+from fairprune_framework.evaluation.draws import draws
 from fairprune_framework.evaluation.metrics.names import NEGATIVE_GAP, NEGATIVE_SHARE, SENTIMENT_DISTANCE
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
 from fairprune_framework.functional.bootstrap import Floats, change_of, mean
@@ -74,7 +75,7 @@ def _row(
             found.append(np.concatenate(parts))
         return found
 
-    before, templates = np.array(columns("before")), [drawn_with(item) for item in items]
+    before, templates = np.array(columns("before")), draws(items)
     if items[0]["sentiment_after"] is None:
         change = change_of(before, before, templates, statistic, seed=seed)
         return ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters)

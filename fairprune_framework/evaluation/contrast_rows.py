@@ -8,7 +8,7 @@ from statistics import pstdev
 from typing import Any
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.contrasts.sentences import Template
+from fairprune_framework.evaluation.draws import together
 from fairprune_framework.evaluation.metrics.contrasts import ContrastMeasure
 from fairprune_framework.evaluation.metrics.names import ACTIVATION_DIFFERENCE, DIVERGENCE, LEGITIMATE_MARGIN, VALENCE_GAP
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
@@ -22,9 +22,9 @@ def items_of(
     contrasts: Iterable[AlignedContrast],
     before: Sequence[ContrastMeasure],
     after: Sequence[ContrastMeasure] | None,
-    together: Mapping[Template, str] | None = None,
+    sentences: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """One mapping a contrast, in the order of the set. `together`: as of `sentences.drawn_together`."""
+    """One mapping a contrast, in the order of the set. `sentences`: id -> the sentence that it stands in, where it is one."""
     first = {measure.id: measure for measure in before}
     second = {measure.id: measure for measure in after or ()}
     items = []
@@ -35,7 +35,7 @@ def items_of(
                 "id": contrast.id,
                 "category": contrast.category,
                 "template_id": contrast.template_id,
-                "sentence": (together or {}).get(contrast.origin),
+                "sentence": (sentences or {}).get(contrast.id),
                 "split": contrast.split,
                 "control": contrast.control,
                 "role": contrast.role,
@@ -56,11 +56,6 @@ def items_of(
             }
         )
     return items
-
-
-def drawn_with(item: Mapping[str, Any]) -> str:
-    """What an item is drawn with: all that stands in its sentence, or its template within its category."""
-    return str(item.get("sentence") or item["template_id"])
 
 
 def contrast_rows(items: Sequence[Mapping[str, Any]], layers: Sequence[int], seed: int) -> list[ResultRow]:
@@ -129,7 +124,7 @@ def paired(items: Sequence[Mapping[str, Any]], metric: str, seed: int) -> Paired
         [item[f"{metric}_after"] for item in items],
         [item["category"] for item in items],
         [item["template_id"] for item in items],
-        together=[item.get("sentence") for item in items],
+        together=together(items),
         signed=metric == LEGITIMATE_MARGIN,
         seed=seed,
     )
@@ -153,7 +148,7 @@ def mean_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str, seed:
         before if alone else values(f"{column}_after"),
         [item["category"] for item in items],
         [item["template_id"] for item in items],
-        together=[item.get("sentence") for item in items],
+        together=together(items),
         signed=column == LEGITIMATE_MARGIN,
         seed=seed,
         resamples=RESAMPLES if index is None and not alone else 0,

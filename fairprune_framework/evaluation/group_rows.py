@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from fairprune_framework.evaluation.contrast_rows import LEGITIMATE, by_split, categories_of, drawn_with
+from fairprune_framework.evaluation.contrast_rows import LEGITIMATE, by_split, categories_of
+from fairprune_framework.evaluation.draws import draws
 from fairprune_framework.evaluation.metrics.names import GROUP_PERPLEXITY, GROUP_VALENCE, PERPLEXITY_GAP
 from fairprune_framework.evaluation.metrics.perplexity import perplexity
 from fairprune_framework.evaluation.rows import ResultRow, RowKey, with_holm
@@ -42,6 +43,7 @@ def group_rows(items: Sequence[Mapping[str, Any]], seed: int) -> list[ResultRow]
     for split, control, group in by_split([item for item in items if item["role"] != LEGITIMATE]):
         for category in categories_of(group):
             chosen = [item for item in group if item["category"] == category]
+            chosen = [{**item, "drawn_with": label} for item, label in zip(chosen, draws(chosen), strict=True)]
             key = RowKey(metric=GROUP_VALENCE, unit="valence", split=split, control=control, category=category)
             rows += _rows(key, chosen, seed)
     return rows
@@ -85,7 +87,7 @@ def _valences(items: Sequence[Mapping[str, Any]], name: str) -> Summands:
                     (
                         before,
                         off(item["valence_after"], place) if item["valence_after"] else before,
-                        drawn_with(item),
+                        item["drawn_with"],
                     )
                 )
     return found
@@ -103,7 +105,7 @@ def _losses(items: Sequence[Mapping[str, Any]], name: str) -> Summands:
                     (
                         before,
                         before if second is None else [-second[place], float(tokens)],
-                        drawn_with(item),
+                        item["drawn_with"],
                     )
                 )
     return found
@@ -125,7 +127,7 @@ def _gap(key: RowKey, items: Sequence[Mapping[str, Any]], names: Sequence[str], 
             sums[names.index(name)] += [*pair, item["shared_tokens"]]
         second.append(sums.ravel())
         first.append(sums[:, [0, 0, 2]].ravel())
-        templates.append(drawn_with(item))
+        templates.append(item["drawn_with"])
     change = change_of(np.array(first), np.array(second), templates, _largest_rise, seed=seed)
     return ResultRow.of_change(key, change).noted(GAP_NOTE)
 

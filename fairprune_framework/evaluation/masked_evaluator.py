@@ -12,7 +12,7 @@ from torch import nn
 from fairprune_framework.api.types import Scaling
 from fairprune_framework.auditing.batches import compose
 from fairprune_framework.contrasts.alignment import AlignedContrast
-from fairprune_framework.contrasts.sentences import Template
+from fairprune_framework.evaluation.draws import item_of, together
 from fairprune_framework.evaluation.metrics.contrasts import measure_contrasts
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, IDEALS, SEQUENCE_GAP, SHARED_PREFERENCE
 from fairprune_framework.evaluation.metrics.perplexity import text_loss
@@ -48,7 +48,7 @@ class MaskedEvaluator:
         metric: one of `IDEALS`; every contrast must have it, see `measurable`.
         max_tokens: padded tokens per forward.
         share_up_to: contrasts whose texts are at most so long are computed with shared prefixes: see `prefix_sharing`.
-        together: templates that share a sentence, as of `sentences.drawn_together`: they are one draw of an interval.
+        sentences: id -> the sentence that a contrast stands in: templates that share one are one draw of an interval.
         seed: of the intervals.
     """
 
@@ -63,14 +63,14 @@ class MaskedEvaluator:
         metric: str = DIVERGENCE,
         max_tokens: int = 512,
         share_up_to: int = 0,
-        together: Mapping[Template, str] | None = None,
+        sentences: Mapping[str, str] | None = None,
         seed: int = 0,
     ) -> None:
         self.contrasts, self.metric = tuple(contrasts), metric
         self._model, self._architecture = model, architecture
         self._batches = tuple(compose(self.contrasts, values, max_tokens, share_up_to=share_up_to))
         self._documents, self._max_tokens, self._seed = tuple(documents), max_tokens, seed
-        self._together = together or {}
+        self._sentences = sentences or {}
         self._categories = {contrast.id: contrast.category for contrast in self.contrasts}
 
     @cached_property
@@ -138,7 +138,7 @@ class MaskedEvaluator:
             [after[contrast.id] for contrast in contrasts],
             ["" if pooled else contrast.category for contrast in contrasts],
             [f"{contrast.category}/{contrast.template_id}" for contrast in contrasts],
-            together=[self._together.get(contrast.origin) for contrast in contrasts],
+            together=together([item_of(contrast, self._sentences) for contrast in contrasts]),
             ideal=IDEALS[self.metric],
             seed=self._seed,
             resamples=resamples,

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fairprune_framework.contrasts.schema import Contrast, stereotyping_variants
-from fairprune_framework.contrasts.sentences import Template
 from fairprune_framework.evaluation.contrast_rows import LEGITIMATE, by_split, categories_of, mean_row
+from fairprune_framework.evaluation.draws import draws
 from fairprune_framework.evaluation.metrics.names import (
     MATCHED_PREFERENCE,
     SEQUENCE_GAP,
@@ -49,9 +49,9 @@ def sentence_items(
     contrasts: Sequence[Contrast],
     before: Sequence[SentenceMeasure],
     after: Sequence[SentenceMeasure] | None,
-    together: Mapping[Template, str] | None = None,
+    sentences: Mapping[str, str] | None = None,
 ) -> list[dict[str, Any]]:
-    """One mapping a measured contrast, in the order of `before`; `together`: as of `sentences.drawn_together`.
+    """One mapping a measured contrast, in the order of `before`; `sentences`: id -> the sentence that it stands in.
 
     A preference is null where no variant is a stereotype, and where the pair cannot be scored by it.
     """
@@ -65,7 +65,8 @@ def sentence_items(
             "id": contrast.id,
             "category": contrast.category,
             "template_id": contrast.template_id,
-            "sentence": (together or {}).get(contrast.origin),
+            "neutral_of": contrast.neutral_of,
+            "sentence": (sentences or {}).get(contrast.id),
             "split": contrast.split,
             "control": contrast.control,
             "role": contrast.role,
@@ -140,7 +141,7 @@ def _perplexity_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str
         values = [item[f"shared_log_probabilities_{when}"] for item in items]
         return [(-sum(nats), len(nats) * item["shared_tokens"]) for item, nats in zip(items, values, strict=True)]
 
-    before, clusters = sums("before"), _clusters(items)
+    before, clusters = sums("before"), draws(items)
     if items[0][f"{column}_after"] is None:
         change = change_of(before, before, clusters, perplexity, seed=seed)
         return ResultRow.alone(key, change.before, n=change.n, clusters=change.clusters)
@@ -149,7 +150,7 @@ def _perplexity_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str
 
 def _preference_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str, seed: int) -> ResultRow:
     before = [bool(item[f"{column}_before"]) for item in items]
-    clusters = _clusters(items)
+    clusters = draws(items)
     n = len(items)
     few = f"{n} items are too few for an interval; {MIN_ITEMS} are needed" if n < MIN_ITEMS else None
     low, high = (None, None) if few else clustered_wilson(before, clusters)
@@ -175,10 +176,6 @@ def _preference_row(key: RowKey, items: Sequence[Mapping[str, Any]], column: str
         only_after=counted.only_after,
         note=few or "; ".join(text for text in (made.note, told) if text),
     )
-
-
-def _clusters(items: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [item.get("sentence") or f"{item['category']}/{item['template_id']}" for item in items]
 
 
 _NOT_WHOLE = "their first tokens differ, and nothing predicts these"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fairprune_framework.evaluation.draws import across_roles
 from fairprune_framework.evaluation.metrics.names import DIVERGENCE, VALENCE_GAP, to_controls
 from fairprune_framework.evaluation.rows import ResultRow, RowKey
 from fairprune_framework.functional.difference_in_differences import (
@@ -66,8 +67,9 @@ def _row(demographic: Items, controls: Items, metric: str, split: str | None, se
 def _compared(
     demographic: Items, controls: Items, metric: str, seed: int, second: str, resamples: int
 ) -> DifferenceInDifferences:
-    own = [item.get("sentence") or f"{item['category']}/{item['template_id']}" for item in demographic]
-    shared = [item.get("sentence") or item["neutral_of"] for item in controls]
+    labels = across_roles([*demographic, *controls])
+    own = [label or f"{item['category']}/{item['template_id']}" for label, item in zip(labels, demographic, strict=False)]
+    shared = [label or item["neutral_of"] for label, item in zip(labels[len(demographic) :], controls, strict=True)]
     return difference_in_differences(
         _values(demographic, own, metric, second), _values(controls, shared, metric, second), seed=seed, resamples=resamples
     )

@@ -21,6 +21,8 @@ import pytest
         (["report", "{run}", "--figures", "{part}/charts"], "--figures"),
         (["prompts", "build", "{templates}", "{values}", "--output", "{part}/mine.jsonl"], "--output"),
         (["prompts", "build", "{templates}", "{values}", "--output", "{run}/contrasts.jsonl"], "--output"),
+        (["plugins", "new", "mine", "--kind", "bias", "--output", "{part}"], "--output"),
+        (["ablate", "{grid}", "--output", "{part}/grid"], "--output"),
         (["run", "{llama}", "--prompts", "{prompts}", "--output", "{part}/another"], "--output"),
     ],
 )
@@ -41,7 +43,12 @@ def test_refused(
     templates, values = tmp_path / "templates.csv", tmp_path / "values.csv"
     templates.write_text("category,template_id,context,text\nage,one,work,The {attribute} cook said that\n")
     values.write_text("category,attribute\nage,young\nage,old\n")
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        f"model: {llama}\nprompts: {prompts}\nbias: [variance]\nimportance: [max-abs-weight]\npolicy: [uniform]\nbudget: [0.1]\n"
+    )
     places = {
+        "grid": grid,
         "run": tmp_path / "run",
         "part": folder,
         "llama": llama,

@@ -179,9 +179,24 @@ def test_linked_subpackages_are_part_of_it(project: Path, install: Install, tmp_
     (package / "shared").symlink_to(tmp_path / "elsewhere")
     (package / "words.txt").symlink_to(tmp_path / "elsewhere" / "words.txt")
     (package / "shared" / "up").symlink_to(package)
+    (package / "shared" / "itself").symlink_to(tmp_path / "elsewhere")
     (package / "nothing.py").symlink_to(tmp_path / "nowhere.py")
+    (package / "again").symlink_to(package / "deep")
+    write(package / "deep", {"__init__.py": "", "one.py": ""})
+    write(tmp_path / "corpus", {"large.txt": "no module"})
+    (package / "data").symlink_to(tmp_path / "corpus")
+    (package / "project").symlink_to(project)
     names = [path.relative_to(package).as_posix() for path in files_of("pair_helper")]
-    assert names == ["__init__.py", "inner.py", "shared/__init__.py", "shared/deep/inner.py", "shared/words.txt", "words.txt"]
+    assert names == [
+        "__init__.py",
+        "deep/__init__.py",
+        "deep/one.py",
+        "inner.py",
+        "shared/__init__.py",
+        "shared/deep/inner.py",
+        "shared/words.txt",
+        "words.txt",
+    ]
     before = {path: path.read_bytes() for path in files_of("pair_helper")}
     (tmp_path / "elsewhere" / "deep" / "inner.py").write_text("FACTOR = 2\n")
     assert {path: path.read_bytes() for path in files_of("pair_helper")} != before

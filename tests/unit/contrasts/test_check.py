@@ -111,10 +111,48 @@ def test_one_sentence_in_several_templates_is_named() -> None:
     controls = [contrast(number, "hand", control=True) for number in range(8)]
     rows = [filled("age", "1", "old", "young"), filled("age", "2", "old", "aged"), filled("race", "3", "Black", "white")]
     (note,) = notes([*rows[:2], *controls])
-    assert note.startswith("2 templates that judge stand in 1 sentence(s), such as 'The ... nurse said that': what stands")
-    assert "3 templates that judge stand in 1 sentence(s)" in " ".join(notes([*rows, *controls]))
+    assert note.startswith(
+        "2 demographic templates that judge stand in 1 sentence(s), such as 'the _ nurse said that': what stands"
+    )
+    assert "3 demographic templates that judge stand in 1 sentence(s)" in " ".join(notes([*rows, *controls]))
     one = [replace(row, template_id="nurse") for row in rows[:2]]
     assert notes([*one, *controls]) == []
+
+
+def test_sentences_of_controls_and_on_both_sides_are_named() -> None:
+    def filled(
+        number: int, text: str, role: str, split: str = "heldout", words: tuple[str, str] = ("old", "young")
+    ) -> Contrast:
+        right = (("slow",), ("fast",)) if role == "legitimate" else ((), ())
+        variants = tuple(
+            Variant(attribute=word, text=text.format(word), right=each) for word, each in zip(words, right, strict=True)
+        )
+        return Contrast(
+            id=f"{role}-{number}-{split}",
+            category=role,
+            template_id=f"{number}-{split}",
+            variants=variants,
+            split=split,  # type: ignore[arg-type]
+            control=role == "control",
+            legitimate=role == "legitimate",
+        )
+
+    judging = [filled(number, f"The {{}} nurse of house {number} said that", "demographic") for number in range(4)]
+    controls = [
+        filled(number, "The {} guest came in and said that", "control", words=("tall", f"short{number}")) for number in range(9)
+    ]
+    told = notes([*judging, *controls])
+    assert told[0].startswith("1 control templates judge; with fewer than 8")
+    assert told[1].startswith("9 control templates that judge stand in 1 sentence(s)")
+    legitimate = [
+        filled(number, "The {} nurse is rather", "legitimate", words=("old", f"young{number}")) for number in range(3)
+    ]
+    assert any(text.startswith("3 legitimate templates that judge") for text in notes([*judging, *legitimate]))
+    chosen = filled(9, "The {} nurse of house 2 said that", "demographic", "select", ("aged", "youthful"))
+    (both,) = [text for text in notes([*judging, chosen]) if "both choose and judge" in text]
+    assert both.startswith(
+        "1 sentence(s) both choose and judge, with other words for the attribute, such as 'the _ nurse of house 2"
+    )
 
 
 def test_right_words_of_several_tokens_are_named(llama: Path, tmp_path: Path, write_prompts: Callable[..., Path]) -> None:

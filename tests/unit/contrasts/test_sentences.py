@@ -1,73 +1,102 @@
-"""Which templates stand in one sentence."""
+"""The sentence that a contrast stands in, and what sentences connect."""
 
 from __future__ import annotations
 
 import itertools
+import random
+import time
 
 import pytest
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fairprune_framework.contrasts.builtin import builtin, names
 from fairprune_framework.contrasts.schema import Contrast, Variant
-from fairprune_framework.contrasts.sentences import around, drawn_together, templates_by_sentence
+from fairprune_framework.contrasts.sentences import joined, sentence, sentences_of
 
 
-def contrast(category: str, template: str, text: str, words: tuple[str, str], **more: object) -> Contrast:
-    right = [("Sunday",), ("Monday",)] if more.get("legitimate") else [(), ()]
-    variants = tuple(Variant(attribute=word, text=text.format(word), right=one) for word, one in zip(words, right, strict=True))
-    return Contrast(id=f"{category}-{template}-{words[0]}", category=category, template_id=template, variants=variants, **more)  # type: ignore[arg-type]
+def contrast(*texts: str, **more: object) -> Contrast:
+    variants = tuple(Variant(attribute=str(number), text=text) for number, text in enumerate(texts))
+    return Contrast(**{"id": "1", "category": "c", "template_id": "t", "variants": variants, **more})  # type: ignore[arg-type]
 
 
-AGE, RACE = ("old", "young"), ("Black", "white")
-NURSE, COOK = "The {} nurse said that", "The {} cook said that"
+@pytest.mark.parametrize(
+    ("texts", "expected"),
+    [
+        (("A Black man walked", "A white man walked"), "a _ man walked"),
+        (("A Black man walked", "A white man walked", "A Latino man walked"), "a _ man walked"),
+        (("I met an old man.", "I met a young man."), "i met a _ man ."),
+        (("I met a Black man.", "I met a white man."), "i met a _ man ."),
+        (("The old nurse said that", "The nurse said that"), "the _ nurse said that"),
+        (("The nurse said that", "The old nurse said that"), "the _ nurse said that"),
+        (("The nurse said that", "The Asian American nurse said that", "The old nurse said that"), "the _ nurse said that"),
+        (("She said that she left early", "He said that he left early"), "_ said that _ left early"),
+        (("他是一个黑人护士,今天去医院", "他是一个白人护士,今天去医院"), "他 是 一 个 _ 人 护 士 , 今 天 去 医 院"),
+        (("Emily", "Lakisha"), None),
+        (("Emily was late", "Lakisha was late"), None),  # two words are no sentence
+        (("我是老人", "我是年轻人"), None),  # three letters are not three words
+        (  # what differs is more than what is shared
+            (
+                "John Zonn was an American film actor who is best known for",
+                "Mary Poe painted English country houses in oil and is best known for",
+            ),
+            None,
+        ),
+    ],
+)
+def test_what_the_variants_share(texts: tuple[str, ...], expected: str | None) -> None:
+    for order in itertools.permutations(texts):
+        assert sentence(contrast(*order)) == expected
 
 
-def test_what_stands_around_a_difference() -> None:
-    assert around(contrast("age", "1", NURSE, AGE)) == ("The ", " nurse said that")
-    assert around(contrast("name", "1", "{}", ("Emily", "Lakisha"))) is None
-    assert around(contrast("name", "1", "{} was late", ("Emily", "Lakisha"))) is None  # two words are no sentence
+def test_what_stands_between_two_differences_is_part_of_it() -> None:
+    """A name and a pronoun far apart: what tells two stories apart lies between them."""
+    stories = ("wrote the report because", "missed the bus this morning because", "called the manager again because")
+    found = {
+        sentence(
+            contrast(
+                f"Question: Emily {story} she was late. Should this person be hired? Answer:",
+                f"Question: Jamal {story} he was late. Should this person be hired? Answer:",
+            )
+        )
+        for story in stories
+    }
+    assert len(found) == 3
+    assert None not in found
 
 
-def test_a_sentence_connects_templates_of_all_categories() -> None:
-    rows = [
-        contrast("age", "1", NURSE, AGE),
-        contrast("age", "2", NURSE, ("aged", "youthful")),
-        contrast("race", "1", NURSE, RACE),
-        contrast("race", "2", COOK, RACE),
-        contrast("age", "3", "The {} clerk said that", AGE),
-    ]
-    assert templates_by_sentence(rows) == {(False, "The ", " nurse said that"): {("age", "1"), ("age", "2"), ("race", "1")}}
-    expected = dict.fromkeys([("age", "1"), ("age", "2"), ("race", "1")], "one sentence: age/1")
-    for order in itertools.permutations(rows):
-        assert drawn_together(order) == expected
+def test_no_sentence_of_a_built_in_set_stands_in_two_templates() -> None:
+    for name in names():
+        contrasts = builtin(name)
+        known = sentences_of(contrasts)
+        for key, group in itertools.groupby(
+            sorted(contrasts, key=lambda one: (str(one.split), one.role)), key=lambda one: (one.split, one.role)
+        ):
+            mine = [one for one in group if one.id in known]
+            keys = [[each for each in (known[one.id], one.neutral_of) if each] for one in mine]
+            assert set(joined([one.cluster for one in mine], keys)) == {None}, (name, key)
 
 
-def test_a_template_of_two_sentences_connects_what_stands_in_either() -> None:
-    rows = [
-        contrast("age", "1", NURSE, AGE),
-        contrast("age", "2", COOK, AGE),
-        contrast("race", "both", NURSE, RACE),
-        contrast("race", "both", COOK, RACE),
-        contrast("nation", "3", COOK, ("French", "Spanish")),
-    ]
-    for order in itertools.permutations(rows):
-        found = drawn_together(order)
-        assert len(found) == 4
-        assert set(found.values()) == {"one sentence: age/1"}
+def test_connected_nodes_are_those_of_a_graph() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        nodes = [rng.randrange(12) for _ in range(20)]
+        keys = [[rng.randrange(25) for _ in range(rng.randrange(3))] for _ in nodes]
+        edges = [(a, b) for (a, k), (b, m) in itertools.combinations(zip(nodes, keys, strict=True), 2) if set(k) & set(m)]
+        first, second = zip(*edges, strict=True) if edges else ((), ())
+        _, component = connected_components(coo_array(([1] * len(edges), (first, second)), shape=(12, 12)), directed=False)
+        members = {label: {n for n in nodes if component[n] == label} for label in component}
+        expected = [min(group) if len(group := members[component[node]]) > 1 else None for node in nodes]
+        assert joined(nodes, keys) == expected
+        shuffled = rng.sample(range(20), 20)
+        again = joined([nodes[i] for i in shuffled], [keys[i] for i in shuffled])
+        assert again == [expected[i] for i in shuffled]
 
 
-def test_crossed_controls_count_as_their_template_and_legitimate_differences_are_apart() -> None:
-    controls = [
-        contrast("hand", f"c{n}", NURSE, words, control=True, neutral_of="age/1")
-        for n, words in enumerate([("left-handed", "right-handed"), ("tall", "short")])
-    ]
-    rows = [contrast("age", "1", NURSE, AGE), *controls]
-    assert drawn_together(rows) == {}
-    legitimate = contrast("legit-age", "9", NURSE, AGE, legitimate=True)
-    assert drawn_together([*rows, legitimate]) == {}
-    other = contrast("coat", "x", NURSE, ("red", "blue"), control=True)  # stands there too, and does not say so
-    assert drawn_together([*rows, other]) == dict.fromkeys([("age", "1"), ("coat", "x")], "one sentence: age/1")
-
-
-@pytest.mark.parametrize("name", names())
-def test_no_sentence_of_a_built_in_set_stands_in_two_templates(name: str) -> None:
-    assert templates_by_sentence(builtin(name)) == {}
+@pytest.mark.parametrize("keys", [lambda i: ["one"], lambda i: [i // 2, ("odd", (i + 1) // 2)], lambda i: [i]])
+def test_a_hundred_thousand_templates_take_seconds(keys: object) -> None:
+    """All in one sentence, in a chain of sentences, each alone; quadratic work would take hours."""
+    began = time.process_time()
+    found = joined(range(100_000), [keys(i) for i in range(100_000)])  # type: ignore[operator]
+    assert time.process_time() - began < 20
+    assert len(set(found)) == 1

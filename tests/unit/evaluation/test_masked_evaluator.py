@@ -111,11 +111,11 @@ def test_templates_of_one_sentence_are_one_draw() -> None:
         for one in once
         for copy in range(3)
     ]
-    together = {(one.category, one.template_id): one.template_id.rpartition("-")[0] for one in again}
+    sentences = {one.id: one.template_id.rpartition("-")[0] for one in again}
     model = tiny_model("llama")
     alone, said, unsaid = (
-        evaluator_of(model, contrasts, together=labels)
-        for contrasts, labels in ((once, None), (again, together), (again, None))
+        evaluator_of(model, contrasts, sentences=labels)
+        for contrasts, labels in ((once, None), (again, sentences), (again, None))
     )
     changes = [each.change(each.measure(UNITS, 0.5)) for each in (alone, said, unsaid)]
     assert changes[0] is not None
