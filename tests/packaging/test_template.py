@@ -198,8 +198,6 @@ def test_a_generated_plugin_is_installed_checked_used_edited_and_seen_to_change_
     wheel = build(tmp_path / name, tmp_path)
     call(sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel, cwd=tmp_path)
     assert "0 failed" in call(fairprune, "plugins", "check", kind, name, cwd=tmp_path)
-    tests = call(python, "-m", "pytest", "-q", "-p", "no:cacheprovider", cwd=tmp_path / name)
-    assert "1 passed" in tests
 
     save_tiny(tmp_path / "model", "llama")
     lines = [json.dumps(contrast.to_json()) for contrast in tiny_contrasts()]
