@@ -16,6 +16,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping
@@ -134,6 +135,7 @@ def start(words: list[str], out: Path, prepare: Prepare | None = None, environme
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _redirect(out)
+        _own_locks()
         faulthandler.register(signal.SIGUSR1)
         os.environ.update(environment or {})
         from fairprune_framework.cli.main import main
@@ -153,6 +155,17 @@ def start(words: list[str], out: Path, prepare: Prepare | None = None, environme
         with contextlib.suppress(BaseException):
             sys.stderr.flush()
         os._exit(code)
+
+
+def _own_locks() -> None:
+    """tqdm's lock is one of all forked processes: who is killed with it in hand would lock out every later one."""
+    from tqdm.std import tqdm
+
+    kinds = [tqdm]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if "_lock" in vars(kind) or kind is tqdm:
+            kind.set_lock(threading.RLock())
 
 
 def _redirect(out: Path) -> None:

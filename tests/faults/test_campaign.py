@@ -65,7 +65,7 @@ def test_a_rank_that_is_killed_stops_the_others(seed: int, bench: Bench) -> None
     nothing_found(trials.kill_a_rank(bench, 2, draw.choice(trials.SIGNALS), draw, draw.choice([1, 2])))
 
 
-# -- the campaign itself: it finds what is wrong ---------------------------------------------------------------------------
+# -- the campaign itself: it finds what is wrong, and nothing of its own ---------------------------------------------------
 
 
 def overwritten(bench: Bench, out: Path) -> None:
@@ -87,3 +87,16 @@ def test_a_difference_is_found(damage: Callable[[Bench, Path], None], kind: str,
     assert bench.differences("report", out) == {}
     damage(bench, out)
     assert list(bench.differences("report", out)) == [kind]
+
+
+def test_a_bar_that_a_killed_command_was_drawing_locks_out_no_later_one(bench: Bench, tmp_path: Path) -> None:
+    """tqdm's lock belongs to all processes that are forked from here."""
+    from tqdm.std import tqdm
+
+    lock = tqdm.get_lock()
+    lock.acquire()
+    try:
+        process = start(bench.words("prune", tmp_path / "out"), tmp_path / "said.txt").wait(60)
+    finally:
+        lock.release()
+    assert process.code == 0, process.text
