@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import random
 import signal
 import sys
@@ -89,14 +91,17 @@ def test_a_difference_is_found(damage: Callable[[Bench, Path], None], kind: str,
     assert list(bench.differences("report", out)) == [kind]
 
 
-def test_a_bar_that_a_killed_command_was_drawing_locks_out_no_later_one(bench: Bench, tmp_path: Path) -> None:
-    """tqdm's lock belongs to all processes that are forked from here."""
-    from tqdm.std import tqdm
+def test_a_bar_that_a_killed_command_was_drawing_locks_out_no_later_one(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tqdm's lock belongs to all processes that are forked from here: one that ends with it in hand never gives it back."""
+    from tqdm.std import TqdmDefaultWriteLock, tqdm
 
-    lock = tqdm.get_lock()
-    lock.acquire()
-    try:
-        process = start(bench.words("prune", tmp_path / "out"), tmp_path / "said.txt").wait(60)
-    finally:
-        lock.release()
+    monkeypatch.setattr(TqdmDefaultWriteLock, "mp_lock", multiprocessing.RLock())
+    monkeypatch.setattr(tqdm, "_lock", TqdmDefaultWriteLock(), raising=False)
+    if not (pid := os.fork()):
+        TqdmDefaultWriteLock.mp_lock.acquire()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    process = start(bench.words("run", tmp_path / "out"), tmp_path / "said.txt").wait(60)
     assert process.code == 0, process.text
