@@ -12,6 +12,9 @@ from fairprune_framework.contrasts.schema import Contrast
 
 WORDS = 3
 """Words that the variants of a contrast must share, at least, to be called a sentence."""
+COMPARED = 128 * 128
+"""Words of one text times words of another, between what both begin and end with, that are compared one by one: the time that it takes may
+grow with the cube of their number. Of longer stretches all counts as different."""
 GAP = "_"
 """Stands for what differs."""
 BETWEEN_BLANKS = 2
@@ -101,7 +104,7 @@ def _blocks(one: Sequence[str], other: Sequence[str]) -> Iterator[tuple[int, int
     end = next((i for i in range(shortest - start) if one[-1 - i] != other[-1 - i]), shortest - start)
     yield 0, 0, start
     inner, others = one[start : len(one) - end], other[start : len(other) - end]
-    if inner and others:
+    if inner and len(inner) * len(others) <= COMPARED:
         for block in SequenceMatcher(None, inner, others, autojunk=False).get_matching_blocks()[:-1]:
             yield start + block.a, start + block.b, block.size
     yield len(one) - end, len(other) - end, end
