@@ -178,10 +178,14 @@ RUN_PARTS = ("model", "checkpoint", "logs", "cache", "finetuned")
 
 def refuse_part_of_run(path: Path, option: str = "--output") -> None:
     """Raise `RunFolderError` for a place in a folder that the stages of a run write, and remove with what lies in it."""
-    whole = path.resolve()
-    for part in (whole, *whole.parents):
-        if part.name in RUN_PARTS and (part.parent / RUN_RECORD).is_file():
-            raise RunFolderError(f"{option} {path} lies in {part}, which belongs to a run: choose another place")
+    try:
+        whole = path.resolve()
+        parts = [part for part in (whole, *whole.parents) if part.name in RUN_PARTS]
+        inside = [part for part in parts if (part.parent / RUN_RECORD).is_file()]
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a name that no file may have: told where it is to be made
+        return
+    if inside:
+        raise RunFolderError(f"{option} {path} lies in {inside[0]}, which belongs to a run: choose another place")
 
 
 def _is_there(path: Path) -> bool:

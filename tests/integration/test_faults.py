@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from fairprune_framework.runs import folder as folders
 from fairprune_framework.utilities import files, lock
+from fairprune_framework.utilities.files import RUN_PARTS
 
 WORDS = (
     "--recipe",
@@ -94,7 +94,7 @@ def test_an_empty_output_is_refused(fairprune: Any, llama: Path, prompts: Path) 
     assert "must not be empty" in answer.err
 
 
-@pytest.mark.parametrize("name", folders.OWN_FOLDERS)
+@pytest.mark.parametrize("name", RUN_PARTS)
 def test_a_link_in_the_folder_is_not_followed(name: str, fairprune: Any, done: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()

@@ -454,10 +454,10 @@ def test_ranks_that_leave_are_not_missed(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(pipeline, "_finished", lambda run, name: True)
     monkeypatch.setattr(parallel, "broadcast", lambda parallelism, text: told.append(text))
     live = liveness.Liveness(0, 2, 60.0).start()
-    recipe = SimpleNamespace(
-        is_distributed=True, accelerator="cpu", devices=2, nodes=1, strategy="auto", compile=False, rank_timeout=60
+    run = SimpleNamespace(
+        recipe=SimpleNamespace(is_distributed=True), parallelism=parallel.Parallelism(devices=2), notify=told.append
     )
-    pipeline._do(SimpleNamespace(recipe=recipe, notify=told.append), "audit", again=False)  # type: ignore[arg-type]
+    pipeline._do(run, "audit", again=False)  # type: ignore[arg-type]
     assert told == ["leave", "audit: done before"]
     assert live._ended.is_set()
     assert liveness.current() is None
