@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from fairprune_framework.contrasts.alignment import AlignedContrast, align_all
 from fairprune_framework.contrasts.schema import SPLITS, Contrast, Role
-from fairprune_framework.contrasts.sentences import joined, sentence
+from fairprune_framework.contrasts.sentences import connections, joined, sentence
 from fairprune_framework.contrasts.sets import ContrastSet
 from fairprune_framework.contrasts.splits import shared_control_words
 from fairprune_framework.functional.paired_bootstrap import MIN_CLUSTERS
@@ -105,7 +105,7 @@ def notes(contrasts: Sequence[Contrast]) -> list[str]:
 
 def _units(contrasts: Sequence[Contrast]) -> int:
     """Templates, those of one sentence, or of one demographic template, together."""
-    keys = [[key for key in (sentence(each), each.neutral_of) if key is not None] for each in contrasts]
+    keys = [connections(sentence(each), each.neutral_of) for each in contrasts]
     clusters = [each.cluster for each in contrasts]
     return len({first or own for first, own in zip(joined(clusters, keys), clusters, strict=True)})
 

@@ -45,6 +45,12 @@ def sentences_of(contrasts: Iterable[Contrast]) -> dict[str, str]:
     return {contrast.id: found for contrast in contrasts if (found := sentence(contrast)) is not None}
 
 
+def connections(stands_in: str | None, neutral_of: str | None) -> list[tuple[str, str]]:
+    """What a contrast shares with those that it is drawn with: its sentence, and the demographic template that a control stands in."""
+    known = {"sentence": stands_in, "template": neutral_of}
+    return [(kind, name) for kind, name in known.items() if name is not None]
+
+
 def joined(nodes: Sequence[Node], keys: Iterable[Iterable[Hashable]]) -> list[Node | None]:
     """For each entry the smallest node that its own is connected with by keys that they share; None where that is itself alone.
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fairprune_framework.contrasts.alignment import AlignedContrast
 from fairprune_framework.contrasts.schema import origin_of
-from fairprune_framework.contrasts.sentences import joined
+from fairprune_framework.contrasts.sentences import connections, joined
 
 Items = Sequence[Mapping[str, Any]]
 """With `category`, `template_id`, `neutral_of` (of controls) and `sentence`, which items of older runs lack."""
@@ -33,10 +33,7 @@ def together(items: Items) -> list[str | None]:
     """
     found = joined(
         [(item["category"], item["template_id"]) for item in items],
-        [
-            [each for each in (item.get("sentence"), ("in", item.get("neutral_of"))) if each not in (None, ("in", None))]
-            for item in items
-        ],
+        [connections(item.get("sentence"), item.get("neutral_of")) for item in items],
     )
     return [None if first is None else _named(first) for first in found]
 
@@ -50,7 +47,7 @@ def across_roles(items: Items) -> list[str | None]:
     """For each of demographic contrasts and controls the label of the templates that sentences connect; None: those of the
     demographic template that it is of, or names, alone."""
     origins = [origin_of(item["category"], item["template_id"], item.get("neutral_of")) for item in items]
-    found = joined(origins, [[item["sentence"]] if item.get("sentence") else [] for item in items])
+    found = joined(origins, [connections(item.get("sentence"), None) for item in items])
     return [None if first is None else _named(first) for first in found]
 
 

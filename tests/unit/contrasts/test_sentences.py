@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from fairprune_framework.contrasts import sentences as module
 from fairprune_framework.contrasts.builtin import builtin, names
 from fairprune_framework.contrasts.schema import Contrast, Variant
-from fairprune_framework.contrasts.sentences import joined, sentence, sentences_of
+from fairprune_framework.contrasts.sentences import connections, joined, sentence, sentences_of
 
 
 def contrast(*texts: str, **more: object) -> Contrast:
@@ -96,7 +96,7 @@ def test_no_sentence_of_a_built_in_set_stands_in_two_templates() -> None:
             sorted(contrasts, key=lambda one: (str(one.split), one.role)), key=lambda one: (one.split, one.role)
         ):
             mine = [one for one in group if one.id in known]
-            keys = [[each for each in (known[one.id], one.neutral_of) if each] for one in mine]
+            keys = [connections(known[one.id], one.neutral_of) for one in mine]
             assert set(joined([one.cluster for one in mine], keys)) == {None}, (name, key)
 
 
